@@ -1,0 +1,49 @@
+# Everything a checkout can do. `make` alone lists the targets.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# A local model folder for the benchmark; without one it uses a small model of its own.
+BENCH_MODEL ?= $(wildcard ../shared/data/models/stories15M)
+
+# Two single-threaded workers are quickest on two cores, and one thread keeps sums in one order.
+TEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo lint test check bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED) ## make .venv with everything installed at the pinned versions
+
+demo: $(INSTALLED) ## train the demo model and attribute its queries
+	$(BIN)/magic demo
+
+lint: $(INSTALLED) ## style, types and import directions
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: $(INSTALLED) ## the test suite
+	$(TEST)
+
+check: lint test ## lint, then test
+
+bench: $(INSTALLED) ## time training and replay; BENCH_MODEL=folder for a model of your own
+	$(BIN)/python -m tests.benchmarks.bench_step $(if $(BENCH_MODEL),--model $(BENCH_MODEL))
+
+clean: ## remove .venv, caches and built packages; runs stay
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "'$(PYTHON)' is not Python 3.11 or newer: name one that is, as in 'make setup PYTHON=python3.12'." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "'$(PYTHON)' cannot make virtual environments: install its venv and pip (on Debian and Ubuntu: apt install python3-venv)." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,31 @@
+"""Exact training-data attribution: train, keep the trajectory, replay a query's gradient.
+
+The names below load torch only when they are first asked for, so that the command line and
+the daemon can import :mod:`engine` for its contract alone.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engine.models.causal_lm_loss import CausalLMLoss as CausalLMLoss
+    from engine.models.weighted_loss import weighted_causal_lm_ce as weighted_causal_lm_ce
+    from engine.stream import DataStream as DataStream
+    from engine.trainer import Scores as Scores
+    from engine.trainer import Trainer as Trainer
+
+_HOMES = {
+    "Trainer": "engine.trainer",
+    "Scores": "engine.trainer",
+    "DataStream": "engine.stream",
+    "CausalLMLoss": "engine.models.causal_lm_loss",
+    "weighted_causal_lm_ce": "engine.models.weighted_loss",
+}
+
+__all__ = ["CausalLMLoss", "DataStream", "Scores", "Trainer", "weighted_causal_lm_ce"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'engine' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,1 @@
+"""The trajectory on disk, and the plan of what of it to keep."""

@@ -1,0 +1,109 @@
+"""Choosing a schedule from what it costs in disk, memory and time, and saying why."""
+
+from dataclasses import dataclass
+
+from engine.magic.schedule import Schedule, ScheduleKind, make_schedule
+
+KINDS: tuple[ScheduleKind, ...] = ("gradients", "all", "sqrt", "log")
+DISK_SHARE = 0.8
+"""Part of the free disk that a trajectory may take."""
+MEMORY_SHARE = 0.5
+"""Part of the free memory that rebuilt train states may take."""
+FIRST_QUERY, NEXT_QUERY = 3.1, 2.3
+"""Time of replaying a step in units of training it: for one query, and for each more."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What one step of a training costs, measured, and how many there are."""
+
+    steps: int
+    state_bytes: int
+    gradient_bytes: int
+    step_seconds: float
+    apply_seconds: float
+    bytes_per_second: float
+    queries: int
+    passes: int
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes free on the disk of the runs and in memory."""
+
+    disk: int
+    memory: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run under one schedule would take."""
+
+    schedule: Schedule
+    disk_bytes: int
+    memory_bytes: int
+    train_seconds: float
+    replay_seconds: float
+    why_not: str | None
+
+    @property
+    def seconds(self) -> float:
+        """Training and replay together."""
+        return self.train_seconds + self.replay_seconds
+
+
+def estimate(kind: ScheduleKind, costs: Costs, room: Room) -> Estimate:
+    """What a schedule takes, and why it does not fit if it doesn't."""
+    schedule = make_schedule(kind, costs.steps)
+    kept_states = len(schedule.checkpoints) + 1
+    kept_gradients = costs.steps if schedule.keep_gradients else 0
+    disk = kept_states * costs.state_bytes + kept_gradients * costs.gradient_bytes
+    held = schedule.live_states * costs.state_bytes
+    if not schedule.keep_gradients:
+        held += schedule.live_states * costs.gradient_bytes
+    moving = disk / costs.bytes_per_second
+    train = costs.steps * costs.step_seconds + moving
+    queries = costs.queries / max(1, costs.passes)
+    per_step = costs.step_seconds * (FIRST_QUERY + NEXT_QUERY * (max(1.0, queries) - 1))
+    rebuild = schedule.advances() * (
+        costs.apply_seconds if schedule.keep_gradients else costs.step_seconds
+    )
+    if not schedule.keep_gradients:
+        # The last step of every segment takes its gradient without advancing.
+        rebuild += len(schedule.checkpoints) * costs.step_seconds
+    replay = costs.passes * (costs.steps * per_step + rebuild + moving / 2)
+    why_not = None
+    if disk > DISK_SHARE * room.disk:
+        why_not = f"needs {_size(disk)} of disk, {_size(DISK_SHARE * room.disk)} may be used"
+    elif held > MEMORY_SHARE * room.memory:
+        why_not = f"needs {_size(held)} of memory, {_size(MEMORY_SHARE * room.memory)} may be used"
+    return Estimate(schedule, disk, held, train, replay, why_not)
+
+
+def choose(costs: Costs, room: Room) -> tuple[Estimate, str]:
+    """The quickest schedule that fits, and the reason in a sentence.
+
+    If none fits, the one that needs the least disk is returned; its ``why_not`` says so.
+    """
+    options = [estimate(kind, costs, room) for kind in KINDS]
+    fitting = [option for option in options if option.why_not is None]
+    if not fitting:
+        least = min(options, key=lambda option: option.disk_bytes)
+        return least, f"nothing fits: {least.schedule.kind} {least.why_not}"
+    best = min(fitting, key=lambda option: option.seconds)
+    reason = f"quickest that fits: {_size(best.disk_bytes)} on disk"
+    refused = [f"{o.schedule.kind} {o.why_not}" for o in options if o.why_not is not None]
+    slower = [
+        f"{o.schedule.kind} would take {o.seconds / best.seconds:.2f} times as long"
+        for o in fitting
+        if o is not best
+    ]
+    return best, "; ".join([reason, *slower, *refused])
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

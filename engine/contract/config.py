@@ -1,0 +1,164 @@
+"""The run config: every field a run is a function of, its defaults and its checks.
+
+``read_config`` turns a YAML file into a :class:`RunConfig`; any mistake becomes one
+:class:`~engine.contract.errors.UsageError` that names the file, the key and the remedy.
+"""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Dtype = Literal["float32", "float64", "bfloat16"]
+Reduction = Literal["none", "mean", "sum"]
+Granularity = Literal["token", "document"]
+ScheduleName = Literal["all", "gradients", "sqrt", "log", "auto"]
+Forced = Literal["dropout", "bfloat16"]
+
+
+class Section(BaseModel):
+    """One block of the config: unknown keys are errors, values never change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ModelConfig(Section):
+    """Which causal language model to train, and in which arithmetic."""
+
+    path: str
+    revision: str | None = None
+    from_scratch: bool = False
+    dtype: Dtype = "float32"
+    dropout: Literal[0] | None = None
+    trust_remote_code: bool = False
+    lora: None = None
+
+
+class SourceConfig(Section):
+    """Where documents are read from and which columns hold their text."""
+
+    path: str
+    subset: str | None = None
+    split: str = "train"
+    text_column: str | None = None
+    prompt_column: str | None = None
+    completion_column: str | None = None
+
+    @model_validator(mode="after")
+    def _text_or_prompt_and_completion(self) -> "SourceConfig":
+        pair = (self.prompt_column, self.completion_column)
+        if self.text_column is not None and pair != (None, None):
+            raise ValueError("give text_column, or prompt_column with completion_column, not both")
+        if (self.prompt_column is None) != (self.completion_column is None):
+            raise ValueError("prompt_column and completion_column go together")
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that are tokenised: one of text, or a prompt and its completion."""
+        if self.prompt_column is not None and self.completion_column is not None:
+            return (self.prompt_column, self.completion_column)
+        return (self.text_column or "text",)
+
+
+class DataConfig(SourceConfig):
+    """The training documents and how they become rows."""
+
+    sequence_length: Annotated[int, Field(ge=2)] = 512
+    packing: bool = False
+
+
+class OptimizerConfig(Section):
+    """The optimizer and its constants; ``betas`` and ``eps`` serve Adam(W), ``momentum`` SGD."""
+
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    learning_rate: NonNegative = 1.0e-4
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    eps: NonNegative = 1.0e-8
+    eps_root: NonNegative = 1.0e-8
+    weight_decay: NonNegative = 0.0
+    momentum: Fraction = 0.0
+
+
+class ScheduleConfig(Section):
+    """How the learning rate moves from step to step."""
+
+    name: Literal["constant", "linear", "cosine", "one_cycle"] = "constant"
+    warmup_fraction: Fraction = 0.0
+    peak_fraction: Fraction = 0.25
+    start_factor: NonNegative = 0.0
+    end_factor: NonNegative = 0.0
+
+
+class TrainingConfig(Section):
+    """Length, batching, optimizer and order of the training."""
+
+    epochs: PositiveInt = 1
+    batch_size: PositiveInt = 16
+    micro_batch_size: PositiveInt | None = None
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    max_grad_norm: Annotated[float, Field(gt=0.0)] | None = None
+    shuffle: bool = True
+
+
+class QueriesConfig(SourceConfig):
+    """The documents asked about and how their losses become measurements."""
+
+    reduction: Reduction = "none"
+    contrast: SourceConfig | None = None
+
+    @model_validator(mode="after")
+    def _contrast_needs_one_measurement(self) -> "QueriesConfig":
+        if self.contrast is not None and self.reduction == "none":
+            raise ValueError("contrast needs reduction: mean or sum")
+        return self
+
+
+class AttributionConfig(Section):
+    """What is kept of the scores, and how much memory a replay may take."""
+
+    granularity: Granularity = "token"
+    memory_budget_gb: Annotated[float, Field(gt=0.0)] | None = None
+
+
+class TrajectoryConfig(Section):
+    """Which train states are kept on disk while training."""
+
+    schedule: ScheduleName = "auto"
+
+
+class DevicesConfig(Section):
+    """The processes that share the work; one rank on one machine for now."""
+
+    ranks: Literal[1] | None = None
+    nodes: Literal[1] = 1
+
+
+class RunConfig(Section):
+    """Everything a run is a function of."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200)] = "run"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    model: ModelConfig
+    data: DataConfig
+    training: TrainingConfig = TrainingConfig()
+    queries: QueriesConfig | None = None
+    attribution: AttributionConfig = AttributionConfig()
+    trajectory: TrajectoryConfig = TrajectoryConfig()
+    devices: DevicesConfig = DevicesConfig()
+    force: tuple[Forced, ...] = ()
+
+    def digest(self) -> str:
+        """SHA-256 of the resolved config, independent of key order and of the file's layout."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def as_plain(section: BaseModel) -> dict[str, Any]:
+    """A section as plain YAML- and JSON-ready values, defaults filled in."""
+    return section.model_dump(mode="json")

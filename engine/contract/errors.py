@@ -1,0 +1,31 @@
+"""The errors a user can meet, each with the exit code that the command line promises."""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every ``magic`` verb."""
+
+    OK = 0
+    RUN_FAILED = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    TIMEOUT_OR_CANCELLED = 4
+    UNTRUSTED = 5
+    INTERRUPTED = 130
+
+
+class MagicError(Exception):
+    """A failure told in one sentence: what is wrong, where, and what to do about it."""
+
+    exit_code = ExitCode.RUN_FAILED
+
+
+class UsageError(MagicError):
+    """The request itself is wrong: a config, an argument, a file or the data it names."""
+
+    exit_code = ExitCode.USAGE
+
+
+class RunError(MagicError):
+    """Work that had begun could not go on."""

@@ -1,0 +1,58 @@
+"""The events of a run: what ``events.jsonl`` holds and every screen is rebuilt from.
+
+Each event is one JSON object with ``event`` (its kind), ``time`` (seconds since 1970) and the
+fields below. Steps count from 0; times are seconds, memory and sizes bytes.
+"""
+
+from enum import StrEnum
+
+
+class Event(StrEnum):
+    """Kinds of events and their fields."""
+
+    STARTED = "started"
+    """A worker began: ``pid``, ``work`` ("run" or "attribute"), ``warnings`` (sentences)."""
+    PLANNED = "planned"
+    """The trajectory's schedule was chosen: ``schedule``, ``reason``, ``checkpoints`` (steps)."""
+    PHASE = "phase"
+    """A phase began: ``phase``, ``total`` (its steps), ``attribution`` (id or null)."""
+    TRAIN_STEP = "train_step"
+    """``step``, ``loss``, ``learning_rate``, ``gradient_norm``, ``seconds``, ``memory``."""
+    CHECKPOINT = "checkpoint"
+    """The trajectory keeps one more thing on disk: ``step``, ``kind``, ``bytes``."""
+    MEASURED = "measured"
+    """A measurement: ``query``, ``loss_before``, ``loss_after`` training."""
+    PASS = "pass"
+    """A replay of some queries begins: ``number``, ``passes``, ``queries`` (indices), ``reason``."""
+    REBUILD_STEP = "rebuild_step"
+    """A train state was rebuilt from the one before it: ``step``, ``seconds``, ``held`` (steps)."""
+    REPLAY_STEP = "replay_step"
+    """The replay cursor moved to ``step``: ``cotangent_norms``, ``seconds``, ``memory``."""
+    REPRODUCED = "reproduced"
+    """Whether the last step, taken again, gave the trained state bit for bit: ``exact``."""
+    ATTRIBUTED = "attributed"
+    """An attribution is complete: ``attribution``, ``queries``."""
+    FINISHED = "finished"
+    """The worker ended well: ``work``."""
+    FAILED = "failed"
+    """The worker gave up: ``message``, ``exit_code``."""
+    INTERRUPTED = "interrupted"
+    """The worker was asked to stop."""
+
+
+class Phase(StrEnum):
+    """The three phases, and what comes before them."""
+
+    PREPARE = "prepare"
+    TRAIN = "train"
+    MEASURE = "measure"
+    REPLAY = "replay"
+
+
+class RunState(StrEnum):
+    """What a run's files say about it."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"

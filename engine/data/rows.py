@@ -1,0 +1,99 @@
+"""Tokenised documents laid out in rows, the input of the model: one a row, or joined and cut."""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.contract.errors import UsageError
+from engine.data.tokens import TokenizedDocument
+
+PADDING = -1
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of tokens, as long as the longest of them.
+
+    Attributes:
+        input_ids: (rows, tokens) token ids.
+        document_ids: (rows, tokens) the document that each position belongs to, -1 for padding.
+        targets: (rows, tokens) whether the loss at a position, which predicts the next one, counts;
+            never in the last column.
+        lengths: (rows,) the number of tokens of each row that are no padding.
+    """
+
+    input_ids: NDArray[np.int32]
+    document_ids: NDArray[np.int64]
+    targets: NDArray[np.bool_]
+    lengths: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self.input_ids)
+
+
+def one_document_a_row(tokenized: list[TokenizedDocument], pad_id: int) -> Rows:
+    """Lay out documents one a row, in their order, padded at the end.
+
+    Args:
+        tokenized: at least one document; document i becomes row i.
+        pad_id: the token id that fills padding.
+    """
+    lengths = np.array([len(document) for document in tokenized], dtype=np.int32)
+    shape = (len(tokenized), int(lengths.max()))
+    input_ids = np.full(shape, pad_id, dtype=np.int32)
+    document_ids = np.full(shape, PADDING, dtype=np.int64)
+    targets = np.zeros(shape, dtype=np.bool_)
+    for i, document in enumerate(tokenized):
+        input_ids[i, : len(document)] = document.input_ids
+        document_ids[i, : len(document)] = i
+        targets[i, : len(document)] = document.targets
+    return Rows(input_ids, document_ids, targets, lengths)
+
+
+def packed(
+    tokenized: list[TokenizedDocument], sequence_length: int, eos_id: int | None, pad_id: int
+) -> Rows:
+    """Join documents, each followed by an end-of-sequence token, and cut them into rows.
+
+    The end-of-sequence token belongs to the document that it ends and is predicted as its tokens
+    are. A position counts as a target, for the document of that position, if the next one of its
+    row is a predicted token, be it of the same document or of the following one.
+
+    Args:
+        tokenized: at least one document, uncut.
+        sequence_length: tokens a row; the last row is padded if there are several.
+        eos_id: the tokenizer's end-of-sequence token, None if it has none.
+        pad_id: the token id that fills padding.
+
+    Raises:
+        UsageError: the tokenizer has no end-of-sequence token.
+    """
+    if eos_id is None:
+        raise UsageError(
+            "data.packing: the tokenizer has no end-of-sequence token to join documents with; "
+            "set packing: false or give the tokenizer an eos_token."
+        )
+    end_ids, end_predicted = np.array([eos_id], np.int32), np.array([True])
+    ids = np.concatenate([part for one in tokenized for part in (one.input_ids, end_ids)])
+    predicted = np.concatenate(
+        [part for one in tokenized for part in (one.predicted, end_predicted)]
+    )
+    owners = np.repeat(np.arange(len(tokenized)), [len(one) + 1 for one in tokenized])
+
+    width = min(sequence_length, len(ids))
+    document_ids = _cut_into_rows(owners.astype(np.int64), width, PADDING)
+    next_predicted = _cut_into_rows(predicted, width, False)
+    targets = np.zeros(document_ids.shape, dtype=np.bool_)
+    targets[:, :-1] = next_predicted[:, 1:]
+    lengths = (document_ids != PADDING).sum(axis=1, dtype=np.int32)
+    return Rows(_cut_into_rows(ids, width, pad_id), document_ids, targets, lengths)
+
+
+def _cut_into_rows(values: NDArray[Scalar], width: int, fill: int) -> NDArray[Scalar]:
+    padding = -len(values) % width
+    filled = np.full(padding, fill, dtype=values.dtype)
+    return np.concatenate([values, filled]).reshape(-1, width)

@@ -1,0 +1,230 @@
+"""The optimizer as a differentiable function h: (θ, o, g) → (θ', o'), and its VJP.
+
+Any torchopt chain serves. Its VJP runs through autograd with the update's own graph and no
+model graph (arXiv 2504.16430, the optimizer part of one replayed step). When the chain acts on
+every element alone, as Adam(W) and SGD do, the parameters are cut into groups small enough to
+stay in the processor's cache; otherwise there is one group of whole tensors.
+
+Clipping by global norm is not elementwise, so it comes first, as a stage with its VJP in
+closed form: ĝ = κ g with κ = min(1, c / (‖g‖ + 1e-6)), hence for κ < 1
+
+    u = κ û - (κ / (‖g‖ (‖g‖ + 1e-6))) ⟨û, g⟩ g.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optree
+import torch
+import torchopt
+from torch import Tensor
+from torchopt.base import GradientTransformation
+
+from engine.magic.state import Cotangent, Params
+
+GROUP_ELEMENTS = 2**19
+"""Elements a group holds on a CPU: its temporaries stay in the second-level cache."""
+
+CLIP_EPSILON = 1e-6
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A contiguous part of one parameter; ``stop`` None means the whole tensor in its shape."""
+
+    name: str
+    start: int = 0
+    stop: int | None = None
+
+    def of(self, tensors: Params) -> Tensor:
+        """This piece of the tensor of its name: a view."""
+        tensor = tensors[self.name]
+        return tensor if self.stop is None else tensor.reshape(-1)[self.start : self.stop]
+
+
+def cut_into_groups(params: Params, group_elements: int) -> list[list[Piece]]:
+    """Cut parameters, in order, into groups of exactly ``group_elements`` (the last may be less)."""
+    groups: list[list[Piece]] = [[]]
+    room = group_elements
+    for name, tensor in params.items():
+        start, size = 0, tensor.numel()
+        while start < size:
+            if room == 0:
+                groups.append([])
+                room = group_elements
+            stop = min(size, start + room)
+            groups[-1].append(Piece(name, start, stop))
+            room -= stop - start
+            start = stop
+    return groups
+
+
+def global_norm(tensors: Params) -> Tensor:
+    """The 2-norm of all tensors together, as ``torch.nn.utils.clip_grad_norm_`` takes it."""
+    norms = [torch.linalg.vector_norm(tensor) for tensor in tensors.values()]
+    return torch.linalg.vector_norm(torch.stack(norms))
+
+
+class OptimizerStage:
+    """h and its VJP for one torchopt optimizer over parameters of fixed names and shapes."""
+
+    def __init__(
+        self,
+        optimizer: GradientTransformation,
+        params: Params,
+        *,
+        elementwise: bool = False,
+        max_grad_norm: float | None = None,
+    ) -> None:
+        """Prepare for parameters like ``params``.
+
+        Args:
+            optimizer: a torchopt gradient transformation.
+            params: parameters whose names and shapes all later calls share.
+            elementwise: the optimizer treats every element of every parameter alone, so that
+                it may be applied group by group.
+            max_grad_norm: clip the gradient by its global norm first.
+        """
+        self.optimizer = optimizer
+        self.max_grad_norm = max_grad_norm
+        on_cpu = all(tensor.device.type == "cpu" for tensor in params.values())
+        self.groups = (
+            cut_into_groups(params, GROUP_ELEMENTS if on_cpu else 2**27)
+            if elementwise
+            else [[Piece(name) for name in params]]
+        )
+
+    def init(self, params: Params) -> list[Any]:
+        """The optimizer's state before the first update."""
+        detached = {name: tensor.detach() for name, tensor in params.items()}
+        return [self.optimizer.init(self._pieces(group, detached)) for group in self.groups]
+
+    @torch.no_grad()
+    def update(self, params: Params, state: list[Any], grads: Params) -> tuple[Params, list[Any]]:
+        """(θ', o') = h(θ, o, g)."""
+        grads = self._clipped(grads)
+        new_params = _empty_like(params)
+        new_state = []
+        for group, group_state in zip(self.groups, state, strict=True):
+            stepped, stepped_state = self._step(
+                self._pieces(group, params), group_state, self._pieces(group, grads)
+            )
+            self._assemble(group, stepped.values(), new_params)
+            new_state.append(stepped_state)
+        return new_params, new_state
+
+    def vjp(
+        self, params: Params, state: list[Any], grads: Params, cotangents: Sequence[Cotangent]
+    ) -> list[tuple[Cotangent, Params]]:
+        """For every cotangent λ at (θ', o'): (a_θ, a_o) at (θ, o), and u at g.
+
+        Cost: one update, and one backward through it per cotangent.
+        """
+        clipped = self._clipped(grads)
+        results = [(Cotangent(_empty_like(params), []), _empty_like(params)) for _ in cotangents]
+        for index, group in enumerate(self.groups):
+            pulled = self._group_vjp(
+                (self._pieces(group, params), state[index], self._pieces(group, clipped)),
+                [
+                    [piece.of(c.params) for piece in group] + c.optimizer[index]
+                    for c in cotangents
+                ],
+            )
+            for (at_state, at_grads), (a_params, a_state, u) in zip(results, pulled, strict=True):
+                self._assemble(group, a_params, at_state.params)
+                at_state.optimizer.append(a_state)
+                self._assemble(group, u, at_grads)
+        return [(at_state, self._through_clipping(grads, u)) for at_state, u in results]
+
+    def zero_cotangent(self, params: Params, state: list[Any]) -> list[list[Tensor]]:
+        """Zeros for every floating-point leaf of the optimizer's state."""
+        return [[torch.zeros_like(leaf) for leaf in _float_leaves(group)] for group in state]
+
+    def state_tensors(self, state: list[Any]) -> list[Tensor]:
+        """All leaves of the optimizer's state in a fixed order, as tensors to be stored."""
+        return [torch.as_tensor(leaf) for group in state for leaf in optree.tree_leaves(group)]
+
+    def state_from_tensors(self, tensors: Sequence[Tensor], params: Params) -> list[Any]:
+        """The inverse of :meth:`state_tensors` for parameters like ``params``."""
+        remaining = iter(tensors)
+        return [
+            optree.tree_map(lambda _leaf: next(remaining), group) for group in self.init(params)
+        ]
+
+    def _step(self, params: Params, state: Any, grads: Params) -> tuple[Params, Any]:
+        updates, new_state = self.optimizer.update(grads, state, params=params, inplace=False)
+        return torchopt.apply_updates(params, updates, inplace=False), new_state
+
+    def _group_vjp(
+        self, inputs: tuple[Params, Any, Params], cotangents: list[list[Tensor]]
+    ) -> list[tuple[list[Tensor], list[Tensor], list[Tensor]]]:
+        leaves, structure = optree.tree_flatten(inputs)
+        leaves = [
+            leaf.detach().requires_grad_() if _is_float(leaf) else leaf for leaf in leaves
+        ]
+        params, state, grads = optree.tree_unflatten(structure, leaves)
+        with torch.enable_grad():
+            new_params, new_state = self._step(params, state, grads)
+        outputs = [*new_params.values(), *_float_leaves(new_state)]
+        inputs_by_kind = [list(params.values()), _float_leaves(state), list(grads.values())]
+        sources = [tensor for kind in inputs_by_kind for tensor in kind]
+        live = [i for i, output in enumerate(outputs) if output.requires_grad]
+        results = []
+        for number, cotangent in enumerate(cotangents, start=1):
+            pulled = torch.autograd.grad(
+                [outputs[i] for i in live],
+                sources,
+                [cotangent[i] for i in live],
+                retain_graph=number < len(cotangents),
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            first, second = len(inputs_by_kind[0]), len(inputs_by_kind[0]) + len(inputs_by_kind[1])
+            results.append((list(pulled[:first]), list(pulled[first:second]), list(pulled[second:])))
+        return results
+
+    def _clipped(self, grads: Params) -> Params:
+        scale = self._clip_scale(grads)
+        if scale is None:
+            return grads
+        return {name: grad * scale for name, grad in grads.items()}
+
+    def _clip_scale(self, grads: Params) -> Tensor | None:
+        if self.max_grad_norm is None:
+            return None
+        return (self.max_grad_norm / (global_norm(grads) + CLIP_EPSILON)).clamp(max=1.0)
+
+    def _through_clipping(self, grads: Params, u: Params) -> Params:
+        scale = self._clip_scale(grads)
+        if scale is None or scale >= 1.0:
+            return u
+        norm = global_norm(grads)
+        inner = torch.stack([(u[name] * grad).sum() for name, grad in grads.items()]).sum()
+        pull = scale * inner / (norm * (norm + CLIP_EPSILON))
+        return {name: scale * u[name] - pull * grad for name, grad in grads.items()}
+
+    @staticmethod
+    def _pieces(group: list[Piece], tensors: Params) -> Params:
+        return {f"{piece.name}[{piece.start}]": piece.of(tensors) for piece in group}
+
+    @staticmethod
+    def _assemble(group: list[Piece], parts: Any, into: Params) -> None:
+        for piece, part in zip(group, parts, strict=True):
+            piece.of(into).copy_(part)
+
+
+def _empty_like(params: Params) -> Params:
+    # Contiguous whatever the parameters are, so that flat pieces of it are views.
+    return {
+        name: torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        for name, tensor in params.items()
+    }
+
+
+def _is_float(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point()
+
+
+def _float_leaves(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in optree.tree_leaves(tree) if _is_float(leaf)]

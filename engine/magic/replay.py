@@ -1,0 +1,161 @@
+"""REPLAY: carry cotangents from the end of a trajectory back to its start.
+
+Follows a schedule's acts (arXiv 2503.13751). The trajectory gives states, and gradients where
+it kept them; everything else is rebuilt by the same step function that trained, so that the
+scores do not depend on the schedule.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from engine.magic.observer import Observer, ignore
+from engine.magic.optimizer_stage import global_norm
+from engine.magic.schedule import Do, Schedule
+from engine.magic.state import Batch, Cotangent, Params, TrainState
+from engine.magic.train_step import TrainStep
+
+
+class DivergedError(ArithmeticError):
+    """A loss, gradient or cotangent stopped being finite at ``step``."""
+
+    def __init__(self, what: str, step: int) -> None:
+        """Say what stopped being finite, and where."""
+        super().__init__(f"the {what} is not finite at step {step}")
+        self.what = what
+        self.step = step
+
+
+class Trajectory(Protocol):
+    """Read access to what training kept."""
+
+    def load_state(self, step: int) -> TrainState:
+        """The kept s_t."""
+
+    def load_gradient(self, step: int) -> Params | None:
+        """The kept g_t, or None where the schedule keeps no gradients."""
+
+
+class Replay:
+    """Carries a pass of cotangents through all steps of a trajectory."""
+
+    def __init__(
+        self,
+        step: TrainStep,
+        trajectory: Trajectory,
+        batch_of: Callable[[int], Batch],
+        schedule: Schedule,
+        observer: Observer = ignore,
+    ) -> None:
+        """Prepare to replay.
+
+        Args:
+            step: the step function that trained.
+            trajectory: what it kept.
+            batch_of: the batch of step t.
+            schedule: which states were kept and how to rebuild the others.
+            observer: receives ``rebuild_step``, ``replay_step`` and ``reproduced``.
+        """
+        self.step = step
+        self.trajectory = trajectory
+        self.batch_of = batch_of
+        self.schedule = schedule
+        self.observer = observer
+
+    def run(
+        self, cotangents: Sequence[Cotangent], take_scores: Callable[[int, Tensor], None]
+    ) -> list[Cotangent]:
+        """Replay every step; returns the cotangents at s_0.
+
+        Args:
+            cotangents: at s_T, one per query.
+            take_scores: called with (t, scores) for t = T-1 … 0, scores shaped
+                (query, *shape of the batch's weights).
+
+        Raises:
+            DivergedError: if a cotangent is not finite.
+        """
+        memory = _Memory()
+        carried = list(cotangents)
+        for act in self.schedule.acts():
+            if act.do is Do.LOAD:
+                memory.working = self.trajectory.load_state(act.step)
+            elif act.do is Do.RECALL:
+                memory.working = memory.states[act.step]
+            elif act.do is Do.HOLD:
+                memory.states[act.step] = memory.working
+            elif act.do is Do.DROP:
+                memory.drop(act.step)
+            elif act.do is Do.ADVANCE:
+                self._advance(memory)
+            else:
+                carried = self._replay(memory, carried, take_scores)
+        return carried
+
+    def _gradient(self, memory: "_Memory") -> Params:
+        """g_t at the working state: remembered, kept by training, or computed again."""
+        step = memory.working.step
+        grads = memory.gradients.get(step) or self.trajectory.load_gradient(step)
+        if grads is None:
+            _, grads = self.step.gradient(memory.working.params, self.batch_of(step))
+            if step in memory.states:
+                memory.gradients[step] = grads
+        return grads
+
+    def _advance(self, memory: "_Memory") -> None:
+        began = time.perf_counter()
+        step = memory.working.step
+        memory.working = self.step.apply(memory.working, self._gradient(memory))
+        self.observer(
+            "rebuild_step",
+            step=step,
+            held=sorted(memory.states),
+            seconds=time.perf_counter() - began,
+        )
+
+    def _replay(
+        self,
+        memory: "_Memory",
+        carried: list[Cotangent],
+        take_scores: Callable[[int, Tensor], None],
+    ) -> list[Cotangent]:
+        began = time.perf_counter()
+        state, grads = memory.working, self._gradient(memory)
+        if state.step == self.schedule.steps - 1:
+            self._check_reproduced(self.step.apply(state, grads))
+        pulled = self.step.pull_back(state, grads, self.batch_of(state.step), carried)
+        norms = [global_norm(cotangent.params).item() for cotangent in pulled.cotangents]
+        if not all(map(math.isfinite, norms)) or not torch.isfinite(pulled.scores).all():
+            raise DivergedError("cotangent", state.step)
+        take_scores(state.step, pulled.scores)
+        self.observer(
+            "replay_step",
+            step=state.step,
+            cotangent_norms=norms,
+            seconds=time.perf_counter() - began,
+        )
+        return pulled.cotangents
+
+    def _check_reproduced(self, rebuilt: TrainState) -> None:
+        trained = self.trajectory.load_state(rebuilt.step)
+        exact = all(torch.equal(rebuilt.params[name], p) for name, p in trained.params.items())
+        self.observer("reproduced", exact=exact)
+
+
+@dataclass
+class _Memory:
+    """The working state, the states held, and the gradients found at held states."""
+
+    working: TrainState = field(default_factory=lambda: TrainState(-1, {}, []))
+    states: dict[int, TrainState] = field(default_factory=dict)
+    gradients: dict[int, Params] = field(default_factory=dict)
+
+    def drop(self, step: int) -> None:
+        """Let go of a held state and its gradient."""
+        del self.states[step]
+        self.gradients.pop(step, None)

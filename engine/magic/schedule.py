@@ -1,0 +1,139 @@
+"""Which train states to keep, and in what order to rebuild the others for replay.
+
+Replay needs s_t for t = T-1 … 0. Training keeps the states of some steps; between two of
+them the states are rebuilt forward from the earlier one, keeping at most ``live_states`` in
+memory at a time. Within a segment the rebuilding follows the binomial schedule of Griewank and
+Walther (Revolve, ACM TOMS 26(1), 2000), which advances the fewest steps possible for the
+states it may hold: with s free places and each step advanced at most r times it covers
+C(s + r, s) steps. REPLAY (arXiv 2503.13751) asks for such a schedule with logarithmic memory.
+
+========= ================================ ============= =======================================
+schedule  kept by training                 live states   rebuilt by
+========= ================================ ============= =======================================
+all       every s_t and every g_t          1             nothing
+gradients every ⌈√T⌉-th s_t and every g_t  ⌈√T⌉          the optimizer alone, from the gradients
+sqrt      every ⌈√T⌉-th s_t                ⌈√T⌉          training steps, each once
+log       s_0                              ⌈log2 T⌉ + 1  training steps, a few times each
+========= ================================ ============= =======================================
+
+s_T is always kept as well: queries are measured there.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+ScheduleKind = Literal["all", "gradients", "sqrt", "log"]
+
+
+class Do(Enum):
+    """One act of a replay on the working state; every act names a step t."""
+
+    LOAD = "load"
+    """The working state becomes s_t, read from the trajectory."""
+    RECALL = "recall"
+    """The working state becomes s_t, held in memory."""
+    HOLD = "hold"
+    """Hold the working state s_t in memory."""
+    DROP = "drop"
+    """Let go of the s_t held in memory."""
+    ADVANCE = "advance"
+    """The working state s_t becomes s_{t+1}."""
+    REPLAY = "replay"
+    """Carry the cotangent from s_{t+1} to s_t, with s_t the working state."""
+
+
+@dataclass(frozen=True)
+class Act:
+    """One act on step t."""
+
+    do: Do
+    step: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What training keeps and how replay rebuilds the rest."""
+
+    kind: ScheduleKind
+    steps: int
+    checkpoints: tuple[int, ...]
+    """Steps whose state training keeps, ascending from 0; s_T comes on top."""
+    keep_gradients: bool
+    """Whether training keeps every g_t."""
+    live_states: int
+    """Train states in memory at once, the working state included; without kept gradients each
+    held state also remembers its gradient once that has been computed."""
+
+    def acts(self, start: int | None = None) -> Iterator[Act]:
+        """The acts that replay steps ``start`` - 1 … 0 (default: all), last step first."""
+        end = self.steps if start is None else start
+        for first in reversed([c for c in self.checkpoints if c < end]):
+            yield Act(Do.LOAD, first)
+            yield from _reverse(first, end, self.live_states - 1)
+            end = first
+
+    def advances(self) -> int:
+        """How many steps replay advances again."""
+        return sum(act.do is Do.ADVANCE for act in self.acts())
+
+
+def make_schedule(kind: ScheduleKind, steps: int) -> Schedule:
+    """The schedule of a kind for a training of ``steps`` steps."""
+    if steps < 1:
+        raise ValueError(f"a schedule needs at least one step, not {steps}")
+    root = math.isqrt(steps - 1) + 1
+    if kind == "all":
+        return Schedule(kind, steps, tuple(range(steps)), True, 1)
+    if kind == "gradients":
+        return Schedule(kind, steps, tuple(range(0, steps, root)), True, root)
+    if kind == "sqrt":
+        return Schedule(kind, steps, tuple(range(0, steps, root)), False, root)
+    return Schedule(kind, steps, (0,), False, (steps - 1).bit_length() + 1)
+
+
+def _reverse(first: int, end: int, free: int) -> Iterator[Act]:
+    """Replay end-1 … first from the working state s_first with ``free`` places to hold states."""
+    if end - first == 1:
+        yield Act(Do.REPLAY, first)
+        return
+    yield Act(Do.HOLD, first)
+    yield from _reverse_held(first, end, free)
+    yield Act(Do.DROP, first)
+
+
+def _reverse_held(first: int, end: int, free: int) -> Iterator[Act]:
+    """The same with s_first held (it occupies one of ``free``) and working."""
+    while end - first > 1:
+        if free <= 1:
+            yield from (Act(Do.ADVANCE, step) for step in range(first, end - 1))
+            yield Act(Do.REPLAY, end - 1)
+            end -= 1
+        else:
+            middle = first + split(end - first, free)
+            yield from (Act(Do.ADVANCE, step) for step in range(first, middle))
+            yield from _reverse(middle, end, free - 1)
+            end = middle
+        yield Act(Do.RECALL, first)
+    yield Act(Do.REPLAY, first)
+
+
+def reach(places: int, repeats: int) -> int:
+    """Steps that can be replayed holding ``places`` states and advancing each ≤ ``repeats`` times."""
+    return math.comb(places + repeats, places) if repeats >= 0 else 0
+
+
+def split(length: int, places: int) -> int:
+    """Where Revolve puts the next held state: steps from the first, for ``places`` ≥ 2.
+
+    The choice keeps both parts within the repeats that the whole needs, so that the total
+    number of advances is least.
+    """
+    repeats = 0
+    while reach(places, repeats) < length:
+        repeats += 1
+    most = reach(places, repeats - 1)
+    least_right = reach(places - 1, repeats - 1)
+    return max(1, min(most, length - least_right))

@@ -1,0 +1,159 @@
+"""One training step and its vector-Jacobian product.
+
+The step is s_t → s_{t+1}: g = ∇_θ L_t, then (θ', o') = h(θ, o, g). Given the cotangent λ at
+s_{t+1}, its VJP (arXiv 2504.16430, one step of REPLAY) is
+
+1. optimizer stage: (a_θ, a_o, u) = VJP of h at (θ_t, o_t, g_t);
+2. model stage: with D_u L = ⟨u, ∇_θ L_t⟩, the cotangent at θ_t is a_θ + ∇_θ D_u L_t and the
+   score of a data weight w is ∂ D_u L_t / ∂w.
+
+The model stage is reverse over reverse: the graph of g_t is built once and every cotangent is
+pulled back through it, so that all queries share the first-order work. Training, rebuilding and
+replay all run through the one :class:`TrainStep`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from engine.magic.optimizer_stage import OptimizerStage, global_norm
+from engine.magic.state import Batch, BatchLoss, Cotangent, Params, TrainState
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a training step measured: loss before the update, gradient norm before clipping."""
+
+    loss: float
+    gradient_norm: float
+
+
+@dataclass(frozen=True)
+class Pullback:
+    """The VJP of one step for several cotangents.
+
+    ``scores`` has one leading axis of cotangents before the shape of the batch's weights.
+    """
+
+    cotangents: list[Cotangent]
+    scores: Tensor
+
+
+class TrainStep:
+    """The one step function; owns every knob that a number depends on."""
+
+    def __init__(
+        self, loss: BatchLoss, stage: OptimizerStage, micro_batch_size: int | None = None
+    ) -> None:
+        """Combine a batch loss with an optimizer; ``micro_batch_size`` None: whole batches."""
+        self.loss = loss
+        self.stage = stage
+        self.micro_batch_size = micro_batch_size
+
+    def start(self, params: Params) -> TrainState:
+        """s_0 for these parameters."""
+        return TrainState(0, params, self.stage.init(params))
+
+    def gradient(self, params: Params, batch: Batch) -> tuple[float, Params]:
+        """(L_t, ∇_θ L_t), summed over the micro-batches in order."""
+        total, grads = 0.0, None
+        for part in batch.split(self.micro_batch_size):
+            leaves = _leaves(params)
+            with torch.enable_grad():
+                loss = self.loss(leaves, part)
+            grads = _add(grads, _gradient(loss, leaves, create_graph=False))
+            total += loss.item()
+        assert grads is not None
+        return total, grads
+
+    def advance(self, state: TrainState, batch: Batch) -> tuple[TrainState, Params, StepReport]:
+        """s_{t+1}, g_t and what was measured on the way."""
+        loss, grads = self.gradient(state.params, batch)
+        report = StepReport(loss, global_norm(grads).item())
+        return self.apply(state, grads), grads, report
+
+    def apply(self, state: TrainState, grads: Params) -> TrainState:
+        """s_{t+1} from s_t and a known g_t: the optimizer alone, the same bits as training."""
+        params, optimizer = self.stage.update(state.params, state.optimizer, grads)
+        return TrainState(state.step + 1, params, optimizer)
+
+    def pull_back(
+        self, state: TrainState, grads: Params, batch: Batch, cotangents: Sequence[Cotangent]
+    ) -> Pullback:
+        """Carry cotangents at s_{t+1} back to s_t.
+
+        Args:
+            state: s_t.
+            grads: g_t as :meth:`gradient` gives it. A gradient computed together with the graph
+                of its own derivative may differ in the last bits, because some operations have
+                two formulas; with this one the scores do not depend on where g_t came from.
+            batch: what step t trained on.
+            cotangents: one per query.
+        """
+        pulled = self.stage.vjp(state.params, state.optimizer, grads, cotangents)
+        directions = [u for _, u in pulled]
+        sums = [cotangent.params for cotangent, _ in pulled]
+        scores = [
+            FirstOrder(self.loss, state.params, part).pull_back(directions, sums)
+            for part in batch.split(self.micro_batch_size)
+        ]
+        return Pullback([cotangent for cotangent, _ in pulled], torch.cat(scores, dim=1))
+
+
+class FirstOrder:
+    """The graph of one micro-batch's gradient, kept to be differentiated again."""
+
+    def __init__(self, loss: BatchLoss, params: Params, batch: Batch) -> None:
+        self.leaves = _leaves(params)
+        self.weights = batch.weights.detach().requires_grad_()
+        with torch.enable_grad():
+            value = loss(self.leaves, replace(batch, weights=self.weights))
+            self.grads = _gradient(value, self.leaves, create_graph=True)
+
+    def pull_back(self, directions: Sequence[Params], sums: Sequence[Params]) -> Tensor:
+        """Add ∇_θ D_u L into ``sums`` for each direction u; return ∂ D_u L/∂w, one row a u.
+
+        The graph is freed on the way.
+        """
+        live = [name for name, grad in self.grads.items() if grad.requires_grad]
+        sources = [*self.leaves.values(), self.weights]
+        scores = []
+        for number, (direction, total) in enumerate(zip(directions, sums, strict=True), start=1):
+            *products, score = torch.autograd.grad(
+                [self.grads[name] for name in live],
+                sources,
+                [direction[name] for name in live],
+                retain_graph=number < len(directions),
+                allow_unused=True,
+            )
+            for name, product in zip(self.leaves, products, strict=True):
+                if product is not None:
+                    total[name].add_(product)
+            scores.append(torch.zeros_like(self.weights) if score is None else score)
+        self.grads = {}
+        return torch.stack(scores).detach()
+
+
+def _leaves(params: Params) -> Params:
+    return {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
+
+
+def _gradient(loss: Tensor, leaves: Params, *, create_graph: bool) -> Params:
+    grads = torch.autograd.grad(
+        loss,
+        list(leaves.values()),
+        create_graph=create_graph,
+        allow_unused=True,
+        materialize_grads=True,
+    )
+    return dict(zip(leaves, grads, strict=True))
+
+
+def _add(total: Params | None, grads: Params) -> Params:
+    if total is None:
+        return grads
+    for name, grad in grads.items():
+        total[name].add_(grad)
+    return total

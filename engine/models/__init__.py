@@ -1,0 +1,1 @@
+"""Models and their losses: any torch module, and transformers' causal language models."""

@@ -1,0 +1,120 @@
+"""The training loss of a transformers causal language model, with one weight a token.
+
+The loss at position j is that of predicting token j+1. Where the model's head is a plain
+bias-free linear layer on its last hidden state (checked once by computing both), the head and
+the cross-entropy run as one chunked operation
+(:mod:`engine.magic.linear_cross_entropy`); otherwise the model's own logits are used.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine.magic.linear_cross_entropy import linear_cross_entropy, weighted_linear_cross_entropy
+
+IGNORED = -100
+
+
+class CausalLMLoss(nn.Module):
+    """(1/D) Σ w·ℓ over the target tokens of a batch of rows.
+
+    Parameters keep the model's names under ``model.``; a tied embedding and head are one.
+    """
+
+    def __init__(self, model: nn.Module, cache_bytes: int = 2**30) -> None:
+        """Wrap a causal language model.
+
+        Args:
+            model: a transformers causal language model with eager attention.
+            cache_bytes: memory for keeping a (micro-)batch's token probabilities between the
+                first and the second derivative; where they need more they are recomputed.
+        """
+        super().__init__()
+        self.model = model
+        self.cache_bytes = cache_bytes
+        self.plain_head = _has_plain_head(model)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        example_weight: Tensor,
+        num_items_in_batch: int,
+    ) -> Tensor:
+        """The weighted loss of a batch: a scalar.
+
+        Args:
+            input_ids: (rows, tokens).
+            labels: (rows, tokens); position j counts if ``labels[:, j+1]`` is not -100.
+            example_weight: (rows,) or (rows, tokens) data weights; the weight at j belongs to
+                the loss at j.
+            num_items_in_batch: D, what the sum is divided by.
+        """
+        kept, targets = _targets(labels)
+        if example_weight.ndim == 1:
+            example_weight = example_weight[:, None].expand(labels.shape)
+        coefficients = _select(example_weight, kept) / num_items_in_batch
+        if self.plain_head:
+            hidden, head = self._hidden(input_ids)
+            loss: Tensor = weighted_linear_cross_entropy(
+                _select(hidden, kept), head, coefficients, targets, self.cache_bytes
+            )
+            return loss
+        logits = _select(self._logits(input_ids), kept)
+        return torch.dot(coefficients, F.cross_entropy(logits, targets, reduction="none"))
+
+    @torch.no_grad()
+    def token_losses(self, input_ids: Tensor, labels: Tensor) -> Tensor:
+        """The loss at every position, (rows, tokens); 0 where it does not count."""
+        kept, targets = _targets(labels)
+        if self.plain_head:
+            hidden, head = self._hidden(input_ids)
+            losses = linear_cross_entropy(_select(hidden, kept), head, targets)
+        else:
+            logits = _select(self._logits(input_ids), kept)
+            losses = F.cross_entropy(logits, targets, reduction="none")
+        result = losses.new_zeros(labels.numel())
+        result[kept] = losses
+        return result.view(labels.shape)
+
+    def _hidden(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        output = self.model.base_model(input_ids=input_ids, use_cache=False)
+        return output.last_hidden_state, self.model.get_output_embeddings().weight
+
+    def _logits(self, input_ids: Tensor) -> Tensor:
+        logits: Tensor = self.model(input_ids=input_ids, use_cache=False).logits
+        return logits
+
+
+def _targets(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Flat positions that count, and their target tokens."""
+    shifted = torch.full_like(labels, IGNORED)
+    shifted[:, :-1] = labels[:, 1:]
+    flat = shifted.flatten()
+    kept = (flat != IGNORED).nonzero()[:, 0]
+    return kept, flat[kept]
+
+
+def _select(values: Tensor, kept: Tensor) -> Tensor:
+    """The rows of ``values`` (rows, tokens, …) at flat positions: (kept, …)."""
+    return values.flatten(0, 1).index_select(0, kept)
+
+
+@torch.no_grad()
+def _has_plain_head(model: nn.Module) -> bool:
+    """Whether the logits are exactly a bias-free linear layer of the last hidden state."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    base = getattr(model, "base_model", None)
+    if not isinstance(head, nn.Linear) or head.bias is not None or base is None or base is model:
+        return False
+    training = model.training
+    model.eval()
+    try:
+        probe = torch.arange(4, device=head.weight.device)[None] % head.weight.shape[0]
+        hidden = base(input_ids=probe, use_cache=False).last_hidden_state
+        logits = model(input_ids=probe, use_cache=False).logits
+        return torch.equal(logits, head(hidden)) or torch.allclose(
+            logits.double(), head(hidden).double(), rtol=1e-5, atol=1e-7
+        )
+    finally:
+        model.train(training)

@@ -1,0 +1,82 @@
+"""Zarr arrays that are never silently wrong: checksummed chunks, NaN where nothing was written."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.contract.errors import RunError
+
+CHUNK_BYTES = 2**22
+
+
+def create_array(
+    store: Path, name: str, shape: tuple[int, ...], dtype: Any, chunks: tuple[int, ...]
+) -> Any:
+    """A new Zarr v3 array ``name`` in the group at ``store``, zstd-compressed with crc32c.
+
+    Floating-point arrays are filled with NaN, integer ones with their least value, so that a
+    chunk that was never written can be told from zeros.
+    """
+    import zarr
+    from zarr.codecs import Crc32cCodec, ZstdCodec
+
+    kind = np.dtype(dtype)
+    fill = np.nan if kind.kind == "f" else False if kind.kind == "b" else np.iinfo(kind).min
+    group = zarr.open_group(store, mode="a", zarr_format=3)
+    return group.create_array(
+        name,
+        shape=shape,
+        dtype=kind,
+        chunks=tuple(max(1, min(c, s or 1)) for c, s in zip(chunks, shape, strict=True)),
+        compressors=[ZstdCodec(level=1), Crc32cCodec()],
+        fill_value=fill,
+        config={"write_empty_chunks": True},
+    )
+
+
+def rows_per_chunk(row_bytes: int) -> int:
+    """How many rows of this many bytes make a chunk of about 4 MiB."""
+    return max(1, CHUNK_BYTES // max(1, row_bytes))
+
+
+def open_array(store: Path, name: str) -> Any:
+    """An array for reading.
+
+    Raises:
+        RunError: if it is missing or its metadata cannot be read.
+    """
+    import zarr
+
+    try:
+        return zarr.open_array(store, path=name, mode="r", zarr_format=3)
+    except Exception as error:
+        raise RunError(
+            f"{store / name} is missing or damaged ({type(error).__name__}); "
+            "restore it from a backup, or make it again"
+        ) from None
+
+
+def read(array: Any, selection: Any, store: Path) -> np.ndarray[Any, Any]:
+    """Part of an array, refusing chunks that are damaged or were never written.
+
+    Raises:
+        RunError: naming the array and the store.
+    """
+    place = f"{store / array.path.split('/')[-1]}" if array.path else str(store)
+    try:
+        values = np.asarray(array[selection])
+    except (IndexError, KeyError):
+        raise
+    except Exception as error:
+        raise RunError(
+            f"{place} is damaged ({type(error).__name__}: {error}); "
+            "restore it from a backup, or make it again"
+        ) from None
+    missing = np.isnan(values) if values.dtype.kind == "f" else values == array.fill_value
+    if values.dtype.kind != "b" and missing.any():
+        raise RunError(
+            f"{place} lacks values that its completion record promises; "
+            "restore it from a backup, or make it again"
+        )
+    return values

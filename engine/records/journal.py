@@ -1,0 +1,109 @@
+"""Append-only journals: one JSON object a line, numbered, each with its own checksum.
+
+One process writes at a time, from any of its threads. A line that was cut off at the end is dropped when the journal is
+opened again; a damaged line anywhere else is an error, because what it said is lost.
+"""
+
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+
+from engine.contract.errors import RunError
+
+_TAIL = re.compile(rb',"crc":"([0-9a-f]{8})"\}$')
+
+
+class JournalWriter:
+    """Appends records; each is visible to readers as soon as :meth:`append` returns."""
+
+    def __init__(self, path: Path) -> None:
+        """Open for appending, cutting off an unfinished last line."""
+        self._file = open(path, "ab+", buffering=0)  # noqa: SIM115 - closed in close()
+        self._file.seek(0)
+        content = self._file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            self._file.truncate(len(whole))
+        self._next = sum(1 for _ in parse_lines(whole, path)) if whole else 0
+        self._lock = threading.Lock()
+
+    def append(self, event: str, /, **facts: Any) -> None:
+        """Add one record; its ``seq`` and ``time`` are filled in."""
+        with self._lock:
+            record = {"seq": self._next, "time": round(time.time(), 3), "event": event, **facts}
+            self._file.write(_encode(record))
+            self._next += 1
+
+    def sync(self) -> None:
+        """Make everything appended so far durable."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Sync and close."""
+        self.sync()
+        self._file.close()
+
+
+class JournalReader:
+    """Reads a journal from the beginning and then whatever was added since."""
+
+    def __init__(self, path: Path) -> None:
+        """Follow the journal at ``path``, which may not exist yet."""
+        self.path = path
+        self._file: Any = None
+        self._rest = b""
+
+    def poll(self) -> list[dict[str, Any]]:
+        """The complete records added since the last call.
+
+        Raises:
+            RunError: if a complete line is damaged.
+        """
+        if self._file is None:
+            try:
+                self._file = open(self.path, "rb")  # noqa: SIM115 - closed in close()
+            except FileNotFoundError:
+                return []
+        content = self._rest + self._file.read()
+        end = content.rfind(b"\n") + 1
+        self._rest = content[end:]
+        return list(parse_lines(content[:end], self.path))
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+def read_journal(path: Path) -> list[dict[str, Any]]:
+    """All complete records of a journal; none if there is no journal."""
+    reader = JournalReader(path)
+    try:
+        return reader.poll()
+    finally:
+        reader.close()
+
+
+def parse_lines(content: bytes, path: Path) -> Iterator[dict[str, Any]]:
+    """Decode whole lines, checking every checksum."""
+    for number, line in enumerate(content.splitlines(), start=1):
+        match = _TAIL.search(line)
+        body = line[: match.start()] + b"}" if match else b""
+        if match is None or google_crc32c.value(body) != int(match[1], 16):
+            raise RunError(
+                f"{path}: line {number} is damaged; restore the file from a backup, "
+                "or remove the run"
+            )
+        yield json.loads(body)
+
+
+def _encode(record: dict[str, Any]) -> bytes:
+    body = json.dumps(record, separators=(",", ":"), ensure_ascii=True).encode()
+    return body[:-1] + b',"crc":"%08x"}\n' % google_crc32c.value(body)

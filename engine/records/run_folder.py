@@ -1,0 +1,215 @@
+"""The folder of a run: where everything lies, how runs are named, found and listed."""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from engine.contract.config import RunConfig, as_plain
+from engine.contract.errors import RunError, UsageError
+from engine.contract.events import Event, RunState
+from engine.contract.read_config import RECORD_KEY, parse_config
+from engine.records.atomic import write_atomically
+from engine.records.journal import read_journal
+
+FORMAT_VERSION = 1
+_TERMINAL = {
+    Event.FINISHED: RunState.SUCCEEDED,
+    Event.FAILED: RunState.FAILED,
+    Event.INTERRUPTED: RunState.INTERRUPTED,
+}
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run; nothing is read until asked for."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        """The run's id: the folder's name."""
+        return self.path.name
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved config."""
+        return self.path / "run_config.yaml"
+
+    @property
+    def events_file(self) -> Path:
+        """The journal of events."""
+        return self.path / "events.jsonl"
+
+    @property
+    def trajectory(self) -> Path:
+        """Checkpoints and gradients."""
+        return self.path / "trajectory"
+
+    @property
+    def documents_file(self) -> Path:
+        """The training documents."""
+        return self.path / "documents.parquet"
+
+    @property
+    def rows_store(self) -> Path:
+        """The packed model inputs."""
+        return self.path / "rows.zarr"
+
+    @property
+    def attributions(self) -> Path:
+        """One folder per attribution."""
+        return self.path / "attributions"
+
+    @property
+    def tokenizer_file(self) -> Path:
+        """The tokenizer, in the format of the tokenizers library."""
+        return self.path / "tokenizer.json"
+
+    @property
+    def logs(self) -> Path:
+        """What libraries printed."""
+        return self.path / "logs"
+
+    def record(self) -> dict[str, Any]:
+        """What ``run_config.yaml`` says about the run itself, after checking its format version."""
+        return self._read_config_file()[RECORD_KEY]
+
+    def config(self) -> RunConfig:
+        """The resolved config.
+
+        Raises:
+            UsageError: if the folder is of an unknown format version or the config was changed.
+        """
+        values = self._read_config_file()
+        config = parse_config(values, self.config_file)
+        if config.digest() != values[RECORD_KEY].get("config_hash"):
+            raise UsageError(
+                f"{self.config_file} was changed after the run was made; its scores no longer "
+                "belong to it: restore the file, or run the new config as a new run"
+            )
+        return config
+
+    def write_config(self, config: RunConfig, run_id: str, created: float) -> None:
+        """Write the resolved config with the record that names the run."""
+        record = {
+            "format_version": FORMAT_VERSION,
+            "run_id": run_id,
+            "config_hash": config.digest(),
+            "created": created,
+        }
+        text = yaml.safe_dump({RECORD_KEY: record, **as_plain(config)}, sort_keys=False)
+        write_atomically(self.config_file, text.encode())
+
+    def events(self) -> list[dict[str, Any]]:
+        """All events so far."""
+        return read_journal(self.events_file)
+
+    def state(self) -> RunState:
+        """A pure function of the run's events and of whether a worker holds its lock."""
+        if self.is_busy():
+            return RunState.RUNNING
+        for event in reversed(self.events()):
+            if event["event"] in _TERMINAL:
+                return _TERMINAL[event["event"]]
+        return RunState.INTERRUPTED
+
+    def is_busy(self) -> bool:
+        """Whether a worker holds the run's lock."""
+        try:
+            with self.lock():
+                return False
+        except RunError:
+            return True
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for one writer.
+
+        Raises:
+            RunError: if another process holds it.
+        """
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise RunError(f"run {self.id} is in use by another process; wait until it ends") from None
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _read_config_file(self) -> dict[str, Any]:
+        try:
+            values = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+            version = values[RECORD_KEY]["format_version"]
+        except FileNotFoundError:
+            raise UsageError(f"{self.path} is not a run folder: it has no run_config.yaml") from None
+        except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError):
+            raise UsageError(f"{self.config_file} is damaged; restore it from a backup") from None
+        if version != FORMAT_VERSION:
+            raise UsageError(
+                f"{self.path} has format version {version}, this magic reads {FORMAT_VERSION}; "
+                "use the version of magic that wrote it"
+            )
+        return dict(values)
+
+
+def runs_folder(given: Path | None = None) -> Path:
+    """Where runs live: the argument, $MAGIC_RUNS, or the XDG data folder."""
+    if given is not None:
+        return given.expanduser()
+    if os.environ.get("MAGIC_RUNS"):
+        return Path(os.environ["MAGIC_RUNS"]).expanduser()
+    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(data).expanduser() / "magic" / "runs"
+
+
+def new_run_id() -> str:
+    """An id that sorts by time of creation."""
+    return time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + "-" + secrets.token_hex(3)
+
+
+def list_runs(runs: Path) -> list[RunFolder]:
+    """All runs, oldest first; folders of an unknown kind are passed over."""
+    if not runs.is_dir():
+        return []
+    entries = sorted(entry for entry in runs.iterdir() if not entry.name.startswith("."))
+    return [RunFolder(entry) for entry in entries if (entry / "run_config.yaml").is_file()]
+
+
+def find_run(runs: Path, wanted: str | None = None) -> RunFolder:
+    """The run of an id, a unique prefix of one, or a name; the latest if left out.
+
+    Raises:
+        UsageError: if none or several match.
+    """
+    known = list_runs(runs)
+    if not known:
+        raise UsageError(f"there are no runs in {runs}; start one with: magic run CONFIG")
+    if wanted is None:
+        return known[-1]
+    matches = [run for run in known if run.id == wanted]
+    matches = matches or [run for run in known if wanted and run.id.startswith(wanted)]
+    matches = matches or [run for run in known if _name(run) == wanted]
+    if not matches:
+        raise UsageError(f"no run in {runs} has the id, prefix or name {wanted!r}; see: magic ls")
+    if len(matches) > 1:
+        ids = ", ".join(run.id for run in matches[-4:])
+        raise UsageError(f"{wanted!r} matches {len(matches)} runs ({ids}); give a longer id")
+    return matches[0]
+
+
+def _name(run: RunFolder) -> str | None:
+    with contextlib.suppress(OSError, yaml.YAMLError):
+        values = yaml.safe_load(run.config_file.read_text(encoding="utf-8"))
+        return values.get("name") if isinstance(values, dict) else None
+    return None

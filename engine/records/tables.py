@@ -1,0 +1,103 @@
+"""The tables of a run: documents, rows and queries, as parquet files and Zarr arrays."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.contract.errors import RunError
+from engine.records.arrays import create_array, open_array, read, rows_per_chunk
+
+RESERVED = ("id", "source_row")
+
+
+def write_documents(path: Path, columns: Any, text_columns: tuple[str, ...], rows: Any) -> None:
+    """Write ``documents.parquet``: id, text (or prompt, completion), source_row, other columns.
+
+    Args:
+        path: the file to write.
+        columns: pyarrow table of all the data set's columns.
+        text_columns: the one or two that are tokenised.
+        rows: (documents,) the row of the data set that each came from.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = ("text",) if len(text_columns) == 1 else ("prompt", "completion")
+    arrays = {"id": pa.array(range(len(rows)), pa.int64())}
+    arrays |= {new: columns.column(old) for new, old in zip(names, text_columns, strict=True)}
+    arrays["source_row"] = pa.array(rows, pa.int64())
+    for name in columns.column_names:
+        if name not in text_columns:
+            kept = f"data_{name}" if name in arrays or name in RESERVED else name
+            arrays[kept] = columns.column(name)
+    pq.write_table(pa.table(arrays), path)
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> Any:
+    """A parquet table.
+
+    Raises:
+        RunError: if it cannot be read.
+    """
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path, columns=columns)
+    except Exception as error:
+        raise RunError(f"{path} is missing or damaged ({type(error).__name__})") from None
+
+
+class RowTable:
+    """Read access to ``rows.zarr``."""
+
+    def __init__(self, store: Path) -> None:
+        """Open the store; arrays load when asked for."""
+        self.store = store
+
+    def input_ids(self, rows: Any = slice(None)) -> NDArray[np.int32]:
+        """Token ids (row, token)."""
+        return self._read("input_ids", rows)
+
+    def document_ids(self, rows: Any = slice(None)) -> NDArray[np.int64]:
+        """The document of every token, (row, token); -1 on padding."""
+        return self._read("document_ids", rows)
+
+    def targets(self, rows: Any = slice(None)) -> NDArray[np.bool_]:
+        """Whether the loss at a position counts, (row, token)."""
+        return self._read("targets", rows)
+
+    def steps(self, rows: Any = slice(None)) -> NDArray[np.int32]:
+        """The step at which a row was used in each epoch, (row, epoch)."""
+        return self._read("steps", rows)
+
+    def _read(self, name: str, selection: Any) -> NDArray[Any]:
+        return read(open_array(self.store, name), selection, self.store)
+
+
+def write_rows(
+    store: Path,
+    input_ids: NDArray[np.int32],
+    document_ids: NDArray[np.int64],
+    targets: NDArray[np.bool_],
+    steps: NDArray[np.int32],
+) -> None:
+    """Write ``rows.zarr``: see :class:`RowTable` for the shapes."""
+    for name, values in (
+        ("input_ids", input_ids),
+        ("document_ids", document_ids),
+        ("targets", targets),
+        ("steps", steps),
+    ):
+        per_chunk = rows_per_chunk(values.shape[1] * values.dtype.itemsize)
+        array = create_array(store, name, values.shape, values.dtype, (per_chunk, values.shape[1]))
+        array[...] = values
+
+
+def write_queries(path: Path, columns: dict[str, list[Any]]) -> None:
+    """Write ``queries.parquet`` with columns id, text, input_ids, loss_before, loss_after."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table(columns), path)

@@ -1,0 +1,31 @@
+"""The device a worker computes on, set up so that the same config gives the same bits."""
+
+import os
+import sys
+
+import torch
+
+
+def set_up_device() -> torch.device:
+    """This machine's device: the first GPU if there is one, otherwise the CPU.
+
+    TF32 and nondeterministic kernels are off.
+    """
+    # Read by cuBLAS when it starts, which is later than this.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def memory_in_use(device: torch.device) -> int:
+    """Peak bytes this process has held on the device, or in this machine's memory."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource
+
+    # Linux counts in kibibytes, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,195 @@
+"""A run config made ready to compute: its model, rows, stream and trainer, all checked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from engine.contract.config import Granularity, RunConfig
+from engine.contract.errors import UsageError
+from engine.data.order import batch_order, step_table
+from engine.data.rows import Rows, one_document_a_row, packed
+from engine.data.sources import Documents, read_documents
+from engine.data.tokens import TokenizedDocument, tokenize
+from engine.magic.optimizers import LearningRateSpec, OptimizerSpec, build_optimizer
+from engine.magic.state import TrainState
+from engine.models.load import LoadedModel, load_causal_lm
+from engine.records.run_folder import RunFolder
+from engine.records.tables import RowTable, write_documents, write_rows
+from engine.stream import DataStream
+from engine.trainer import Trainer
+
+IGNORED = -100
+
+
+class RowDataset:
+    """Rows as a :class:`~engine.stream.DataStream` takes them, without their padding."""
+
+    def __init__(self, rows: Rows) -> None:
+        """Serve ``rows``."""
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        length = int(self.rows.lengths[index])
+        input_ids = self.rows.input_ids[index, :length].astype(np.int64)
+        predicted = np.append(False, self.rows.targets[index, : length - 1])
+        return {
+            "input_ids": input_ids,
+            "labels": np.where(predicted, input_ids, IGNORED),
+            "doc_ids": self.rows.document_ids[index, :length],
+        }
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that the three phases of a run need."""
+
+    config: RunConfig
+    model: LoadedModel
+    rows: Rows
+    documents: int
+    order: list[Any]
+    trainer: Trainer
+    start: TrainState
+    rate: LearningRateSpec
+    device: torch.device
+
+    def stream(self, granularity: Granularity) -> DataStream:
+        """The training's batches, with one weight a token or a document."""
+        per_token = granularity == "token"
+        return DataStream(
+            RowDataset(self.rows),
+            self.config.training.batch_size,
+            device=self.device,
+            weight_shape=self.rows.input_ids.shape if per_token else (self.documents,),
+            order=self.order,
+        )
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of update ``step``."""
+        return self.config.training.optimizer.learning_rate * self.rate.factor(step)
+
+
+def new_job(config: RunConfig, device: torch.device) -> tuple[Job, Documents]:
+    """Read, tokenise and load all that a config names, and check it.
+
+    Raises:
+        UsageError: for whatever is wrong with the config, its data or its model.
+    """
+    _check_dtype(config)
+    documents = read_documents(config.data, "data")
+    model = _load_model(config, device)
+    length = config.data.sequence_length
+    tokenizer = model.tokenizer
+    tokenized = tokenize(documents, tokenizer, None if config.data.packing else length, "data")
+    check_tokens(tokenized, model, "data")
+    pad = tokenizer.pad_token_id or 0
+    if config.data.packing:
+        rows = packed(tokenized, length, tokenizer.eos_token_id, pad)
+    else:
+        rows = one_document_a_row(tokenized, pad)
+    return _job(config, model, rows, len(documents), device), documents
+
+
+def stored_job(folder: RunFolder, device: torch.device) -> Job:
+    """The job of an existing run: its stored rows, its config and its model.
+
+    Raises:
+        UsageError: if the config's model can no longer be loaded, or the folder is not readable.
+        RunError: if the stored rows are damaged.
+    """
+    config = folder.config()
+    table = RowTable(folder.rows_store)
+    document_ids = table.document_ids()
+    rows = Rows(
+        table.input_ids(), document_ids, table.targets(), (document_ids >= 0).sum(1).astype("int32")
+    )
+    documents = int(document_ids.max()) + 1
+    return _job(config, _load_model(config, device), rows, documents, device)
+
+
+def write_job(folder: RunFolder, job: Job, documents: Documents) -> None:
+    """Write a job's documents, rows and tokenizer into a run folder."""
+    write_documents(
+        folder.documents_file, documents.columns, documents.text_columns, documents.source_rows
+    )
+    steps = step_table(job.order, len(job.rows), job.config.training.epochs)
+    rows = job.rows
+    write_rows(folder.rows_store, rows.input_ids, rows.document_ids, rows.targets, steps)
+    backend = getattr(job.model.tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        backend.save(str(folder.tokenizer_file))
+
+
+def check_tokens(tokenized: list[TokenizedDocument], model: LoadedModel, where: str) -> None:
+    """Refuse token ids that the model has no embedding for.
+
+    Raises:
+        UsageError: naming the largest one.
+    """
+    largest = max(int(document.input_ids.max(initial=0)) for document in tokenized)
+    if largest >= model.vocabulary:
+        raise UsageError(
+            f"{where}: the tokenizer gives token {largest}, but the model embeds only "
+            f"{model.vocabulary} tokens; use the tokenizer that belongs to the model"
+        )
+
+
+def warnings_of(config: RunConfig) -> list[str]:
+    """What was forced against advice, a sentence each."""
+    sentences = {
+        "dropout": "dropout was forced: scores hold for these very dropout masks only",
+        "bfloat16": "bfloat16 was forced: rounding may change scores beyond use; compare with "
+        "float32 before you trust them",
+    }
+    return [sentences[name] for name in config.force]
+
+
+def _check_dtype(config: RunConfig) -> None:
+    if config.model.dtype == "bfloat16" and "bfloat16" not in config.force:
+        raise UsageError(
+            "model.dtype: bfloat16 rounds too coarsely for exact influence; use float32, or "
+            "force: [bfloat16]"
+        )
+
+
+def _load_model(config: RunConfig, device: torch.device) -> LoadedModel:
+    model = load_causal_lm(
+        config.model, config.seed, device, force_dropout="dropout" in config.force
+    )
+    limit = model.positions
+    if limit is not None and config.data.sequence_length > limit:
+        raise UsageError(
+            f"data.sequence_length: {config.data.sequence_length} is more than the {limit} "
+            f"positions of {config.model.path}; lower it"
+        )
+    return model
+
+
+def _job(
+    config: RunConfig, model: LoadedModel, rows: Rows, documents: int, device: torch.device
+) -> Job:
+    training = config.training
+    order = batch_order(
+        len(rows),
+        batch_size=training.batch_size,
+        epochs=training.epochs,
+        seed=config.seed,
+        shuffle=training.shuffle,
+    )
+    optimizer = OptimizerSpec(**training.optimizer.model_dump())
+    rate = LearningRateSpec(steps=len(order), **training.schedule.model_dump())
+    trainer, start = Trainer.initialize(
+        model.loss,
+        build_optimizer(optimizer, rate),
+        micro_batch_size=training.micro_batch_size,
+        max_grad_norm=training.max_grad_norm,
+        elementwise=True,
+        dropout_seed=config.seed if model.dropout else None,
+    )
+    return Job(config, model, rows, documents, order, trainer, start, rate, device)

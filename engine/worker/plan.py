@@ -1,0 +1,65 @@
+"""What a config would take in time, memory and disk, measured before anything starts."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from engine.checkpoints.planner import KINDS, Room, choose, estimate
+from engine.contract.config import RunConfig
+from engine.trainer import free_memory
+from engine.worker.attribution import budget_of
+from engine.worker.device import set_up_device
+from engine.worker.job import new_job, warnings_of
+from engine.worker.queries import read_queries
+
+
+def plan(config: RunConfig, runs: Path) -> dict[str, Any]:
+    """Prepare a config as a run would, measure one training step, and estimate every schedule.
+
+    Times are seconds, sizes bytes. Nothing is written.
+    """
+    job, documents = new_job(config, set_up_device())
+    granularity = config.attribution.granularity
+    queries = 0 if config.queries is None else read_queries(config.queries, job).measurements
+    stream = job.stream(granularity)
+    budget = budget_of(job, max(1, queries), granularity)
+    costs = job.trainer.measure_costs(job.start, stream, max(1, queries), budget.passes)
+    room = Room(shutil.disk_usage(_existing(runs)).free, free_memory(job.device))
+    options = [estimate(kind, costs, room) for kind in KINDS]
+    chosen, reason = choose(costs, room)
+    if config.trajectory.schedule != "auto":
+        chosen = next(o for o in options if o.schedule.kind == config.trajectory.schedule)
+        reason = chosen.why_not or "asked for"
+    return {
+        "steps": len(stream),
+        "rows": len(job.rows),
+        "documents": len(documents),
+        "parameters": sum(p.numel() for p in job.start.params.values()),
+        "queries": queries,
+        "queries_per_pass": budget.queries_per_pass,
+        "passes": budget.passes,
+        "step_seconds": costs.step_seconds,
+        "schedules": [
+            {
+                "name": option.schedule.kind,
+                "disk_bytes": option.disk_bytes,
+                "memory_bytes": option.memory_bytes + budget.bytes,
+                "train_seconds": option.train_seconds,
+                "replay_seconds": option.replay_seconds if queries else 0.0,
+                "fits": option.why_not is None,
+                "why_not": option.why_not,
+            }
+            for option in options
+        ],
+        "chosen": chosen.schedule.kind,
+        "reason": reason,
+        "free_disk": room.disk,
+        "free_memory": room.memory,
+        "warnings": warnings_of(config),
+    }
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path

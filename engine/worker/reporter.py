@@ -1,0 +1,33 @@
+"""The observer of a worker: every fact becomes an event in the run's journal."""
+
+from typing import Any
+
+from engine.contract.events import Event, Phase
+from engine.records.journal import JournalWriter
+from engine.worker.device import memory_in_use
+from engine.worker.job import Job
+
+
+class Reporter:
+    """Adds what the numerics do not know (learning rate, memory) and writes events."""
+
+    def __init__(self, journal: JournalWriter) -> None:
+        """Write to ``journal``."""
+        self.journal = journal
+        self.job: Job | None = None
+        self.reproduced: bool | None = None
+
+    def __call__(self, event: str, /, **facts: Any) -> None:
+        """Write one event."""
+        if self.job is not None and event in (Event.TRAIN_STEP, Event.REPLAY_STEP):
+            facts["memory"] = memory_in_use(self.job.device)
+            if event == Event.TRAIN_STEP:
+                facts["learning_rate"] = self.job.learning_rate(facts["step"])
+        if event == Event.REPRODUCED:
+            self.reproduced = bool(facts["exact"])
+        self.journal.append(str(event), **facts)
+
+    def phase(self, phase: Phase, total: int, attribution: str | None = None) -> None:
+        """Say that a phase begins."""
+        self(Event.PHASE, phase=str(phase), total=total, attribution=attribution)
+        self.journal.sync()

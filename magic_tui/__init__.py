@@ -1,0 +1,1 @@
+"""The command line and the dashboard of magic. Loads no torch: numerics run in a worker process."""

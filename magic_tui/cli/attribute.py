@@ -1,0 +1,82 @@
+"""``magic attribute``: ask a kept trajectory something new, without training again."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from magic_tui.cli.options import AsJson, Run, RunsDir
+from magic_tui.cli.output import print_json, reports_errors, stdout
+
+if TYPE_CHECKING:
+    from engine.records.run_folder import RunFolder
+
+Reduction = Literal["none", "mean", "sum"]
+Granularity = Literal["token", "document"]
+
+
+@reports_errors
+def attribute(
+    run: Run = None,
+    text: Annotated[
+        list[str] | None, typer.Option("--text", help="A query's text; may be repeated.")
+    ] = None,
+    queries: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Query data: a file, folder or hub id.")
+    ] = None,
+    text_column: Annotated[str | None, typer.Option(metavar="C")] = None,
+    prompt_column: Annotated[str | None, typer.Option(metavar="P")] = None,
+    completion_column: Annotated[str | None, typer.Option(metavar="C")] = None,
+    reduction: Annotated[
+        Reduction, typer.Option(help="none: one measurement a text; else one for all.")
+    ] = "none",
+    granularity: Annotated[
+        Granularity, typer.Option(help="Keep scores of tokens, or of documents alone.")
+    ] = "token",
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a run's kept trajectory new queries, without training again."""
+    from engine.records.run_folder import find_run, runs_folder
+    from magic_tui.cli.work import ask, print_result
+
+    columns = {
+        "text_column": text_column,
+        "prompt_column": prompt_column,
+        "completion_column": completion_column,
+    }
+    request = {
+        **_asked(text, queries, columns),
+        "reduction": reduction,
+        "granularity": granularity,
+    }
+    found: RunFolder = find_run(runs_folder(runs_dir), run)
+    facts = ask(found, request)
+    if as_json:
+        print_json({key: value for key, value in facts.items() if key != "ok"})
+        return
+    print_result(stdout(), {"path": str(found.path), **facts}, runs_dir)
+
+
+def _asked(
+    texts: list[str] | None, queries: str | None, columns: dict[str, str | None]
+) -> dict[str, Any]:
+    """The ``texts`` or the ``queries`` of a request, after checking that it is one of them."""
+    from engine.contract.errors import UsageError
+    from engine.contract.read_config import absolute_path
+
+    given = {name: column for name, column in columns.items() if column is not None}
+    if (texts is None) == (queries is None):
+        raise UsageError("what to ask? give --text TEXT, or --queries FILE")
+    if texts is not None:
+        if given:
+            raise UsageError("columns belong to --queries FILE; leave them out with --text")
+        if not all(text.strip() for text in texts):
+            raise UsageError("--text is empty; give the text to ask about")
+        return {"texts": texts, "queries": None}
+    if ("prompt_column" in given) != ("completion_column" in given):
+        raise UsageError("--prompt-column and --completion-column go together")
+    if "prompt_column" in given and "text_column" in given:
+        raise UsageError("give --text-column, or --prompt-column with --completion-column")
+    path = absolute_path(str(queries), Path.cwd())
+    return {"texts": None, "queries": {"path": path, **given}}

@@ -1,0 +1,99 @@
+"""``magic demo``: a small run from beginning to end, and whether its scores make sense."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.contract.errors import UsageError
+from magic_tui.cli.options import AsJson, RunsDir
+from magic_tui.cli.output import has_colour, print_json, reports_errors, stderr, stdout
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from magic_tui.client.attribution import Attribution
+    from magic_tui.client.same_book import LabelMatches
+    from magic_tui.client.top import Top
+
+_LISTED, _COUNTED, _LABEL = 5, 20, "book"
+
+
+@reports_errors
+def demo(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
+    """Train a small model on passages of books and ask what taught it four of them."""
+    from engine.records.run_folder import RunFolder
+    from magic_tui.cli.work import next_commands, print_try_next, train
+    from magic_tui.client.attribution import open_attribution
+    from magic_tui.client.same_book import label_matches
+    from magic_tui.client.top import read_top, top_facts
+
+    config = demo_config()
+    stderr().print("a small language model learns passages of books; nothing is downloaded")
+    facts = train(config, runs_dir)
+    attribution = open_attribution(RunFolder(Path(facts["path"])), facts["attribution"])
+    tables = [
+        read_top(attribution, query.index, _LISTED, label=_LABEL) for query in attribution.queries
+    ]
+    matches = label_matches(attribution, _LABEL, _COUNTED)
+    if as_json:
+        print_json(
+            {
+                **{key: value for key, value in facts.items() if key != "ok"},
+                "queries": [top_facts(table) for table in tables],
+                "own_book": [vars(match) for match in matches],
+            }
+        )
+        return
+    console = stdout()
+    _print_tables(console, attribution, tables)
+    _print_matches(console, matches)
+    print_try_next(console, next_commands(tables, attribution.run, runs_dir))
+
+
+def demo_config() -> Path:
+    """The demo's config: of the repository, or of the installed package.
+
+    Raises:
+        UsageError: if neither is there.
+    """
+    import magic_tui
+
+    package = Path(magic_tui.__file__).resolve().parent
+    places = (package.parent / "sample_configs", package / "sample_configs")
+    for place in places:
+        if (place / "demo.yaml").is_file():
+            return place / "demo.yaml"
+    raise UsageError(f"the demo's config is not in {places[0]} or {places[1]}; install magic again")
+
+
+def _print_tables(console: "Console", attribution: "Attribution", tables: list["Top"]) -> None:
+    from magic_tui.client.shown import read_shown
+    from magic_tui.render.show import show_lines
+    from magic_tui.render.top import top_lines
+
+    for table in tables:
+        console.rule(style="dim")
+        for line in top_lines(table, console.width):
+            console.print(line)
+    if tables and tables[0].shown:
+        console.rule(style="dim")
+        console.print("the most helpful document of query 0, token by token\n", style="bold")
+        shown = read_shown(attribution, tables[0].query.index, tables[0].shown[0].document)
+        for line in show_lines(shown, console.width, has_colour(console)):
+            console.print(line)
+
+
+def _print_matches(console: "Console", matches: list["LabelMatches"]) -> None:
+    from magic_tui.render.cells import fit
+    from magic_tui.safe_text import one_line
+
+    console.rule(style="dim")
+    console.print("do the helpful documents come from the query's own book?\n", style="bold")
+    for match in matches:
+        line = (
+            f"query {match.query}  {match.matches:>2} of its {match.listed} most helpful; "
+            f"chance would be {match.chance:.1f}  {one_line(match.label)}"
+        )
+        console.print(fit(line, console.width))
+    found, listed = sum(m.matches for m in matches), sum(m.listed for m in matches)
+    chance = sum(m.chance for m in matches)
+    console.print(f"together {found:>2} of {listed}; chance would be {chance:.1f}", style="bold")

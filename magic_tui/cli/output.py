@@ -1,0 +1,89 @@
+"""Where the verbs write: facts to stdout, narration and errors to stderr, JSON when asked."""
+
+import functools
+import json
+import math
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ParamSpec, TextIO
+
+import typer
+
+from engine.contract.errors import ExitCode, MagicError
+from magic_tui.safe_text import safe_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SCHEMA_VERSION = 1
+Arguments = ParamSpec("Arguments")
+
+
+def stdout() -> "Console":
+    """A console for facts."""
+    return _console(sys.stdout)
+
+
+def stderr() -> "Console":
+    """A console for narration."""
+    return _console(sys.stderr)
+
+
+def has_colour(console: "Console") -> bool:
+    """Whether colours reach the reader: a terminal, and no NO_COLOR."""
+    return console.is_terminal and not console.no_color and console.color_system is not None
+
+
+def print_json(facts: dict[str, Any]) -> None:
+    """Print the one object of ``--json``; numbers that JSON cannot hold become null."""
+    typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, **_finite(facts)}))
+
+
+def reports_errors(verb: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """Turn a verb's errors into one sentence on stderr and the promised exit code."""
+
+    @functools.wraps(verb)
+    def reporting(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+        try:
+            verb(*args, **kwargs)
+        except MagicError as error:
+            for line in getattr(error, "last_lines", ()):
+                typer.echo(f"  {safe_text(line)}", err=True)
+            message, code = str(error), int(error.exit_code)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            message, code = f"{where}{error.strerror or error}", int(ExitCode.RUN_FAILED)
+        else:
+            return
+        report(message, code, bool(kwargs.get("as_json")))
+        raise typer.Exit(code)
+
+    return reporting
+
+
+def report(message: str, code: int, as_json: bool) -> None:
+    """Print an error."""
+    typer.echo(f"magic: {safe_text(message)}", err=True)
+    if as_json:
+        print_json({"error": {"message": message, "exit_code": code}})
+
+
+def _console(stream: TextIO) -> "Console":
+    from rich.console import Console
+
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")
+    return Console(file=stream, markup=False, emoji=False, highlight=False, soft_wrap=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

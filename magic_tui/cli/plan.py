@@ -1,0 +1,37 @@
+"""``magic plan``: what a run would cost, before it starts."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from magic_tui.cli.options import AsJson, RunsDir
+from magic_tui.cli.output import print_json, reports_errors, stderr, stdout
+
+
+@reports_errors
+def plan(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A run config in YAML.")],
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a config and show what its run would take: time, memory, disk."""
+    from engine.contract.read_config import read_config
+    from engine.records.run_folder import runs_folder
+    from magic_tui.client.worker import run_worker
+    from magic_tui.render.plan import plan_lines
+
+    read_config(config)
+    console = stderr()
+    arguments = ["plan", "--config", str(config), "--runs", str(runs_folder(runs_dir))]
+    if console.is_terminal:
+        with console.status("reading the data and timing a step"):
+            facts = run_worker(arguments)
+    else:
+        facts = run_worker(arguments)
+    if as_json:
+        print_json({key: value for key, value in facts.items() if key != "ok"})
+        return
+    console = stdout()
+    for line in plan_lines(facts, console.width):
+        console.print(line)

@@ -1,0 +1,169 @@
+"""What a worker is doing, on stderr: a bar a phase on a terminal, else a line every 10 %."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID
+from rich.text import Text
+
+from engine.contract.events import Event, Phase
+from magic_tui.render.cells import join_that_fit
+from magic_tui.render.numbers import share_text
+from magic_tui.render.phases import PhaseProgress
+from magic_tui.safe_text import safe_text
+
+_LINES = 10
+_NAME_WIDTH = 10
+_BAR_WIDTH = 20
+_ENDINGS = (Event.ATTRIBUTED, Event.FINISHED, Event.FAILED, Event.INTERRUPTED)
+
+
+class ProgressView:
+    """Shows events as they come; use as a context manager around the worker."""
+
+    def __init__(self, console: Console) -> None:
+        """Write to ``console``: bars if it is a terminal, plain lines if not."""
+        self.console = console
+        self._phase: PhaseProgress | None = None
+        self._bar: _Bar | None = _Bar(console) if console.is_terminal else None
+        self._tenths = 0
+        self._said: set[str] = set()
+
+    def __enter__(self) -> "ProgressView":
+        """Begin showing."""
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Leave the terminal as it was."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Show one event."""
+        kind = event["event"]
+        if kind == Event.STARTED:
+            for warning in event.get("warnings", ()):
+                self._say_once(f"warning: {warning}", "yellow")
+        elif kind == Event.PLANNED:
+            self._line("trajectory", f"{event['schedule']}: {event['reason']}")
+        elif kind == Event.PHASE:
+            self._end_phase()
+            self._begin_phase(event)
+        elif kind in _ENDINGS:
+            self._end_phase(well=kind in (Event.ATTRIBUTED, Event.FINISHED))
+        elif self._phase is not None:
+            self._phase.take(event)
+            self._show()
+        if kind == Event.REPRODUCED and not event["exact"]:
+            self._say_once(
+                "warning: the last step, taken again, did not give the trained state bit for bit; "
+                "scores carry that rounding difference", "yellow"
+            )  # fmt: skip
+
+    def stopping(self) -> None:
+        """Say that the worker was asked to stop."""
+        self._say_once("stopping: the worker finishes its step; ctrl+c again ends it at once", "")
+
+    def _begin_phase(self, event: dict[str, Any]) -> None:
+        time = event.get("time", 0.0)
+        self._phase = PhaseProgress(event["phase"], int(event.get("total") or 0), time, time)
+        self._tenths = 0
+        if self._bar is not None:
+            self._bar.begin(self._phase)
+
+    def _end_phase(self, well: bool = True) -> None:
+        phase, self._phase = self._phase, None
+        if self._bar is not None:
+            self._bar.end()
+        if phase is not None and well and phase.phase != Phase.PREPARE:
+            self._line(phase.name, phase.summary(), done=True)
+
+    def _show(self) -> None:
+        phase = self._phase
+        assert phase is not None
+        if self._bar is not None:
+            self._bar.show(phase)
+            return
+        tenths = _LINES * phase.done // phase.total if phase.total else 0
+        if self._tenths < tenths < _LINES:
+            self._tenths = tenths
+            share = share_text(phase.done / phase.total)
+            self._line(phase.name, "  ".join([share, *phase.extent(), *phase.details()]))
+
+    def _line(self, name: str, facts: str, done: bool = False) -> None:
+        line = Text()
+        line.append("✓ " if done else "  ", "green")
+        line.append(name.ljust(_NAME_WIDTH + 1))
+        line.append(safe_text(facts), "" if done else "dim")
+        self.console.print(line, soft_wrap=not self.console.is_terminal)
+
+    def _say_once(self, sentence: str, style: str) -> None:
+        if sentence not in self._said:
+            self._said.add(sentence)
+            self.console.print(
+                Text(safe_text(sentence), style), soft_wrap=not self.console.is_terminal
+            )
+
+
+class _Bar:
+    """The bar of the phase that runs; it goes away when the phase has ended."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = _TwoLines(
+            SpinnerColumn("dots", style="blue"),
+            _Name(),
+            BarColumn(_BAR_WIDTH, complete_style="blue", finished_style="blue"),
+            _Extent(),
+            console=console,
+            transient=True,
+            refresh_per_second=4,
+        )
+        self._task: TaskID | None = None
+
+    def start(self) -> None:
+        self._progress.start()
+
+    def stop(self) -> None:
+        self._progress.stop()
+
+    def begin(self, phase: PhaseProgress) -> None:
+        self._task = self._progress.add_task(phase.name, total=phase.total or None, phase=phase)
+
+    def show(self, phase: PhaseProgress) -> None:
+        if self._task is not None:
+            self._progress.update(self._task, completed=phase.done, total=phase.total or None)
+
+    def end(self) -> None:
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+
+
+class _TwoLines(Progress):
+    """A bar, and below it as many of the latest figures as the terminal has room for."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            indent = " " * (_NAME_WIDTH + 2)
+            details = join_that_fit(_phase_of(task).details(), self.console.width - len(indent))
+            yield Text(indent + details, "dim", no_wrap=True)
+
+
+class _Name(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(str(task.description).ljust(_NAME_WIDTH - 1), no_wrap=True)
+
+
+class _Extent(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text("  ".join(_phase_of(task).extent()), no_wrap=True)
+
+
+def _phase_of(task: Task) -> PhaseProgress:
+    phase = task.fields["phase"]
+    assert isinstance(phase, PhaseProgress)
+    return phase

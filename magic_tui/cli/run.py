@@ -1,0 +1,36 @@
+"""``magic run``: train a model, keep its trajectory, attribute the config's queries."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from magic_tui.cli.options import AsJson, RunsDir
+from magic_tui.cli.output import print_json, reports_errors, stdout
+
+
+class Forced(StrEnum):
+    """What a run refuses unless it is forced."""
+
+    DROPOUT = "dropout"
+    BFLOAT16 = "bfloat16"
+
+
+@reports_errors
+def run(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A run config in YAML.")],
+    force: Annotated[
+        list[Forced] | None, typer.Option(help="Go on in spite of what makes scores unreliable.")
+    ] = None,
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a model, keep its trajectory, and attribute the config's queries."""
+    from magic_tui.cli.work import print_result, train
+
+    facts = train(config, runs_dir, tuple(force or ()))
+    if as_json:
+        print_json({key: value for key, value in facts.items() if key != "ok"})
+        return
+    print_result(stdout(), facts, runs_dir)

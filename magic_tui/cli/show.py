@@ -1,0 +1,54 @@
+"""``magic show``: a training document with its tokens coloured by their effect on a query."""
+
+from typing import Annotated
+
+import typer
+
+from engine.contract.errors import UsageError
+from magic_tui.cli.options import AsJson, Attribution, Query, RunsDir
+from magic_tui.cli.output import has_colour, print_json, reports_errors, stdout
+
+
+@reports_errors
+def show(
+    which: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[RUN] DOC", help="A document's id, as magic top lists it; RUN before it."
+        ),
+    ],
+    attribution: Attribution = None,
+    query: Query = 0,
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a training document, its tokens coloured by their effect on a query."""
+    from engine.records.run_folder import find_run, runs_folder
+    from magic_tui.client.attribution import open_attribution
+    from magic_tui.client.shown import read_shown, shown_facts
+    from magic_tui.render.show import show_lines
+
+    run, document = _run_and_document(which)
+    opened = open_attribution(find_run(runs_folder(runs_dir), run), attribution)
+    shown = read_shown(opened, query, document)
+    if as_json:
+        print_json(shown_facts(shown))
+        return
+    console = stdout()
+    console.print(f"run {shown.run}  attribution {shown.attribution}", style="dim")
+    for line in show_lines(shown, console.width, has_colour(console)):
+        console.print(line)
+
+
+def _run_and_document(which: list[str]) -> tuple[str | None, int]:
+    if len(which) > 2:
+        raise UsageError(
+            f"expected [RUN] DOC, got {len(which)} arguments; quote a name with spaces"
+        )
+    run = which[0] if len(which) == 2 else None
+    try:
+        return run, int(which[-1])
+    except ValueError:
+        raise UsageError(
+            f"{which[-1]!r} is not a document's id, which is a number; see: magic top"
+        ) from None

@@ -1,0 +1,39 @@
+"""``magic top``: the training documents that help and harm a query most."""
+
+from typing import Annotated
+
+import typer
+
+from magic_tui.cli.options import AsJson, Attribution, Query, Run, RunsDir
+from magic_tui.cli.output import print_json, reports_errors, stdout
+
+
+@reports_errors
+def top(
+    run: Run = None,
+    attribution: Attribution = None,
+    query: Query = 0,
+    count: Annotated[int, typer.Option("-k", metavar="K", help="Documents listed.", min=1)] = 10,
+    harmful: Annotated[bool, typer.Option("--harmful", help="Only the harmful ones.")] = False,
+    label: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Data column shown before each text.")
+    ] = None,
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the training documents that help and harm a query most."""
+    from engine.records.run_folder import find_run, runs_folder
+    from magic_tui.client.attribution import open_attribution
+    from magic_tui.client.top import read_top, top_facts
+    from magic_tui.render.top import top_lines
+
+    opened = open_attribution(find_run(runs_folder(runs_dir), run), attribution)
+    directions = ("harmful",) if harmful else ("helpful", "harmful")
+    found = read_top(opened, query, count, directions, label)
+    if as_json:
+        print_json(top_facts(found))
+        return
+    console = stdout()
+    console.print(f"run {found.run}  attribution {found.attribution}", style="dim")
+    for line in top_lines(found, console.width):
+        console.print(line)

@@ -1,0 +1,210 @@
+"""One attribution of a run, opened for reading: its queries, their documents and the scores."""
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.contract.errors import RunError, UsageError
+from engine.records.run_folder import RunFolder
+from engine.records.score_store import Floats, ScoreReader, find_attribution
+from engine.records.tables import read_table
+
+_PLAIN = {"id", "text", "input_ids", "loss_before", "loss_after", "measurement", "coefficient"}
+
+
+@dataclass(frozen=True)
+class QueryDocument:
+    """One document of the query data and its mean loss before and after training."""
+
+    text: str
+    loss_before: float
+    loss_after: float
+    coefficient: float
+    columns: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Query:
+    """One measurement φ = Σ coefficient·loss over its documents."""
+
+    index: int
+    documents: tuple[QueryDocument, ...]
+
+    @property
+    def before(self) -> float:
+        """The measurement before training."""
+        return sum(d.coefficient * d.loss_before for d in self.documents)
+
+    @property
+    def after(self) -> float:
+        """The measurement after training."""
+        return sum(d.coefficient * d.loss_after for d in self.documents)
+
+    @property
+    def reduction(self) -> str | None:
+        """How several documents make one measurement; None if there is just one."""
+        if len(self.documents) == 1:
+            return None
+        weights = [d.coefficient for d in self.documents]
+        asked = _combined([w for w in weights if w >= 0])
+        against = [w for w in weights if w < 0]
+        return f"{asked} less {_combined(against)}" if against else asked
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A training document, its score, and its share of the query's total |score|."""
+
+    document: int
+    score: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Reads what is asked for, when it is asked for."""
+
+    run: RunFolder
+    path: Path
+    scores: ScoreReader
+    _orders: dict[int, tuple[Floats, Any]] = field(default_factory=dict, repr=False)
+
+    @property
+    def id(self) -> str:
+        """The attribution's id."""
+        return self.path.name
+
+    @cached_property
+    def queries(self) -> list[Query]:
+        """All measurements, in the order of the scores' query axis."""
+        return _read_queries(self.path / "queries.parquet", self.scores.queries)
+
+    def query(self, index: int) -> Query:
+        """One measurement.
+
+        Raises:
+            UsageError: if there is none of this index.
+        """
+        if not 0 <= index < len(self.queries):
+            known = f"0 to {len(self.queries) - 1}" if len(self.queries) > 1 else "only query 0"
+            raise UsageError(
+                f"attribution {self.id} of run {self.run.id} has no query {index}; there is {known}"
+            )
+        return self.queries[index]
+
+    def ranked(self, query: int, count: int, harmful: bool = False) -> list[Ranked]:
+        """The documents that help (or harm) a query most, strongest first.
+
+        Documents whose score has the other sign, or is zero, are never listed.
+        """
+        scores, order = self._ordered(query)
+        total = float(np.abs(scores).sum())
+        chosen = order[::-1] if harmful else order
+        sign = 1 if harmful else -1
+        return [
+            Ranked(int(d), float(scores[d]), float(abs(scores[d])) / total)
+            for d in chosen[:count]
+            if sign * scores[d] > 0
+        ]
+
+    def rank(self, query: int, document: int) -> int:
+        """Place of a document among those of its sign, the strongest being 1."""
+        scores, _ = self._ordered(query)
+        score = scores[document]
+        return int(((scores > score) if score > 0 else (scores < score)).sum()) + 1
+
+    def document_scores(self, query: int) -> Floats:
+        """Scores (document,) of a query."""
+        return self._ordered(query)[0]
+
+    def _ordered(self, query: int) -> tuple[Floats, Any]:
+        if query not in self._orders:
+            scores = self.scores.document_scores(query)
+            self._orders[query] = scores, np.argsort(scores, kind="stable")
+        return self._orders[query]
+
+
+def open_attribution(run: RunFolder, wanted: str | None = None) -> Attribution:
+    """A complete attribution of a run; the latest if no id is given.
+
+    Raises:
+        UsageError: if there is none, or the run is of an unknown format version.
+    """
+    run.record()
+    path = find_attribution(run.attributions, wanted)
+    return Attribution(run, path, ScoreReader(path))
+
+
+def texts_of(table: Any) -> list[str]:
+    """The text of every row of a documents or queries table: its text, or prompt → completion."""
+    names = table.column_names
+    if "text" in names:
+        return [str(text or "") for text in table.column("text").to_pylist()]
+    pairs = zip(
+        table.column("prompt").to_pylist(), table.column("completion").to_pylist(), strict=True
+    )
+    return [f"{prompt or ''} → {completion or ''}" for prompt, completion in pairs]
+
+
+def document_texts(run: RunFolder, documents: list[int]) -> list[str]:
+    """Texts of some training documents, in the order asked."""
+    columns = ["text"] if "text" in _data_columns(run) else ["prompt", "completion"]
+    return texts_of(read_table(run.documents_file, columns).take(documents))
+
+
+def data_column(run: RunFolder, name: str) -> list[Any]:
+    """One column of the training data, a value a document.
+
+    Raises:
+        UsageError: if there is no such column.
+    """
+    known = _data_columns(run)
+    if name not in known:
+        raise UsageError(
+            f"the documents of run {run.id} have no column {name!r}; there are {', '.join(known)}"
+        )
+    return list(read_table(run.documents_file, [name]).column(name).to_pylist())
+
+
+def _data_columns(run: RunFolder) -> list[str]:
+    import pyarrow.parquet as pq
+
+    try:
+        return list(pq.read_schema(run.documents_file).names)
+    except Exception as error:
+        raise RunError(
+            f"{run.documents_file} is missing or damaged ({type(error).__name__})"
+        ) from None
+
+
+def _read_queries(path: Path, count: int) -> list[Query]:
+    table = read_table(path)
+    try:
+        texts, rows = texts_of(table), table.drop_columns(["input_ids"]).to_pylist()
+        groups: dict[int, list[QueryDocument]] = {index: [] for index in range(count)}
+        for text, row in zip(texts, rows, strict=True):
+            groups[row["measurement"]].append(_query_document(text, row))
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{path} is damaged ({type(error).__name__}: {error})") from None
+    if not all(groups.values()):
+        raise RunError(f"{path} does not name every query that has scores; make it again")
+    return [Query(index, tuple(documents)) for index, documents in groups.items()]
+
+
+def _query_document(text: str, row: dict[str, Any]) -> QueryDocument:
+    others = {name: value for name, value in row.items() if name not in _PLAIN}
+    return QueryDocument(
+        text, float(row["loss_before"]), float(row["loss_after"]), float(row["coefficient"]), others
+    )
+
+
+def _combined(coefficients: list[float]) -> str:
+    """``1 document``, ``sum of 3 documents`` or ``mean of 3 documents``."""
+    if len(coefficients) == 1:
+        return "1 document"
+    word = "sum" if all(math.isclose(abs(c), 1.0) for c in coefficients) else "mean"
+    return f"{word} of {len(coefficients)} documents"

@@ -1,0 +1,106 @@
+"""A training document next to one query: its tokens, their scores and its place among all."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from engine.contract.errors import UsageError
+from magic_tui.client.attribution import Attribution, Query
+from magic_tui.client.document import (
+    DocumentTokens,
+    Piece,
+    decode_pieces,
+    read_document,
+    token_scores,
+)
+
+
+@dataclass(frozen=True)
+class ShownDocument:
+    """Everything a screen or a script shows of a document for a query."""
+
+    run: str
+    attribution: str
+    query: Query
+    queries: int
+    document: int
+    documents: int
+    score: float
+    rank: int
+    tokens: DocumentTokens
+    pieces: list[Piece]
+    scores: Any
+    """Scores (token,), or None if only documents' scores were kept."""
+
+    def piece_score(self, piece: Piece) -> float:
+        """The sum over the tokens of a piece; 0 if there are no scores per token."""
+        return 0.0 if self.scores is None else float(self.scores[piece.start : piece.stop].sum())
+
+    @property
+    def strongest(self) -> float:
+        """The largest |score| of a piece: the scale of the colours."""
+        return max((abs(self.piece_score(piece)) for piece in self.pieces), default=0.0)
+
+    def strongest_pieces(self, count: int) -> list[int]:
+        """Indices of the pieces of largest |score|, the strongest first; never one of zero."""
+        sizes = np.array([abs(self.piece_score(piece)) for piece in self.pieces])
+        order = np.argsort(-sizes, kind="stable")[:count]
+        return [int(index) for index in order if sizes[index] > 0]
+
+
+def read_shown(attribution: Attribution, query: int, document: int) -> ShownDocument:
+    """Read a document's tokens and scores.
+
+    Raises:
+        UsageError: if there is no such query or document.
+    """
+    measured = attribution.query(query)
+    scores = attribution.document_scores(query)
+    if not 0 <= document < len(scores):
+        raise UsageError(
+            f"run {attribution.run.id} has no document {document}; there are 0 to {len(scores) - 1}"
+        )
+    tokens = read_document(attribution.run, document)
+    return ShownDocument(
+        attribution.run.id,
+        attribution.id,
+        measured,
+        len(attribution.queries),
+        document,
+        len(scores),
+        float(scores[document]),
+        attribution.rank(query, document),
+        tokens,
+        decode_pieces(attribution.run.tokenizer_file, tokens.ids),
+        token_scores(attribution, query, tokens),
+    )
+
+
+def shown_facts(shown: ShownDocument) -> dict[str, Any]:
+    """The same as JSON-ready values."""
+    texts = {index: piece.text for piece in shown.pieces for index in (piece.stop - 1,)}
+    return {
+        "run": shown.run,
+        "attribution": shown.attribution,
+        "query": shown.query.index,
+        "document": shown.document,
+        "score": shown.score,
+        "rank": shown.rank,
+        "documents": shown.documents,
+        "steps": shown.tokens.steps,
+        "tokens": [_token_fact(shown, index, texts) for index in range(len(shown.tokens.ids))],
+    }
+
+
+def _token_fact(shown: ShownDocument, index: int, texts: dict[int, str]) -> dict[str, Any]:
+    tokens = shown.tokens
+    return {
+        "row": int(tokens.rows[index]),
+        "position": int(tokens.positions[index]),
+        "id": int(tokens.ids[index]),
+        # The tokens that share a character: the last of them carries the text.
+        "text": texts.get(index, ""),
+        "target": bool(tokens.targets[index]),
+        "score": None if shown.scores is None else float(shown.scores[index]),
+    }

@@ -1,0 +1,47 @@
+"""Text from documents, configs and file names, made harmless for a terminal.
+
+A document may hold escape sequences that move the cursor, write the clipboard or hide other text.
+Everything that did not come from magic itself passes through :func:`safe_text` before it is shown.
+"""
+
+import re
+import unicodedata
+
+_CONTROL_PICTURES = 0x2400
+_DELETE, _DELETE_PICTURE = 0x7F, "\u2421"
+_SUSPECT = re.compile(r"[^\x20-\x7e]")
+_NAMED_CATEGORIES = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
+
+
+def safe_text(text: str, keep_newlines: bool = False) -> str:
+    """``text`` with every character that could steer a terminal replaced by a visible sign.
+
+    C0 controls and DEL become control pictures (ESC is ``␛``), tabs become a space; C1 controls,
+    format characters (bidi overrides and isolates, zero-width ones), line separators and surrogates
+    become ``<U+202E>``.
+
+    Args:
+        text: any string, lone surrogates included.
+        keep_newlines: whether line feeds stay; CR LF then counts as one of them.
+    """
+    if keep_newlines:
+        return "\n".join(safe_text(line) for line in text.replace("\r\n", "\n").split("\n"))
+    return _SUSPECT.sub(lambda match: _visible(match[0]), text)
+
+
+def one_line(text: str) -> str:
+    """Safe text with every run of white space made one space: what a table cell may hold."""
+    return safe_text(" ".join(text.split()))
+
+
+def _visible(character: str) -> str:
+    code = ord(character)
+    if character == "\t":
+        return " "
+    if code < 0x20:
+        return chr(_CONTROL_PICTURES + code)
+    if code == _DELETE:
+        return _DELETE_PICTURE
+    if unicodedata.category(character) in _NAMED_CATEGORIES:
+        return f"<U+{code:04X}>"
+    return character

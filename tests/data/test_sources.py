@@ -1,0 +1,353 @@
+"""Documents are read whole, exact and in order from every kind of source, or refused clearly."""
+
+import csv
+import gzip
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import huggingface_hub.utils
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from engine.contract.config import SourceConfig
+from engine.contract.errors import UsageError
+from engine.data.sources import Documents, read_documents
+
+# Each of these is text, however much it looks like something else.
+TEXTS = ["2021-03-04", "NA", "007", "null", "1e3", "true", "a, b", 'say "x"', "é 😀", " padded "]
+ROWS = [{"text": text, "label": number} for number, text in enumerate(TEXTS)]
+TABLE_FORMATS = [".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet"]
+FORMATS = [*TABLE_FORMATS, ".txt", ".txt.gz"]
+
+
+def write(path: Path, rows: Iterable[dict[str, Any]] = ROWS) -> Path:
+    """Write rows in the format that the path's suffix names."""
+    rows = list(rows)
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pa.Table.from_pylist(rows), path)
+        return path
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "wt", encoding="utf-8", newline="") as file:
+        match path.name.removesuffix(".gz").rpartition(".")[2]:
+            case "jsonl":
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+            case "json":
+                json.dump(rows, file, indent=1)
+            case "csv":
+                writer = csv.DictWriter(file, list(rows[0]))
+                writer.writeheader()
+                writer.writerows(rows)
+            case "txt":
+                file.writelines(row["text"] + "\n" for row in rows)
+    return path
+
+
+def read(path: Path | str, **changed: Any) -> Documents:
+    return read_documents(SourceConfig(path=str(path), **changed), "data")
+
+
+def all_texts(documents: Documents) -> list[str]:
+    return ["|".join(documents.texts(i)) for i in range(len(documents))]
+
+
+def refusal(path: Path | str, **changed: Any) -> str:
+    with pytest.raises(UsageError) as caught:
+        read_documents(SourceConfig(path=str(path), **changed), "queries.contrast")
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_every_format_gives_the_exact_texts(tmp_path: Path, suffix: str) -> None:
+    documents = read(write(tmp_path / f"file{suffix}"))
+    assert all_texts(documents) == TEXTS
+    assert documents.text_columns == ("text",)
+    assert documents.source_rows.tolist() == list(range(len(TEXTS)))
+    assert documents.source_rows.dtype == "int64"
+    if suffix in TABLE_FORMATS:
+        assert documents.columns["label"].to_pylist() == list(range(len(TEXTS)))
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        ("train", range(10)),
+        ("train[:20%]", range(2)),
+        ("train[5:20]", range(5, 10)),
+        ("train[-3:]", range(7, 10)),
+        ("train[8:]+train[:1]", [8, 9, 0]),
+        ("train[7:3]+train[:2]", range(2)),
+    ],
+)
+def test_slices_know_their_source_rows(
+    tmp_path: Path, suffix: str, split: str, expected: Iterable[int]
+) -> None:
+    documents = read(write(tmp_path / f"file{suffix}"), split=split)
+    assert documents.source_rows.tolist() == list(expected)
+    assert all_texts(documents) == [TEXTS[i] for i in expected]
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_an_edited_file_is_read_anew_and_nothing_is_left_behind(
+    tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / f"file{suffix}"
+    read(write(path))
+    assert all_texts(read(write(path, ROWS[::-1]))) == TEXTS[::-1]
+    assert list(tmp_path.iterdir()) == [path]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_prompt_and_completion_columns(tmp_path: Path) -> None:
+    path = write(tmp_path / "file.csv", [{"q": "2+2=", "a": "4"}, {"q": "is it?", "a": "NA"}])
+    documents = read(path, prompt_column="q", completion_column="a")
+    assert documents.text_columns == ("q", "a")
+    assert documents.texts(0) == ("2+2=", "4")
+    assert documents.texts(1) == ("is it?", "NA")
+
+
+def test_lines_of_text_end_at_line_ends_only_and_blank_ones_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_bytes("\ufeffone\r\n\r\n  \ntwo\fstill\u2028two\nthree".encode())
+    documents = read(path)
+    assert all_texts(documents) == ["one", "two\fstill\u2028two", "three"]
+    assert documents.source_rows.tolist() == [0, 3, 4]
+    assert read(path, split="train[1:2]").source_rows.tolist() == [3]
+
+
+def test_a_quoted_line_end_stays_inside_its_csv_field(tmp_path: Path) -> None:
+    # Larger than the blocks of about a megabyte that Arrow reads at a time.
+    rows = [{"text": "line\n" * 20_000 + str(number)} for number in range(25)]
+    expected = [row["text"] for row in rows]
+    assert all_texts(read(write(tmp_path / "file.csv", rows))) == expected
+
+
+def test_json_columns_of_mixed_or_missing_values_are_kept(tmp_path: Path) -> None:
+    rows = [
+        {"text": "a", "mixed": 1, "nested": {"k": [1]}, "empty": {}},
+        {"text": "b", "mixed": "x", "late": 2.5, "empty": {}},
+        {"text": "c", "mixed": None, "huge": 2**70},
+    ]
+    columns = read(write(tmp_path / "file.jsonl", rows)).columns
+    assert columns["mixed"].to_pylist() == ["1", '"x"', None]
+    assert columns["nested"].to_pylist() == [{"k": [1]}, None, None]
+    assert columns["late"].to_pylist() == [None, 2.5, None]
+    assert columns["huge"].to_pylist() == [None, None, str(2**70)]
+    pyarrow.parquet.write_table(columns, tmp_path / "kept.parquet")
+
+
+def test_json_lines_may_stand_in_a_json_file(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    path.write_text('{"text": "a"}\n\n{"text": "b"}\n')
+    assert all_texts(read(path)) == ["a", "b"]
+
+
+def test_dictionary_encoded_text_is_text(tmp_path: Path) -> None:
+    column = pa.array(["a", "b", "a"]).dictionary_encode()
+    pyarrow.parquet.write_table(pa.table({"text": column}), tmp_path / "file.parquet")
+    assert all_texts(read(tmp_path / "file.parquet")) == ["a", "b", "a"]
+
+
+def test_relative_and_home_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "file.jsonl")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert all_texts(read("file.jsonl")) == all_texts(read("~/file.jsonl")) == TEXTS
+
+
+@pytest.fixture
+def quiet_datasets() -> Iterable[None]:
+    datasets.disable_progress_bars()
+    yield
+    datasets.enable_progress_bars()
+
+
+@pytest.mark.usefixtures("quiet_datasets")
+def test_a_saved_folder(tmp_path: Path) -> None:
+    whole = datasets.Dataset.from_list(ROWS)
+    whole.save_to_disk(str(tmp_path / "one"))
+    assert all_texts(read(tmp_path / "one", split="train[1:3]")) == TEXTS[1:3]
+
+    parts = datasets.DatasetDict(train=whole.select([3, 1, 2]), test=whole.select([7, 8]))
+    parts.save_to_disk(str(tmp_path / "several"))
+    both = read(tmp_path / "several", split="test[1:]+train[:2]")
+    assert all_texts(both) == [TEXTS[8], TEXTS[3], TEXTS[1]]
+    assert both.source_rows.tolist() == [1, 0, 1]
+    assert both.columns["label"].to_pylist() == [8, 3, 1]
+    assert refusal(tmp_path / "several", split="dev") == (
+        "queries.contrast.split: 'dev' does not fit the data set: "
+        "Unknown split \"dev\". Should be one of ['train', 'test']."
+    )
+
+
+@pytest.mark.usefixtures("quiet_datasets")
+def test_a_folder_saved_of_one_split_goes_by_its_name_or_by_train(tmp_path: Path) -> None:
+    saved = datasets.Dataset.from_list(ROWS, split="validation[:50%]")
+    saved.save_to_disk(str(tmp_path / "saved"))
+    for split in ("validation[:2]", "train[:2]"):
+        assert all_texts(read(tmp_path / "saved", split=split)) == TEXTS[:2]
+
+
+@pytest.mark.parametrize("content", ["{", "{}"])
+def test_a_damaged_saved_folder_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "dataset_dict.json").write_text(content)
+    message = refusal(tmp_path)
+    assert message.startswith(f"queries.contrast.path: the data set saved in '{tmp_path}' cannot")
+
+
+def test_hub_data_sets_are_loaded_without_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str | None]] = []
+    switches = (datasets, huggingface_hub.utils)
+
+    def load_dataset(path: str, subset: str | None) -> datasets.DatasetDict:
+        assert all(switch.are_progress_bars_disabled() for switch in switches)
+        asked.append((path, subset))
+        part = datasets.Dataset.from_list(ROWS)
+        return datasets.DatasetDict(train=part, test=part.select(range(5)))
+
+    for switch in switches:
+        switch.enable_progress_bars()
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    documents = read("someone/something", subset="en", split="test[3:]")
+    assert asked == [("someone/something", "en")]
+    assert all_texts(documents) == TEXTS[3:5]
+    assert documents.source_rows.tolist() == [3, 4]
+    assert not any(switch.are_progress_bars_disabled() for switch in switches)
+
+
+def test_a_hub_failure_is_one_sentence_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(path: str, subset: str | None) -> None:
+        raise ConnectionError(f"Couldn't reach {path!r} on the Hub.\nMore lines.")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert refusal("someone/something") == (
+        "queries.contrast.path: 'someone/something' is no local path and could not be loaded from "
+        "the hub: Couldn't reach 'someone/something' on the Hub; check the id, the subset and the "
+        "network, or give a local file."
+    )
+
+
+@pytest.mark.parametrize("path", ["gone.jsonl", "./gone", "../gone", "/gone", "~/gone"])
+def test_a_missing_local_path_is_never_looked_up_on_the_hub(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delattr(datasets, "load_dataset")
+    assert refusal(path) == (
+        f"queries.contrast.path: no file or folder at {path!r}; relative paths start from the "
+        "current folder."
+    )
+
+
+def test_folders_and_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
+    assert "is a folder, but not one written by save_to_disk" in refusal(tmp_path)
+    (tmp_path / "file.tsv").write_text("text\na\n")
+    assert "is of no known format; give a file that ends in .jsonl," in refusal(
+        tmp_path / "file.tsv"
+    )
+    (tmp_path / "file.parquet.gz").write_bytes(b"")
+    assert "is of no known format" in refusal(tmp_path / "file.parquet.gz")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.jsonl", b'{"text": "a"}\n\n{"text": \n', "line 3 is not JSON"),
+        ("a.jsonl", b'{"text": "a"}\n"b"\n', "line 2 is not a JSON object"),
+        ("a.json", b'[{"text": "a"}, 3]', "item 1 of its array is not a JSON object"),
+        ("a.json", b'[{"text": "a"}', "Expecting ',' delimiter"),
+        ("a.txt", b"caf\xe9\n", "'utf-8' codec can't decode"),
+        ("a.csv", b"text,label\na\n", "Expected 2 columns, got 1"),
+        ("a.csv", b"", "Empty CSV file"),
+        ("a.parquet", b"text", "Parquet"),
+        ("a.txt.gz", b"text", "Not a gzipped file"),
+        ("a.txt.gz", gzip.compress(b"text" * 99)[:-9], "Compressed file ended"),
+    ],
+)
+def test_a_damaged_file_is_refused_with_the_reason(
+    tmp_path: Path, name: str, content: bytes, reason: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    message = refusal(tmp_path / name)
+    assert message.startswith(f"queries.contrast.path: '{tmp_path / name}' cannot be read: ")
+    assert reason in message
+    assert message.endswith("; repair the file or give another.")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.jsonl", ""), ("a.txt", "\n \n"), ("a.json", "[]"), ("a.csv", "text,label\n")],
+)
+def test_an_empty_file_is_refused(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    assert refusal(tmp_path / name) == (
+        "queries.contrast.split: 'train' selects no document (train has 0 rows); "
+        "give a split with rows."
+    )
+
+
+def test_a_missing_column_names_those_there_are_and_the_nearest(tmp_path: Path) -> None:
+    path = write(tmp_path / "file.jsonl")
+    assert refusal(path, text_column="texts") == (
+        "queries.contrast.text_column: no column 'texts'; the columns are 'text', 'label'; "
+        "did you mean 'text'?"
+    )
+    assert refusal(path, prompt_column="text", completion_column="zzz") == (
+        "queries.contrast.completion_column: no column 'zzz'; the columns are 'text', 'label'; "
+        "name one of them."
+    )
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_column_of_numbers_is_no_text(tmp_path: Path, suffix: str) -> None:
+    assert refusal(write(tmp_path / f"file{suffix}"), text_column="label") == (
+        "queries.contrast.text_column: column 'label' holds int64, not text; "
+        "name a column of strings or convert it."
+    )
+
+
+@pytest.mark.parametrize("value", [None, 3, ["x"]])
+def test_the_first_row_without_text_is_named(tmp_path: Path, value: object) -> None:
+    rows = [{"text": "a"}, {"text": "b"}, {"text": value}, {"text": value}]
+    assert refusal(write(tmp_path / "file.jsonl", rows), split="train[1:]") == (
+        "queries.contrast.text_column: row 2 (from 0) has no text in column 'text', "
+        "2 in all have none; fill in strings or remove the rows."
+    )
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ("test", "'test' does not fit the data set: Unknown split \"test\". Should be one of"),
+        ("train[5]", "'train[5]' is no split (Unrecognized instruction format: train[5]); write"),
+        ("train[:200%]", "'train[:200%]' is no split (Percent slice boundaries"),
+        ("train[7:3]", "'train[7:3]' selects no document (train has 10 rows)"),
+        ("train[10:]", "'train[10:]' selects no document (train has 10 rows)"),
+    ],
+)
+def test_splits_that_are_not_there_are_refused(tmp_path: Path, split: str, message: str) -> None:
+    refused = refusal(write(tmp_path / "file.jsonl"), split=split)
+    assert refused.startswith(f"queries.contrast.split: {message}")
+
+
+def test_a_subset_of_a_local_file_is_refused(tmp_path: Path) -> None:
+    message = refusal(write(tmp_path / "file.jsonl"), subset="en")
+    assert message.startswith("queries.contrast.subset: only data sets of the hub have subsets")
+
+
+def test_parts_with_clashing_columns_are_refused(tmp_path: Path) -> None:
+    parts = datasets.DatasetDict(
+        train=datasets.Dataset.from_dict({"text": ["a"], "x": [1]}),
+        test=datasets.Dataset.from_dict({"text": ["a"], "x": ["one"]}),
+    )
+    for name, part in parts.items():
+        part.save_to_disk(str(tmp_path / name))
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    message = refusal(tmp_path, split="train+test")
+    assert message.startswith("queries.contrast.split: the parts of 'train+test' differ in their")

@@ -1,0 +1,145 @@
+"""Scores equal automatic differentiation through the whole training, in float64.
+
+Of one fast model family the full product of the training options is checked under every schedule:
+{tied, untied} × optimizer × learning rate × clipping × layout × epochs × schedule. What must not
+matter at all is spread over that product so that every pair of all options occurs: micro-batches,
+granularity and reduction (a test of this file counts the pairs). Other families, ways to compute
+the loss and unusual data have smaller sets of their own.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import combinations, product
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from engine import CausalLMLoss, DataStream, Trainer, weighted_causal_lm_ce
+from engine.magic import linear_cross_entropy, optimizer_stage
+from engine.magic.optimizers import build_optimizer
+from engine.magic.schedule import ScheduleKind
+from tests.exactness import oracle
+from tests.exactness.cases import (
+    COEFFICIENTS,
+    Attribution,
+    Data,
+    Layout,
+    attribute,
+    document_weights,
+    make_data,
+    make_queries,
+    make_stream,
+    make_training,
+)
+from tests.exactness.conftest import Agree
+from tests.exactness.tiny_models import VOCABULARY, tiny_model
+
+BOUND = 1e-9
+SCHEDULES = get_args(ScheduleKind)
+TRAININGS: dict[str, tuple[Any, ...]] = {
+    "tied": ("tied", "untied"),
+    "optimizer": ("adamw", "adam", "sgd"),
+    "rate": ("constant", "one_cycle"),
+    "clip": (False, True),
+    "layout": ("rows", "packed"),
+    "epochs": (1, 2),
+}
+MICRO_BATCHES = (1, 2, None)
+GRANULARITIES = ("token", "document")
+REDUCTIONS = tuple(COEFFICIENTS)
+
+
+def attributions(number: int) -> Iterator[tuple[Attribution, str]]:
+    """For the ``number``-th training every schedule, with the other options taking turns."""
+    for index, schedule in enumerate(SCHEDULES):
+        micro = MICRO_BATCHES[(number + index) % 3]
+        reduction = REDUCTIONS[(number // 2 + number // 8 + index) % 4]
+        granularity = GRANULARITIES[(number // 3 + number // 24 + index) % 2]
+        yield Attribution(schedule, micro, reduction), granularity
+
+
+def expected(
+    model: nn.Module, data: Data, weights: Tensor, training: oracle.Training
+) -> oracle.Exact:
+    """The oracle's derivatives of the five query losses."""
+    losses_of = oracle.language_model_losses(model)
+    queries = make_queries().tokens
+    return oracle.exact(
+        losses_of, oracle.leaves_of(model), data.tokens, weights, training, queries
+    )
+
+
+def compare(
+    agree: Agree,
+    group: str,
+    *,
+    loss: nn.Module,
+    data: Data,
+    training: oracle.Training,
+    truth: oracle.Exact,
+    how: Attribution,
+    weights: Tensor,
+    folder: Path,
+) -> None:
+    """Scores, their sums over steps and the measurements themselves are the oracle's."""
+    ours = attribute(loss, make_stream(data, weights, training), training, how, folder)
+    exact = truth.combined(COEFFICIENTS[how.reduction])
+    scores = exact.weights
+    if weights.ndim == 1:
+        scores = oracle.by_document(scores, data.documents, data.document_count)
+    agree(group, ours.weights, scores, BOUND)
+    agree(f"{group} (sums over steps)", ours.steps, exact.steps, BOUND)
+    torch.testing.assert_close(ours.measurements, exact.phi, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("number", "options"),
+    [
+        pytest.param(number, dict(zip(TRAININGS, values, strict=True)), id="-".join(map(str, values)))
+        for number, values in enumerate(product(*TRAININGS.values()))
+    ],
+)
+def test_every_training_under_every_schedule(
+    number: int, options: dict[str, Any], agree: Agree, tmp_path: Path
+) -> None:
+    model = tiny_model(f"gpt2 {options['tied']}")
+    data = make_data(options["layout"])
+    training = make_training(
+        options["optimizer"], options["rate"], options["clip"], options["epochs"]
+    )
+    each = document_weights(data)
+    truth = expected(model, data, data.token_weights(each), training)
+    for how, granularity in attributions(number):
+        compare(
+            agree,
+            f"{options['optimizer']}, {options['tied']}",
+            loss=CausalLMLoss(model),
+            data=data,
+            training=training,
+            truth=truth,
+            how=how,
+            weights=each if granularity == "document" else data.token_weights(each),
+            folder=tmp_path / how.schedule,
+        )
+
+
+def test_every_pair_of_options_is_checked() -> None:
+    seen: Counter[tuple[Any, ...]] = Counter()
+    for number, values in enumerate(product(*TRAININGS.values())):
+        for how, granularity in attributions(number):
+            tried = [*values, how.schedule, how.micro_batch_size, how.reduction, granularity]
+            seen.update(combinations(enumerate(tried), 2))
+    axes = [*TRAININGS.values(), SCHEDULES, MICRO_BATCHES, REDUCTIONS, GRANULARITIES]
+    for (i, one), (j, other) in combinations(enumerate(axes), 2):
+        for pair in product(one, other):
+            assert seen[(i, pair[0]), (j, pair[1])] > 0
+    # Those that are likely to interact: all of them together.
+    together: set[tuple[Any, ...]] = set()
+    for number, values in enumerate(product(*TRAININGS.values())):
+        for how, _ in attributions(number):
+            together.add((values[0], values[1], values[3], how.micro_batch_size))
+    assert len(together) == 2 * 3 * 2 * 3
