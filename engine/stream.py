@@ -119,9 +119,7 @@ def _collate(name: str, values: list[Any]) -> Tensor:
     if name not in _PADDING or tensors[0].ndim == 0:
         return torch.stack(tensors)
     tensors = [tensor.long() for tensor in tensors]
-    return torch.nn.utils.rnn.pad_sequence(
-        tensors, batch_first=True, padding_value=_PADDING[name]
-    )
+    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=_PADDING[name])
 
 
 def _count(columns: dict[str, Tensor], weights: Tensor) -> int:

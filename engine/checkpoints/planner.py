@@ -93,12 +93,14 @@ def choose(costs: Costs, room: Room) -> tuple[Estimate, str]:
     best = min(fitting, key=lambda option: option.seconds)
     reason = f"quickest that fits: {_size(best.disk_bytes)} on disk"
     refused = [f"{o.schedule.kind} {o.why_not}" for o in options if o.why_not is not None]
-    slower = [
-        f"{o.schedule.kind} would take {o.seconds / best.seconds:.2f} times as long"
-        for o in fitting
-        if o is not best
-    ]
-    return best, "; ".join([reason, *slower, *refused])
+    others = [_compared(option, best) for option in fitting if option is not best]
+    return best, "; ".join([reason, *others, *refused])
+
+
+def _compared(option: Estimate, best: Estimate) -> str:
+    time, disk = option.seconds / best.seconds, option.disk_bytes / best.disk_bytes
+    slower = f"{time:.2f} times the time" if time >= 1.005 else "the same time"
+    return f"{option.schedule.kind} takes {slower}, {disk:.2g} times the disk"
 
 
 def _size(count: float) -> str:

@@ -119,7 +119,9 @@ class TrajectoryWriter:
                 f"no disk space left for the trajectory in {self.folder}; free some, point "
                 "--runs-dir elsewhere, or set trajectory.schedule: sqrt or log, which keep less"
             ) from self._error
-        raise RunError(f"cannot write the trajectory in {self.folder}: {self._error}") from self._error
+        raise RunError(
+            f"cannot write the trajectory in {self.folder}: {self._error}"
+        ) from self._error
 
 
 class TrajectoryReader:

@@ -23,7 +23,7 @@ class Event(StrEnum):
     MEASURED = "measured"
     """A measurement: ``query``, ``loss_before``, ``loss_after`` training."""
     PASS = "pass"
-    """A replay of some queries begins: ``number``, ``passes``, ``queries`` (indices), ``reason``."""
+    """A replay of some queries begins: ``number``, ``passes``, ``queries``, ``reason``."""
     REBUILD_STEP = "rebuild_step"
     """A train state was rebuilt from the one before it: ``step``, ``seconds``, ``held`` (steps)."""
     REPLAY_STEP = "replay_step"

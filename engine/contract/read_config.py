@@ -11,12 +11,12 @@ from engine.contract.config import RunConfig
 from engine.contract.errors import UsageError
 
 RECORD_KEY = "magic"
-"""Block that a stored ``run_config.yaml`` adds about the run itself; ignored when read as a config."""
+"""Block that a stored ``run_config.yaml`` adds about the run itself; no part of the config."""
 
 _PATHS = (("model",), ("data",), ("queries",), ("queries", "contrast"))
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """YAML without aliases (no exponential documents), duplicate keys, or 1e-4 read as text."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -31,7 +31,7 @@ class _Loader(yaml.SafeLoader):
             if key.value in seen:
                 raise UsageError(f"line {key.start_mark.line + 1}: {key.value} is given twice")
             seen.add(key.value)
-        return super().construct_mapping(node, deep)
+        return dict(super().construct_mapping(node, deep))
 
 
 def read_config(path: Path) -> RunConfig:
@@ -65,7 +65,7 @@ def _load(path: Path) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {path}: {error}") from None
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=_Loader)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
     except yaml.MarkedYAMLError as error:
@@ -153,4 +153,6 @@ def _shown(value: Any) -> str:
 def _kind(value: Any) -> str:
     if value is None:
         return "nothing"
-    return {dict: "a mapping", list: "a list", str: "text"}.get(type(value), type(value).__name__)
+    known = {"dict": "a mapping", "list": "a list", "tuple": "a list", "str": "text"}
+    kind = type(value).__name__
+    return known.get(kind, kind)

@@ -141,7 +141,7 @@ class _Gradient(torch.autograd.Function):
         return hidden_grad.view_as(hidden_grad), weight_grad.view_as(weight_grad), losses.clone()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(
         ctx: Any, a: Tensor | None, b: Tensor | None, e: Tensor | None
     ) -> tuple[Tensor | None, ...]:

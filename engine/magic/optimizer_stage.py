@@ -11,7 +11,8 @@ closed form: ĝ = κ g with κ = min(1, c / (‖g‖ + 1e-6)), hence for κ < 1
     u = κ û - (κ / (‖g‖ (‖g‖ + 1e-6))) ⟨û, g⟩ g.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +45,7 @@ class Piece:
 
 
 def cut_into_groups(params: Params, group_elements: int) -> list[list[Piece]]:
-    """Cut parameters, in order, into groups of exactly ``group_elements`` (the last may be less)."""
+    """Cut parameters, in order, into groups of ``group_elements``; the last may have fewer."""
     groups: list[list[Piece]] = [[]]
     room = group_elements
     for name, tensor in params.items():
@@ -63,7 +64,8 @@ def cut_into_groups(params: Params, group_elements: int) -> list[list[Piece]]:
 def global_norm(tensors: Params) -> Tensor:
     """The 2-norm of all tensors together, as ``torch.nn.utils.clip_grad_norm_`` takes it."""
     norms = [torch.linalg.vector_norm(tensor) for tensor in tensors.values()]
-    return torch.linalg.vector_norm(torch.stack(norms))
+    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return total
 
 
 class OptimizerStage:
@@ -126,10 +128,7 @@ class OptimizerStage:
         for index, group in enumerate(self.groups):
             pulled = self._group_vjp(
                 (self._pieces(group, params), state[index], self._pieces(group, clipped)),
-                [
-                    [piece.of(c.params) for piece in group] + c.optimizer[index]
-                    for c in cotangents
-                ],
+                [[piece.of(c.params) for piece in group] + c.optimizer[index] for c in cotangents],
             )
             for (at_state, at_grads), (a_params, a_state, u) in zip(results, pulled, strict=True):
                 self._assemble(group, a_params, at_state.params)
@@ -153,17 +152,18 @@ class OptimizerStage:
         ]
 
     def _step(self, params: Params, state: Any, grads: Params) -> tuple[Params, Any]:
-        updates, new_state = self.optimizer.update(grads, state, params=params, inplace=False)
+        with _scalars_in_float64():
+            updates, new_state = self.optimizer.update(grads, state, params=params, inplace=False)
         return torchopt.apply_updates(params, updates, inplace=False), new_state
 
     def _group_vjp(
         self, inputs: tuple[Params, Any, Params], cotangents: list[list[Tensor]]
     ) -> list[tuple[list[Tensor], list[Tensor], list[Tensor]]]:
-        leaves, structure = optree.tree_flatten(inputs)
-        leaves = [
-            leaf.detach().requires_grad_() if _is_float(leaf) else leaf for leaf in leaves
-        ]
-        params, state, grads = optree.tree_unflatten(structure, leaves)
+        tree: Any = inputs
+        leaves, structure = optree.tree_flatten(tree)
+        fresh = [leaf.detach().requires_grad_() if _is_float(leaf) else leaf for leaf in leaves]
+        again: Any = optree.tree_unflatten(structure, fresh)
+        params, state, grads = again
         with torch.enable_grad():
             new_params, new_state = self._step(params, state, grads)
         outputs = [*new_params.values(), *_float_leaves(new_state)]
@@ -181,7 +181,9 @@ class OptimizerStage:
                 materialize_grads=True,
             )
             first, second = len(inputs_by_kind[0]), len(inputs_by_kind[0]) + len(inputs_by_kind[1])
-            results.append((list(pulled[:first]), list(pulled[first:second]), list(pulled[second:])))
+            results.append(
+                (list(pulled[:first]), list(pulled[first:second]), list(pulled[second:]))
+            )
         return results
 
     def _clipped(self, grads: Params) -> Params:
@@ -212,6 +214,18 @@ class OptimizerStage:
     def _assemble(group: list[Piece], parts: Any, into: Params) -> None:
         for piece, part in zip(group, parts, strict=True):
             piece.of(into).copy_(part)
+
+
+@contextlib.contextmanager
+def _scalars_in_float64() -> Iterator[None]:
+    # torchopt raises Adam's betas to an integer tensor, which torch does in the default dtype:
+    # in float32, 1 - β^t is off by up to 1e-4. A float64 scalar leaves float32 tensors float32.
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
 
 
 def _empty_like(params: Params) -> Params:

@@ -74,9 +74,7 @@ def build_optimizer(spec: OptimizerSpec, rate: LearningRateSpec) -> GradientTran
         return spec.learning_rate * rate.factor(int(count))
 
     if spec.name == "sgd":
-        return torchopt.sgd(
-            learning_rate, momentum=spec.momentum, weight_decay=spec.weight_decay
-        )
+        return torchopt.sgd(learning_rate, momentum=spec.momentum, weight_decay=spec.weight_decay)
     build = torchopt.adamw if spec.name == "adamw" else torchopt.adam
     return build(
         learning_rate,

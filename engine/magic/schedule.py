@@ -121,7 +121,7 @@ def _reverse_held(first: int, end: int, free: int) -> Iterator[Act]:
 
 
 def reach(places: int, repeats: int) -> int:
-    """Steps that can be replayed holding ``places`` states and advancing each ≤ ``repeats`` times."""
+    """Steps replayed holding ``places`` states and advancing each at most ``repeats`` times."""
     return math.comb(places + repeats, places) if repeats >= 0 else 0
 
 

@@ -6,6 +6,8 @@ the cross-entropy run as one chunked operation
 (:mod:`engine.magic.linear_cross_entropy`); otherwise the model's own logits are used.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,7 +32,7 @@ class CausalLMLoss(nn.Module):
                 first and the second derivative; where they need more they are recomputed.
         """
         super().__init__()
-        self.model = model
+        self.model: Any = model
         self.cache_bytes = cache_bytes
         self.plain_head = _has_plain_head(model)
 
@@ -101,7 +103,7 @@ def _select(values: Tensor, kept: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _has_plain_head(model: nn.Module) -> bool:
+def _has_plain_head(model: Any) -> bool:
     """Whether the logits are exactly a bias-free linear layer of the last hidden state."""
     head = getattr(model, "get_output_embeddings", lambda: None)()
     base = getattr(model, "base_model", None)

@@ -16,6 +16,7 @@ from engine.contract.errors import UsageError
 from engine.magic.state import Batch
 from engine.magic.train_step import FirstOrder
 from engine.models.causal_lm_loss import CausalLMLoss
+from engine.models.float64 import compute_in_float64
 from engine.models.module_loss import ModuleLoss
 
 _DROPOUT_FIELD = re.compile(r"(drop|pdrop)", re.IGNORECASE)
@@ -81,6 +82,8 @@ def load_causal_lm(
             "influence hard to compute and to trust; set model.dropout: 0, or force: [dropout]"
         )
     model.train(bool(dropout))
+    if config.dtype == "float64":
+        compute_in_float64(model)
     loss = CausalLMLoss(model)
     _check_twice_differentiable(loss, config.path)
     return LoadedModel(loss, tokenizer, bool(dropout))
@@ -169,11 +172,14 @@ def _check_twice_differentiable(loss: CausalLMLoss, path: str) -> None:
     batch_loss = ModuleLoss(loss)
     params = {n: p.detach() for n, p in loss.named_parameters() if p.requires_grad}
     device = next(iter(params.values())).device
-    tokens = torch.arange(4, device=device)[None] % loss.model.get_input_embeddings().weight.shape[0]
+    tokens = (
+        torch.arange(4, device=device)[None] % loss.model.get_input_embeddings().weight.shape[0]
+    )
     weights = torch.ones(1, 4, device=device, dtype=next(iter(params.values())).dtype)
     batch = Batch({"input_ids": tokens, "labels": tokens}, weights, 3)
     try:
         graph = FirstOrder(batch_loss, params, batch)
+        operation = _once_differentiable(list(graph.grads.values()))
         ones = {name: torch.ones_like(p) for name, p in params.items()}
         sums = {name: torch.zeros_like(p) for name, p in params.items()}
         graph.pull_back([ones], [sums])
@@ -181,7 +187,30 @@ def _check_twice_differentiable(loss: CausalLMLoss, path: str) -> None:
         text = " ".join(str(error).split())
         match = _MISSING_DERIVATIVE.search(text)
         operation = match[1] if match else text[:200]
+    if operation:
         raise UsageError(
             f"model.path: {path} contains an operation that cannot be differentiated twice "
             f"({operation}); choose a model without it"
-        ) from None
+        )
+
+
+def _once_differentiable(grads: list[torch.Tensor]) -> str:
+    """The first operation in a gradient's graph that refuses a second derivative, or nothing.
+
+    Asking for derivatives in the parameters alone passes such a node by without the error it
+    would raise, and leaves its share out: the graph itself has to be searched.
+    """
+    waiting = [grad.grad_fn for grad in grads if grad.grad_fn is not None]
+    seen, refusing, custom = set(waiting), False, ""
+    while waiting:
+        node = waiting.pop()
+        refusing |= node.name() in ("torch::autograd::Error", "torch::autograd::NotImplemented")
+        if isinstance(node, torch.autograd.function.BackwardCFunction) and not custom:
+            name = type(node).__name__.removesuffix("Backward")
+            custom = "" if name in ("_Loss", "_Gradient") else name
+        following = {below for below, _ in node.next_functions if below is not None} - seen
+        seen |= following
+        waiting.extend(following)
+    return (
+        (custom or "an autograd.Function with a once-differentiable backward") if refusing else ""
+    )

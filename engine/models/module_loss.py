@@ -87,7 +87,7 @@ class ModuleLoss:
         if weights.ndim > loss.ndim or weights.shape[0] != loss.shape[0]:
             raise TypeError(
                 f"{type(self.module).__name__}.forward returns losses of shape "
-                f"{tuple(loss.shape)}, which data weights of shape {tuple(weights.shape)} do not fit"
+                f"{tuple(loss.shape)}; data weights of shape {tuple(weights.shape)} do not fit"
             )
         return (weights[tuple(slice(size) for size in loss.shape)] * loss).sum() / batch.denominator
 

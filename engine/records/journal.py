@@ -1,7 +1,8 @@
 """Append-only journals: one JSON object a line, numbered, each with its own checksum.
 
-One process writes at a time, from any of its threads. A line that was cut off at the end is dropped when the journal is
-opened again; a damaged line anywhere else is an error, because what it said is lost.
+One process writes at a time, from any of its threads. A line that was cut off at the end is
+dropped when the journal is opened again; a damaged line anywhere else is an error, because what
+it said is lost.
 """
 
 import json
@@ -59,6 +60,7 @@ class JournalReader:
         self.path = path
         self._file: Any = None
         self._rest = b""
+        self._next = 0
 
     def poll(self) -> list[dict[str, Any]]:
         """The complete records added since the last call.
@@ -74,7 +76,9 @@ class JournalReader:
         content = self._rest + self._file.read()
         end = content.rfind(b"\n") + 1
         self._rest = content[end:]
-        return list(parse_lines(content[:end], self.path))
+        records = list(parse_lines(content[:end], self.path, self._next))
+        self._next += len(records)
+        return records
 
     def close(self) -> None:
         """Let go of the file."""
@@ -91,17 +95,19 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
         reader.close()
 
 
-def parse_lines(content: bytes, path: Path) -> Iterator[dict[str, Any]]:
-    """Decode whole lines, checking every checksum."""
-    for number, line in enumerate(content.splitlines(), start=1):
+def parse_lines(content: bytes, path: Path, first: int = 0) -> Iterator[dict[str, Any]]:
+    """Decode whole lines from record ``first`` on, checking checksums and that none is missing."""
+    for number, line in enumerate(content.splitlines(), start=first):
         match = _TAIL.search(line)
         body = line[: match.start()] + b"}" if match else b""
-        if match is None or google_crc32c.value(body) != int(match[1], 16):
+        intact = match is not None and google_crc32c.value(body) == int(match[1], 16)
+        record = json.loads(body) if intact else {}
+        if record.get("seq") != number:
             raise RunError(
-                f"{path}: line {number} is damaged; restore the file from a backup, "
-                "or remove the run"
+                f"{path}: line {number + 1} is damaged or missing; restore the file from a "
+                "backup, or remove the run"
             )
-        yield json.loads(body)
+        yield record
 
 
 def _encode(record: dict[str, Any]) -> bytes:

@@ -80,7 +80,7 @@ class RunFolder:
 
     def record(self) -> dict[str, Any]:
         """What ``run_config.yaml`` says about the run itself, after checking its format version."""
-        return self._read_config_file()[RECORD_KEY]
+        return dict(self._read_config_file()[RECORD_KEY])
 
     def config(self) -> RunConfig:
         """The resolved config.
@@ -123,26 +123,28 @@ class RunFolder:
 
     def is_busy(self) -> bool:
         """Whether a worker holds the run's lock."""
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            with self.lock():
-                return False
-        except RunError:
-            return True
+            return not _try_lock(descriptor, fcntl.LOCK_SH)
+        finally:
+            os.close(descriptor)
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the run for one writer.
+    def lock(self, patience: float = 1.0) -> Iterator[None]:
+        """Hold the run for one writer, waiting ``patience`` seconds for others to let go.
 
         Raises:
             RunError: if another process holds it.
         """
         descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        deadline = time.monotonic() + patience
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise RunError(f"run {self.id} is in use by another process; wait until it ends") from None
-        try:
+            while not _try_lock(descriptor, fcntl.LOCK_EX):
+                if time.monotonic() >= deadline:
+                    raise RunError(
+                        f"run {self.id} is in use by another process; wait until it ends"
+                    )
+                time.sleep(0.05)
             yield
         finally:
             os.close(descriptor)
@@ -152,7 +154,9 @@ class RunFolder:
             values = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
             version = values[RECORD_KEY]["format_version"]
         except FileNotFoundError:
-            raise UsageError(f"{self.path} is not a run folder: it has no run_config.yaml") from None
+            raise UsageError(
+                f"{self.path} is not a run folder: it has no run_config.yaml"
+            ) from None
         except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError):
             raise UsageError(f"{self.config_file} is damaged; restore it from a backup") from None
         if version != FORMAT_VERSION:
@@ -161,6 +165,14 @@ class RunFolder:
                 "use the version of magic that wrote it"
             )
         return dict(values)
+
+
+def _try_lock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def runs_folder(given: Path | None = None) -> Path:

@@ -44,7 +44,9 @@ def read_table(path: Path, columns: list[str] | None = None) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path, columns=columns)
+        # pq.read_table would load pyarrow.dataset, and that loads pandas.
+        with pq.ParquetFile(path) as file:
+            return file.read(columns=columns)
     except Exception as error:
         raise RunError(f"{path} is missing or damaged ({type(error).__name__})") from None
 

@@ -1,5 +1,6 @@
 """Asking queries of a kept trajectory: measure, replay in passes that fit, record the scores."""
 
+import math
 import os
 import shutil
 import time
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from engine.contract.config import Granularity
 from engine.contract.events import Event, Phase
+from engine.magic.replay import DivergedError
 from engine.magic.train_step import FirstOrder
 from engine.records.atomic import sync_folder
 from engine.records.run_folder import RunFolder
@@ -117,6 +119,8 @@ def _measure(
     reader = job.trainer.open(folder.trajectory)
     before = query_losses(queries, job, reader.load_state(0))
     after = query_losses(queries, job, reader.load_state(reader.schedule.steps))
+    if not all(map(math.isfinite, after)):
+        raise DivergedError("query's loss", reader.schedule.steps)
     write_queries(staging / "queries.parquet", query_table(queries, before, after))
     for query, losses in enumerate(zip(before, after, strict=True)):
         report(Event.MEASURED, query=query, loss_before=losses[0], loss_after=losses[1])
@@ -176,9 +180,7 @@ def _document_sums(job: Job, granularity: Granularity) -> DocumentSums:
     known = owners >= 0
 
     def sums(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.bincount(
-            owners[known], weights=scores.ravel()[known], minlength=job.documents
-        )
+        return np.bincount(owners[known], scores.ravel()[known], job.documents).astype(np.float64)
 
     return sums
 

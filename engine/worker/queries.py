@@ -77,9 +77,7 @@ def query_losses(queries: Queries, job: Job, state: TrainState) -> list[float]:
     ]
 
 
-def query_table(
-    queries: Queries, before: list[float], after: list[float]
-) -> dict[str, list[Any]]:
+def query_table(queries: Queries, before: list[float], after: list[float]) -> dict[str, list[Any]]:
     """The columns of ``queries.parquet``."""
     items = queries.items
     table: dict[str, list[Any]] = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.checkpoints.planner import Estimate
-from engine.contract.config import QueriesConfig, RunConfig
+from engine.contract.config import QueriesConfig, Reduction, RunConfig
 from engine.contract.errors import UsageError
 from engine.contract.events import Event, Phase
 from engine.contract.read_config import read_config
@@ -40,15 +40,15 @@ def run(config: RunConfig, runs: Path, run_id: str) -> dict[str, Any]:
     staging.path.mkdir()
     final = RunFolder(runs / run_id)
     with staging.lock():
+        report = Reporter(JournalWriter(staging.events_file))
         try:
-            journal = JournalWriter(staging.events_file)
-            report = Reporter(journal)
             warnings = warnings_of(config)
             report(Event.STARTED, pid=os.getpid(), work="run", warnings=warnings)
             job, queries, plan, reason = _prepare(staging, config, run_id, report)
             os.rename(staging.path, final.path)
             sync_folder(runs)
         except BaseException:
+            report.journal.close()
             shutil.rmtree(staging.path, ignore_errors=True)
             raise
         with reported(report, "run"):
@@ -125,7 +125,7 @@ def _stored(folder: RunFolder) -> Job:
 
 
 def _requested(request: dict[str, Any], job: Job) -> Queries:
-    reduction = request.get("reduction") or "none"
+    reduction: Reduction = request.get("reduction") or "none"
     if request.get("texts"):
         return typed_queries(request["texts"], reduction, job)
     source = {**request["queries"], "reduction": reduction}

@@ -59,4 +59,6 @@ def explained() -> Iterator[None]:
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        raise RunError(f"{error.strerror} ({error.filename}); free disk space or check it") from error
+        raise RunError(
+            f"{error.strerror} ({error.filename}); free disk space or check it"
+        ) from error

@@ -19,7 +19,8 @@ Granularity = Literal["token", "document"]
 def attribute(
     run: Run = None,
     text: Annotated[
-        list[str] | None, typer.Option("--text", help="A query's text; may be repeated.")
+        list[str] | None,
+        typer.Option("--text", metavar="TEXT", help="A query's text; may be repeated."),
     ] = None,
     queries: Annotated[
         str | None, typer.Option(metavar="FILE", help="Query data: a file, folder or hub id.")
@@ -36,7 +37,7 @@ def attribute(
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a run's kept trajectory new queries, without training again."""
+    """Ask a kept trajectory new queries; nothing is retrained."""
     from engine.records.run_folder import find_run, runs_folder
     from magic_tui.cli.work import ask, print_result
 

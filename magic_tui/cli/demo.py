@@ -19,7 +19,10 @@ _LISTED, _COUNTED, _LABEL = 5, 20, "book"
 
 @reports_errors
 def demo(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
-    """Train a small model on passages of books and ask what taught it four of them."""
+    """Train a small model and ask what taught it.
+
+    It learns passages of books; nothing is downloaded.
+    """
     from engine.records.run_folder import RunFolder
     from magic_tui.cli.work import next_commands, print_try_next, train
     from magic_tui.client.attribution import open_attribution

@@ -1,7 +1,10 @@
 """``magic ls``: the runs, newest first."""
 
+import typer
+
 from magic_tui.cli.options import AsJson, RunsDir
-from magic_tui.cli.output import print_json, reports_errors, stderr, stdout
+from magic_tui.cli.output import print_json, reports_errors, stdout
+from magic_tui.safe_text import safe_text
 
 
 @reports_errors
@@ -17,9 +20,7 @@ def ls(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
         print_json({"runs_dir": str(runs), "runs": [summary.facts() for summary in found]})
         return
     if not found:
-        from magic_tui.safe_text import safe_text
-
-        stderr().print(f"no runs in {safe_text(str(runs))}; start one with: magic run CONFIG")
+        typer.echo(f"no runs in {safe_text(str(runs))}; start one with: magic run CONFIG", err=True)
         return
     console = stdout()
     for line in run_lines(found, console.width):

@@ -1,9 +1,23 @@
 """Arguments and options that several verbs share."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class Forced(StrEnum):
+    """What a run refuses unless it is forced."""
+
+    DROPOUT = "dropout"
+    BFLOAT16 = "bfloat16"
+
+
+Force = Annotated[
+    list[Forced] | None,
+    typer.Option(metavar="WHAT", help="dropout or bfloat16: go on though scores suffer."),
+]
 
 Run = Annotated[
     str | None,
@@ -11,7 +25,11 @@ Run = Annotated[
 ]
 RunsDir = Annotated[
     Path | None,
-    typer.Option("--runs-dir", metavar="DIR", help="Where runs live; default $MAGIC_RUNS."),
+    typer.Option(
+        "--runs-dir",
+        metavar="DIR",
+        help="Where runs live; default $MAGIC_RUNS, else the user's data folder.",
+    ),
 ]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object; all else goes to stderr.")
@@ -20,6 +38,4 @@ Attribution = Annotated[
     str | None,
     typer.Option("--attribution", "-a", metavar="ID", help="Attribution; default the latest."),
 ]
-Query = Annotated[
-    int, typer.Option("--query", "-q", metavar="N", help="Query, counted from 0.")
-]
+Query = Annotated[int, typer.Option("--query", "-q", metavar="N", help="Query, counted from 0.")]

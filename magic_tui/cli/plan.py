@@ -5,17 +5,18 @@ from typing import Annotated
 
 import typer
 
-from magic_tui.cli.options import AsJson, RunsDir
+from magic_tui.cli.options import AsJson, Force, RunsDir
 from magic_tui.cli.output import print_json, reports_errors, stderr, stdout
 
 
 @reports_errors
 def plan(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A run config in YAML.")],
+    force: Force = None,
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a config and show what its run would take: time, memory, disk."""
+    """Check a config and show what its run would take."""
     from engine.contract.read_config import read_config
     from engine.records.run_folder import runs_folder
     from magic_tui.client.worker import run_worker
@@ -24,6 +25,8 @@ def plan(
     read_config(config)
     console = stderr()
     arguments = ["plan", "--config", str(config), "--runs", str(runs_folder(runs_dir))]
+    for name in force or ():
+        arguments += ["--force", name]
     if console.is_terminal:
         with console.status("reading the data and timing a step"):
             facts = run_worker(arguments)

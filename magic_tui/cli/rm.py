@@ -47,6 +47,7 @@ def _confirm(question: str) -> None:
     if not sys.stdin.isatty():
         raise UsageError(f"to {question} without being asked, add --yes")
     if not typer.confirm(question, err=True):
+        typer.echo("nothing was removed", err=True)
         raise typer.Exit(1)
 
 

@@ -1,32 +1,25 @@
 """``magic run``: train a model, keep its trajectory, attribute the config's queries."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from magic_tui.cli.options import AsJson, RunsDir
+from magic_tui.cli.options import AsJson, Force, RunsDir
 from magic_tui.cli.output import print_json, reports_errors, stdout
-
-
-class Forced(StrEnum):
-    """What a run refuses unless it is forced."""
-
-    DROPOUT = "dropout"
-    BFLOAT16 = "bfloat16"
 
 
 @reports_errors
 def run(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A run config in YAML.")],
-    force: Annotated[
-        list[Forced] | None, typer.Option(help="Go on in spite of what makes scores unreliable.")
-    ] = None,
+    force: Force = None,
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a model, keep its trajectory, and attribute the config's queries."""
+    """Train a model and attribute the config's queries.
+
+    The trajectory is kept: magic attribute asks it anything else, without training again.
+    """
     from magic_tui.cli.work import print_result, train
 
     facts = train(config, runs_dir, tuple(force or ()))

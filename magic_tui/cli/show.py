@@ -22,7 +22,7 @@ def show(
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a training document, its tokens coloured by their effect on a query."""
+    """Show a training document, its tokens coloured by score."""
     from engine.records.run_folder import find_run, runs_folder
     from magic_tui.client.attribution import open_attribution
     from magic_tui.client.shown import read_shown, shown_facts

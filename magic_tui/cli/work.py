@@ -14,8 +14,9 @@ from engine.records.run_folder import RunFolder, new_run_id, runs_folder
 from magic_tui.cli.output import stderr
 from magic_tui.cli.progress import ProgressView
 from magic_tui.client.attribution import Attribution, open_attribution
+from magic_tui.client.follow import NewRunJournal
 from magic_tui.client.top import Top, read_top
-from magic_tui.client.worker import NewRunJournal, WorkInterruptedError, run_worker
+from magic_tui.client.worker import WorkInterruptedError, run_worker
 from magic_tui.render.numbers import counted
 from magic_tui.render.top import top_lines
 
@@ -92,10 +93,12 @@ def print_result(console: Console, facts: dict[str, Any], runs_dir: Path | None)
 
 def next_commands(tables: list[Top], run: RunFolder, runs_dir: Path | None) -> dict[str, str]:
     """Commands that go on from here, by what they do."""
-    best = next((table.shown[0].document for table in tables if table.shown), 0)
+    best = next((table for table in tables if table.shown), None)
+    query, document = (best.query.index, best.shown[0].document) if best else (0, 0)
+    asked = f"{document} --query {query}"
     return {
-        "more documents of a query": _command("top", run, runs_dir, "--query 0 -k 30"),
-        "one document, token by token": _command("show", run, runs_dir, f"{best} --query 0"),
+        "more documents of a query": _command("top", run, runs_dir, f"--query {query} -k 30"),
+        "one document, token by token": _command("show", run, runs_dir, asked),
         "ask something new, no retraining": _command("attribute", run, runs_dir, '--text "…"'),
         "all scores as a table": _command("export", run, runs_dir, "--format csv"),
     }
@@ -122,8 +125,8 @@ def _what_was_kept(run: RunFolder) -> str:
     total = next((e["total"] for e in events if e.get("phase") == "train"), steps)
     if steps < total:
         return (
-            f"interrupted after step {steps} of {total}; run {run.id} keeps its config, documents "
-            f"and events, but an unfinished trajectory cannot be asked: magic rm {run.id}"
+            f"interrupted after {steps} of {total} training steps; run {run.id} keeps its config, "
+            f"documents and events, but an unfinished trajectory cannot be asked: magic rm {run.id}"
         )
     return (
         f"interrupted after training; run {run.id} keeps its whole trajectory: "

@@ -1,6 +1,7 @@
 """One attribution of a run, opened for reading: its queries, their documents and the scores."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,11 @@ from engine.records.run_folder import RunFolder
 from engine.records.score_store import Floats, ScoreReader, find_attribution
 from engine.records.tables import read_table
 
-_PLAIN = {"id", "text", "input_ids", "loss_before", "loss_after", "measurement", "coefficient"}
+_PLAIN = {
+    *("id", "text", "input_ids", "targets"),
+    *("loss_before", "loss_after", "measurement", "coefficient"),
+}
+"""Columns of a queries table that are not those of the query data."""
 
 
 @dataclass(frozen=True)
@@ -139,21 +144,12 @@ def open_attribution(run: RunFolder, wanted: str | None = None) -> Attribution:
     return Attribution(run, path, ScoreReader(path))
 
 
-def texts_of(table: Any) -> list[str]:
-    """The text of every row of a documents or queries table: its text, or prompt → completion."""
-    names = table.column_names
-    if "text" in names:
-        return [str(text or "") for text in table.column("text").to_pylist()]
-    pairs = zip(
-        table.column("prompt").to_pylist(), table.column("completion").to_pylist(), strict=True
-    )
-    return [f"{prompt or ''} → {completion or ''}" for prompt, completion in pairs]
-
-
-def document_texts(run: RunFolder, documents: list[int]) -> list[str]:
-    """Texts of some training documents, in the order asked."""
+def document_texts(run: RunFolder, documents: Sequence[int]) -> list[str]:
+    """Texts of some training documents, in the order asked: the text, or prompt → completion."""
     columns = ["text"] if "text" in _data_columns(run) else ["prompt", "completion"]
-    return texts_of(read_table(run.documents_file, columns).take(documents))
+    table = read_table(run.documents_file, columns)
+    # Table.take would load pandas.
+    return [_text_of({name: table[name][d].as_py() for name in columns}) for d in documents]
 
 
 def data_column(run: RunFolder, name: str) -> list[Any]:
@@ -184,10 +180,9 @@ def _data_columns(run: RunFolder) -> list[str]:
 def _read_queries(path: Path, count: int) -> list[Query]:
     table = read_table(path)
     try:
-        texts, rows = texts_of(table), table.drop_columns(["input_ids"]).to_pylist()
         groups: dict[int, list[QueryDocument]] = {index: [] for index in range(count)}
-        for text, row in zip(texts, rows, strict=True):
-            groups[row["measurement"]].append(_query_document(text, row))
+        for row in table.drop_columns(["input_ids"]).to_pylist():
+            groups[row["measurement"]].append(_query_document(row))
     except (KeyError, TypeError) as error:
         raise RunError(f"{path} is damaged ({type(error).__name__}: {error})") from None
     if not all(groups.values()):
@@ -195,11 +190,16 @@ def _read_queries(path: Path, count: int) -> list[Query]:
     return [Query(index, tuple(documents)) for index, documents in groups.items()]
 
 
-def _query_document(text: str, row: dict[str, Any]) -> QueryDocument:
+def _query_document(row: dict[str, Any]) -> QueryDocument:
     others = {name: value for name, value in row.items() if name not in _PLAIN}
-    return QueryDocument(
-        text, float(row["loss_before"]), float(row["loss_after"]), float(row["coefficient"]), others
-    )
+    before, after = float(row["loss_before"]), float(row["loss_after"])
+    return QueryDocument(_text_of(row), before, after, float(row["coefficient"]), others)
+
+
+def _text_of(row: dict[str, Any]) -> str:
+    if "text" in row:
+        return str(row["text"] or "")
+    return f"{row['prompt'] or ''} → {row['completion'] or ''}"
 
 
 def _combined(coefficients: list[float]) -> str:

@@ -18,7 +18,7 @@ def write_documents_csv(attribution: Attribution, folder: Path) -> Path:
     queries = range(len(attribution.queries))
     scores = [attribution.document_scores(query) for query in queries]
     count = len(scores[0])
-    texts = document_texts(attribution.run, list(range(count)))
+    texts = document_texts(attribution.run, range(count))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "documents.csv"
     with open(path, "w", encoding="utf-8", newline="") as file:

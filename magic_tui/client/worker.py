@@ -18,20 +18,17 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Protocol
 
-import engine
+from engine.contract import errors
 from engine.contract.errors import ExitCode, MagicError
-from engine.records.journal import JournalReader
-from engine.records.run_folder import RunFolder
+from magic_tui.client.follow import Follower, Record
 
 # -P: a file in the user's folder named like a library must not be imported in its place.
 WORKER_COMMAND = [sys.executable, "-P", "-m", "engine.worker"]
 POLL_SECONDS = 0.1
 PATIENCE_SECONDS = 30.0
 _LAST_LINES = 8
-
-Record = dict[str, Any]
 
 
 class WorkerError(MagicError):
@@ -61,34 +58,6 @@ class Watcher(Protocol):
         """The worker was asked to stop."""
 
 
-class Follower(Protocol):
-    """Where a worker's events come from."""
-
-    def poll(self) -> list[Record]:
-        """The events since the last call."""
-
-
-class NewRunJournal:
-    """The journal of a run whose folder does not exist yet, or not yet under its final name."""
-
-    def __init__(self, runs: Path, run_id: str) -> None:
-        """Expect ``runs/.ID.new/events.jsonl``, then ``runs/ID/events.jsonl``."""
-        self._places = [runs / f".{run_id}.new", runs / run_id]
-        self._reader = JournalReader(RunFolder(self._places[1]).events_file)
-        self._opened = False
-
-    def poll(self) -> list[Record]:
-        """The events since the last call."""
-        if not self._opened:
-            for place in self._places:
-                journal = RunFolder(place).events_file
-                if journal.exists():
-                    self._reader.path = journal
-        events = self._reader.poll()
-        self._opened = self._opened or bool(events)
-        return events
-
-
 def run_worker(
     arguments: Sequence[str],
     journal: Follower | None = None,
@@ -99,7 +68,7 @@ def run_worker(
 
     Args:
         arguments: verb and options of ``engine.worker``.
-        journal: where its events appear.
+        journal: where its events appear; closed in the end.
         watcher: who is told of them.
         logs: the folder that keeps what the worker printed, if its parent exists in the end.
 
@@ -118,8 +87,9 @@ def run_worker(
                 worker.stop(watcher)
                 raise WorkInterruptedError("interrupted") from None
     finally:
-        worker.kill()
-        worker.keep_log(logs)
+        worker.close(logs)
+        if journal is not None:
+            journal.close()
     return worker.answer()
 
 
@@ -127,6 +97,7 @@ class _Worker:
     def __init__(self, arguments: Sequence[str]) -> None:
         descriptor, log = tempfile.mkstemp(prefix="magic-worker-", suffix=".log")
         self.log = Path(log)
+        self._answer: Record | None = None
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         with open(descriptor, "wb") as errors:
             self._process = subprocess.Popen(
@@ -158,20 +129,21 @@ class _Worker:
         with contextlib.suppress(KeyboardInterrupt, subprocess.TimeoutExpired):
             self._process.wait(PATIENCE_SECONDS)
 
-    def kill(self) -> None:
-        """End the worker if it is still there."""
+    def close(self, logs: Path | None) -> None:
+        """End the worker if it is still there, and keep what it printed."""
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
-
-    def keep_log(self, logs: Path | None) -> None:
-        """Move what the worker printed into the run's folder, if there is one."""
-        if self.log.stat().st_size == 0 and self._process.returncode == 0:
-            self.log.unlink()
-        elif logs is not None and logs.parent.is_dir():
+        with self._output:
+            self._output.seek(0)
+            self._answer = _last_object(self._output.read(), self._process.returncode)
+        printed = self.log.stat().st_size > 0
+        if printed and logs is not None and logs.parent.is_dir():
             logs.mkdir(exist_ok=True)
             name = time.strftime("worker-%Y%m%dT%H%M%S", time.gmtime())
             self.log = Path(shutil.move(self.log, logs / f"{name}-{self._process.pid}.log"))
+        elif self._answer is not None:
+            self.log.unlink()
 
     def answer(self) -> Record:
         """The facts of its last line.
@@ -180,12 +152,10 @@ class _Worker:
             WorkerError: if that line reports a failure, or is no answer at all.
         """
         status = self._process.returncode
-        self._output.seek(0)
-        answer = _last_object(self._output.read())
-        if answer is not None and answer["ok"] is True and status == 0:
-            return answer
-        if answer is not None and answer["ok"] is False and status > 0:
-            raise WorkerError(str(answer.get("message", "the worker failed")), status)
+        if self._answer is not None and self._answer["ok"]:
+            return self._answer
+        if self._answer is not None:
+            raise WorkerError(str(self._answer.get("message", "the worker failed")), status)
         raise WorkerError(
             f"the worker ended unexpectedly ({_ending(status)}); see {self.log}",
             int(ExitCode.RUN_FAILED),
@@ -193,11 +163,12 @@ class _Worker:
         )
 
 
-def _last_object(output: bytes) -> Record | None:
+def _last_object(output: bytes, status: int) -> Record | None:
+    """The answer in the last line; None if there is none or the exit status belies it."""
     lines = output.decode(errors="replace").strip().splitlines()
     with contextlib.suppress(ValueError, IndexError):
         answer = json.loads(lines[-1])
-        if isinstance(answer, dict) and "ok" in answer:
+        if isinstance(answer, dict) and answer.get("ok") is (status == 0) and status >= 0:
             return answer
     return None
 
@@ -219,9 +190,10 @@ def _last_lines(log: Path) -> list[str]:
 
 def _environment() -> dict[str, str]:
     """The same environment; where magic is not installed its folder is found by path."""
-    root = str(Path(engine.__file__ or "").resolve().parent.parent)
+    root = str(Path(errors.__file__).resolve().parents[2])
     environment = dict(os.environ)
-    if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
+    installed = {str(Path(sysconfig.get_path(name)).resolve()) for name in ("purelib", "platlib")}
+    if root not in installed:
         known = environment.get("PYTHONPATH")
         environment["PYTHONPATH"] = f"{root}{os.pathsep}{known}" if known else root
     return environment

@@ -1,5 +1,7 @@
 """Fitting text into terminal cells, where a character may take two of them or none."""
 
+from collections.abc import Iterator
+
 from rich.cells import cell_len, set_cell_size
 
 ELLIPSIS = "…"
@@ -18,9 +20,9 @@ def pad(text: str, width: int) -> str:
 
 
 def wrap(text: str, width: int, most_lines: int) -> list[str]:
-    """Words in lines of at most ``width`` cells; the last line ends in an ellipsis if cut."""
+    """Words in lines of at most ``width`` cells, an ellipsis at the end of the last if cut."""
     lines: list[str] = []
-    for word in text.split():
+    for word in _short_words(text, width):
         if lines and cell_len(lines[-1]) + 1 + cell_len(word) <= width:
             lines[-1] += " " + word
         else:
@@ -28,6 +30,16 @@ def wrap(text: str, width: int, most_lines: int) -> list[str]:
     if len(lines) > most_lines:
         lines = [*lines[: most_lines - 1], " ".join(lines[most_lines - 1 :])]
     return [fit(line, width) for line in lines]
+
+
+def _short_words(text: str, width: int) -> Iterator[str]:
+    """The words of a text, those longer than a line in parts."""
+    for word in text.split():
+        while len(word) > 1 and cell_len(word) > width > 1:
+            part = set_cell_size(word, width).rstrip()
+            yield part
+            word = word[len(part) :]
+        yield word
 
 
 def join_that_fit(parts: list[str], width: int, separator: str = "  ") -> str:

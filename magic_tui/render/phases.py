@@ -15,7 +15,7 @@ NAMES: dict[str, str] = {
 }
 _UNITS: dict[str, str] = {Phase.TRAIN: "step", Phase.MEASURE: "query", Phase.REPLAY: "step"}
 _SHOWN = ("query", "loss", "pass", "norm", "pace", "rate", "cursor")
-"""Which facts are shown while a phase runs, and in which order; what changes in width comes last."""
+"""Which facts are shown while a phase runs; what changes in width comes last."""
 _RECENT = 30
 
 
@@ -103,11 +103,12 @@ def _measured(phase: PhaseProgress, event: dict[str, Any]) -> None:
 
 def _pass(phase: PhaseProgress, event: dict[str, Any]) -> None:
     phase.facts["cursor"] = ""
-    phase.facts["pass"] = f"pass {event['number']}/{event['passes']}" if event["passes"] > 1 else ""
+    number, passes = event["number"] + 1, event["passes"]
+    phase.facts["pass"] = f"pass {number}/{passes}" if passes > 1 else ""
 
 
 def _replay_step(phase: PhaseProgress, event: dict[str, Any]) -> None:
-    phase.done = min(phase.done + 1, phase.total or phase.done + 1)
+    phase.done += 1
     phase.facts["cursor"] = f"at step {event['step']}"
     phase.facts["pace"] = pace_text(event["seconds"])
     norms = [norm for norm in event["cotangent_norms"] if norm is not None]

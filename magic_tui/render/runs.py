@@ -7,7 +7,7 @@ from rich.text import Text
 
 from engine.contract.events import RunState
 from magic_tui.client.summary import UNREADABLE, RunSummary
-from magic_tui.render.cells import fit, pad
+from magic_tui.render.cells import pad, wrap
 from magic_tui.render.numbers import age_text, bytes_text, count_text, counted
 from magic_tui.safe_text import one_line
 
@@ -18,10 +18,14 @@ STATES = {
     RunState.INTERRUPTED: ("◼", "color(172)"),
     UNREADABLE: ("?", "color(172)"),
 }
-_HEADS = ("run", "name", "model", "steps", "documents", "attributions", "trajectory", "scores", "age")
+_HEADS = (
+    *("run", "name", "model"),
+    *("steps", "documents", "attributions", "trajectory", "scores", "age"),
+)
 _LEFT = 3
 """Columns that are aligned to the left; the others hold numbers."""
 _GAP = "  "
+_NOTE_LINES = 4
 
 
 def run_lines(runs: Sequence[RunSummary], width: int) -> Iterator[Text]:
@@ -38,8 +42,7 @@ def run_lines(runs: Sequence[RunSummary], width: int) -> Iterator[Text]:
     yield Text("  ").append_text(_row(_HEADS, widths, "dim"))
     for run, row in zip(runs, rows, strict=True):
         yield _sign(run).append_text(_row(row, widths, ""))
-        if run.problem:
-            yield Text("  " + fit(one_line(run.problem), width - 2), "dim")
+        yield from _notes(run.problem or "", width)
 
 
 def _cells(run: RunSummary) -> tuple[str, ...]:
@@ -62,19 +65,23 @@ def _two_lines(run: RunSummary, width: int) -> Iterator[Text]:
     head = _sign(run).append(one_line(run.id), "bold")
     if run.problem is not None:
         yield head.append(_GAP + UNREADABLE)
-        yield Text("  " + fit(one_line(run.problem), width - 2), "dim")
+        yield from _notes(run.problem, width)
         return
-    tail = f"{run.state}" + (f" {age_text(run.age)} old" if run.age is not None else "")
+    tail = run.state if run.age is None else f"{run.state} · {age_text(run.age)}"
     room = width - head.cell_len - len(_GAP) * 2 - len(tail)
     yield head.append(_GAP + pad(one_line(run.name), room) + _GAP).append(tail, "dim")
-    facts = [f"{_steps(run)} steps"]
+    facts = [_model(run), f"{_steps(run)} steps"]
     if run.documents is not None:
         facts.append(counted(run.documents, "document"))
     facts.append(counted(run.attributions, "attribution"))
-    facts.append(f"{bytes_text(run.trajectory_bytes)} + {bytes_text(run.scores_bytes)}")
-    line = " · ".join(facts)
-    model = fit(_model(run), max(0, width - 2 - cell_len(line) - 3))
-    yield Text(fit(f"  {model} · {line}", width), "dim")
+    facts.append(f"{bytes_text(run.trajectory_bytes)} trajectory")
+    facts.append(f"{bytes_text(run.scores_bytes)} scores")
+    yield from _notes(" · ".join(facts), width)
+
+
+def _notes(text: str, width: int) -> Iterator[Text]:
+    for line in wrap(one_line(text), width - 2, _NOTE_LINES):
+        yield Text("  " + line, "dim")
 
 
 def _row(cells: Sequence[str], widths: Sequence[int], style: str) -> Text:

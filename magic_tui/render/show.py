@@ -104,7 +104,7 @@ def _in_context(shown: ShownDocument, index: int, room: int) -> Text:
     """A token between what stands before and after it; tokens of several lines stand aligned."""
     before = "".join(_visible(piece) for piece in shown.pieces[max(0, index - _CONTEXT) : index])
     after = "".join(_visible(piece) for piece in shown.pieces[index + 1 : index + _CONTEXT])
-    text = Text(_last_cells(before, room // 3), "dim")
+    text = Text().append(_last_cells(before, room // 3), "dim")
     token = fit(_visible(shown.pieces[index]), max(1, room // 2))
     text.append(token, "bold underline")
     return text.append(fit(after, max(0, room - text.cell_len)), "dim")

@@ -14,7 +14,6 @@ from magic_tui.safe_text import one_line
 HELPFUL, HARMFUL = "color(33)", "color(172)"
 SIGN_LINE = "score < 0 helps: more weight on the document lowers this loss; > 0 harms"
 _QUERY_LINES = 3
-_LABEL_WIDTH = 16
 
 
 def top_lines(top: Top, width: int) -> Iterator[Text]:
@@ -69,7 +68,7 @@ def ranked_line(top: Top, place: int, ranked: Ranked, width: int) -> Text:
     line.append(f" {score_text(ranked.score)}  ")
     label = top.labels.get(ranked.document)
     if label:
-        line.append(pad(label, _LABEL_WIDTH) + "  ", "dim")
+        line.append(pad(label, 16 if width < 110 else 30) + "  ", "dim")
     line.append(fit(top.snippets[ranked.document], max(0, width - line.cell_len)))
     return line
 

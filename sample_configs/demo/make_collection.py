@@ -76,8 +76,8 @@ BOOKS = (
         "Moby-Dick",
         "Herman Melville",
         "melville-moby_dick.txt",
-        "It was not a great while after the affair of the pipe",
-        query="All visible objects",
+        "I, Ishmael, was one of that crew",
+        query="All that most maddens",
     ),
     Book(
         "paradise-lost",

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from engine.records.score_store import ScoreShape, ScoreWriter
 from engine.records.tables import write_documents, write_queries, write_rows
 
 TOKENS, BATCH, EPOCHS = 24, 4, 2
-WORDS = "the cat sat on a mat and saw wörld peace before tea with 🎉 hats in spring rain".split()
+WORDS = ("the", "cat", "sat", "on", "a", "mat", "saw", "wörld", "peace", "tea", "🎉", "rain")
 
 
 @dataclass
@@ -33,6 +34,8 @@ class FakeRun:
     reduction: str = "none"
     finished: bool = True
     seed: int = 0
+    change: Callable[[np.ndarray], np.ndarray] = lambda scores: scores
+    """What is done to the random scores of tokens, (row, token), before they are written."""
 
     def write(self, runs: Path, run_id: str = "20250102T030405-abc123") -> RunFolder:
         """Write the whole folder."""
@@ -46,7 +49,7 @@ class FakeRun:
         write_documents(run.documents_file, table, ("text",), range(len(self.texts)))
         tokenizer = train_tokenizer(self.texts)
         tokenizer.save(str(run.tokenizer_file))
-        self.scores = self._write_rows(run, tokenizer)
+        self.scores = self.write_rows(run, tokenizer)
         run.trajectory.mkdir()
         (run.trajectory / "step-0.safetensors").write_bytes(b"x" * 5000)
         self._write_events(run)
@@ -76,7 +79,8 @@ class FakeRun:
         """Steps of the training."""
         return EPOCHS * -(-len(self.texts) // BATCH)
 
-    def _write_rows(self, run: RunFolder, tokenizer: Tokenizer) -> np.ndarray:
+    def write_rows(self, run: RunFolder, tokenizer: Tokenizer) -> np.ndarray:
+        """Write the rows; returns scores (row, token) for them."""
         count = len(self.texts)
         ids = np.zeros((count, TOKENS), np.int32)
         documents = np.full((count, TOKENS), -1, np.int64)
@@ -91,7 +95,7 @@ class FakeRun:
         steps = np.stack([first + epoch * per_epoch for epoch in range(EPOCHS)], 1)
         write_rows(run.rows_store, ids, documents, targets, steps.astype(np.int32))
         scores = np.random.default_rng(self.seed).normal(size=(count, TOKENS)) * 1e-4
-        return np.where(targets, scores, 0.0)
+        return self.change(np.where(targets, scores, 0.0))
 
     def _write_queries(self, path: Path) -> None:
         count = len(self.queries)
@@ -103,6 +107,7 @@ class FakeRun:
                 "id": list(range(count)),
                 "text": self.queries,
                 "input_ids": [[1, 2, 3]] * count,
+                "targets": [[True, True, False]] * count,
                 "loss_before": [6.0 + i for i in range(count)],
                 "loss_after": [3.0 + i for i in range(count)],
                 "measurement": list(range(count)) if alone else [0] * count,
@@ -144,7 +149,7 @@ def replay_events(steps: int, queries: int = 2) -> list[tuple[str, dict[str, Any
     for query in range(queries):
         events.append(("measured", {"query": query, "loss_before": 6.0, "loss_after": 3.0}))
     events.append(("phase", {"phase": "replay", "total": steps, "attribution": "a0001"}))
-    events.append(("pass", {"number": 1, "passes": 1, "queries": [0, 1], "reason": "memory"}))
+    events.append(("pass", {"number": 0, "passes": 1, "queries": [0, 1], "reason": "memory"}))
     for step in reversed(range(steps)):
         events.append(("rebuild_step", {"step": step, "seconds": 0.01, "held": [step]}))
         facts = {"step": step, "cotangent_norms": [1.0, 2.0], "seconds": 0.1, "memory": 10}

@@ -42,19 +42,17 @@ def run(runs: Path, run_id: str, behaviour: str) -> int:
 
     hidden = runs / f".{run_id}.new"
     fake = FakeRun(texts=[f"document {i} =cmd [red]" for i in range(23)])
-    columns = {"book": ["a", "b"]}
-    fake.query_columns = columns
+    fake.query_columns = {"book": ["a", "b"]}
     fake.columns = {"book": ["a" if i % 2 else "b" for i in range(23)]}
-    fake.write(runs, hidden.name)
-    hidden.joinpath("events.jsonl").unlink()
+    built = fake.write(runs, f".{run_id}.building")
+    built.events_file.unlink()
+    built.path.rename(hidden)
     events = [*training_events(fake.steps), *replay_events(fake.steps)]
     follow(hidden, events[:5])
     hidden.rename(runs / run_id)
     follow(runs / run_id, [*events[5:], ("finished", {"work": "run"})])
     print("a library speaks on stdout")
-    return answer(
-        True, run=run_id, path=str(runs / run_id), attribution="a0001", argv=sys.argv[1:]
-    )
+    return answer(True, run=run_id, path=str(runs / run_id), attribution="a0001", argv=sys.argv[1:])
 
 
 def attribute(folder: Path, request: str) -> int:
@@ -63,7 +61,7 @@ def attribute(folder: Path, request: str) -> int:
 
     fake = FakeRun(queries=json.loads(request)["texts"] or ["from a file"])
     found = RunFolder(folder)
-    fake.scores = fake._write_rows(RunFolder(folder / "spare"), _tokenizer(folder))
+    fake.scores = fake.write_rows(RunFolder(folder / "spare"), _tokenizer(folder))
     fake.write_attribution(found, "a0002")
     follow(folder, replay_events(fake.steps, len(fake.queries)))
     return answer(True, run=found.id, attribution="a0002", argv=sys.argv[1:])

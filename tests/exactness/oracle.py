@@ -95,7 +95,9 @@ def language_model_losses(model: nn.Module) -> LossesOf:
 
     def losses(params: Params, tokens: Tokens) -> tuple[Tensor, int]:
         # A tied weight is put in every place of the model where it stands.
-        everywhere = {name: params[leaf_of[id(p)]] for name, p in names.items()}
+        everywhere = {
+            name: params[leaf_of[id(p)]] for name, p in names.items() if leaf_of[id(p)] in params
+        }
         logits = torch.func.functional_call(
             model,
             everywhere,
@@ -111,8 +113,9 @@ def language_model_losses(model: nn.Module) -> LossesOf:
 
 
 def leaves_of(model: nn.Module) -> Params:
-    """Copies of the parameters; a tied one appears once."""
-    return {n: p.detach().clone().requires_grad_() for n, p in model.named_parameters()}
+    """Copies of the parameters that are trained; a tied one appears once."""
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    return {name: p.detach().clone().requires_grad_() for name, p in trained.items()}
 
 
 def train(

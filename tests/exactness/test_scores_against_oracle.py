@@ -13,32 +13,22 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
 import pytest
-import torch
-from torch import Tensor, nn
 
-from engine import CausalLMLoss, DataStream, Trainer, weighted_causal_lm_ce
-from engine.magic import linear_cross_entropy, optimizer_stage
-from engine.magic.optimizers import build_optimizer
+from engine import CausalLMLoss
 from engine.magic.schedule import ScheduleKind
-from tests.exactness import oracle
-from tests.exactness.cases import (
+from tests.exactness.attributing import (
     COEFFICIENTS,
     Attribution,
-    Data,
-    Layout,
+    Problem,
     attribute,
-    document_weights,
-    make_data,
-    make_queries,
-    make_stream,
-    make_training,
+    compare,
+    exact_language_model,
 )
+from tests.exactness.cases import document_weights, make_data, make_training
 from tests.exactness.conftest import Agree
-from tests.exactness.tiny_models import VOCABULARY, tiny_model
+from tests.exactness.tiny_models import tiny_model
 
-BOUND = 1e-9
 SCHEDULES = get_args(ScheduleKind)
 TRAININGS: dict[str, tuple[Any, ...]] = {
     "tied": ("tied", "untied"),
@@ -62,44 +52,12 @@ def attributions(number: int) -> Iterator[tuple[Attribution, str]]:
         yield Attribution(schedule, micro, reduction), granularity
 
 
-def expected(
-    model: nn.Module, data: Data, weights: Tensor, training: oracle.Training
-) -> oracle.Exact:
-    """The oracle's derivatives of the five query losses."""
-    losses_of = oracle.language_model_losses(model)
-    queries = make_queries().tokens
-    return oracle.exact(
-        losses_of, oracle.leaves_of(model), data.tokens, weights, training, queries
-    )
-
-
-def compare(
-    agree: Agree,
-    group: str,
-    *,
-    loss: nn.Module,
-    data: Data,
-    training: oracle.Training,
-    truth: oracle.Exact,
-    how: Attribution,
-    weights: Tensor,
-    folder: Path,
-) -> None:
-    """Scores, their sums over steps and the measurements themselves are the oracle's."""
-    ours = attribute(loss, make_stream(data, weights, training), training, how, folder)
-    exact = truth.combined(COEFFICIENTS[how.reduction])
-    scores = exact.weights
-    if weights.ndim == 1:
-        scores = oracle.by_document(scores, data.documents, data.document_count)
-    agree(group, ours.weights, scores, BOUND)
-    agree(f"{group} (sums over steps)", ours.steps, exact.steps, BOUND)
-    torch.testing.assert_close(ours.measurements, exact.phi, rtol=1e-9, atol=1e-12)
-
-
 @pytest.mark.parametrize(
     ("number", "options"),
     [
-        pytest.param(number, dict(zip(TRAININGS, values, strict=True)), id="-".join(map(str, values)))
+        pytest.param(
+            number, dict(zip(TRAININGS, values, strict=True)), id="-".join(map(str, values))
+        )
         for number, values in enumerate(product(*TRAININGS.values()))
     ],
 )
@@ -112,19 +70,12 @@ def test_every_training_under_every_schedule(
         options["optimizer"], options["rate"], options["clip"], options["epochs"]
     )
     each = document_weights(data)
-    truth = expected(model, data, data.token_weights(each), training)
+    truth = exact_language_model(model, data, data.token_weights(each), training)
     for how, granularity in attributions(number):
-        compare(
-            agree,
-            f"{options['optimizer']}, {options['tied']}",
-            loss=CausalLMLoss(model),
-            data=data,
-            training=training,
-            truth=truth,
-            how=how,
-            weights=each if granularity == "document" else data.token_weights(each),
-            folder=tmp_path / how.schedule,
-        )
+        weights = each if granularity == "document" else data.token_weights(each)
+        problem = Problem(CausalLMLoss(model), data, training, weights)
+        ours = attribute(problem, how, tmp_path / how.schedule)
+        compare(agree, f"{options['optimizer']}, {options['tied']}", problem, how, ours, truth)
 
 
 def test_every_pair_of_options_is_checked() -> None:

@@ -1,0 +1,41 @@
+"""Making a float64 model compute in float64 throughout.
+
+transformers casts to float32 inside some normalisations, rotary embeddings and softmaxes,
+whatever the model's dtype. A float64 run would then be no more exact than 1e-7.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+class _WithoutFloat32(TorchFunctionMode):
+    """Casts to float32 become casts to float64."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is Tensor.float:
+            return args[0].double()
+        wide = [torch.float64 if a is torch.float32 else a for a in args]
+        named = {k: torch.float64 if v is torch.float32 else v for k, v in (kwargs or {}).items()}
+        return func(*wide, **named)
+
+
+def compute_in_float64(model: nn.Module) -> None:
+    """Let the forward of a transformers model, and of its base model, cast nothing to float32."""
+    for module in dict.fromkeys((model, getattr(model, "base_model", model))):
+        module.forward = _wrapped(module.forward)
+
+
+def _wrapped(forward: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(forward)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with _WithoutFloat32():
+            return forward(*args, **kwargs)
+
+    return run

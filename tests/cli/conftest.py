@@ -1,0 +1,56 @@
+"""Runs to read, and a stand-in for the worker."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from engine.records.run_folder import RunFolder
+from magic_tui.cli.main import app
+from magic_tui.client import worker
+from tests.cli.fake_run import FakeRun
+
+Magic = Callable[..., Result]
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A finished run that tests only read."""
+    return FakeRun().write(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty runs folder, found through the environment."""
+    folder = tmp_path / "runs"
+    monkeypatch.setenv("MAGIC_RUNS", str(folder))
+    return folder
+
+
+@pytest.fixture
+def magic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Magic:
+    """Call ``magic`` with arguments, in an empty folder, 80 cells wide and without colour."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> Result:
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    return call
+
+
+@pytest.fixture
+def fake_worker(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Put a small script in the worker's place; call with how it should behave."""
+    script = Path(__file__).with_name("fake_worker.py")
+    monkeypatch.setattr(worker, "WORKER_COMMAND", [sys.executable, str(script)])
+
+    def behave(how: str) -> None:
+        monkeypatch.setenv("FAKE_WORKER", how)
+
+    behave("good")
+    return behave

@@ -1,0 +1,62 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from magic_tui.cli import demo
+from magic_tui.client.attribution import open_attribution
+from magic_tui.client.same_book import label_matches
+from tests.cli.conftest import Magic
+from tests.cli.fake_run import FakeRun
+
+
+@pytest.fixture(autouse=True)
+def _config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "demo.yaml"
+    path.write_text("model: {path: m}\ndata: {path: d.jsonl}\n")
+    monkeypatch.setattr(demo, "demo_config", lambda: path)
+
+
+def test_it_tells_the_whole_story(
+    runs: Path, magic: Magic, fake_worker: Callable[[str], None]
+) -> None:
+    result = magic("demo")
+    assert result.exit_code == 0
+    assert result.stdout.count("\nmost helpful\n") == 2
+    assert "the most helpful document of query 0, token by token" in result.stdout
+    assert "strongest tokens" in result.stdout
+    assert "chance would be" in result.stdout and "together" in result.stdout
+    assert "try next" in result.stdout
+    facts = json.loads(magic("demo", "--json").stdout)
+    assert [len(table["helpful"]) for table in facts["queries"]] == [5, 5]
+    assert facts["own_book"][0]["label"] == "a"
+
+
+def test_matches_are_counted_against_chance(runs: Path) -> None:
+    books = ["a"] * 5 + ["b"] * 18
+    fake = FakeRun(columns={"book": books}, query_columns={"book": ["a", "b"]})
+    attribution = open_attribution(fake.write(runs))
+    for match, label in zip(label_matches(attribution, "book", 6), "ab", strict=True):
+        listed = [r.document for r in attribution.ranked(match.query, 6)]
+        assert (match.label, match.listed) == (label, 6)
+        assert match.matches == sum(books[d] == label for d in listed)
+        assert match.chance == pytest.approx(6 * books.count(label) / 23)
+
+
+def test_the_config_is_found_or_its_places_are_named(
+    magic: Magic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    import magic_tui
+
+    root = Path(magic_tui.__file__).parent
+    try:
+        found = demo.demo_config()
+    except demo.UsageError as error:
+        assert str(root / "sample_configs") in str(error)
+    else:
+        assert found in (
+            root.parent / "sample_configs/demo.yaml",
+            root / "sample_configs/demo.yaml",
+        )

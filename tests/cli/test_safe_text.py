@@ -1,0 +1,47 @@
+import unicodedata
+
+import pytest
+
+from magic_tui.safe_text import one_line, safe_text
+
+HOSTILE = {
+    "\x1b[31mred": "␛[31mred",
+    "\x1b]52;c;cHduZWQ=\x07": "␛]52;c;cHduZWQ=␇",
+    "a\tb": "a b",
+    "a\nb\rc": "a␊b␍c",
+    "\x7f": "␡",
+    "\x00": "␀",
+    "\x9b2J": "<U+009B>2J",
+    "\x85": "<U+0085>",
+    "abc\u202edef": "abc<U+202E>def",
+    "\u2066x\u2069": "<U+2066>x<U+2069>",
+    "zero\u200bwidth\ufeff": "zero<U+200B>width<U+FEFF>",
+    "\ud800": "<U+D800>",
+    "line\u2028end": "line<U+2028>end",
+    "\U000e0041": "<U+E0041>",
+}
+
+
+@pytest.mark.parametrize(("text", "shown"), HOSTILE.items())
+def test_each_hostile_character_becomes_a_visible_sign(text: str, shown: str) -> None:
+    assert safe_text(text) == shown
+
+
+@pytest.mark.parametrize("text", ["plain [red]text[/red]", "wörld 日本 🎉", "a\u0301 e\ufe0f", ""])
+def test_what_is_harmless_stays_as_it_is(text: str) -> None:
+    assert safe_text(text) == text
+
+
+def test_no_character_of_unicode_gets_through_that_could_steer_a_terminal() -> None:
+    steering = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    text = "".join(c for c in map(chr, range(0x110000)) if unicodedata.category(c) in steering)
+    assert len(text) > 2200
+    assert {unicodedata.category(c) for c in set(safe_text(text))}.isdisjoint(steering)
+
+
+def test_newlines_stay_only_when_asked_for() -> None:
+    assert safe_text("a\nb\r\nc\rd\x1b", keep_newlines=True) == "a\nb\nc␍d␛"
+
+
+def test_one_line_joins_all_white_space() -> None:
+    assert one_line("  a \n\n b\t\u2028c \x1b") == "a b c ␛"

@@ -1,0 +1,110 @@
+"""In float32 the scores are the same bits however the trajectory was kept, and every time."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from torch import nn
+
+from engine import CausalLMLoss, weighted_causal_lm_ce
+from engine.magic.schedule import ScheduleKind
+from tests.exactness.attributing import Attribution, Problem, attribute, make_trainer, query_streams
+from tests.exactness.cases import Layout, document_weights, make_data, make_training
+from tests.exactness.conftest import Agree
+from tests.exactness.tiny_models import tiny_model
+
+SCHEDULES = get_args(ScheduleKind)
+
+
+def fused(model: Any) -> nn.Module:
+    return CausalLMLoss(model)
+
+
+def recomputed(model: Any) -> nn.Module:
+    return CausalLMLoss(model, cache_bytes=0)
+
+
+def transformers(model: Any) -> nn.Module:
+    model.loss_function = weighted_causal_lm_ce
+    wrapped: nn.Module = model
+    return wrapped
+
+
+WAYS = {"fused": fused, "recomputed": recomputed, "transformers": transformers}
+
+
+def problem_in_float32(
+    name: str, way: str, optimizer: str = "adamw", layout: Layout = "rows"
+) -> Problem:
+    data = make_data(layout)
+    training = make_training(optimizer, "one_cycle", clip=True, epochs=3)
+    loss = WAYS[way](tiny_model(name, torch.float32))
+    return Problem(loss, data, training, data.token_weights(document_weights(data)))
+
+
+@pytest.mark.parametrize(("optimizer", "micro_batch_size"), [("adamw", 2), ("sgd", None)])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ["llama untied", "gpt2 tied"])
+def test_every_schedule_gives_the_same_bits(
+    name: str, way: str, micro_batch_size: int | None, optimizer: str, tmp_path: Path
+) -> None:
+    problem = problem_in_float32(name, way, optimizer)
+    how = Attribution(micro_batch_size=micro_batch_size)
+    first = attribute(problem, how, tmp_path / "first")
+    assert first.weights.dtype == torch.float32
+    assert torch.isfinite(first.weights).all() and first.weights.any()
+    for schedule in SCHEDULES:
+        # "all" is repeated from nothing: another module, trainer and folder.
+        again = replace(problem_in_float32(name, way, optimizer), weights=problem.weights)
+        ours = attribute(again, replace(how, schedule=schedule), tmp_path / schedule)
+        assert torch.equal(ours.weights, first.weights), schedule
+        assert torch.equal(ours.steps, first.steps), schedule
+        assert torch.equal(ours.measurements, first.measurements), schedule
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_new_trainer_gives_the_same_bits(
+    optimizer: str, schedule: ScheduleKind, tmp_path: Path
+) -> None:
+    problem = problem_in_float32("gpt2 tied", "fused", optimizer)
+    same = attribute(problem, Attribution(schedule), tmp_path / "same").weights
+    new = attribute(problem, Attribution(schedule, fresh=True), tmp_path / "new").weights
+    assert torch.equal(same, new)
+
+
+def test_memory_for_the_residuals_does_not_change_a_bit(tmp_path: Path) -> None:
+    cached, not_cached = (
+        attribute(problem_in_float32("gpt2 tied", way), Attribution(), tmp_path / way).weights
+        for way in ("fused", "recomputed")
+    )
+    assert torch.equal(cached, not_cached)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ["llama untied", "gpt2 tied"])
+def test_queries_do_not_depend_on_their_company(
+    name: str, way: str, agree: Agree, tmp_path: Path
+) -> None:
+    problem = problem_in_float32(name, way)
+    together = attribute(problem, Attribution("log"), tmp_path / "together").weights
+    alone = attribute(problem, Attribution("log", queries_per_pass=1), tmp_path / "alone").weights
+    agree("float32: queries alone or together", together, alone, 1e-5)
+    assert torch.equal(together, alone)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_last_step_is_reproduced_to_the_bit(schedule: ScheduleKind, tmp_path: Path) -> None:
+    problem = problem_in_float32("llama untied", "fused", "sgd", "packed")
+    how, stream = Attribution(schedule), problem.stream()
+    trainer, start = make_trainer(problem.loss, problem.training, how)
+    trainer.train(start, stream, save_dir=tmp_path, schedule=schedule)
+    seen: list[tuple[str, dict[str, Any]]] = []
+    trainer.backward(
+        tmp_path, stream, query_streams()[0], observer=lambda e, /, **f: seen.append((e, f))
+    )
+    assert [facts for event, facts in seen if event == "reproduced"] == [{"exact": True}]
+    replayed = [facts["step"] for event, facts in seen if event == "replay_step"]
+    assert replayed == list(range(len(stream)))[::-1]

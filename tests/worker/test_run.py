@@ -1,0 +1,174 @@
+"""A run from config to scores, and new queries of its trajectory."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from engine.contract.events import RunState
+from engine.records.run_folder import RunFolder
+from engine.records.score_store import ScoreReader
+from engine.records.tables import RowTable
+
+Outcome = dict[str, Any]
+Start = Callable[..., Outcome]
+
+
+def reader_of(outcome: Outcome) -> ScoreReader:
+    return ScoreReader(Path(outcome["path"]) / "attributions" / outcome["attribution"])
+
+
+def token_scores(outcome: Outcome) -> Any:
+    reader = reader_of(outcome)
+    return np.stack([reader.token_scores(query) for query in range(reader.queries)])
+
+
+def test_run_folder(config: dict[str, Any], start: Start) -> None:
+    outcome = start(config)
+    assert outcome["ok"], outcome
+    folder = RunFolder(Path(outcome["path"]))
+    assert folder.state() is RunState.SUCCEEDED
+    assert folder.config().digest() == folder.record()["config_hash"]
+    assert folder.tokenizer_file.exists()
+
+    rows, reader = RowTable(folder.rows_store), reader_of(outcome)
+    documents = rows.document_ids()
+    scores = token_scores(outcome)
+    assert scores.dtype == np.float32 and scores.shape == (2, *documents.shape)
+    assert (scores[:, documents < 0] == 0).all() and (scores[..., -1] == 0).all()
+    assert np.array_equal(scores != 0, np.broadcast_to(rows.targets(), scores.shape))
+    for query in range(2):
+        sums = np.bincount(documents[documents >= 0], scores[query][documents >= 0])
+        found = reader.document_scores(query)
+        assert np.allclose(found, sums, rtol=1e-5)
+        assert np.isclose(reader.step_scores(query).sum(), sums.sum(), rtol=1e-4)
+        assert reader.top_documents(query).tolist() == np.argsort(found, kind="stable").tolist()
+        assert reader.top_documents(query, harmful=True)[0] == found.argmax()
+
+    queries = pq.ParquetFile(reader.attribution / "queries.parquet").read().to_pydict()
+    assert queries["text"] == ["the cat sat by the fire", "the sea"]
+    assert queries["length"] == [23, 7]
+    assert all(a < b for a, b in zip(queries["loss_after"], queries["loss_before"], strict=True))
+    assert pq.ParquetFile(folder.documents_file).read()["id"].to_pylist() == list(range(7))
+    assert np.array_equal(np.sort(rows.steps(), axis=0)[[0, -1]], [[0, 3], [2, 5]])
+
+
+def test_events_tell_the_whole_run(config: dict[str, Any], start: Start) -> None:
+    events = RunFolder(Path(start(config)["path"])).events()
+    assert [event["seq"] for event in events] == list(range(len(events)))
+    phases = [event["phase"] for event in events if event["event"] == "phase"]
+    assert phases == ["prepare", "train", "measure", "replay"]
+    trained = [event for event in events if event["event"] == "train_step"]
+    assert [event["step"] for event in trained] == list(range(6))
+    assert all(event["learning_rate"] == 1e-2 and event["memory"] > 0 for event in trained)
+    replayed = [event for event in events if event["event"] == "replay_step"]
+    assert [event["step"] for event in replayed] == [5, 4, 3, 2, 1, 0]
+    assert all(len(event["cotangent_norms"]) == 2 for event in replayed)
+    assert [e["exact"] for e in events if e["event"] == "reproduced"] == [True]
+    assert events[-1]["event"] == "finished"
+
+
+def test_schedules_give_the_same_bits(config: dict[str, Any], start: Start) -> None:
+    found = {}
+    for kind in ("all", "gradients", "sqrt", "log"):
+        found[kind] = token_scores(start({**config, "trajectory": {"schedule": kind}}, kind))
+    assert all(np.array_equal(scores, found["all"]) for scores in found.values())
+
+
+def test_attribute_replays_without_training(
+    config: dict[str, Any], start: Start, worker: Callable[..., Outcome]
+) -> None:
+    first = start(config)
+    folder = RunFolder(Path(first["path"]))
+    before = {path: path.stat().st_mtime_ns for path in folder.trajectory.iterdir()}
+    seen = len(folder.events())
+    request = json.dumps({"texts": ["the cat sat by the fire"]})
+    second = worker("attribute", "--run", folder.path, "--request", request)
+    assert second["attribution"] == "a0002"
+    assert np.array_equal(token_scores(second)[0], token_scores(first)[0])
+    assert {path: path.stat().st_mtime_ns for path in folder.trajectory.iterdir()} == before
+    new = {event["event"] for event in folder.events()[seen:]}
+    assert "replay_step" in new and "train_step" not in new
+
+
+def test_passes_when_memory_is_short(config: dict[str, Any], start: Start) -> None:
+    whole = token_scores(start(config))
+    short = {**config, "attribution": {"memory_budget_gb": 1e-6}}
+    outcome = start(short, "short")
+    passes = [e for e in RunFolder(Path(outcome["path"])).events() if e["event"] == "pass"]
+    assert [event["queries"] for event in passes] == [[0], [1]]
+    assert np.array_equal(token_scores(outcome), whole)
+
+
+def test_document_granularity(config: dict[str, Any], start: Start) -> None:
+    tokens = reader_of(start(config))
+    documents = reader_of(start({**config, "attribution": {"granularity": "document"}}, "d"))
+    assert not documents.has_tokens
+    for query in range(2):
+        ours, theirs = documents.document_scores(query), tokens.document_scores(query)
+        assert np.allclose(ours, theirs, rtol=1e-5, atol=1e-9)
+
+
+def test_reductions_and_contrast(config: dict[str, Any], start: Start) -> None:
+    each = token_scores(start(config)).astype(np.float64)
+    for reduction, expected in (("sum", each.sum(0)), ("mean", each.mean(0))):
+        queries = {**config["queries"], "reduction": reduction}
+        found = token_scores(start({**config, "queries": queries}, reduction))
+        assert found.shape[0] == 1
+        assert np.allclose(found[0], expected, rtol=1e-3, atol=1e-7)
+    contrast = {"path": config["queries"]["path"], "split": "train[1:]"}
+    queries = {"path": config["queries"]["path"], "split": "train[:1]"}
+    queries |= {"reduction": "mean", "contrast": contrast}
+    found = token_scores(start({**config, "queries": queries}, "contrast"))
+    assert np.allclose(found[0], each[0] - each[1], rtol=1e-3, atol=1e-7)
+
+
+def test_training_alone_and_queries_later(
+    config: dict[str, Any], start: Start, worker: Callable[..., Outcome]
+) -> None:
+    outcome = start({**config, "queries": None})
+    assert outcome["attribution"] is None
+    request = json.dumps({"queries": config["queries"], "reduction": "mean"})
+    asked = worker("attribute", "--run", outcome["path"], "--request", request)
+    assert asked["attribution"] == "a0001" and reader_of(asked).queries == 1
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_export(
+    config: dict[str, Any], start: Start, worker: Callable[..., Outcome], tmp_path: Path,
+    packing: bool,
+) -> None:  # fmt: skip
+    config["data"] |= {"packing": packing, "sequence_length": 8}
+    outcome = start(config)
+    reader = reader_of(outcome)
+    arguments = ("--run", outcome["path"], "--attribution", "a0001", "--out", tmp_path / "out")
+    assert worker("export", *arguments)["ok"]
+    scores, owners = (torch.load(tmp_path / "out" / f"{n}.pt") for n in ("scores", "doc_ids"))
+    for query in range(2):
+        per_document = torch.zeros(7)
+        per_document.scatter_add_(0, owners.flatten(), scores[query].flatten())
+        expected = torch.from_numpy(reader.document_scores(query))
+        assert torch.allclose(per_document, expected, rtol=1e-4, atol=1e-7)
+    assert (tmp_path / "out" / "run_config.yaml").read_bytes() == (
+        Path(outcome["path"]) / "run_config.yaml"
+    ).read_bytes()
+
+
+def test_plan_writes_nothing(
+    config: dict[str, Any], worker: Callable[..., Outcome], tmp_path: Path, runs: Path
+) -> None:
+    import yaml
+
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    plan = worker("plan", "--config", file, "--runs", runs)
+    assert not runs.exists()
+    assert (plan["steps"], plan["rows"], plan["documents"], plan["queries"]) == (6, 7, 7, 2)
+    disk = {option["name"]: option["disk_bytes"] for option in plan["schedules"]}
+    assert disk["all"] > disk["gradients"] > disk["sqrt"] > disk["log"] > 0
+    assert plan["chosen"] in disk and plan["reason"]
