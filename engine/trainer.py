@@ -8,28 +8,26 @@ The worker of ``magic run`` and a notebook use the same class:
 """
 
 import math
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import psutil
 import torch
 from torch import Tensor, nn
 from torchopt.base import GradientTransformation
 
-from engine.checkpoints.planner import Costs, Estimate, Room, choose, estimate
 from engine.checkpoints.trajectory import TrajectoryReader, TrajectoryWriter
+from engine.contract.config import Reduction, ScheduleName
 from engine.contract.errors import RunError
 from engine.magic.observer import Observer, ignore
 from engine.magic.optimizer_stage import OptimizerStage
 from engine.magic.replay import DivergedError, Replay
-from engine.magic.schedule import Schedule, ScheduleKind
+from engine.magic.schedule import Schedule
 from engine.magic.state import Batch, Cotangent, Params, TrainState
 from engine.magic.train_step import TrainStep
 from engine.models.module_loss import ModuleLoss
+from engine.planning import Training
 from engine.stream import DataStream
 
 Measurement = Sequence[Batch]
@@ -100,7 +98,7 @@ class Trainer:
         stream: DataStream,
         *,
         save_dir: Path | str | None = None,
-        schedule: ScheduleKind | Schedule | Literal["auto"] = "auto",
+        schedule: Schedule | ScheduleName = "auto",
         observer: Observer = ignore,
     ) -> TrainState:
         """Train through the whole stream; returns s_T.
@@ -129,67 +127,13 @@ class Trainer:
         with TrajectoryWriter(folder, schedule, self.step.stage, kept) as writer:
             return self._steps(state, stream, writer, observer)
 
-    def plan(
-        self,
-        state: TrainState,
-        stream: DataStream,
-        folder: Path,
-        schedule: ScheduleKind | Literal["auto"] = "auto",
-        *,
-        queries: int = 1,
-        passes: int = 1,
-    ) -> tuple[Estimate, str]:
-        """The schedule to train under and why; ``auto`` measures one step to decide."""
-        room = Room(shutil.disk_usage(folder).free, free_memory(self.device))
-        if schedule == "auto":
-            return choose(self.measure_costs(state, stream, queries, passes), room)
-        costs = self.costs(state, stream, 1.0, 0.1, queries, passes)
-        return estimate(schedule, costs, room), "asked for"
-
-    def measure_costs(
-        self, state: TrainState, stream: DataStream, queries: int = 1, passes: int = 1
-    ) -> Costs:
-        """Costs with the times of one real training step at ``state``."""
-        batch = stream.batch(0, self.dtype)
-        self.step.gradient(state.params, batch)
-        began = time.perf_counter()
-        _, grads = self.step.gradient(state.params, batch)
-        middle = time.perf_counter()
-        self.step.apply(state, grads)
-        end = time.perf_counter()
-        return self.costs(state, stream, end - began, end - middle, queries, passes)
-
-    def costs(
-        self,
-        state: TrainState,
-        stream: DataStream,
-        step_seconds: float,
-        apply_seconds: float,
-        queries: int,
-        passes: int,
-    ) -> Costs:
-        """Costs of this training with given times."""
-        gradient = sum(p.numel() * p.element_size() for p in state.params.values())
-        leaves = self.step.stage.state_tensors(state.optimizer)
-        optimizer = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
-        return Costs(
-            steps=len(stream),
-            state_bytes=gradient + optimizer,
-            gradient_bytes=gradient,
-            step_seconds=step_seconds,
-            apply_seconds=apply_seconds,
-            bytes_per_second=5e8,
-            queries=queries,
-            passes=passes,
-        )
-
     def backward(
         self,
         save_dir: Path | str,
         stream: DataStream,
         queries: DataStream | Sequence[Measurement],
         *,
-        reduction: Literal["none", "mean", "sum"] = "none",
+        reduction: Reduction = "none",
         queries_per_pass: int | None = None,
         observer: Observer = ignore,
     ) -> Scores:
@@ -261,10 +205,11 @@ class Trainer:
         state: TrainState,
         stream: DataStream,
         folder: Path,
-        kind: ScheduleKind | Literal["auto"],
+        kind: ScheduleName,
         observer: Observer,
     ) -> Schedule:
-        plan, reason = self.plan(state, stream, folder, kind)
+        training = Training(self.step, state, stream)
+        plan, reason = training.plan(folder, kind)
         if plan.why_not is not None:
             raise RunError(
                 f"trajectory.schedule: {plan.schedule.kind} {plan.why_not}; free some, choose "
@@ -303,7 +248,7 @@ class Trainer:
 
 
 def measurements_of(
-    queries: DataStream, reduction: Literal["none", "mean", "sum"], dtype: torch.dtype
+    queries: DataStream, reduction: Reduction, dtype: torch.dtype
 ) -> list[Measurement]:
     """A stream's rows as measurements: φ of a row is the mean loss of its targets."""
     rows = len(queries.dataset)
@@ -318,10 +263,3 @@ def measurements_of(
 def scaled(batch: Batch, factor: float) -> Batch:
     """The batch with its loss multiplied by ``factor``."""
     return Batch(batch.inputs, batch.weights * factor, batch.denominator, batch.key)
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes free on a device, or in this machine's memory."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)

@@ -21,7 +21,7 @@ class Costs:
     state_bytes: int
     gradient_bytes: int
     step_seconds: float
-    apply_seconds: float
+    update_seconds: float
     bytes_per_second: float
     queries: int
     passes: int
@@ -66,7 +66,7 @@ def estimate(kind: ScheduleKind, costs: Costs, room: Room) -> Estimate:
     queries = costs.queries / max(1, costs.passes)
     per_step = costs.step_seconds * (FIRST_QUERY + NEXT_QUERY * (max(1.0, queries) - 1))
     rebuild = schedule.advances() * (
-        costs.apply_seconds if schedule.keep_gradients else costs.step_seconds
+        costs.update_seconds if schedule.keep_gradients else costs.step_seconds
     )
     if not schedule.keep_gradients:
         # The last step of every segment takes its gradient without advancing.

@@ -21,7 +21,8 @@ from engine.records.atomic import sync_folder
 from engine.records.run_folder import RunFolder
 from engine.records.score_store import ScoreShape, ScoreWriter, next_attribution_id
 from engine.records.tables import write_queries
-from engine.trainer import Scores, free_memory
+from engine.planning import free_memory
+from engine.trainer import Scores
 from engine.worker.job import Job
 from engine.worker.queries import Queries, measurement_batches, query_losses, query_table
 from engine.worker.reporter import Reporter

@@ -16,6 +16,7 @@ from engine.data.tokens import TokenizedDocument, tokenize
 from engine.magic.optimizers import LearningRateSpec, OptimizerSpec, build_optimizer
 from engine.magic.state import TrainState
 from engine.models.load import LoadedModel, load_causal_lm
+from engine.planning import Training
 from engine.records.run_folder import RunFolder
 from engine.records.tables import RowTable, write_documents, write_rows
 from engine.stream import DataStream
@@ -68,6 +69,13 @@ class Job:
             device=self.device,
             weight_shape=self.rows.input_ids.shape if per_token else (self.documents,),
             order=self.order,
+        )
+
+    @property
+    def training(self) -> Training:
+        """The training, for planning."""
+        return Training(
+            self.trainer.step, self.start, self.stream(self.config.attribution.granularity)
         )
 
     def learning_rate(self, step: int) -> float:

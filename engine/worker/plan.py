@@ -1,12 +1,10 @@
 """What a config would take in time, memory and disk, measured before anything starts."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
-from engine.checkpoints.planner import KINDS, Room, choose, estimate
+from engine.checkpoints.planner import KINDS, choose, estimate
 from engine.contract.config import RunConfig
-from engine.trainer import free_memory
 from engine.worker.attribution import budget_of
 from engine.worker.device import set_up_device
 from engine.worker.job import new_job, warnings_of
@@ -21,17 +19,16 @@ def plan(config: RunConfig, runs: Path) -> dict[str, Any]:
     job, documents = new_job(config, set_up_device())
     granularity = config.attribution.granularity
     queries = 0 if config.queries is None else read_queries(config.queries, job).measurements
-    stream = job.stream(granularity)
     budget = budget_of(job, max(1, queries), granularity)
-    costs = job.trainer.measure_costs(job.start, stream, max(1, queries), budget.passes)
-    room = Room(shutil.disk_usage(_existing(runs)).free, free_memory(job.device))
+    costs = job.training.measured_costs(max(1, queries), budget.passes)
+    room = job.training.room(_existing(runs))
     options = [estimate(kind, costs, room) for kind in KINDS]
     chosen, reason = choose(costs, room)
     if config.trajectory.schedule != "auto":
         chosen = next(o for o in options if o.schedule.kind == config.trajectory.schedule)
         reason = chosen.why_not or "asked for"
     return {
-        "steps": len(stream),
+        "steps": costs.steps,
         "rows": len(job.rows),
         "documents": len(documents),
         "parameters": sum(p.numel() for p in job.start.params.values()),

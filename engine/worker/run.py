@@ -81,11 +81,8 @@ def _prepare(
     job, documents = new_job(config, set_up_device())
     report.job = job
     queries = None if config.queries is None else read_queries(config.queries, job)
-    stream = job.stream(config.attribution.granularity)
     count = 1 if queries is None else queries.measurements
-    plan, reason = job.trainer.plan(
-        job.start, stream, staging.path, config.trajectory.schedule, queries=count
-    )
+    plan, reason = job.training.plan(staging.path, config.trajectory.schedule, count)
     if plan.why_not is not None:
         raise UsageError(
             f"trajectory.schedule: {plan.schedule.kind} {plan.why_not}; free some disk, point "
