@@ -88,7 +88,7 @@ class DataStream:
         rows = self.order[step]
         values = scores.to("cpu", into.dtype)
         if self.weights.ndim == 2:
-            into[:, torch.from_numpy(rows), : values.shape[2]] += values
+            into[:, :, : values.shape[2]].index_add_(1, torch.from_numpy(rows), values)
             return
         documents = self._documents(rows, self._columns(rows))
         flat = values.flatten(1)

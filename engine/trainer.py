@@ -21,7 +21,7 @@ from engine.checkpoints.trajectory import TrajectoryReader, TrajectoryWriter
 from engine.contract.config import Reduction, ScheduleName
 from engine.contract.errors import RunError
 from engine.magic.observer import Observer, ignore
-from engine.magic.optimizer_stage import OptimizerStage
+from engine.magic.optimizer_stage import OptimizerStage, global_norm
 from engine.magic.replay import DivergedError, Replay
 from engine.magic.schedule import Schedule
 from engine.magic.state import Batch, Cotangent, Params, TrainState
@@ -244,6 +244,8 @@ class Trainer:
                 gradient_norm=report.gradient_norm,
                 seconds=time.perf_counter() - began,
             )
+        if not math.isfinite(global_norm(state.params).item()):
+            raise DivergedError("trained model", len(stream))
         return state
 
 
@@ -252,7 +254,12 @@ def measurements_of(
 ) -> list[Measurement]:
     """A stream's rows as measurements: φ of a row is the mean loss of its targets."""
     rows = len(queries.dataset)
-    single = DataStream(queries.dataset, 1, device=queries.device)
+    # A query has one weight, its coefficient, whatever documents its row is made of.
+    plain = [
+        {name: column for name, column in queries.dataset[row].items() if name != "doc_ids"}
+        for row in range(rows)
+    ]
+    single = DataStream(plain, 1, device=queries.device)
     batches = [single.batch(row, dtype) for row in range(rows)]
     if reduction == "none":
         return [[batch] for batch in batches]

@@ -58,7 +58,8 @@ def estimate(kind: ScheduleKind, costs: Costs, room: Room) -> Estimate:
     kept_states = len(schedule.checkpoints) + 1
     kept_gradients = costs.steps if schedule.keep_gradients else 0
     disk = kept_states * costs.state_bytes + kept_gradients * costs.gradient_bytes
-    held = schedule.live_states * costs.state_bytes
+    # Two more for a moment: s_T as it was trained and as the last step, taken again, gives it.
+    held = (schedule.live_states + 2) * costs.state_bytes
     if not schedule.keep_gradients:
         held += schedule.live_states * costs.gradient_bytes
     moving = disk / costs.bytes_per_second

@@ -56,7 +56,9 @@ class TrajectoryWriter:
         self._manifest.append("schedule", kind=schedule.kind, steps=schedule.steps)
         self._queue: queue.Queue[tuple[str, int, dict[str, Tensor]] | None] = queue.Queue(_WAITING)
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._write_all, name="trajectory-writer")
+        self._thread = threading.Thread(
+            target=self._write_all, name="trajectory-writer", daemon=True
+        )
         self._thread.start()
         self._kept = {*schedule.checkpoints, schedule.steps}
 
@@ -176,7 +178,11 @@ class TrajectoryReader:
         Raises:
             RunError: if its file is missing or damaged.
         """
-        return self._load("gradient", step) if self.schedule.keep_gradients else None
+        if not self.schedule.keep_gradients:
+            return None
+        # Sums over parameters must go in the order of training: files keep none.
+        grads = self._load("gradient", step)
+        return {name: grads[name] for name in self._template}
 
     def _load(self, kind: str, step: int) -> dict[str, Tensor]:
         record = self._files.get((kind, step))

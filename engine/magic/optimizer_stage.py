@@ -96,6 +96,7 @@ class OptimizerStage:
             if elementwise
             else [[Piece(name) for name in params]]
         )
+        self._settle(params)
 
     def init(self, params: Params) -> list[Any]:
         """The optimizer's state before the first update."""
@@ -150,6 +151,16 @@ class OptimizerStage:
         return [
             optree.tree_map(lambda _leaf: next(remaining), group) for group in self.init(params)
         ]
+
+    def _settle(self, params: Params) -> None:
+        # torchopt's momentum drops its state in the first update that an optimizer ever makes;
+        # after this one an update depends on its arguments alone.
+        zeros = {
+            name: torch.zeros_like(piece)
+            for name, piece in self._pieces(self.groups[0], params).items()
+        }
+        with torch.no_grad():
+            self._step(zeros, self.optimizer.init(zeros), zeros)
 
     def _step(self, params: Params, state: Any, grads: Params) -> tuple[Params, Any]:
         with _scalars_in_float64():

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.magic.linear_cross_entropy import linear_cross_entropy, weighted_linear_cross_entropy
+from engine.magic.linear_cross_entropy import weighted_linear_cross_entropy
 
 IGNORED = -100
 
@@ -42,6 +42,7 @@ class CausalLMLoss(nn.Module):
         labels: Tensor,
         example_weight: Tensor,
         num_items_in_batch: int,
+        attention_mask: Tensor | None = None,
     ) -> Tensor:
         """The weighted loss of a batch: a scalar.
 
@@ -51,40 +52,32 @@ class CausalLMLoss(nn.Module):
             example_weight: (rows,) or (rows, tokens) data weights; the weight at j belongs to
                 the loss at j.
             num_items_in_batch: D, what the sum is divided by.
+            attention_mask: (rows, tokens), for rows that are not padded at their end; those need
+                none.
         """
         kept, targets = _targets(labels)
         if example_weight.ndim == 1:
             example_weight = example_weight[:, None].expand(labels.shape)
         coefficients = _select(example_weight, kept) / num_items_in_batch
         if self.plain_head:
-            hidden, head = self._hidden(input_ids)
+            hidden, head = self._hidden(input_ids, attention_mask)
             loss: Tensor = weighted_linear_cross_entropy(
                 _select(hidden, kept), head, coefficients, targets, self.cache_bytes
             )
             return loss
-        logits = _select(self._logits(input_ids), kept)
+        logits = _select(self._logits(input_ids, attention_mask), kept)
         return torch.dot(coefficients, F.cross_entropy(logits, targets, reduction="none"))
 
-    @torch.no_grad()
-    def token_losses(self, input_ids: Tensor, labels: Tensor) -> Tensor:
-        """The loss at every position, (rows, tokens); 0 where it does not count."""
-        kept, targets = _targets(labels)
-        if self.plain_head:
-            hidden, head = self._hidden(input_ids)
-            losses = linear_cross_entropy(_select(hidden, kept), head, targets)
-        else:
-            logits = _select(self._logits(input_ids), kept)
-            losses = F.cross_entropy(logits, targets, reduction="none")
-        result = losses.new_zeros(labels.numel())
-        result[kept] = losses
-        return result.view(labels.shape)
-
-    def _hidden(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
-        output = self.model.base_model(input_ids=input_ids, use_cache=False)
+    def _hidden(self, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        output = self.model.base_model(
+            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+        )
         return output.last_hidden_state, self.model.get_output_embeddings().weight
 
-    def _logits(self, input_ids: Tensor) -> Tensor:
-        logits: Tensor = self.model(input_ids=input_ids, use_cache=False).logits
+    def _logits(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        logits: Tensor = self.model(
+            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+        ).logits
         return logits
 
 
@@ -111,12 +104,13 @@ def _has_plain_head(model: Any) -> bool:
         return False
     training = model.training
     model.eval()
+    # Enlarged, so that a soft cap shows however small the logits of an untrained model are.
+    enlarge = head.register_forward_hook(lambda module, inputs, output: output * 1e4)
     try:
         probe = torch.arange(4, device=head.weight.device)[None] % head.weight.shape[0]
         hidden = base(input_ids=probe, use_cache=False).last_hidden_state
-        logits = model(input_ids=probe, use_cache=False).logits
-        return torch.equal(logits, head(hidden)) or torch.allclose(
-            logits.double(), head(hidden).double(), rtol=1e-5, atol=1e-7
-        )
+        logits = model(input_ids=probe, use_cache=False).logits.double()
+        return torch.allclose(logits, head(hidden).double(), rtol=1e-5, atol=1e-3)
     finally:
+        enlarge.remove()
         model.train(training)

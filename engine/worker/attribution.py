@@ -17,11 +17,11 @@ from engine.contract.config import Granularity
 from engine.contract.events import Event, Phase
 from engine.magic.replay import DivergedError
 from engine.magic.train_step import FirstOrder
+from engine.planning import free_memory
 from engine.records.atomic import sync_folder
 from engine.records.run_folder import RunFolder
 from engine.records.score_store import ScoreShape, ScoreWriter, next_attribution_id
 from engine.records.tables import write_queries
-from engine.planning import free_memory
 from engine.trainer import Scores
 from engine.worker.job import Job
 from engine.worker.queries import Queries, measurement_batches, query_losses, query_table

@@ -14,6 +14,7 @@ _ADVICE = {
     "loss": "lower training.optimizer.learning_rate, or raise batch_size",
     "gradient": "lower training.optimizer.learning_rate, or set training.max_grad_norm",
     "cotangent": "raise training.optimizer.eps_root, lower learning_rate, or raise batch_size",
+    "trained model": "lower training.optimizer.learning_rate, or raise batch_size",
     "query's loss": "lower training.optimizer.learning_rate: the trained model is broken",
 }
 

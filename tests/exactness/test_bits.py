@@ -39,7 +39,7 @@ def problem_in_float32(
     name: str, way: str, optimizer: str = "adamw", layout: Layout = "rows"
 ) -> Problem:
     data = make_data(layout)
-    training = make_training(optimizer, "one_cycle", clip=True, epochs=3)
+    training = make_training(optimizer, "one_cycle", clip=True, epochs=2)
     loss = WAYS[way](tiny_model(name, torch.float32))
     return Problem(loss, data, training, data.token_weights(document_weights(data)))
 

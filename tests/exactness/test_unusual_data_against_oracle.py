@@ -46,7 +46,7 @@ def test_a_batch_with_nothing_to_predict(
     model = tiny_model("phi head bias" if kind == "own head" else "gpt2 tied")
     loss: nn.Module = model
     if kind == "transformers":
-        model.loss_function = weighted_causal_lm_ce  # type: ignore[assignment]
+        model.loss_function = weighted_causal_lm_ce
     else:
         loss = CausalLMLoss(model)
     weights = data.token_weights(document_weights(data))

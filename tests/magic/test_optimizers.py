@@ -160,7 +160,7 @@ def test_global_norm_is_that_of_clip_grad_norm() -> None:
     torch.testing.assert_close(global_norm(make_grads(0)), norm)
 
 
-TABLES = {
+TABLES: dict[LearningRateSpec, list[float]] = {
     LearningRateSpec("constant", 4): [1, 1, 1, 1],
     LearningRateSpec("constant", 8, warmup_fraction=0.5): [0, 1 / 4, 1 / 2, 3 / 4, 1, 1, 1, 1],
     LearningRateSpec("linear", 4): [1, 3 / 4, 1 / 2, 1 / 4],
@@ -181,7 +181,7 @@ TABLES = {
 }
 
 
-@pytest.mark.parametrize(("spec", "factors"), TABLES.items(), ids=str)
+@pytest.mark.parametrize(("spec", "factors"), list(TABLES.items()), ids=str)
 def test_learning_rates(spec: LearningRateSpec, factors: list[float]) -> None:
     assert [spec.factor(step) for step in range(spec.steps)] == pytest.approx(factors, abs=1e-15)
 
