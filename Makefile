@@ -33,7 +33,7 @@ test: $(INSTALLED) ## the test suite
 check: lint test ## lint, then test
 
 bench: $(INSTALLED) ## time training and replay; BENCH_MODEL=folder for a model of your own
-	$(BIN)/python -m tests.benchmarks.bench_step $(if $(BENCH_MODEL),--model $(BENCH_MODEL))
+	OMP_WAIT_POLICY=PASSIVE THP_MEM_ALLOC_ENABLE=1 $(BIN)/python -m tests.benchmarks.bench_step $(if $(BENCH_MODEL),--model $(BENCH_MODEL))
 
 clean: ## remove .venv, caches and built packages; runs stay
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

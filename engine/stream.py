@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.magic.state import Batch
+from engine.models.causal_lm_loss import IGNORED
 
-_PADDING = {"input_ids": 0, "labels": -100, "doc_ids": -1, "attention_mask": 0}
+_PADDING = {"input_ids": 0, "labels": IGNORED, "doc_ids": -1, "attention_mask": 0}
 _NOT_INPUTS = {"doc_ids"}
 
 
@@ -60,6 +61,7 @@ class DataStream:
         if len(shape) not in (1, 2):
             raise ValueError(f"weight_shape is (documents,) or (rows, tokens), not {shape}")
         self.weights = torch.ones(shape, dtype=torch.float64)
+        self._latest: tuple[Any, dict[str, Tensor]] = (None, {})
         rows = np.arange(len(dataset), dtype=np.int64)
         self.order = order or [
             rows[start : start + batch_size] for start in range(0, len(rows), batch_size)
@@ -96,10 +98,16 @@ class DataStream:
         into.index_add_(1, documents.flatten()[known], flat[:, known])
 
     def _columns(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
+        if self._latest[0] is rows:
+            return self._latest[1]
         taken = [self.dataset[int(row)] for row in rows]
         columns = {name: _collate(name, [row[name] for row in taken]) for name in taken[0]}
         if "input_ids" in columns and "labels" not in columns:
             columns["labels"] = _collate("labels", [row["input_ids"] for row in taken])
+            if "attention_mask" in columns:
+                columns["labels"][columns["attention_mask"] == 0] = IGNORED
+        # A step is taken, rebuilt and collected in turn: each needs the same columns.
+        self._latest = (rows, columns)
         return columns
 
     def _batch_weights(self, rows: NDArray[np.int64], columns: dict[str, Tensor]) -> Tensor:
@@ -127,4 +135,4 @@ def _count(columns: dict[str, Tensor], weights: Tensor) -> int:
     labels = columns.get("labels")
     if labels is None or labels.ndim != 2 or "input_ids" not in columns:
         return weights.numel()
-    return max(1, int(torch.count_nonzero(labels[:, 1:] != _PADDING["labels"])))
+    return max(1, int(torch.count_nonzero(labels[:, 1:] != IGNORED)))

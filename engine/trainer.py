@@ -54,9 +54,10 @@ class Trainer:
         """Use :meth:`initialize` instead."""
         self.loss = loss
         self.step = step
-        self._template = template
         first = next(iter(template.values()))
         self.dtype, self.device = first.dtype, first.device
+        # Shapes are all that is needed of s_0 from here on.
+        self._template = {name: tensor.to("meta") for name, tensor in template.items()}
 
     @classmethod
     def initialize(
@@ -163,10 +164,16 @@ class Trainer:
                 f"{save_dir} was trained for {reader.schedule.steps} steps, but the stream has "
                 f"{len(stream)}; give the stream it was trained on"
             )
-        final = reader.load_state(len(stream))
         scores = stream.new_scores(len(measurements), self.dtype)
         steps = torch.zeros(len(measurements), len(stream), dtype=torch.float64)
         values = torch.zeros(len(measurements), dtype=torch.float64)
+        replay = Replay(
+            self.step,
+            reader,
+            lambda step: stream.batch(step, self.dtype),
+            reader.schedule,
+            observer,
+        )
         size = queries_per_pass or max(1, len(measurements))
         for first in range(0, len(measurements), size):
             chosen = slice(first, first + size)
@@ -175,26 +182,30 @@ class Trainer:
                 stream.collect(scores[chosen], step, pulled)
                 steps[chosen, step] = pulled.flatten(1).double().sum(1).cpu()
 
-            cotangents = []
-            for index in range(*chosen.indices(len(measurements))):
-                value, cotangent = self.measure(final, measurements[index])
-                values[index] = value
-                cotangents.append(cotangent)
-            batches = lambda step: stream.batch(step, self.dtype)  # noqa: E731
-            Replay(self.step, reader, batches, reader.schedule, observer).run(cotangents, take)
+            values[chosen], cotangents = self._measure_all(reader, measurements[chosen])
+            replay.run(cotangents, take)
         return Scores(scores, steps, values)
 
     def measure(self, state: TrainState, measurement: Measurement) -> tuple[float, Cotangent]:
         """φ and its derivative in the train state."""
         value, total = 0.0, None
-        for batch in measurement:
-            part, grads = self.step.gradient(state.params, batch)
-            value += part
-            total = grads if total is None else {n: g.add_(grads[n]) for n, g in total.items()}
+        with self.loss.evaluating():
+            for batch in measurement:
+                part, grads = self.step.gradient(state.params, batch)
+                value += part
+                total = grads if total is None else {n: g.add_(grads[n]) for n, g in total.items()}
         if total is None or not math.isfinite(value):
             raise DivergedError("query's loss", state.step)
         zeros = self.step.stage.zero_cotangent(state.params, state.optimizer)
         return value, Cotangent(total, zeros)
+
+    def _measure_all(
+        self, reader: TrajectoryReader, measurements: Sequence[Measurement]
+    ) -> tuple[Tensor, list[Cotangent]]:
+        final = reader.load_state(reader.schedule.steps)
+        measured = [self.measure(final, measurement) for measurement in measurements]
+        values = torch.tensor([value for value, _ in measured], dtype=torch.float64)
+        return values, [cotangent for _, cotangent in measured]
 
     def open(self, save_dir: Path | str) -> TrajectoryReader:
         """A kept trajectory of this trainer's model."""
@@ -211,10 +222,7 @@ class Trainer:
         training = Training(self.step, state, stream)
         plan, reason = training.plan(folder, kind)
         if plan.why_not is not None:
-            raise RunError(
-                f"trajectory.schedule: {plan.schedule.kind} {plan.why_not}; free some, choose "
-                "another schedule, or train for fewer steps"
-            )
+            raise RunError(f"schedule {plan.schedule.kind} {plan.why_not}")
         kept = [*plan.schedule.checkpoints, plan.schedule.steps]
         observer("planned", schedule=plan.schedule.kind, reason=reason, checkpoints=kept)
         return plan.schedule

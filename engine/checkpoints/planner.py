@@ -9,6 +9,8 @@ DISK_SHARE = 0.8
 """Part of the free disk that a trajectory may take."""
 MEMORY_SHARE = 0.5
 """Part of the free memory that rebuilt train states may take."""
+READ_SPEED_UP = 2.0
+"""Reading a file and checking it takes this much less than writing it durably."""
 FIRST_QUERY, NEXT_QUERY = 3.1, 2.3
 """Time of replaying a step in units of training it: for one query, and for each more."""
 
@@ -23,6 +25,8 @@ class Costs:
     step_seconds: float
     update_seconds: float
     bytes_per_second: float
+    file_seconds: float
+    """What making one file durable takes besides its bytes."""
     queries: int
     passes: int
 
@@ -45,6 +49,7 @@ class Estimate:
     train_seconds: float
     replay_seconds: float
     why_not: str | None
+    """What it needs more of than there is, and what to do, if it does not fit."""
 
     @property
     def seconds(self) -> float:
@@ -62,22 +67,32 @@ def estimate(kind: ScheduleKind, costs: Costs, room: Room) -> Estimate:
     held = (schedule.live_states + 2) * costs.state_bytes
     if not schedule.keep_gradients:
         held += schedule.live_states * costs.gradient_bytes
-    moving = disk / costs.bytes_per_second
-    train = costs.steps * costs.step_seconds + moving
-    queries = costs.queries / max(1, costs.passes)
-    per_step = costs.step_seconds * (FIRST_QUERY + NEXT_QUERY * (max(1.0, queries) - 1))
-    rebuild = schedule.advances() * (
-        costs.update_seconds if schedule.keep_gradients else costs.step_seconds
-    )
-    if not schedule.keep_gradients:
+    writing = disk / costs.bytes_per_second + (kept_states + kept_gradients) * costs.file_seconds
+    advances = schedule.advances()
+    reading = len(schedule.checkpoints) * costs.state_bytes
+    if schedule.keep_gradients:
+        reading += (costs.steps + advances) * costs.gradient_bytes
+        rebuild = advances * costs.update_seconds
+    else:
         # The last step of every segment takes its gradient without advancing.
-        rebuild += len(schedule.checkpoints) * costs.step_seconds
-    replay = costs.passes * (costs.steps * per_step + rebuild + moving / 2)
+        rebuild = (advances + len(schedule.checkpoints)) * costs.step_seconds
+    queries = max(1.0, costs.queries / max(1, costs.passes))
+    per_step = costs.step_seconds * (FIRST_QUERY + NEXT_QUERY * (queries - 1))
+    replay = costs.passes * (
+        costs.steps * per_step + rebuild + reading / (READ_SPEED_UP * costs.bytes_per_second)
+    )
+    train = costs.steps * costs.step_seconds + writing
     why_not = None
     if disk > DISK_SHARE * room.disk:
-        why_not = f"needs {_size(disk)} of disk, {_size(DISK_SHARE * room.disk)} may be used"
+        why_not = (
+            f"needs {_size(disk)} of disk, {_size(DISK_SHARE * room.disk)} may be used: free some "
+            "disk, or keep runs elsewhere"
+        )
     elif held > MEMORY_SHARE * room.memory:
-        why_not = f"needs {_size(held)} of memory, {_size(MEMORY_SHARE * room.memory)} may be used"
+        why_not = (
+            f"needs {_size(held)} of memory, {_size(MEMORY_SHARE * room.memory)} may be used: "
+            "choose a schedule that holds less"
+        )
     return Estimate(schedule, disk, held, train, replay, why_not)
 
 

@@ -25,8 +25,8 @@ from engine.magic.schedule import Schedule, ScheduleKind, make_schedule
 from engine.magic.state import Params, TrainState
 from engine.records.atomic import write_atomically
 from engine.records.journal import JournalWriter, read_journal
+from engine.records.run_folder import MANIFEST
 
-MANIFEST = "manifest.jsonl"
 _WAITING = 2
 """States that may wait for the writer before training waits for it."""
 
@@ -56,6 +56,7 @@ class TrajectoryWriter:
         self._manifest.append("schedule", kind=schedule.kind, steps=schedule.steps)
         self._queue: queue.Queue[tuple[str, int, dict[str, Tensor]] | None] = queue.Queue(_WAITING)
         self._error: BaseException | None = None
+        self._abandoned = threading.Event()
         self._thread = threading.Thread(
             target=self._write_all, name="trajectory-writer", daemon=True
         )
@@ -83,8 +84,15 @@ class TrajectoryWriter:
 
     def close(self, *, complete: bool) -> None:
         """Wait for the writer; mark the trajectory complete if training came to its end."""
-        self._queue.put(None)
-        self._thread.join()
+        if not complete:
+            self._abandoned.set()
+        try:
+            self._queue.put(None)
+            self._thread.join()
+        except BaseException:
+            self._abandoned.set()
+            self._thread.join()
+            raise
         if complete and self._error is None:
             self._manifest.append("complete")
         self._manifest.close()
@@ -97,7 +105,7 @@ class TrajectoryWriter:
 
     def _write_all(self) -> None:
         while (item := self._queue.get()) is not None:
-            if self._error is not None:
+            if self._error is not None or self._abandoned.is_set():
                 continue
             try:
                 self._write(*item)

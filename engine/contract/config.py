@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Dtype = Literal["float32", "float64", "bfloat16"]
@@ -77,11 +78,11 @@ class OptimizerConfig(Section):
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: NonNegative = 1.0e-4
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     eps: NonNegative = 1.0e-8
     eps_root: NonNegative = 1.0e-8
     weight_decay: NonNegative = 0.0
-    momentum: Fraction = 0.0
+    momentum: Decay = 0.0
 
 
 class ScheduleConfig(Section):

@@ -29,7 +29,7 @@ class Event(StrEnum):
     REPLAY_STEP = "replay_step"
     """The replay cursor moved to ``step``: ``cotangent_norms``, ``seconds``, ``memory``."""
     REPRODUCED = "reproduced"
-    """Whether the last step, taken again, gave the trained state bit for bit: ``exact``."""
+    """The last step was taken again: ``exact`` (the same bits), ``difference`` of gradients."""
     ATTRIBUTED = "attributed"
     """An attribution is complete: ``attribution``, ``queries``."""
     FINISHED = "finished"

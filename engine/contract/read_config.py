@@ -28,6 +28,8 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise UsageError(f"line {key.start_mark.line + 1}: a key has to be a name")
             if key.value in seen:
                 raise UsageError(f"line {key.start_mark.line + 1}: {key.value} is given twice")
             seen.add(key.value)
@@ -71,7 +73,7 @@ def _load(path: Path) -> Any:
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise UsageError(f"{path}: {line}not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"{path}: not valid YAML: {error}") from None
 
 

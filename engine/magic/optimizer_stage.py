@@ -12,7 +12,7 @@ closed form: ĝ = κ g with κ = min(1, c / (‖g‖ + 1e-6)), hence for κ < 1
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,6 +125,7 @@ class OptimizerStage:
         Cost: one update, and one backward through it per cotangent.
         """
         clipped = self._clipped(grads)
+        through_clipping = self._clip_vjp(grads)
         results = [(Cotangent(_empty_like(params), []), _empty_like(params)) for _ in cotangents]
         for index, group in enumerate(self.groups):
             pulled = self._group_vjp(
@@ -135,7 +136,7 @@ class OptimizerStage:
                 self._assemble(group, a_params, at_state.params)
                 at_state.optimizer.append(a_state)
                 self._assemble(group, u, at_grads)
-        return [(at_state, self._through_clipping(grads, u)) for at_state, u in results]
+        return [(at_state, through_clipping(u)) for at_state, u in results]
 
     def zero_cotangent(self, params: Params, state: list[Any]) -> list[list[Tensor]]:
         """Zeros for every floating-point leaf of the optimizer's state."""
@@ -208,14 +209,19 @@ class OptimizerStage:
             return None
         return (self.max_grad_norm / (global_norm(grads) + CLIP_EPSILON)).clamp(max=1.0)
 
-    def _through_clipping(self, grads: Params, u: Params) -> Params:
+    def _clip_vjp(self, grads: Params) -> Callable[[Params], Params]:
+        """û ↦ u: how a cotangent at the clipped gradient goes back to the gradient."""
         scale = self._clip_scale(grads)
         if scale is None or scale >= 1.0:
-            return u
+            return lambda u: u
         norm = global_norm(grads)
-        inner = torch.stack([(u[name] * grad).sum() for name, grad in grads.items()]).sum()
-        pull = scale * inner / (norm * (norm + CLIP_EPSILON))
-        return {name: scale * u[name] - pull * grad for name, grad in grads.items()}
+        pull = scale / (norm * (norm + CLIP_EPSILON))
+
+        def back(u: Params) -> Params:
+            inner = torch.stack([(u[name] * grad).sum() for name, grad in grads.items()]).sum()
+            return {name: scale * u[name] - pull * inner * grad for name, grad in grads.items()}
+
+        return back
 
     @staticmethod
     def _pieces(group: list[Piece], tensors: Params) -> Params:

@@ -7,7 +7,7 @@ scores do not depend on the schedule.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -29,6 +29,17 @@ class DivergedError(ArithmeticError):
         super().__init__(f"the {what} is not finite at step {step}")
         self.what = what
         self.step = step
+
+
+class NotReproducedError(RuntimeError):
+    """The last step, taken again, differs from training by more than rounding."""
+
+    def __init__(self, difference: float) -> None:
+        """``difference`` is ‖g' - g‖ / ‖g‖ of the last step's gradient."""
+        super().__init__(
+            f"the last step's gradient, computed again, differs from training by {difference:.1g} "
+            "of its norm: the model or its code is not the one that was trained"
+        )
 
 
 class Trajectory(Protocol):
@@ -68,20 +79,23 @@ class Replay:
         self.observer = observer
 
     def run(
-        self, cotangents: Sequence[Cotangent], take_scores: Callable[[int, Tensor], None]
+        self, cotangents: list[Cotangent], take_scores: Callable[[int, Tensor], None]
     ) -> list[Cotangent]:
         """Replay every step; returns the cotangents at s_0.
 
         Args:
-            cotangents: at s_T, one per query.
+            cotangents: at s_T, one per query; the list is emptied, so that each is freed once it
+                has been carried on.
             take_scores: called with (t, scores) for t = T-1 … 0, scores shaped
                 (query, *shape of the batch's weights).
 
         Raises:
             DivergedError: if a cotangent is not finite.
+            NotReproducedError: if the model no longer gives the gradients it was trained with.
         """
         memory = _Memory()
-        carried = list(cotangents)
+        carried = [*cotangents]
+        cotangents.clear()
         for act in self.schedule.acts():
             if act.do is Do.LOAD:
                 memory.working = self.trajectory.load_state(act.step)
@@ -127,7 +141,7 @@ class Replay:
         began = time.perf_counter()
         state, grads = memory.working, self._gradient(memory)
         if state.step == self.schedule.steps - 1:
-            self._check_reproduced(self.step.apply(state, grads))
+            self._check_reproduced(state, grads)
         pulled = self.step.pull_back(state, grads, self.batch_of(state.step), carried)
         norms = [global_norm(cotangent.params).item() for cotangent in pulled.cotangents]
         if not all(map(math.isfinite, norms)) or not torch.isfinite(pulled.scores).all():
@@ -141,10 +155,21 @@ class Replay:
         )
         return pulled.cotangents
 
-    def _check_reproduced(self, rebuilt: TrainState) -> None:
-        trained = self.trajectory.load_state(rebuilt.step)
+    def _check_reproduced(self, state: TrainState, grads: Params) -> None:
+        """Take the last step again, model and all, and compare it with what training kept."""
+        again = grads
+        if self.schedule.keep_gradients:
+            _, again = self.step.gradient(state.params, self.batch_of(state.step))
+        gaps = {name: again[name] - grad for name, grad in grads.items()}
+        difference = (global_norm(gaps) / global_norm(grads).clamp(min=1e-30)).item()
+        # Other hardware rounds otherwise; half of the digits leaves ample room for that.
+        if difference > torch.finfo(next(iter(grads.values())).dtype).eps ** 0.5:
+            raise NotReproducedError(difference)
+        rebuilt, trained = self.step.apply(state, again), self.trajectory.load_state(state.step + 1)
+        leaves = (self.step.stage.state_tensors(s.optimizer) for s in (rebuilt, trained))
         exact = all(torch.equal(rebuilt.params[name], p) for name, p in trained.params.items())
-        self.observer("reproduced", exact=exact)
+        exact = exact and all(torch.equal(a, b) for a, b in zip(*leaves, strict=True))
+        self.observer("reproduced", exact=exact, difference=difference)
 
 
 @dataclass

@@ -131,7 +131,13 @@ class FirstOrder:
             for name, product in zip(self.leaves, products, strict=True):
                 if product is not None:
                     total[name].add_(product)
-            scores.append(torch.zeros_like(self.weights) if score is None else score)
+            if score is None:
+                raise TypeError(
+                    "the loss does not depend on example_weight; for a transformers model use "
+                    "engine.CausalLMLoss(model), or set model.loss_function to "
+                    "engine.weighted_causal_lm_ce"
+                )
+            scores.append(score)
         self.grads = {}
         return torch.stack(scores).detach()
 
@@ -148,7 +154,23 @@ def _gradient(loss: Tensor, leaves: Params, *, create_graph: bool) -> Params:
         allow_unused=True,
         materialize_grads=True,
     )
+    if not create_graph:
+        grads = _separate(grads)
     return dict(zip(leaves, grads, strict=True))
+
+
+def _separate(grads: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    # Autograd may hand out one tensor for two parameters, or one number expanded to a shape;
+    # sums are taken in place, and files hold whole tensors.
+    seen: set[int] = set()
+    own = []
+    for grad in grads:
+        dense = grad.contiguous()
+        if dense.untyped_storage().data_ptr() in seen:
+            dense = dense.clone()
+        seen.add(dense.untyped_storage().data_ptr())
+        own.append(dense)
+    return tuple(own)
 
 
 def _add(total: Params | None, grads: Params) -> Params:

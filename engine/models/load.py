@@ -53,9 +53,15 @@ def load_tokenizer(config: ModelConfig) -> Any:
     from transformers import AutoTokenizer
 
     with _quiet(), _loading(config, "tokenizer"):
-        return AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             config.path, revision=config.revision, trust_remote_code=config.trust_remote_code
         )
+        if not tokenizer("a b c", add_special_tokens=False).input_ids:
+            raise UsageError(
+                f"model.path: {config.path} has no working tokenizer; put the tokenizer's files "
+                "beside the model's"
+            )
+    return tokenizer
 
 
 def load_causal_lm(
@@ -85,6 +91,7 @@ def load_causal_lm(
     if config.dtype == "float64":
         compute_in_float64(model)
     loss = CausalLMLoss(model)
+    _check_causal(loss, config.path)
     _check_twice_differentiable(loss, config.path)
     return LoadedModel(loss, tokenizer, bool(dropout))
 
@@ -104,15 +111,23 @@ def _build(config: ModelConfig, seed: int) -> Any:
                 return AutoModelForCausalLM.from_config(
                     settings, attn_implementation="eager", dtype=dtype, **options
                 )
-        return AutoModelForCausalLM.from_pretrained(
+        model, found = AutoModelForCausalLM.from_pretrained(
             config.path,
             revision=config.revision,
             config=settings,
             attn_implementation="eager",
             dtype=dtype,
             use_safetensors=True,
+            output_loading_info=True,
             **options,
         )
+        lacking = sorted(map(str, {*found["missing_keys"], *found["mismatched_keys"]}))
+        if lacking:
+            raise UsageError(
+                f"model.path: {config.path} lacks fitting weights for {lacking[0]} "
+                f"({len(lacking)} in all); give a complete checkpoint, or from_scratch: true"
+            )
+        return model
 
 
 @contextlib.contextmanager
@@ -146,7 +161,11 @@ def _loading(config: ModelConfig, what: str) -> Iterator[None]:
                 f"{where}: it is no local folder, and the hub did not give it; check the name, "
                 "the network, and access to the model"
             ) from None
-        raise UsageError(f"{where}: {text[:300]}") from None
+        if "Unrecognized configuration class" in text:
+            raise UsageError(
+                f"{where}: it is no causal language model; give one that continues text"
+            ) from None
+        raise UsageError(f"{where}: {text[:300]}; check the folder's files") from None
 
 
 def _clear_dropout(settings: Any) -> None:
@@ -167,9 +186,27 @@ def _active_dropout(model: nn.Module) -> str:
     return ""
 
 
+@torch.no_grad()
+def _check_causal(loss: CausalLMLoss, path: str) -> None:
+    """Change the last token of a row: what the model says before it must stay the same."""
+    size = loss.model.get_input_embeddings().weight.shape[0]
+    tokens = torch.arange(8, device=loss.model.device)[None] % size
+    other = tokens.clone()
+    other[0, -1] = (other[0, -1] + 1) % size
+    with ModuleLoss(loss).evaluating():
+        first, second = (
+            loss.model(input_ids=row, use_cache=False).logits for row in (tokens, other)
+        )
+    if not torch.allclose(first[:, :-1], second[:, :-1], rtol=1e-3, atol=1e-6):
+        raise UsageError(
+            f"model.path: {path} is no causal language model: what it says at a token depends on "
+            "later ones; choose another"
+        )
+
+
 def _check_twice_differentiable(loss: CausalLMLoss, path: str) -> None:
     """Differentiate a four-token row twice and name the operation that cannot be."""
-    batch_loss = ModuleLoss(loss)
+    batch_loss = ModuleLoss(loss, dropout_seed=0)
     params = {n: p.detach() for n, p in loss.named_parameters() if p.requires_grad}
     device = next(iter(params.values())).device
     tokens = (
@@ -183,10 +220,13 @@ def _check_twice_differentiable(loss: CausalLMLoss, path: str) -> None:
         ones = {name: torch.ones_like(p) for name, p in params.items()}
         sums = {name: torch.zeros_like(p) for name, p in params.items()}
         graph.pull_back([ones], [sums])
-    except (RuntimeError, NotImplementedError, TypeError) as error:
-        text = " ".join(str(error).split())
-        match = _MISSING_DERIVATIVE.search(text)
-        operation = match[1] if match else text[:200]
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, NotImplementedError) as error:
+        match = _MISSING_DERIVATIVE.search(" ".join(str(error).split()))
+        if match is None and not isinstance(error, NotImplementedError):
+            raise
+        operation = match[1] if match else str(error)[:200]
     if operation:
         raise UsageError(
             f"model.path: {path} contains an operation that cannot be differentiated twice "

@@ -1,7 +1,9 @@
 """Any torch module as the batch loss that a train step differentiates."""
 
+import contextlib
 import hashlib
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -56,11 +58,10 @@ class ModuleLoss:
             extra[WEIGHT_ARGUMENT] = batch.weights
         if self._counts_itself:
             extra[COUNT_ARGUMENT] = batch.denominator
-        before = [] if self._checked else self._buffer_versions()
-        output = self._call(params, {**batch.inputs, **extra}, batch.key)
-        if not self._checked:
-            self._check_buffers(before)
-            self._checked = True
+        if self._checked:
+            output = self._call(params, {**batch.inputs, **extra}, batch.key)
+        else:
+            output = self._checked_call(params, {**batch.inputs, **extra}, batch)
         loss: Tensor = output if isinstance(output, Tensor) else output.loss
         return self._weighted(loss, batch)
 
@@ -72,6 +73,31 @@ class ModuleLoss:
             digest = hashlib.sha256(repr((self.dropout_seed, key)).encode()).digest()
             torch.manual_seed(int.from_bytes(digest[:8], "big", signed=True))
             return functional_call(self.module, params, (), arguments)
+
+    def _checked_call(self, params: Params, arguments: dict[str, Any], batch: Batch) -> Any:
+        """The first call, which may neither change buffers nor draw unseeded random numbers."""
+        versions = [buffer._version for buffer in self.module.buffers()]
+        random = _random_state(batch.weights.device)
+        output = self._call(params, arguments, batch.key)
+        self._check_buffers(versions)
+        if not torch.equal(random, _random_state(batch.weights.device)):
+            raise TypeError(
+                f"{type(self.module).__name__} draws random numbers (dropout, say), which replay "
+                "could not repeat: call its eval(), or give the trainer a dropout_seed"
+            )
+        self._checked = True
+        return output
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The module in eval mode, for measurements."""
+        modes = {module: module.training for module in self.module.modules()}
+        self.module.eval()
+        try:
+            yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
 
     def _weighted(self, loss: Tensor, batch: Batch) -> Tensor:
         weights = batch.weights
@@ -91,9 +117,6 @@ class ModuleLoss:
             )
         return (weights[tuple(slice(size) for size in loss.shape)] * loss).sum() / batch.denominator
 
-    def _buffer_versions(self) -> list[int]:
-        return [buffer._version for buffer in self.module.buffers()]
-
     def _check_buffers(self, before: list[int]) -> None:
         changed = [
             name
@@ -106,3 +129,9 @@ class ModuleLoss:
                 "only modules with constant buffers can be replayed: put batch-norm layers in "
                 "eval mode or use another normalisation"
             )
+
+
+def _random_state(device: torch.device) -> Tensor:
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    return torch.get_rng_state()

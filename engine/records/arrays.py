@@ -15,14 +15,17 @@ def create_array(
 ) -> Any:
     """A new Zarr v3 array ``name`` in the group at ``store``, zstd-compressed with crc32c.
 
-    Floating-point arrays are filled with NaN, integer ones with their least value, so that a
-    chunk that was never written can be told from zeros.
+    Floating-point arrays are filled with NaN, integer ones with the value furthest from 0, so
+    that a chunk that was never written can be told from zeros.
     """
     import zarr
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
     kind = np.dtype(dtype)
-    fill = np.nan if kind.kind == "f" else False if kind.kind == "b" else np.iinfo(kind).min
+    if kind.kind == "f":
+        fill: Any = np.nan
+    else:
+        fill = np.iinfo(kind).max if kind.kind == "u" else np.iinfo(kind).min
     group = zarr.open_group(store, mode="a", zarr_format=3)
     return group.create_array(
         name,
@@ -74,7 +77,7 @@ def read(array: Any, selection: Any, store: Path) -> np.ndarray[Any, Any]:
             "restore it from a backup, or make it again"
         ) from None
     missing = np.isnan(values) if values.dtype.kind == "f" else values == array.fill_value
-    if values.dtype.kind != "b" and missing.any():
+    if missing.any():
         raise RunError(
             f"{place} lacks values that its completion record promises; "
             "restore it from a backup, or make it again"

@@ -5,6 +5,7 @@ dropped when the journal is opened again; a damaged line anywhere else is an err
 it said is lost.
 """
 
+import errno
 import json
 import os
 import re
@@ -39,8 +40,16 @@ class JournalWriter:
         """Add one record; its ``seq`` and ``time`` are filled in."""
         with self._lock:
             record = {"seq": self._next, "time": round(time.time(), 3), "event": event, **facts}
-            self._file.write(_encode(record))
-            self._next += 1
+            line, before = _encode(record), (self._next, os.fstat(self._file.fileno()).st_size)
+            try:
+                if self._file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
+                self._next += 1
+            except BaseException:
+                # Neither a signal nor a full disk may leave half a line, or two of one number.
+                self._next = before[0]
+                os.ftruncate(self._file.fileno(), before[1])
+                raise
 
     def sync(self) -> None:
         """Make everything appended so far durable."""

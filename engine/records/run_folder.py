@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from engine.records.atomic import write_atomically
 from engine.records.journal import read_journal
 
 FORMAT_VERSION = 1
+MANIFEST = "manifest.jsonl"
+"""The journal in a trajectory's folder that names its files."""
 _TERMINAL = {
     Event.FINISHED: RunState.SUCCEEDED,
     Event.FAILED: RunState.FAILED,
@@ -112,6 +115,11 @@ class RunFolder:
         """All events so far."""
         return read_journal(self.events_file)
 
+    def has_trajectory(self) -> bool:
+        """Whether training came to its end and its trajectory is still there."""
+        records = read_journal(self.trajectory / MANIFEST)
+        return any(record["event"] == "complete" for record in records)
+
     def state(self) -> RunState:
         """A pure function of the run's events and of whether a worker holds its lock."""
         if self.is_busy():
@@ -157,7 +165,7 @@ class RunFolder:
             raise UsageError(
                 f"{self.path} is not a run folder: it has no run_config.yaml"
             ) from None
-        except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError):
+        except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError):
             raise UsageError(f"{self.config_file} is damaged; restore it from a backup") from None
         if version != FORMAT_VERSION:
             raise UsageError(
@@ -165,6 +173,13 @@ class RunFolder:
                 "use the version of magic that wrote it"
             )
         return dict(values)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the staging folders (``.….new``) of runs in ``folder`` that no worker holds."""
+    for staging in folder.glob(".*.new"):
+        with contextlib.suppress(RunError, OSError), RunFolder(staging).lock(patience=0.0):
+            shutil.rmtree(staging)
 
 
 def _try_lock(descriptor: int, kind: int) -> bool:
@@ -221,7 +236,7 @@ def find_run(runs: Path, wanted: str | None = None) -> RunFolder:
 
 
 def _name(run: RunFolder) -> str | None:
-    with contextlib.suppress(OSError, yaml.YAMLError):
+    with contextlib.suppress(OSError, yaml.YAMLError, ValueError, TypeError, AttributeError):
         values = yaml.safe_load(run.config_file.read_text(encoding="utf-8"))
         return values.get("name") if isinstance(values, dict) else None
     return None

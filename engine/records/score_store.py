@@ -172,9 +172,11 @@ def read_completion(attribution: Path) -> dict[str, Any] | None:
     try:
         record = dict(json.loads(path.read_text(encoding="utf-8")))
         version = record["format_version"]
+        for array in record["arrays"].values():
+            array["shape"], array["dtype"]
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, UnicodeDecodeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UsageError(f"{path} is damaged; restore it from a backup") from None
     if version != FORMAT_VERSION:
         raise UsageError(

@@ -1,5 +1,6 @@
 """The tables of a run: documents, rows and queries, as parquet files and Zarr arrays."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ class RowTable:
 
     def targets(self, rows: Any = slice(None)) -> NDArray[np.bool_]:
         """Whether the loss at a position counts, (row, token)."""
-        return self._read("targets", rows)
+        return self._read("targets", rows).astype(np.bool_)
 
     def steps(self, rows: Any = slice(None)) -> NDArray[np.int32]:
         """The step at which a row was used in each epoch, (row, epoch)."""
@@ -89,7 +90,8 @@ def write_rows(
     for name, values in (
         ("input_ids", input_ids),
         ("document_ids", document_ids),
-        ("targets", targets),
+        # No boolean could stand for what was never written.
+        ("targets", targets.astype(np.uint8)),
         ("steps", steps),
     ):
         per_chunk = rows_per_chunk(values.shape[1] * values.dtype.itemsize)
@@ -98,8 +100,21 @@ def write_rows(
 
 
 def write_queries(path: Path, columns: dict[str, list[Any]]) -> None:
-    """Write ``queries.parquet`` with columns id, text, input_ids, loss_before, loss_after."""
+    """Write ``queries.parquet``; values that no one type fits are written as JSON."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.table(columns), path)
+    pq.write_table(pa.table({name: _column(values) for name, values in columns.items()}), path)
+
+
+def _column(values: list[Any]) -> Any:
+    import pyarrow as pa
+
+    try:
+        column = pa.array(values)
+    except (pa.ArrowException, OverflowError):
+        column = None
+    # Parquet cannot hold an object without keys.
+    if column is None or "struct<>" in str(column.type):
+        return pa.array([None if v is None else json.dumps(v, default=str) for v in values])
+    return column

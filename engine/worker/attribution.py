@@ -53,6 +53,8 @@ def attribute(
     """
     identifier = next_attribution_id(folder.attributions)
     staging = folder.attributions / f".{identifier}.new"
+    for abandoned in folder.attributions.glob(".*.new"):
+        shutil.rmtree(abandoned, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
         _measure(folder, job, queries, staging, identifier, report)
@@ -74,8 +76,8 @@ def budget_of(job: Job, queries: int, granularity: Granularity) -> Budget:
     floats = stage.zero_cotangent(job.start.params, job.start.optimizer)
     optimizer = sum(leaf.numel() * leaf.element_size() for group in floats for leaf in group)
     weights = job.rows.input_ids.size if granularity == "token" else 2 * job.documents
-    # A cotangent, its successor, the direction between them, and the scores so far.
-    per_query = 2 * (params + optimizer) + params + weights * job.trainer.dtype.itemsize
+    # A cotangent, its successor, the direction and the product between them, the scores so far.
+    per_query = 2 * (params + optimizer) + 2 * params + weights * job.trainer.dtype.itemsize
     fixed = 3 * params + graph_bytes(job)
     given = job.config.attribution.memory_budget_gb
     allowed = given * 1e9 if given else MEMORY_SHARE * free_memory(job.device)
@@ -85,14 +87,19 @@ def budget_of(job: Job, queries: int, granularity: Granularity) -> Budget:
     per_pass = -(-queries // passes)
     reason = (
         f"{per_pass} at a time: each needs {per_query / 1e6:.0f} MB beside {fixed / 1e6:.0f} MB, "
-        f"{allowed / 1e9:.1f} GB may be used"
+        f"and {allowed / 1e9:.2g} GB may be used"
     )
     return Budget(per_pass, passes, reason, fixed + per_pass * per_query)
 
 
 def graph_bytes(job: Job) -> int:
-    """Bytes that the graph of one step's gradient saves, measured on the first (micro-)batch."""
-    batch = job.stream("token").batch(0, job.trainer.dtype)
+    """Bytes that the graph of one step's gradient saves, measured on the widest batch."""
+    lengths = job.rows.lengths
+    widest = max(
+        range(len(job.order)),
+        key=lambda step: len(job.order[step]) * lengths[job.order[step]].max(),
+    )
+    batch = job.stream("token").batch(widest, job.trainer.dtype)
     part = next(batch.split(job.trainer.step.micro_batch_size))
     seen: dict[int, int] = {}
 
@@ -104,8 +111,10 @@ def graph_bytes(job: Job) -> int:
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         FirstOrder(job.trainer.loss, job.start.params, part)
     own = {p.untyped_storage().data_ptr() for p in job.start.params.values()}
-    cached = min(job.model.loss.cache_bytes, part.weights.numel() * job.model.vocabulary * 8)
-    return sum(size for pointer, size in seen.items() if pointer not in own) + cached
+    loss = job.model.loss
+    cache = part.weights.numel() * job.model.vocabulary * job.trainer.dtype.itemsize
+    used = cache if loss.plain_head and cache <= loss.cache_bytes else 0
+    return sum(size for pointer, size in seen.items() if pointer not in own) + used
 
 
 def _measure(
@@ -148,10 +157,14 @@ def _replay(
         report(
             Event.PASS, number=number, passes=budget.passes, queries=chosen, reason=budget.reason
         )
-        scores = job.trainer.backward(
-            folder.trajectory, stream, [measurements[q] for q in chosen], observer=report
+        asked = [measurements[query] for query in chosen]
+        # Not kept in a name: the next pass needs the memory.
+        _record(
+            writer,
+            chosen,
+            job.trainer.backward(folder.trajectory, stream, asked, observer=report),
+            documents,
         )
-        _record(writer, chosen, scores, documents)
     facts = {
         "created": time.time(),
         "reduction": queries.reduction,

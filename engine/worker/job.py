@@ -6,23 +6,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from engine.contract.config import Granularity, RunConfig
-from engine.contract.errors import UsageError
+from engine.contract.errors import RunError, UsageError
 from engine.data.order import batch_order, step_table
 from engine.data.rows import Rows, one_document_a_row, packed
 from engine.data.sources import Documents, read_documents
 from engine.data.tokens import TokenizedDocument, tokenize
 from engine.magic.optimizers import LearningRateSpec, OptimizerSpec, build_optimizer
 from engine.magic.state import TrainState
+from engine.models.causal_lm_loss import IGNORED
 from engine.models.load import LoadedModel, load_causal_lm
 from engine.planning import Training
 from engine.records.run_folder import RunFolder
 from engine.records.tables import RowTable, write_documents, write_rows
 from engine.stream import DataStream
 from engine.trainer import Trainer
-
-IGNORED = -100
 
 
 class RowDataset:
@@ -37,13 +37,18 @@ class RowDataset:
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
         length = int(self.rows.lengths[index])
-        input_ids = self.rows.input_ids[index, :length].astype(np.int64)
-        predicted = np.append(False, self.rows.targets[index, : length - 1])
-        return {
-            "input_ids": input_ids,
-            "labels": np.where(predicted, input_ids, IGNORED),
-            "doc_ids": self.rows.document_ids[index, :length],
-        }
+        columns = model_inputs(
+            self.rows.input_ids[index, :length], self.rows.targets[index, :length]
+        )
+        return {**columns, "doc_ids": self.rows.document_ids[index, :length]}
+
+
+def model_inputs(
+    input_ids: NDArray[np.int32], targets: NDArray[np.bool_]
+) -> dict[str, NDArray[np.int64]]:
+    """A row as the model takes it: its labels stand one position after the targets."""
+    ids = input_ids.astype(np.int64)
+    return {"input_ids": ids, "labels": np.where(np.append(False, targets[:-1]), ids, IGNORED)}
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,14 @@ def stored_job(folder: RunFolder, device: torch.device) -> Job:
         table.input_ids(), document_ids, table.targets(), (document_ids >= 0).sum(1).astype("int32")
     )
     documents = int(document_ids.max()) + 1
-    return _job(config, _load_model(config, device), rows, documents, device)
+    job = _job(config, _load_model(config, device), rows, documents, device)
+    steps = step_table(job.order, len(rows), config.training.epochs)
+    if not np.array_equal(steps, table.steps()):
+        raise RunError(
+            f"{folder.path} was trained in another order than this installation draws from its "
+            "seed; use the numpy version that trained it"
+        )
+    return job
 
 
 def write_job(folder: RunFolder, job: Job, documents: Documents) -> None:

@@ -18,10 +18,13 @@ def plan(config: RunConfig, runs: Path) -> dict[str, Any]:
     """
     job, documents = new_job(config, set_up_device())
     granularity = config.attribution.granularity
-    queries = 0 if config.queries is None else read_queries(config.queries, job).measurements
-    budget = budget_of(job, max(1, queries), granularity)
-    costs = job.training.measured_costs(max(1, queries), budget.passes)
-    room = job.training.room(_existing(runs))
+    queries = None if config.queries is None else read_queries(config.queries, job)
+    folder = _existing(runs)
+    budget = budget_of(job, queries.measurements if queries else 1, granularity)
+    costs = job.training.costs(
+        job.training.measured(folder), queries.measurements if queries else 1, budget.passes
+    )
+    room = job.training.room(folder)
     options = [estimate(kind, costs, room) for kind in KINDS]
     chosen, reason = choose(costs, room)
     if config.trajectory.schedule != "auto":
@@ -32,7 +35,7 @@ def plan(config: RunConfig, runs: Path) -> dict[str, Any]:
         "rows": len(job.rows),
         "documents": len(documents),
         "parameters": sum(p.numel() for p in job.start.params.values()),
-        "queries": queries,
+        "queries": queries.measurements if queries else 0,
         "queries_per_pass": budget.queries_per_pass,
         "passes": budget.passes,
         "step_seconds": costs.step_seconds,

@@ -7,11 +7,12 @@ import numpy as np
 import torch
 
 from engine.contract.config import QueriesConfig, Reduction, SourceConfig
+from engine.contract.errors import UsageError
 from engine.data.sources import Documents, read_documents
 from engine.data.tokens import TokenizedDocument, tokenize
 from engine.magic.state import Batch, TrainState
 from engine.trainer import Measurement
-from engine.worker.job import IGNORED, Job, check_tokens
+from engine.worker.job import Job, check_tokens, model_inputs
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,9 @@ def typed_queries(texts: list[str], reduction: Reduction, job: Job) -> Queries:
     """Queries given as texts."""
     import pyarrow as pa
 
+    for text in texts:
+        if not text.strip():
+            raise UsageError("--text is empty; type what the model should have said")
     source = SourceConfig(path="typed")
     rows = np.arange(len(texts), dtype=np.int64)
     documents = Documents(pa.table({"text": texts}), source.columns, rows)
@@ -72,9 +76,11 @@ def measurement_batches(queries: Queries, job: Job) -> list[Measurement]:
 @torch.no_grad()
 def query_losses(queries: Queries, job: Job, state: TrainState) -> list[float]:
     """Every query document's mean loss at a train state."""
-    return [
-        job.trainer.loss(state.params, _batch(query, job, 1.0)).item() for query in queries.items
-    ]
+    with job.trainer.loss.evaluating():
+        return [
+            job.trainer.loss(state.params, _batch(query, job, 1.0)).item()
+            for query in queries.items
+        ]
 
 
 def query_table(queries: Queries, before: list[float], after: list[float]) -> dict[str, list[Any]]:
@@ -118,12 +124,11 @@ def _items(
 
 
 def _batch(query: Query, job: Job, coefficient: float) -> Batch:
-    input_ids = query.tokens.input_ids.astype(np.int64)
-    labels = np.where(np.append(False, query.tokens.targets[:-1]), input_ids, IGNORED)
-    inputs = {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
+    columns = model_inputs(query.tokens.input_ids, query.tokens.targets)
+    inputs = {name: torch.from_numpy(values)[None] for name, values in columns.items()}
     weights = torch.full((1,), coefficient, dtype=job.trainer.dtype, device=job.device)
     return Batch(
-        {name: column[None].to(job.device) for name, column in inputs.items()},
+        {name: column.to(job.device) for name, column in inputs.items()},
         weights,
         int(query.tokens.targets.sum()),
     )

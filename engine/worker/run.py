@@ -13,8 +13,8 @@ from engine.contract.events import Event, Phase
 from engine.contract.read_config import read_config
 from engine.records.atomic import sync_folder, sync_tree
 from engine.records.journal import JournalWriter
-from engine.records.run_folder import RunFolder
-from engine.worker.attribution import attribute
+from engine.records.run_folder import RunFolder, sweep
+from engine.worker.attribution import Budget, attribute, budget_of
 from engine.worker.device import set_up_device
 from engine.worker.job import Job, new_job, stored_job, warnings_of, write_job
 from engine.worker.queries import Queries, read_queries, typed_queries
@@ -35,24 +35,22 @@ def run(config: RunConfig, runs: Path, run_id: str) -> dict[str, Any]:
     Until the config, its data, its model and the room on disk are checked, everything lies in a
     hidden folder that is removed when a check fails.
     """
-    runs.mkdir(parents=True, exist_ok=True)
+    _make_runs_folder(runs)
     staging = RunFolder(runs / f".{run_id}.new")
     staging.path.mkdir()
     final = RunFolder(runs / run_id)
-    with staging.lock():
-        report = Reporter(JournalWriter(staging.events_file))
+    report = Reporter(JournalWriter(staging.events_file))
+    with staging.lock(), reported(report, "run"):
         try:
             warnings = warnings_of(config)
             report(Event.STARTED, pid=os.getpid(), work="run", warnings=warnings)
             job, queries, plan, reason = _prepare(staging, config, run_id, report)
             os.rename(staging.path, final.path)
-            sync_folder(runs)
         except BaseException:
-            report.journal.close()
             shutil.rmtree(staging.path, ignore_errors=True)
             raise
-        with reported(report, "run"):
-            attribution = _compute(final, job, queries, (plan, reason), report)
+        sync_folder(runs)
+        attribution = _compute(final, job, queries, (plan, reason), report)
     return {"run": run_id, "path": str(final.path), "attribution": attribution}
 
 
@@ -74,6 +72,25 @@ def attribute_run(folder: RunFolder, request: dict[str, Any]) -> dict[str, Any]:
     return {"run": folder.id, "path": str(folder.path), "attribution": attribution}
 
 
+def planned(job: Job, queries: Queries | None, folder: Path) -> tuple[Estimate, str, Budget]:
+    """The schedule of a run in ``folder``, why, and how its queries share replays."""
+    count = 1 if queries is None else queries.measurements
+    budget = budget_of(job, count, job.config.attribution.granularity)
+    schedule = job.config.trajectory.schedule
+    plan, reason = job.training.plan(folder, schedule, count, budget.passes)
+    return plan, reason, budget
+
+
+def _make_runs_folder(runs: Path) -> None:
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"cannot keep runs in {runs}: {error.strerror}; give another folder with --runs-dir"
+        ) from None
+    sweep(runs)
+
+
 def _prepare(
     staging: RunFolder, config: RunConfig, run_id: str, report: Reporter
 ) -> tuple[Job, Queries | None, Estimate, str]:
@@ -81,13 +98,9 @@ def _prepare(
     job, documents = new_job(config, set_up_device())
     report.job = job
     queries = None if config.queries is None else read_queries(config.queries, job)
-    count = 1 if queries is None else queries.measurements
-    plan, reason = job.training.plan(staging.path, config.trajectory.schedule, count)
+    plan, reason, _ = planned(job, queries, staging.path)
     if plan.why_not is not None:
-        raise UsageError(
-            f"trajectory.schedule: {plan.schedule.kind} {plan.why_not}; free some disk, point "
-            "--runs-dir elsewhere, or set another schedule"
-        )
+        raise UsageError(f"trajectory.schedule: {plan.schedule.kind} {plan.why_not}")
     write_job(staging, job, documents)
     staging.write_config(config, run_id, time.time())
     sync_tree(staging.path)

@@ -1,5 +1,6 @@
 """What a worker's work ends in: an event for every outcome, and errors that name the remedy."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -7,7 +8,7 @@ import torch
 
 from engine.contract.errors import ExitCode, MagicError, RunError
 from engine.contract.events import Event
-from engine.magic.replay import DivergedError
+from engine.magic.replay import DivergedError, NotReproducedError
 from engine.worker.reporter import Reporter
 
 _ADVICE = {
@@ -48,6 +49,8 @@ def explained() -> Iterator[None]:
         yield
     except DivergedError as error:
         raise RunError(f"{error}; {_ADVICE[error.what]}") from error
+    except NotReproducedError as error:
+        raise RunError(f"{error}; restore the model that model.path named at the time") from error
     except torch.OutOfMemoryError as error:
         raise RunError(
             "out of device memory; set training.micro_batch_size or "
@@ -60,6 +63,6 @@ def explained() -> Iterator[None]:
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        raise RunError(
-            f"{error.strerror} ({error.filename}); free disk space or check it"
-        ) from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "free some disk" if full else "check that it is there and may be written"
+        raise RunError(f"{error.filename}: {error.strerror}; {advice}") from error

@@ -123,7 +123,7 @@ def _what_was_kept(run: RunFolder) -> str:
     events = run.events()
     steps = sum(event["event"] == Event.TRAIN_STEP for event in events)
     total = next((e["total"] for e in events if e.get("phase") == "train"), steps)
-    if steps < total:
+    if not run.has_trajectory():
         return (
             f"interrupted after {steps} of {total} training steps; run {run.id} keeps its config, "
             f"documents and events, but an unfinished trajectory cannot be asked: magic rm {run.id}"

@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Protocol
 
 from engine.contract import errors
-from engine.contract.errors import ExitCode, MagicError
+from engine.contract.errors import ExitCode, MagicError, RunError
 from magic_tui.client.follow import Follower, Record
 
 # -P: a file in the user's folder named like a library must not be imported in its place.
@@ -115,7 +115,10 @@ class _Worker:
         while not ended:
             ended = self._process.poll() is not None
             if journal is not None:
-                yield from journal.poll()
+                try:
+                    yield from journal.poll()
+                except RunError:
+                    journal = None  # the work goes on without an audience
             if not ended:
                 time.sleep(POLL_SECONDS)
 

@@ -29,12 +29,22 @@ from tests.benchmarks import mechanisms
 
 ROWS, TOKENS, MANY = 8, 128, 8
 RATE = 1e-4
+MECHANISMS = (
+    "chunked head, cached",
+    "chunked head, recomputed",
+    "full logits",
+    "forward over reverse",
+    "vmapped",
+)
 
 
 class Subject:
     """One model with everything that is timed on it."""
 
-    def __init__(self, model_path: str | None, folder: Path) -> None:
+    def __init__(
+        self, model_path: str | None, folder: Path, mechanisms: tuple[str, ...] = MECHANISMS
+    ) -> None:
+        self.mechanisms = mechanisms
         torch.manual_seed(0)
         self.model = _model(model_path)
         vocabulary = self.model.get_input_embeddings().weight.shape[0]
@@ -123,16 +133,6 @@ class Subject:
         return lambda: way(directions)
 
 
-MECHANISMS = (
-    "chunked head, cached",
-    "chunked head, recomputed",
-    "full logits",
-    "forward over reverse",
-    "vmapped",
-    "compiled",
-)
-
-
 def cases(subject: Subject) -> dict[str, tuple[Callable[[], Callable[[], Any]], int]]:
     """Everything timed: how to set it up, and how many queries it serves."""
     found: dict[str, tuple[Callable[[], Callable[[], Any]], int]] = {
@@ -141,8 +141,9 @@ def cases(subject: Subject) -> dict[str, tuple[Callable[[], Callable[[], Any]], 
         "replay 1 query": (lambda: subject.replay(1), 1),
         f"replay {MANY} queries": (lambda: subject.replay(MANY), MANY),
     }
-    for name in MECHANISMS:
-        for queries in (1, 4):
+    for name in subject.mechanisms:
+        # What is compiled serves one direction at a time.
+        for queries in (1,) if name == "compiled" else (1, 4):
             found[f"{name}, {queries}"] = (
                 lambda name=name, queries=queries: subject.mechanism(name, queries),
                 queries,
@@ -150,10 +151,10 @@ def cases(subject: Subject) -> dict[str, tuple[Callable[[], Callable[[], Any]], 
     return found
 
 
-def measure(model_path: str | None, rounds: int) -> None:
+def measure(model_path: str | None, rounds: int, mechanisms: tuple[str, ...]) -> None:
     """Time all cases in turn, several rounds, and print the table."""
     with tempfile.TemporaryDirectory() as folder:
-        subject = Subject(model_path, Path(folder))
+        subject = Subject(model_path, Path(folder), mechanisms)
         ready: dict[str, tuple[Callable[[], Any], int]] = {}
         failed: dict[str, str] = {}
         for name, (set_up, queries) in cases(subject).items():
@@ -197,7 +198,7 @@ def peak_memory(model_path: str | None, case: str) -> float:
 def run_case(model_path: str | None, case: str) -> None:
     """Run one case and print its peak memory."""
     with tempfile.TemporaryDirectory() as folder:
-        subject = Subject(model_path, Path(folder))
+        subject = Subject(model_path, Path(folder), (*MECHANISMS, "compiled"))
         before = _resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
         run = cases(subject)[case][0]()
@@ -235,6 +236,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", help="folder of a pretrained model to measure first")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--compiled", action="store_true", help="also what takes minutes to compile"
+    )
     parser.add_argument("--case", help="run one case alone and print its peak memory")
     options = parser.parse_args()
     if options.case:
@@ -243,7 +247,7 @@ def main() -> None:
     print(f"{ROWS} rows of {TOKENS} tokens a step, AdamW, {torch.get_num_threads()} threads")
     for path in [options.model, None] if options.model else [None]:
         print(f"\n{path or 'GPT-2 from scratch (4 layers, width 256, 8,192 tokens)'}")
-        measure(path, options.rounds)
+        measure(path, options.rounds, (*MECHANISMS, *(["compiled"] if options.compiled else [])))
 
 
 if __name__ == "__main__":

@@ -69,15 +69,20 @@ def test_a_reader_sees_only_what_is_new_and_only_whole_lines(tmp_path: Path) -> 
     assert [r["event"] for r in reader.poll()] == ["a"]
     assert reader.poll() == []
     writer.append("b")
-    line = path.read_bytes().splitlines(keepends=True)[1]
     writer.append("c")
     assert [r["event"] for r in reader.poll()] == ["b", "c"]
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes(path.read_bytes())
+    longer = JournalWriter(copy)
+    longer.append("d")
+    longer.close()
+    line = copy.read_bytes().splitlines(keepends=True)[-1]
     with open(path, "ab") as file:
         file.write(line[:10])
         file.flush()
         assert reader.poll() == []
         file.write(line[10:])
-    assert [r["event"] for r in reader.poll()] == ["b"]
+    assert [r["event"] for r in reader.poll()] == ["d"]
     reader.close()
     writer.close()
 

@@ -85,6 +85,7 @@ def test_dropout_is_refused_cleared_or_forced(
     assert refused["exit_code"] == 2 and "model.dropout: 0" in refused["message"]
     assert start(changed(config, "model.dropout", 0), "cleared")["ok"]
     forced = start({**config, "force": ["dropout"]}, "forced")
+    assert forced["ok"], forced
     events = RunFolder(Path(forced["path"])).events()
     assert "dropout was forced" in events[0]["warnings"][0]
     assert [e["exact"] for e in events if e["event"] == "reproduced"] == [True]
