@@ -10,6 +10,7 @@ The worker of ``magic run`` and a notebook use the same class:
 import math
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,18 +116,29 @@ class Trainer:
             DivergedError: if the loss or the gradient stops being finite.
             RunError: if the trajectory cannot be written.
         """
-        if save_dir is None:
-            return self._steps(state, stream, None, observer)
-        folder = Path(save_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        if not isinstance(schedule, Schedule):
-            schedule = self._planned(state, stream, folder, schedule, observer)
-
-        def kept(kind: str, step: int, size: int) -> None:
-            observer("checkpoint", kind=kind, step=step, bytes=size)
-
-        with TrajectoryWriter(folder, schedule, self.step.stage, kept) as writer:
-            return self._steps(state, stream, writer, observer)
+        with self._writer(state, stream, save_dir, schedule, observer) as writer:
+            if writer is not None:
+                writer.take_state(state)
+            for step in range(len(stream)):
+                began = time.perf_counter()
+                # Bound to the same name, so that s_t is freed once s_{t+1} is there.
+                state, grads, report = self.step.advance(state, stream.batch(step, self.dtype))
+                for what, value in (("loss", report.loss), ("gradient", report.gradient_norm)):
+                    if not math.isfinite(value):
+                        raise DivergedError(what, step)
+                if writer is not None:
+                    writer.take_gradient(step, grads)
+                    writer.take_state(state)
+                observer(
+                    "train_step",
+                    step=step,
+                    loss=report.loss,
+                    gradient_norm=report.gradient_norm,
+                    seconds=time.perf_counter() - began,
+                )
+            if not math.isfinite(global_norm(state.params).item()):
+                raise DivergedError("trained model", len(stream))
+        return state
 
     def backward(
         self,
@@ -211,6 +223,26 @@ class Trainer:
         """A kept trajectory of this trainer's model."""
         return TrajectoryReader(Path(save_dir), self.step.stage, self._template, self.device)
 
+    def _writer(
+        self,
+        state: TrainState,
+        stream: DataStream,
+        save_dir: Path | str | None,
+        schedule: Schedule | ScheduleName,
+        observer: Observer,
+    ) -> AbstractContextManager[TrajectoryWriter | None]:
+        if save_dir is None:
+            return nullcontext()
+        folder = Path(save_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not isinstance(schedule, Schedule):
+            schedule = self._planned(state, stream, folder, schedule, observer)
+
+        def kept(kind: str, step: int, size: int) -> None:
+            observer("checkpoint", kind=kind, step=step, bytes=size)
+
+        return TrajectoryWriter(folder, schedule, self.step.stage, kept)
+
     def _planned(
         self,
         state: TrainState,
@@ -226,35 +258,6 @@ class Trainer:
         kept = [*plan.schedule.checkpoints, plan.schedule.steps]
         observer("planned", schedule=plan.schedule.kind, reason=reason, checkpoints=kept)
         return plan.schedule
-
-    def _steps(
-        self,
-        state: TrainState,
-        stream: DataStream,
-        writer: TrajectoryWriter | None,
-        observer: Observer,
-    ) -> TrainState:
-        if writer is not None:
-            writer.take_state(state)
-        for step in range(len(stream)):
-            began = time.perf_counter()
-            state, grads, report = self.step.advance(state, stream.batch(step, self.dtype))
-            for what, value in (("loss", report.loss), ("gradient", report.gradient_norm)):
-                if not math.isfinite(value):
-                    raise DivergedError(what, step)
-            if writer is not None:
-                writer.take_gradient(step, grads)
-                writer.take_state(state)
-            observer(
-                "train_step",
-                step=step,
-                loss=report.loss,
-                gradient_norm=report.gradient_norm,
-                seconds=time.perf_counter() - began,
-            )
-        if not math.isfinite(global_norm(state.params).item()):
-            raise DivergedError("trained model", len(stream))
-        return state
 
 
 def measurements_of(

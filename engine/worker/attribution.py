@@ -71,9 +71,10 @@ def attribute(
 
 def budget_of(job: Job, queries: int, granularity: Granularity) -> Budget:
     """How many queries fit into one replay's memory, the graph of one step measured."""
-    params = sum(p.numel() * p.element_size() for p in job.start.params.values())
+    start = job.start
+    params = sum(p.numel() * p.element_size() for p in start.params.values())
     stage = job.trainer.step.stage
-    floats = stage.zero_cotangent(job.start.params, job.start.optimizer)
+    floats = stage.zero_cotangent(start.params, start.optimizer)
     optimizer = sum(leaf.numel() * leaf.element_size() for group in floats for leaf in group)
     weights = job.rows.input_ids.size if granularity == "token" else 2 * job.documents
     # A cotangent, its successor, the direction and the product between them, the scores so far.
@@ -108,9 +109,10 @@ def graph_bytes(job: Job) -> int:
         seen[storage.data_ptr()] = storage.nbytes()
         return tensor
 
+    params = job.start.params
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        FirstOrder(job.trainer.loss, job.start.params, part)
-    own = {p.untyped_storage().data_ptr() for p in job.start.params.values()}
+        FirstOrder(job.trainer.loss, params, part)
+    own = {p.untyped_storage().data_ptr() for p in params.values()}
     loss = job.model.loss
     cache = part.weights.numel() * job.model.vocabulary * job.trainer.dtype.itemsize
     used = cache if loss.plain_head and cache <= loss.cache_bytes else 0

@@ -61,7 +61,6 @@ class Job:
     documents: int
     order: list[Any]
     trainer: Trainer
-    start: TrainState
     rate: LearningRateSpec
     device: torch.device
 
@@ -75,6 +74,11 @@ class Job:
             weight_shape=self.rows.input_ids.shape if per_token else (self.documents,),
             order=self.order,
         )
+
+    @property
+    def start(self) -> TrainState:
+        """s_0, made anew each time: whoever asks for it can let it go."""
+        return self.trainer.step.start(self.trainer.loss.parameters())
 
     @property
     def training(self) -> Training:
@@ -204,7 +208,7 @@ def _job(
     )
     optimizer = OptimizerSpec(**training.optimizer.model_dump())
     rate = LearningRateSpec(steps=len(order), **training.schedule.model_dump())
-    trainer, start = Trainer.initialize(
+    trainer, _ = Trainer.initialize(
         model.loss,
         build_optimizer(optimizer, rate),
         micro_batch_size=training.micro_batch_size,
@@ -212,4 +216,4 @@ def _job(
         elementwise=True,
         dropout_seed=config.seed if model.dropout else None,
     )
-    return Job(config, model, rows, documents, order, trainer, start, rate, device)
+    return Job(config, model, rows, documents, order, trainer, rate, device)
