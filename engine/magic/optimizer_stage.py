@@ -1,7 +1,8 @@
 """The optimizer as a differentiable function h: (θ, o, g) → (θ', o'), and its VJP.
 
 Any torchopt chain serves. Its VJP runs through autograd with the update's own graph and no
-model graph (arXiv 2504.16430, the optimizer part of one replayed step). When the chain acts on
+model graph (arXiv 2504.16430, the optimizer part of one replayed step), unless the chain brings
+a ``group_vjp`` of its own, as :mod:`engine.magic.adam` does. When the chain acts on
 every element alone, as Adam(W) and SGD do, the parameters are cut into groups small enough to
 stay in the processor's cache; otherwise there is one group of whole tensors.
 
@@ -119,24 +120,23 @@ class OptimizerStage:
 
     def vjp(
         self, params: Params, state: list[Any], grads: Params, cotangents: Sequence[Cotangent]
-    ) -> list[tuple[Cotangent, Params]]:
-        """For every cotangent λ at (θ', o'): (a_θ, a_o) at (θ, o), and u at g.
+    ) -> list[Params]:
+        """Carry cotangents λ at (θ', o') back through the update; returns u at g for each.
 
-        Cost: one update, and one backward through it per cotangent.
+        The cotangents are overwritten by (a_θ, a_o) at (θ, o): there may be many, and each is
+        as large as a train state. Cost: one update, and one backward through it per cotangent.
         """
         clipped = self._clipped(grads)
         through_clipping = self._clip_vjp(grads)
-        results = [(Cotangent(_empty_like(params), []), _empty_like(params)) for _ in cotangents]
+        directions = [_empty_like(params) for _ in cotangents]
+        group_vjp = getattr(self.optimizer, "group_vjp", self._group_vjp)
         for index, group in enumerate(self.groups):
-            pulled = self._group_vjp(
+            group_vjp(
                 (self._pieces(group, params), state[index], self._pieces(group, clipped)),
                 [[piece.of(c.params) for piece in group] + c.optimizer[index] for c in cotangents],
+                [[piece.of(u) for piece in group] for u in directions],
             )
-            for (at_state, at_grads), (a_params, a_state, u) in zip(results, pulled, strict=True):
-                self._assemble(group, a_params, at_state.params)
-                at_state.optimizer.append(a_state)
-                self._assemble(group, u, at_grads)
-        return [(at_state, through_clipping(u)) for at_state, u in results]
+        return [through_clipping(u) for u in directions]
 
     def zero_cotangent(self, params: Params, state: list[Any]) -> list[list[Tensor]]:
         """Zeros for every floating-point leaf of the optimizer's state."""
@@ -169,8 +169,12 @@ class OptimizerStage:
         return torchopt.apply_updates(params, updates, inplace=False), new_state
 
     def _group_vjp(
-        self, inputs: tuple[Params, Any, Params], cotangents: list[list[Tensor]]
-    ) -> list[tuple[list[Tensor], list[Tensor], list[Tensor]]]:
+        self,
+        inputs: tuple[Params, Any, Params],
+        cotangents: list[list[Tensor]],
+        directions: list[list[Tensor]],
+    ) -> None:
+        """Overwrite each cotangent of a group's outputs, and fill in its direction u."""
         tree: Any = inputs
         leaves, structure = optree.tree_flatten(tree)
         fresh = [leaf.detach().requires_grad_() if _is_float(leaf) else leaf for leaf in leaves]
@@ -179,11 +183,11 @@ class OptimizerStage:
         with torch.enable_grad():
             new_params, new_state = self._step(params, state, grads)
         outputs = [*new_params.values(), *_float_leaves(new_state)]
-        inputs_by_kind = [list(params.values()), _float_leaves(state), list(grads.values())]
-        sources = [tensor for kind in inputs_by_kind for tensor in kind]
+        sources = [*params.values(), *_float_leaves(state), *grads.values()]
         live = [i for i, output in enumerate(outputs) if output.requires_grad]
-        results = []
-        for number, cotangent in enumerate(cotangents, start=1):
+        for number, (cotangent, direction) in enumerate(
+            zip(cotangents, directions, strict=True), start=1
+        ):
             pulled = torch.autograd.grad(
                 [outputs[i] for i in live],
                 sources,
@@ -192,11 +196,8 @@ class OptimizerStage:
                 allow_unused=True,
                 materialize_grads=True,
             )
-            first, second = len(inputs_by_kind[0]), len(inputs_by_kind[0]) + len(inputs_by_kind[1])
-            results.append(
-                (list(pulled[:first]), list(pulled[first:second]), list(pulled[second:]))
-            )
-        return results
+            for into, value in zip([*cotangent, *direction], pulled, strict=True):
+                into.copy_(value)
 
     def _clipped(self, grads: Params) -> Params:
         scale = self._clip_scale(grads)

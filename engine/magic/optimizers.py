@@ -12,6 +12,8 @@ from typing import Any, Literal
 import torchopt
 from torchopt.base import GradientTransformation
 
+from engine.magic.adam import Adam
+
 Factor = Callable[[int], float]
 
 
@@ -75,11 +77,11 @@ def build_optimizer(spec: OptimizerSpec, rate: LearningRateSpec) -> GradientTran
 
     if spec.name == "sgd":
         return torchopt.sgd(learning_rate, momentum=spec.momentum, weight_decay=spec.weight_decay)
-    build = torchopt.adamw if spec.name == "adamw" else torchopt.adam
-    return build(
-        learning_rate,
+    return Adam(
+        rate=learning_rate,
         betas=spec.betas,
         eps=spec.eps,
         eps_root=spec.eps_root,
         weight_decay=spec.weight_decay,
-    )
+        decoupled=spec.name == "adamw",
+    ).transformation()

@@ -7,7 +7,7 @@ scores do not depend on the schedule.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -79,13 +79,12 @@ class Replay:
         self.observer = observer
 
     def run(
-        self, cotangents: list[Cotangent], take_scores: Callable[[int, Tensor], None]
-    ) -> list[Cotangent]:
-        """Replay every step; returns the cotangents at s_0.
+        self, cotangents: Sequence[Cotangent], take_scores: Callable[[int, Tensor], None]
+    ) -> None:
+        """Replay every step; the cotangents at s_T become those at s_0.
 
         Args:
-            cotangents: at s_T, one per query; the list is emptied, so that each is freed once it
-                has been carried on.
+            cotangents: one per query; overwritten.
             take_scores: called with (t, scores) for t = T-1 … 0, scores shaped
                 (query, *shape of the batch's weights).
 
@@ -94,8 +93,6 @@ class Replay:
             NotReproducedError: if the model no longer gives the gradients it was trained with.
         """
         memory = _Memory()
-        carried = [*cotangents]
-        cotangents.clear()
         for act in self.schedule.acts():
             if act.do is Do.LOAD:
                 memory.working = self.trajectory.load_state(act.step)
@@ -108,8 +105,7 @@ class Replay:
             elif act.do is Do.ADVANCE:
                 self._advance(memory)
             else:
-                carried = self._replay(memory, carried, take_scores)
-        return carried
+                self._replay(memory, cotangents, take_scores)
 
     def _gradient(self, memory: "_Memory") -> Params:
         """g_t at the working state: remembered, kept by training, or computed again."""
@@ -135,25 +131,24 @@ class Replay:
     def _replay(
         self,
         memory: "_Memory",
-        carried: list[Cotangent],
+        cotangents: Sequence[Cotangent],
         take_scores: Callable[[int, Tensor], None],
-    ) -> list[Cotangent]:
+    ) -> None:
         began = time.perf_counter()
         state, grads = memory.working, self._gradient(memory)
         if state.step == self.schedule.steps - 1:
             self._check_reproduced(state, grads)
-        pulled = self.step.pull_back(state, grads, self.batch_of(state.step), carried)
-        norms = [global_norm(cotangent.params).item() for cotangent in pulled.cotangents]
-        if not all(map(math.isfinite, norms)) or not torch.isfinite(pulled.scores).all():
+        scores = self.step.pull_back(state, grads, self.batch_of(state.step), cotangents)
+        norms = [global_norm(cotangent.params).item() for cotangent in cotangents]
+        if not all(map(math.isfinite, norms)) or not torch.isfinite(scores).all():
             raise DivergedError("cotangent", state.step)
-        take_scores(state.step, pulled.scores)
+        take_scores(state.step, scores)
         self.observer(
             "replay_step",
             step=state.step,
             cotangent_norms=norms,
             seconds=time.perf_counter() - began,
         )
-        return pulled.cotangents
 
     def _check_reproduced(self, state: TrainState, grads: Params) -> None:
         """Take the last step again, model and all, and compare it with what training kept."""

@@ -22,7 +22,10 @@ class TrainState:
 
 @dataclass(frozen=True)
 class Cotangent:
-    """Derivative of one measurement with respect to a train state."""
+    """Derivative of one measurement with respect to a train state.
+
+    Replay overwrites it step by step, so its tensors belong to nobody else and are contiguous.
+    """
 
     params: Params
     optimizer: list[list[Tensor]]

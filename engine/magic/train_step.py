@@ -30,17 +30,6 @@ class StepReport:
     gradient_norm: float
 
 
-@dataclass(frozen=True)
-class Pullback:
-    """The VJP of one step for several cotangents.
-
-    ``scores`` has one leading axis of cotangents before the shape of the batch's weights.
-    """
-
-    cotangents: list[Cotangent]
-    scores: Tensor
-
-
 class TrainStep:
     """The one step function; owns every knob that a number depends on."""
 
@@ -81,8 +70,8 @@ class TrainStep:
 
     def pull_back(
         self, state: TrainState, grads: Params, batch: Batch, cotangents: Sequence[Cotangent]
-    ) -> Pullback:
-        """Carry cotangents at s_{t+1} back to s_t.
+    ) -> Tensor:
+        """Carry cotangents at s_{t+1} back to s_t, in place; returns the step's scores.
 
         Args:
             state: s_t.
@@ -90,16 +79,18 @@ class TrainStep:
                 of its own derivative may differ in the last bits, because some operations have
                 two formulas; with this one the scores do not depend on where g_t came from.
             batch: what step t trained on.
-            cotangents: one per query.
+            cotangents: one per query; overwritten.
+
+        Returns:
+            ∂ D_u L_t/∂w, with one leading axis of cotangents before the shape of the weights.
         """
-        pulled = self.stage.vjp(state.params, state.optimizer, grads, cotangents)
-        directions = [u for _, u in pulled]
-        sums = [cotangent.params for cotangent, _ in pulled]
+        directions = self.stage.vjp(state.params, state.optimizer, grads, cotangents)
+        sums = [cotangent.params for cotangent in cotangents]
         scores = [
             FirstOrder(self.loss, state.params, part).pull_back(directions, sums)
             for part in batch.split(self.micro_batch_size)
         ]
-        return Pullback([cotangent for cotangent, _ in pulled], torch.cat(scores, dim=1))
+        return torch.cat(scores, dim=1)
 
 
 class FirstOrder:

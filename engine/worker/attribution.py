@@ -77,8 +77,8 @@ def budget_of(job: Job, queries: int, granularity: Granularity) -> Budget:
     floats = stage.zero_cotangent(start.params, start.optimizer)
     optimizer = sum(leaf.numel() * leaf.element_size() for group in floats for leaf in group)
     weights = job.rows.input_ids.size if granularity == "token" else 2 * job.documents
-    # A cotangent, its successor, the direction and the product between them, the scores so far.
-    per_query = 2 * (params + optimizer) + 2 * params + weights * job.trainer.dtype.itemsize
+    # A cotangent, the direction it gives, the product that is added to it, the scores so far.
+    per_query = params + optimizer + 2 * params + weights * job.trainer.dtype.itemsize
     fixed = 3 * params + graph_bytes(job)
     given = job.config.attribution.memory_budget_gb
     allowed = given * 1e9 if given else MEMORY_SHARE * free_memory(job.device)

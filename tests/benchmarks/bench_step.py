@@ -96,9 +96,11 @@ class Subject:
             writer.take_state(after)
         template = self.state.params
         reader = TrajectoryReader(folder, self.step.stage, template, torch.device("cpu"))
-        zeros = self.step.stage.zero_cotangent(template, self.state.optimizer)
         cotangents = [
-            Cotangent({name: torch.randn_like(p) for name, p in template.items()}, zeros)
+            Cotangent(
+                {name: torch.randn_like(p) for name, p in template.items()},
+                self.step.stage.zero_cotangent(template, self.state.optimizer),
+            )
             for _ in range(queries)
         ]
 

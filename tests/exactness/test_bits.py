@@ -105,6 +105,8 @@ def test_the_last_step_is_reproduced_to_the_bit(schedule: ScheduleKind, tmp_path
     trainer.backward(
         tmp_path, stream, query_streams()[0], observer=lambda e, /, **f: seen.append((e, f))
     )
-    assert [facts for event, facts in seen if event == "reproduced"] == [{"exact": True}]
+    assert [facts for event, facts in seen if event == "reproduced"] == [
+        {"exact": True, "difference": 0.0}
+    ]
     replayed = [facts["step"] for event, facts in seen if event == "replay_step"]
     assert replayed == list(range(len(stream)))[::-1]
