@@ -21,6 +21,8 @@ from engine.records.atomic import write_atomically
 from engine.records.journal import read_journal
 
 FORMAT_VERSION = 1
+STAGING_GRACE_SECONDS = 60.0
+"""A staging folder this young may not have its lock yet."""
 MANIFEST = "manifest.jsonl"
 """The journal in a trajectory's folder that names its files."""
 _TERMINAL = {
@@ -178,6 +180,8 @@ class RunFolder:
 def sweep(folder: Path) -> None:
     """Remove the staging folders (``.….new``) of runs in ``folder`` that no worker holds."""
     for staging in folder.glob(".*.new"):
+        if time.time() - staging.stat().st_mtime < STAGING_GRACE_SECONDS:
+            continue
         with contextlib.suppress(RunError, OSError), RunFolder(staging).lock(patience=0.0):
             shutil.rmtree(staging)
 

@@ -14,7 +14,7 @@ from engine.contract.read_config import read_config
 from engine.records.atomic import sync_folder, sync_tree
 from engine.records.journal import JournalWriter
 from engine.records.run_folder import RunFolder, sweep
-from engine.worker.attribution import Budget, attribute, budget_of
+from engine.worker.attribution import attribute, budget_of
 from engine.worker.device import set_up_device
 from engine.worker.job import Job, new_job, stored_job, warnings_of, write_job
 from engine.worker.queries import Queries, read_queries, typed_queries
@@ -72,13 +72,15 @@ def attribute_run(folder: RunFolder, request: dict[str, Any]) -> dict[str, Any]:
     return {"run": folder.id, "path": str(folder.path), "attribution": attribution}
 
 
-def planned(job: Job, queries: Queries | None, folder: Path) -> tuple[Estimate, str, Budget]:
-    """The schedule of a run in ``folder``, why, and how its queries share replays."""
+def _plan(job: Job, queries: Queries | None, folder: Path) -> tuple[Estimate, str]:
+    """The schedule of a run in ``folder``, and why."""
     count = 1 if queries is None else queries.measurements
     budget = budget_of(job, count, job.config.attribution.granularity)
     schedule = job.config.trajectory.schedule
     plan, reason = job.training.plan(folder, schedule, count, budget.passes)
-    return plan, reason, budget
+    if plan.why_not is not None:
+        raise UsageError(f"trajectory.schedule: {plan.schedule.kind} {plan.why_not}")
+    return plan, reason
 
 
 def _make_runs_folder(runs: Path) -> None:
@@ -98,9 +100,7 @@ def _prepare(
     job, documents = new_job(config, set_up_device())
     report.job = job
     queries = None if config.queries is None else read_queries(config.queries, job)
-    plan, reason, _ = planned(job, queries, staging.path)
-    if plan.why_not is not None:
-        raise UsageError(f"trajectory.schedule: {plan.schedule.kind} {plan.why_not}")
+    plan, reason = _plan(job, queries, staging.path)
     write_job(staging, job, documents)
     staging.write_config(config, run_id, time.time())
     sync_tree(staging.path)

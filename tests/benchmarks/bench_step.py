@@ -135,10 +135,14 @@ class Subject:
         return lambda: way(directions)
 
 
-def cases(subject: Subject) -> dict[str, tuple[Callable[[], Callable[[], Any]], int]]:
+Cases = dict[str, tuple[Callable[[], Callable[[], Any]], int]]
+PLAIN = "plain loop"
+
+
+def cases(subject: Subject) -> Cases:
     """Everything timed: how to set it up, and how many queries it serves."""
-    found: dict[str, tuple[Callable[[], Callable[[], Any]], int]] = {
-        "plain loop": (subject.plain, 1),
+    found: Cases = {
+        PLAIN: (subject.plain, 1),
         "train": (subject.train, 1),
         "replay 1 query": (lambda: subject.replay(1), 1),
         f"replay {MANY} queries": (lambda: subject.replay(MANY), MANY),
@@ -154,38 +158,49 @@ def cases(subject: Subject) -> dict[str, tuple[Callable[[], Callable[[], Any]], 
 
 
 def measure(model_path: str | None, rounds: int, mechanisms: tuple[str, ...]) -> None:
-    """Time all cases in turn, several rounds, and print the table."""
+    """Time the product and then the mechanisms, each against the plain loop, and print tables."""
     with tempfile.TemporaryDirectory() as folder:
         subject = Subject(model_path, Path(folder), mechanisms)
-        ready: dict[str, tuple[Callable[[], Any], int]] = {}
-        failed: dict[str, str] = {}
-        for name, (set_up, queries) in cases(subject).items():
-            print(f"setting up: {name}", file=sys.stderr)
-            try:
-                run = set_up()
-                run()
-                ready[name] = (run, queries)
-            except Exception as error:
-                failed[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:70]}"
-        times: dict[str, list[float]] = {name: [] for name in ready}
-        for _ in range(rounds):
-            for name, (run, _) in ready.items():
-                began = time.perf_counter()
-                run()
-                times[name].append(time.perf_counter() - began)
+        every = cases(subject)
+        product = [name for name in every if name.split(",")[0] not in mechanisms]
+        # The product's own cases are few and quick: more rounds, less noise.
+        time_in_turn(every, product, 2 * rounds + 1, model_path)
         subject.writer.close(complete=False)
-        plain = times["plain loop"]
-        print(f"plain loop: {statistics.median(plain):.3f} s a step, {rounds} rounds")
-        print(f"{'':34}{'ratio a query':>14}{'range':>16}{'peak MB':>9}")
-        for name in cases(subject):
-            if name in failed:
-                print(f"{name:34}{failed[name]}")
-                continue
-            queries = ready[name][1]
-            ratios = [a / b / queries for a, b in zip(times[name], plain, strict=True)]
-            spread = f"{min(ratios):.2f}–{max(ratios):.2f}"
-            peak = peak_memory(model_path, name)
-            print(f"{name:34}{statistics.median(ratios):14.2f}{spread:>16}{peak:9.0f}")
+        time_in_turn(
+            every, [PLAIN, *(name for name in every if name not in product)], rounds, model_path
+        )
+
+
+def time_in_turn(every: Cases, names: list[str], rounds: int, model_path: str | None) -> None:
+    """Time cases in turn, several rounds, and print medians of the ratios within a round."""
+    ready: dict[str, Callable[[], Any]] = {}
+    failed: dict[str, str] = {}
+    for name in names:
+        print(f"setting up: {name}", file=sys.stderr)
+        try:
+            run = every[name][0]()
+            run()
+            ready[name] = run
+        except Exception as error:
+            failed[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:70]}"
+    times: dict[str, list[float]] = {name: [] for name in ready}
+    for _ in range(rounds):
+        for name, run in ready.items():
+            began = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - began)
+    plain = times[PLAIN]
+    print(f"plain loop: {statistics.median(plain):.3f} s a step, {rounds} rounds")
+    print(f"{'':34}{'ratio a query':>14}{'range':>16}{'peak MB':>9}")
+    for name in names:
+        if name in failed:
+            print(f"{name:34}{failed[name]}")
+            continue
+        queries = every[name][1]
+        ratios = [a / b / queries for a, b in zip(times[name], plain, strict=True)]
+        spread = f"{min(ratios):.2f}–{max(ratios):.2f}"
+        peak = peak_memory(model_path, name)
+        print(f"{name:34}{statistics.median(ratios):14.2f}{spread:>16}{peak:9.0f}", flush=True)
 
 
 def peak_memory(model_path: str | None, case: str) -> float:

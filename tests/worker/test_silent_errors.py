@@ -1,6 +1,7 @@
 """What could go wrong without a word must not: each case gave wrong scores and exit 0 once."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -80,9 +81,11 @@ def test_query_columns_of_several_types(config: dict[str, Any], start: Start) ->
 
 
 def test_abandoned_folders_are_swept(config: dict[str, Any], start: Start, runs: Path) -> None:
-    (runs / ".old.new").mkdir(parents=True)
+    for name in (".old.new", ".young.new"):
+        (runs / name).mkdir(parents=True)
+    os.utime(runs / ".old.new", (0, 0))
     assert start(config)["ok"]
-    assert [path.name for path in runs.iterdir()] == ["r1"]
+    assert sorted(path.name for path in runs.iterdir()) == [".young.new", "r1"]
 
 
 @pytest.mark.parametrize("text", ["", "  "])
