@@ -162,7 +162,7 @@ def measure(model_path: str | None, rounds: int, mechanisms: tuple[str, ...]) ->
     with tempfile.TemporaryDirectory() as folder:
         subject = Subject(model_path, Path(folder), mechanisms)
         every = cases(subject)
-        product = [name for name in every if name.split(",")[0] not in mechanisms]
+        product = [name for name in every if name.rpartition(",")[0] not in mechanisms]
         # The product's own cases are few and quick: more rounds, less noise.
         time_in_turn(every, product, 2 * rounds + 1, model_path)
         subject.writer.close(complete=False)
