@@ -16,12 +16,12 @@ RECORD_KEY = "magic"
 _PATHS = (("model",), ("data",), ("queries",), ("queries", "contrast"))
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+class _Loader(yaml.SafeLoader):
     """YAML without aliases (no exponential documents), duplicate keys, or 1e-4 read as text."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise UsageError(f"line {mark.line + 1}: YAML aliases are not supported; write it out")
         return super().compose_node(parent, index)
 
