@@ -16,7 +16,10 @@ from tests.cli.fake_run import FakeRun
 
 ROOT = Path(__file__).resolve().parents[2]
 MAIN = """
+import signal
 import sys
+# Background jobs of a shell inherit an ignored SIGINT.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, sys.argv.pop(1))
 import magic_tui.client.worker as worker
 worker.WORKER_COMMAND = [sys.executable, sys.argv.pop(1)]
