@@ -1,4 +1,4 @@
-"""One thread, and a table of the largest errors at the end."""
+"""One thread, and a check that notes how far off the scores are."""
 
 from collections.abc import Callable
 
@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.conftest import LARGEST_ERROR
+
 torch.set_num_threads(1)
-_GROUP = "largest relative error"
 
 Agree = Callable[[str, Tensor, Tensor, float], None]
 
@@ -21,27 +22,7 @@ def agree(record_property: Callable[[str, object], None]) -> Agree:
         scale = expected.flatten(1).norm(dim=1)
         assert (scale > 0).all(), "a test against nothing proves nothing"
         error = ((ours - expected).flatten(1).norm(dim=1) / scale).max().item()
-        record_property(_GROUP, (group, error, bound))
+        record_property(LARGEST_ERROR, (group, error, bound))
         assert error <= bound, f"{group}: relative error {error:.2e}"
 
     return check
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the largest error of every group, and the number of comparisons."""
-    largest: dict[str, tuple[float, float, int]] = {}
-    for reports in terminalreporter.stats.values():
-        for report in reports:
-            if getattr(report, "when", None) != "call":
-                continue
-            for name, value in report.user_properties:
-                if name == _GROUP:
-                    group, error, bound = value
-                    before, _, count = largest.get(group, (0.0, 0.0, 0))
-                    largest[group] = (max(before, error), bound, count + 1)
-    if not largest:
-        return
-    terminalreporter.section("largest relative errors of scores")
-    width = max(map(len, largest))
-    for group, (error, bound, count) in sorted(largest.items()):
-        terminalreporter.line(f"{group:<{width}}  {error:.1e}  (≤ {bound:.0e}, {count} compared)")

@@ -1,0 +1,26 @@
+"""A table of the largest errors of scores at the end of a test session."""
+
+import pytest
+
+LARGEST_ERROR = "largest relative error"
+"""The property under which a test notes (group, error, bound)."""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the largest error of every group, and the number of comparisons."""
+    largest: dict[str, tuple[float, float, int]] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", None) != "call":
+                continue
+            for name, value in report.user_properties:
+                if name == LARGEST_ERROR:
+                    group, error, bound = value
+                    before, _, count = largest.get(group, (0.0, 0.0, 0))
+                    largest[group] = (max(before, error), bound, count + 1)
+    if not largest:
+        return
+    terminalreporter.section("largest relative errors of scores")
+    width = max(map(len, largest))
+    for group, (error, bound, count) in sorted(largest.items()):
+        terminalreporter.line(f"{group:<{width}}  {error:.1e}  (≤ {bound:.0e}, {count} compared)")
