@@ -9,6 +9,8 @@ DISK_SHARE = 0.8
 """Part of the free disk that a trajectory may take."""
 MEMORY_SHARE = 0.5
 """Part of the free memory that rebuilt train states may take."""
+ABOUT = 1.05
+"""Times within this factor count as equal: disk is what is scarce."""
 READ_SPEED_UP = 2.0
 """Reading a file and checking it takes this much less than writing it durably."""
 FIRST_QUERY, NEXT_QUERY = 3.1, 2.3
@@ -97,7 +99,7 @@ def estimate(kind: ScheduleKind, costs: Costs, room: Room) -> Estimate:
 
 
 def choose(costs: Costs, room: Room) -> tuple[Estimate, str]:
-    """The quickest schedule that fits, and the reason in a sentence.
+    """The schedule of least disk among those that fit and are about as quick as any, and why.
 
     If none fits, the one that needs the least disk is returned; its ``why_not`` says so.
     """
@@ -106,8 +108,10 @@ def choose(costs: Costs, room: Room) -> tuple[Estimate, str]:
     if not fitting:
         least = min(options, key=lambda option: option.disk_bytes)
         return least, f"nothing fits: {least.schedule.kind} {least.why_not}"
-    best = min(fitting, key=lambda option: option.seconds)
-    reason = f"quickest that fits: {_size(best.disk_bytes)} on disk"
+    quickest = min(option.seconds for option in fitting)
+    about = [option for option in fitting if option.seconds <= ABOUT * quickest]
+    best = min(about, key=lambda option: option.disk_bytes)
+    reason = f"{_size(best.disk_bytes)} on disk, and about as quick as any that fits"
     refused = [f"{o.schedule.kind} {o.why_not}" for o in options if o.why_not is not None]
     others = [_compared(option, best) for option in fitting if option is not best]
     return best, "; ".join([reason, *others, *refused])
@@ -115,7 +119,7 @@ def choose(costs: Costs, room: Room) -> tuple[Estimate, str]:
 
 def _compared(option: Estimate, best: Estimate) -> str:
     time, disk = option.seconds / best.seconds, option.disk_bytes / best.disk_bytes
-    slower = f"{time:.2f} times the time" if time >= 1.005 else "the same time"
+    slower = f"{time:.2f} times the time" if abs(time - 1) >= 0.005 else "the same time"
     return f"{option.schedule.kind} takes {slower}, {disk:.2g} times the disk"
 
 
