@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -159,7 +159,7 @@ class Trainer:
             reduction: for a stream: ``none``, one measurement a row; ``mean`` or ``sum``, one
                 for all rows.
             queries_per_pass: measurements that share one replay; all if left out.
-            observer: receives ``pass`` and the facts of :class:`~engine.magic.replay.Replay`.
+            observer: receives the facts of :class:`~engine.magic.replay.Replay`.
 
         Raises:
             DivergedError: if a cotangent stops being finite.
@@ -280,4 +280,4 @@ def measurements_of(
 
 def scaled(batch: Batch, factor: float) -> Batch:
     """The batch with its loss multiplied by ``factor``."""
-    return Batch(batch.inputs, batch.weights * factor, batch.denominator, batch.key)
+    return replace(batch, weights=batch.weights * factor)

@@ -186,11 +186,16 @@ def _active_dropout(model: nn.Module) -> str:
     return ""
 
 
+def _probe(loss: CausalLMLoss) -> tuple[torch.Tensor, int]:
+    """A row of four tokens, short enough for any model's positions, and the vocabulary's size."""
+    embedding = loss.model.get_input_embeddings().weight
+    return torch.arange(4, device=embedding.device)[None] % len(embedding), len(embedding)
+
+
 @torch.no_grad()
 def _check_causal(loss: CausalLMLoss, path: str) -> None:
     """Change the last token of a row: what the model says before it must stay the same."""
-    size = loss.model.get_input_embeddings().weight.shape[0]
-    tokens = torch.arange(8, device=loss.model.device)[None] % size
+    tokens, size = _probe(loss)
     other = tokens.clone()
     other[0, -1] = (other[0, -1] + 1) % size
     with ModuleLoss(loss).evaluating():
@@ -208,11 +213,8 @@ def _check_twice_differentiable(loss: CausalLMLoss, path: str) -> None:
     """Differentiate a four-token row twice and name the operation that cannot be."""
     batch_loss = ModuleLoss(loss, dropout_seed=0)
     params = {n: p.detach() for n, p in loss.named_parameters() if p.requires_grad}
-    device = next(iter(params.values())).device
-    tokens = (
-        torch.arange(4, device=device)[None] % loss.model.get_input_embeddings().weight.shape[0]
-    )
-    weights = torch.ones(1, 4, device=device, dtype=next(iter(params.values())).dtype)
+    tokens, _ = _probe(loss)
+    weights = next(iter(params.values())).new_ones(tokens.shape)
     batch = Batch({"input_ids": tokens, "labels": tokens}, weights, 3)
     try:
         graph = FirstOrder(batch_loss, params, batch)
