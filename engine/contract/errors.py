@@ -29,3 +29,17 @@ class UsageError(MagicError):
 
 class RunError(MagicError):
     """Work that had begun could not go on."""
+
+
+class NotFoundError(UsageError):
+    """What was named is not there."""
+
+
+class ConflictError(UsageError):
+    """The request makes no sense in the present state."""
+
+
+class UnreachableError(MagicError):
+    """No engine answers, or it may not be asked."""
+
+    exit_code = ExitCode.UNREACHABLE

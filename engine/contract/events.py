@@ -11,7 +11,12 @@ class Event(StrEnum):
     """Kinds of events and their fields."""
 
     STARTED = "started"
-    """A worker began: ``pid``, ``work`` ("run" or "attribute"), ``warnings`` (sentences)."""
+    """An attempt began: ``pid``, ``work`` ("run" or "attribute"), ``job``, ``attempt`` (their
+    numbers), ``warnings`` (sentences)."""
+    RESUMED = "resumed"
+    """A phase goes on where an earlier attempt had saved it: ``phase``, ``step``."""
+    WARNING = "warning"
+    """Something the user should know: ``message``."""
     PLANNED = "planned"
     """The trajectory's schedule was chosen: ``schedule``, ``reason``, ``checkpoints`` (steps)."""
     PHASE = "phase"
@@ -19,7 +24,8 @@ class Event(StrEnum):
     TRAIN_STEP = "train_step"
     """``step``, ``loss``, ``learning_rate``, ``gradient_norm``, ``seconds``, ``memory``."""
     CHECKPOINT = "checkpoint"
-    """The trajectory keeps one more thing on disk: ``step``, ``kind``, ``bytes``."""
+    """One more thing is safely on disk: ``step``, ``kind`` ("state" and "gradient" for the
+    trajectory, "resume" and "replay" to go on from), ``bytes``."""
     MEASURED = "measured"
     """A measurement: ``query``, ``loss_before``, ``loss_after`` training."""
     PASS = "pass"
@@ -37,7 +43,7 @@ class Event(StrEnum):
     FAILED = "failed"
     """The worker gave up: ``message``, ``exit_code``."""
     INTERRUPTED = "interrupted"
-    """The worker was asked to stop."""
+    """The worker was asked to stop: ``saved`` (whether it first saved where it was)."""
 
 
 class Phase(StrEnum):
@@ -47,12 +53,3 @@ class Phase(StrEnum):
     TRAIN = "train"
     MEASURE = "measure"
     REPLAY = "replay"
-
-
-class RunState(StrEnum):
-    """What a run's files say about it."""
-
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    INTERRUPTED = "interrupted"

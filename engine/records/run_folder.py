@@ -15,21 +15,14 @@ import yaml
 
 from engine.contract.config import RunConfig, as_plain
 from engine.contract.errors import RunError, UsageError
-from engine.contract.events import Event, RunState
 from engine.contract.read_config import RECORD_KEY, parse_config
 from engine.records.atomic import write_atomically
 from engine.records.journal import read_journal
+from engine.records.manifest import read_manifest
 
 FORMAT_VERSION = 1
 STAGING_GRACE_SECONDS = 60.0
 """A staging folder this young may not have its lock yet."""
-MANIFEST = "manifest.jsonl"
-"""The journal in a trajectory's folder that names its files."""
-_TERMINAL = {
-    Event.FINISHED: RunState.SUCCEEDED,
-    Event.FAILED: RunState.FAILED,
-    Event.INTERRUPTED: RunState.INTERRUPTED,
-}
 
 
 @dataclass(frozen=True)
@@ -119,17 +112,8 @@ class RunFolder:
 
     def has_trajectory(self) -> bool:
         """Whether training came to its end and its trajectory is still there."""
-        records = read_journal(self.trajectory / MANIFEST)
-        return any(record["event"] == "complete" for record in records)
-
-    def state(self) -> RunState:
-        """A pure function of the run's events and of whether a worker holds its lock."""
-        if self.is_busy():
-            return RunState.RUNNING
-        for event in reversed(self.events()):
-            if event["event"] in _TERMINAL:
-                return _TERMINAL[event["event"]]
-        return RunState.INTERRUPTED
+        manifest = read_manifest(self.trajectory)
+        return manifest is not None and manifest.complete
 
     def is_busy(self) -> bool:
         """Whether a worker holds the run's lock."""
@@ -205,8 +189,10 @@ def runs_folder(given: Path | None = None) -> Path:
 
 
 def new_run_id() -> str:
-    """An id that sorts by time of creation."""
-    return time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + "-" + secrets.token_hex(3)
+    """An id that sorts by time of creation, to the millisecond."""
+    now = time.time()
+    second = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now))
+    return f"{second}-{int(now % 1 * 1000):03x}{secrets.randbits(12):03x}"
 
 
 def list_runs(runs: Path) -> list[RunFolder]:

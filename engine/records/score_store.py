@@ -5,6 +5,7 @@ loss (harmful), negative that it lowers it (helpful).
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -194,13 +195,13 @@ def list_attributions(attributions: Path) -> list[Path]:
     return [folder for folder in folders if (folder / "complete.json").exists()]
 
 
-def next_attribution_id(attributions: Path) -> str:
-    """The id that follows all there are, complete or not."""
-    taken = [0]
+def next_attribution_id(attributions: Path, promised: Iterable[str] = ()) -> str:
+    """The id that follows all there are, complete or not, and those already promised."""
+    names = list(promised)
     if attributions.is_dir():
-        names = [f.name.lstrip(".") for f in attributions.iterdir()]
-        taken += [int(n[1:5]) for n in names if n[:1] == "a" and n[1:5].isdigit()]
-    return f"a{max(taken) + 1:04d}"
+        names += [f.name.lstrip(".") for f in attributions.iterdir()]
+    taken = [int(n[1:5]) for n in names if n[:1] == "a" and n[1:5].isdigit()]
+    return f"a{max(taken, default=0) + 1:04d}"
 
 
 def find_attribution(attributions: Path, wanted: str | None = None) -> Path:

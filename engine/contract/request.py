@@ -1,0 +1,42 @@
+"""What is asked of a run: its own work, or queries of its kept trajectory."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from engine.contract.config import Granularity, Reduction, Section, SourceConfig
+
+Text = Annotated[str, Field(min_length=1, max_length=100_000)]
+
+
+class AttributionRequest(Section):
+    """Queries asked of a kept trajectory: texts, or query data like those of a config."""
+
+    texts: tuple[Text, ...] | None = None
+    queries: SourceConfig | None = None
+    reduction: Reduction = "none"
+    granularity: Granularity | None = None
+
+    @model_validator(mode="after")
+    def _texts_or_queries(self) -> "AttributionRequest":
+        if (self.texts is None) == (self.queries is None):
+            raise ValueError("give texts, or queries, and not both")
+        if self.texts is not None and not all(text.strip() for text in self.texts):
+            raise ValueError("a text is empty; give the text to ask about")
+        if self.texts == ():
+            raise ValueError("texts is empty; give at least one")
+        return self
+
+
+class Request(Section):
+    """One job, as it is stored in ``request.json``."""
+
+    work: Literal["run", "attribute"]
+    attribution: str | None
+    """The id of the attribution that the job makes, if it makes one."""
+    asked: AttributionRequest | None = None
+    """What is asked, for ``attribute``; a run asks its config's queries."""
+    environment: dict[str, str] = Field(default_factory=dict)
+    """Environment variables of whoever asked that the work depends on."""
+    submitted: float
+    """Seconds since 1970."""

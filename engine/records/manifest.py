@@ -1,0 +1,57 @@
+"""What a trajectory's folder holds, as its manifest tells: a journal that names every file.
+
+A file counts only once the manifest names it with its size and crc32c; of several records for
+one file the latest holds.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engine.records.journal import read_journal
+
+MANIFEST = "manifest.jsonl"
+Key = tuple[str, int]
+"""Kind ("state", "gradient" or "resume") and step."""
+
+
+@dataclass
+class Manifest:
+    """The schedule that training follows and the files it has kept so far."""
+
+    kind: str
+    steps: int
+    files: dict[Key, dict[str, Any]] = field(default_factory=dict)
+    complete: bool = False
+
+    def take(self, record: dict[str, Any]) -> None:
+        """Bring up to date with one record of the journal."""
+        event = record["event"]
+        if event == "complete":
+            self.complete = True
+        elif event == "dropped":
+            self.files.pop((record["kind"], record["step"]), None)
+            self.complete = self.complete and record["kind"] == "resume"
+        elif event != "schedule":
+            self.files[event, record["step"]] = record
+
+    def mark(self) -> tuple[int, int, int]:
+        """Grows with every file that a later attempt need not make again."""
+        reached = max((step for kind, step in self.files if kind != "gradient"), default=-1)
+        kept = sum(kind != "resume" for kind, _ in self.files)
+        return (int(self.complete), kept, reached)
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest in a trajectory's folder; None if training has not begun.
+
+    Raises:
+        RunError: if a line before the last is damaged.
+    """
+    records = read_journal(folder / MANIFEST)
+    if not records or records[0]["event"] != "schedule":
+        return None
+    manifest = Manifest(records[0]["kind"], records[0]["steps"])
+    for record in records:
+        manifest.take(record)
+    return manifest
