@@ -8,9 +8,7 @@ The worker of ``magic run`` and a notebook use the same class:
 """
 
 import math
-import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,18 +16,22 @@ import torch
 from torch import Tensor, nn
 from torchopt.base import GradientTransformation
 
-from engine.checkpoints.trajectory import TrajectoryReader, TrajectoryWriter
+from engine.checkpoints.replay_saves import ReplayState
+from engine.checkpoints.trajectory_reader import TrajectoryReader
+from engine.checkpoints.trajectory_writer import TrajectoryWriter
 from engine.contract.config import Reduction, ScheduleName
 from engine.contract.errors import RunError
 from engine.magic.observer import Observer, ignore
-from engine.magic.optimizer_stage import OptimizerStage, global_norm
+from engine.magic.optimizer_stage import OptimizerStage
 from engine.magic.replay import DivergedError, Replay
-from engine.magic.schedule import Schedule
+from engine.magic.schedule import Schedule, ScheduleKind, make_schedule
 from engine.magic.state import Batch, Cotangent, Params, TrainState
 from engine.magic.train_step import TrainStep
 from engine.models.module_loss import ModuleLoss
 from engine.planning import Training
+from engine.records.manifest import read_manifest
 from engine.stream import DataStream
+from engine.training_loop import Control, KeptSteps, Steps, checked
 
 Measurement = Sequence[Batch]
 """φ as a sum of batch losses; the batches' weights and denominators carry its coefficients."""
@@ -102,6 +104,7 @@ class Trainer:
         save_dir: Path | str | None = None,
         schedule: Schedule | ScheduleName = "auto",
         observer: Observer = ignore,
+        control: Control | None = None,
     ) -> TrainState:
         """Train through the whole stream; returns s_T.
 
@@ -110,35 +113,38 @@ class Trainer:
             stream: the batches.
             save_dir: where to keep the trajectory; it is not kept if left out.
             schedule: what to keep of it; a name is planned first, and refused if it won't fit.
-            observer: receives ``planned``, ``train_step`` and ``checkpoint``.
+            observer: receives ``planned``, ``resumed``, ``train_step``, ``rebuild_step``,
+                ``checkpoint`` and ``warning``.
+            control: whether to go on with what is there, when to save and when to stop.
 
         Raises:
             DivergedError: if the loss or the gradient stops being finite.
-            RunError: if the trajectory cannot be written.
+            RunError: if the trajectory cannot be written, or the folder holds one already.
+            StoppedError: if ``control`` says so, after saving.
         """
-        with self._writer(state, stream, save_dir, schedule, observer) as writer:
-            if writer is not None:
-                writer.take_state(state)
-            for step in range(len(stream)):
-                began = time.perf_counter()
-                # Bound to the same name, so that s_t is freed once s_{t+1} is there.
-                state, grads, report = self.step.advance(state, stream.batch(step, self.dtype))
-                for what, value in (("loss", report.loss), ("gradient", report.gradient_norm)):
-                    if not math.isfinite(value):
-                        raise DivergedError(what, step)
-                if writer is not None:
-                    writer.take_gradient(step, grads)
-                    writer.take_state(state)
-                observer(
-                    "train_step",
-                    step=step,
-                    loss=report.loss,
-                    gradient_norm=report.gradient_norm,
-                    seconds=time.perf_counter() - began,
-                )
-            if not math.isfinite(global_norm(state.params).item()):
-                raise DivergedError("trained model", len(stream))
-        return state
+        control = control or Control()
+        steps = Steps(self.step, stream, observer)
+        # Bound to the same name throughout, so that s_t is freed once s_{t+1} is there.
+        if save_dir is None:
+            for _ in range(len(stream)):
+                state, _ = steps.advance(state)
+            return checked(state)
+        folder = Path(save_dir)
+        schedule = self._schedule(state, stream, folder, schedule, observer, control.resume)
+        with TrajectoryWriter(
+            folder, schedule, self.step.stage, observer, control.save_seconds
+        ) as writer:
+            reader = TrajectoryReader(
+                folder, self.step.stage, self._template, self.device, writer.manifest
+            )
+            kept = KeptSteps(steps, writer, reader)
+            state, end = kept.recover(state)
+            while state.step < end:
+                kept.stop_if(control.should_stop, state)
+                state = kept.take(state)
+            if state.step < len(stream):
+                state = reader.load_state(len(stream))
+            return checked(state)
 
     def backward(
         self,
@@ -171,14 +177,72 @@ class Trainer:
             else queries
         )
         reader = self.open(save_dir)
-        if reader.schedule.steps != len(stream):
-            raise RunError(
-                f"{save_dir} was trained for {reader.schedule.steps} steps, but the stream has "
-                f"{len(stream)}; give the stream it was trained on"
-            )
         scores = stream.new_scores(len(measurements), self.dtype)
         steps = torch.zeros(len(measurements), len(stream), dtype=torch.float64)
         values = torch.zeros(len(measurements), dtype=torch.float64)
+        size = queries_per_pass or max(1, len(measurements))
+        for first in range(0, len(measurements), size):
+            chosen = slice(first, first + size)
+            state = self.begin_replay(reader, stream, measurements[chosen])
+            self.replay(reader, stream, state, observer=observer)
+            scores[chosen], steps[chosen] = state.scores, state.steps
+            values[chosen] = state.measurements
+        return Scores(scores, steps, values)
+
+    def begin_replay(
+        self, reader: TrajectoryReader, stream: DataStream, measurements: Sequence[Measurement]
+    ) -> ReplayState:
+        """The measurements at s_T and their cotangents there, ready to be replayed together.
+
+        Raises:
+            DivergedError: if a measurement is not finite.
+            RunError: if the stream is not the one that was trained on.
+        """
+        steps = reader.schedule.steps
+        if steps != len(stream):
+            raise RunError(
+                f"{reader.folder} was trained for {steps} steps, but the stream has "
+                f"{len(stream)}; give the stream it was trained on"
+            )
+        final = reader.load_state(steps)
+        measured = [self.measure(final, measurement) for measurement in measurements]
+        return ReplayState(
+            steps,
+            [cotangent for _, cotangent in measured],
+            stream.new_scores(len(measurements), self.dtype),
+            torch.zeros(len(measurements), steps, dtype=torch.float64),
+            torch.tensor([value for value, _ in measured], dtype=torch.float64),
+        )
+
+    def replay(
+        self,
+        reader: TrajectoryReader,
+        stream: DataStream,
+        state: ReplayState,
+        *,
+        observer: Observer = ignore,
+        after_step: Callable[[ReplayState], None] = lambda state: None,
+    ) -> None:
+        """Carry a replay from where it stands to s_0, in place.
+
+        Args:
+            reader: the trajectory.
+            stream: the stream it was trained on.
+            state: cotangents and scores so far.
+            observer: receives the facts of :class:`~engine.magic.replay.Replay`.
+            after_step: called between steps; may save the state, and may raise to stop.
+
+        Raises:
+            DivergedError: if a cotangent stops being finite.
+            RunError: if the trajectory is damaged.
+        """
+
+        def take(step: int, pulled: Tensor) -> None:
+            stream.collect(state.scores, step, pulled)
+            state.steps[:, step] = pulled.flatten(1).double().sum(1).cpu()
+            state.step = step
+            after_step(state)
+
         replay = Replay(
             self.step,
             reader,
@@ -186,17 +250,7 @@ class Trainer:
             reader.schedule,
             observer,
         )
-        size = queries_per_pass or max(1, len(measurements))
-        for first in range(0, len(measurements), size):
-            chosen = slice(first, first + size)
-
-            def take(step: int, pulled: Tensor, chosen: slice = chosen) -> None:
-                stream.collect(scores[chosen], step, pulled)
-                steps[chosen, step] = pulled.flatten(1).double().sum(1).cpu()
-
-            values[chosen], cotangents = self._measure_all(reader, measurements[chosen])
-            replay.run(cotangents, take)
-        return Scores(scores, steps, values)
+        replay.run(state.cotangents, take, state.step)
 
     def measure(self, state: TrainState, measurement: Measurement) -> tuple[float, Cotangent]:
         """φ and its derivative in the train state."""
@@ -211,48 +265,33 @@ class Trainer:
         zeros = self.step.stage.zero_cotangent(state.params, state.optimizer)
         return value, Cotangent(total, zeros)
 
-    def _measure_all(
-        self, reader: TrajectoryReader, measurements: Sequence[Measurement]
-    ) -> tuple[Tensor, list[Cotangent]]:
-        final = reader.load_state(reader.schedule.steps)
-        measured = [self.measure(final, measurement) for measurement in measurements]
-        values = torch.tensor([value for value, _ in measured], dtype=torch.float64)
-        return values, [cotangent for _, cotangent in measured]
-
     def open(self, save_dir: Path | str) -> TrajectoryReader:
         """A kept trajectory of this trainer's model."""
         return TrajectoryReader(Path(save_dir), self.step.stage, self._template, self.device)
 
-    def _writer(
-        self,
-        state: TrainState,
-        stream: DataStream,
-        save_dir: Path | str | None,
-        schedule: Schedule | ScheduleName,
-        observer: Observer,
-    ) -> AbstractContextManager[TrajectoryWriter | None]:
-        if save_dir is None:
-            return nullcontext()
-        folder = Path(save_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        if not isinstance(schedule, Schedule):
-            schedule = self._planned(state, stream, folder, schedule, observer)
-
-        def kept(kind: str, step: int, size: int) -> None:
-            observer("checkpoint", kind=kind, step=step, bytes=size)
-
-        return TrajectoryWriter(folder, schedule, self.step.stage, kept)
-
-    def _planned(
+    def _schedule(
         self,
         state: TrainState,
         stream: DataStream,
         folder: Path,
-        kind: ScheduleName,
+        asked: Schedule | ScheduleName,
         observer: Observer,
+        resume: bool,
     ) -> Schedule:
-        training = Training(self.step, state, stream)
-        plan, reason = training.plan(folder, kind)
+        """The schedule asked for, planned, or of the trajectory to go on with."""
+        folder.mkdir(parents=True, exist_ok=True)
+        found = read_manifest(folder)
+        if found is not None and not resume:
+            raise RunError(
+                f"{folder} already holds a trajectory; give another folder, or go on with this "
+                "one: control=Control(resume=True)"
+            )
+        if isinstance(asked, Schedule):
+            return asked
+        if found is not None:
+            kind: ScheduleKind = found.kind  # type: ignore[assignment]
+            return make_schedule(kind, len(stream))
+        plan, reason = Training(self.step, state, stream).plan(folder, asked)
         if plan.why_not is not None:
             raise RunError(f"schedule {plan.schedule.kind} {plan.why_not}")
         kept = [*plan.schedule.checkpoints, plan.schedule.steps]

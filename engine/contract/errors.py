@@ -31,6 +31,17 @@ class RunError(MagicError):
     """Work that had begun could not go on."""
 
 
+class DiskFullError(RunError):
+    """There was no room left on a disk: the work can go on once there is."""
+
+
+class StoppedError(KeyboardInterrupt):
+    """The work was asked to stop, saved where it was and ended.
+
+    Like the interrupt it is, no ``except Exception`` on the way may swallow it.
+    """
+
+
 class NotFoundError(UsageError):
     """What was named is not there."""
 

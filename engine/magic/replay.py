@@ -79,21 +79,26 @@ class Replay:
         self.observer = observer
 
     def run(
-        self, cotangents: Sequence[Cotangent], take_scores: Callable[[int, Tensor], None]
+        self,
+        cotangents: Sequence[Cotangent],
+        take_scores: Callable[[int, Tensor], None],
+        start: int | None = None,
     ) -> None:
-        """Replay every step; the cotangents at s_T become those at s_0.
+        """Replay steps ``start`` - 1 … 0; the cotangents at s_start become those at s_0.
 
         Args:
             cotangents: one per query; overwritten.
-            take_scores: called with (t, scores) for t = T-1 … 0, scores shaped
-                (query, *shape of the batch's weights).
+            take_scores: called with (t, scores) for every step once the cotangents are those at
+                s_t, scores shaped (query, *shape of the batch's weights). What it raises ends
+                the replay between two steps.
+            start: default the end of training, T.
 
         Raises:
             DivergedError: if a cotangent is not finite.
             NotReproducedError: if the model no longer gives the gradients it was trained with.
         """
         memory = _Memory()
-        for act in self.schedule.acts():
+        for act in self.schedule.acts(start):
             if act.do is Do.LOAD:
                 memory.working = self.trajectory.load_state(act.step)
             elif act.do is Do.RECALL:
@@ -142,13 +147,13 @@ class Replay:
         norms = [global_norm(cotangent.params).item() for cotangent in cotangents]
         if not all(map(math.isfinite, norms)) or not torch.isfinite(scores).all():
             raise DivergedError("cotangent", state.step)
-        take_scores(state.step, scores)
         self.observer(
             "replay_step",
             step=state.step,
             cotangent_norms=norms,
             seconds=time.perf_counter() - began,
         )
+        take_scores(state.step, scores)
 
     def _check_reproduced(self, state: TrainState, grads: Params) -> None:
         """Take the last step again, model and all, and compare it with what training kept."""

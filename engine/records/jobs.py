@@ -3,115 +3,28 @@
     <run>/jobs/0001/
       request.json             what was asked; never changes
       wish.json                what the user last wished: run, pause or cancel
-      attempts/0001/
-        lock                   held by the attempt's processes for as long as one of them lives
-        attempt.json           the supervisor's process id, and what was committed before
-        begun                  there once the rank works
-        exit.json              how it ended, written by the supervisor
+      attempts/0001/           one attempt at it: see engine.records.attempts
 
-Liveness is the held lock and never a process id: ids are used again.
+A job's state follows from these files and the held locks alone.
 """
 
 import contextlib
-import fcntl
-import json
 import os
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from engine.contract.config import RunConfig
 from engine.contract.errors import RunError
 from engine.contract.request import AttributionRequest, Request
-from engine.contract.states import AttemptFacts, Ending, JobFacts, RunState, Wish, job_state
+from engine.contract.states import JobFacts, RunState, Wish, job_state
 from engine.records.atomic import sync_folder, sync_tree, write_atomically
+from engine.records.attempts import AttemptFolder as AttemptFolder
+from engine.records.attempts import read_json, write_json
 from engine.records.manifest import read_manifest
 from engine.records.run_folder import RunFolder
 from engine.records.score_store import list_attributions, next_attribution_id
-
-
-@dataclass(frozen=True)
-class AttemptFolder:
-    """One attempt at a job."""
-
-    path: Path
-
-    @property
-    def number(self) -> int:
-        """Counts from 1."""
-        return int(self.path.name)
-
-    @property
-    def job(self) -> "JobFolder":
-        """The job it is an attempt at."""
-        return JobFolder(self.path.parents[1])
-
-    @property
-    def log_file(self) -> Path:
-        """What its rank printed."""
-        return self.job.run.logs / f"{self.job.path.name}-{self.path.name}.log"
-
-    def take_lock(self) -> int:
-        """Take the lock; it is held until every copy of the descriptor is closed.
-
-        Raises:
-            RunError: if a process holds it.
-        """
-        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        for _ in range(20):
-            # Whoever asks whether it is held has it for a moment, too.
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return descriptor
-            time.sleep(0.02)
-        os.close(descriptor)
-        raise RunError(f"{self.path} is in use by another process; wait until it ends")
-
-    def is_held(self) -> bool:
-        """Whether one of its processes is alive."""
-        try:
-            descriptor = os.open(self.path / "lock", os.O_RDONLY)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
-
-    def about(self) -> dict[str, Any]:
-        """What ``attempt.json`` says: ``mark``, and ``pid`` once a supervisor runs."""
-        return _read_json(self.path / "attempt.json") or {}
-
-    def write_about(self, **facts: Any) -> None:
-        """Add to ``attempt.json``."""
-        _write_json(self.path / "attempt.json", {**self.about(), **facts})
-
-    def begin(self) -> None:
-        """Say that the rank works."""
-        write_atomically(self.path / "begun", b"")
-
-    def write_exit(self, ending: Ending, **facts: Any) -> None:
-        """Record how it ended: ``message``, ``exit_code``, ``signal``, ``facts`` where known."""
-        _write_json(self.path / "exit.json", {"ending": ending, "time": time.time(), **facts})
-
-    def exit(self) -> dict[str, Any] | None:
-        """How it ended, or None if nobody recorded that."""
-        return _read_json(self.path / "exit.json")
-
-    def facts(self, mark: list[int]) -> AttemptFacts:
-        """What its state follows from; ``mark`` is what was committed when it had ended."""
-        held = self.is_held()
-        # Read after the lock: the record is written before the lock is let go.
-        record = self.exit()
-        ending = None if record is None else Ending(record["ending"])
-        if ending is None and not held:
-            ending = Ending.DIED
-        begun = (self.path / "begun").exists()
-        return AttemptFacts(held, begun, ending, mark > self.about().get("mark", []))
 
 
 @dataclass(frozen=True)
@@ -146,11 +59,11 @@ class JobFolder:
 
     def wish(self) -> Wish:
         """What the user last wished."""
-        return Wish((_read_json(self.path / "wish.json") or {}).get("wish", Wish.RUN))
+        return Wish((read_json(self.path / "wish.json") or {}).get("wish", Wish.RUN))
 
     def set_wish(self, wish: Wish) -> None:
         """Wish something else from now on; what earlier attempts ended in is forgiven."""
-        _write_json(self.path / "wish.json", {"wish": wish, "attempts": len(self.attempts())})
+        write_json(self.path / "wish.json", {"wish": wish, "attempts": len(self.attempts())})
 
     def attempts(self) -> list[AttemptFolder]:
         """All attempts, the first one first."""
@@ -164,13 +77,19 @@ class JobFolder:
         attempt = AttemptFolder(self.path / "attempts" / f"{len(self.attempts()) + 1:04d}")
         attempt.path.mkdir(parents=True)
         lock = attempt.take_lock()
-        attempt.write_about(mark=committed(self.run))
-        sync_folder(attempt.path.parent)
+        try:
+            attempt.write_about(mark=committed(self.run))
+            sync_folder(attempt.path.parent)
+        except BaseException:
+            # An attempt that never was: a full disk here must not count against the job.
+            shutil.rmtree(attempt.path, ignore_errors=True)
+            os.close(lock)
+            raise
         return attempt, lock
 
     def facts(self) -> JobFacts:
         """Everything that its state follows from."""
-        wish = _read_json(self.path / "wish.json") or {}
+        wish = read_json(self.path / "wish.json") or {}
         attempts = self.attempts()
         # What was committed when an attempt had ended: the next one noted it, or it holds now.
         marks = [attempt.about().get("mark", []) for attempt in attempts[1:]]
@@ -275,16 +194,3 @@ def committed(run: RunFolder) -> list[int]:
 def _write_request(folder: Path, request: Request) -> None:
     folder.mkdir(parents=True)
     write_atomically(folder / "request.json", request.model_dump_json(indent=1).encode())
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    write_atomically(path, json.dumps(values).encode())
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        return dict(json.loads(path.read_bytes()))
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError):
-        raise RunError(f"{path} is damaged; remove it and try again") from None

@@ -5,6 +5,7 @@ dropped when the journal is opened again; a damaged line anywhere else is an err
 it said is lost.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -13,12 +14,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import google_crc32c
 
 from engine.contract.errors import RunError
 
+_HEAD = re.compile(rb'^\{"seq":([0-9]+),')
 _TAIL = re.compile(rb',"crc":"([0-9a-f]{8})"\}$')
 
 
@@ -62,37 +64,72 @@ class JournalWriter:
 
 
 class JournalReader:
-    """Reads a journal from the beginning and then whatever was added since."""
+    """Reads a journal from the beginning, or from any record, and then whatever is added."""
 
     def __init__(self, path: Path) -> None:
         """Follow the journal at ``path``, which may not exist yet."""
         self.path = path
-        self._file: Any = None
-        self._rest = b""
+        self.offset = 0
+        """Bytes of the records read so far."""
+        self._file: BinaryIO | None = None
         self._next = 0
 
-    def poll(self) -> list[dict[str, Any]]:
-        """The complete records added since the last call.
+    def poll(self, limit: int = -1) -> list[dict[str, Any]]:
+        """The complete records added since the last call, or those in the next ``limit`` bytes.
+
+        A record longer than ``limit`` is read whole: none at all means that there is nothing more
+        for now.
 
         Raises:
             RunError: if a complete line is damaged.
         """
-        if self._file is None:
-            try:
-                self._file = open(self.path, "rb")  # noqa: SIM115 - closed in close()
-            except FileNotFoundError:
-                return []
-        content = self._rest + self._file.read()
+        file = self._opened()
+        if file is None:
+            return []
+        # Half a line is read again: its writer may have taken it back.
+        file.seek(self.offset)
+        content = file.read(limit)
+        if 0 < limit == len(content) and b"\n" not in content:
+            content += file.readline()
         end = content.rfind(b"\n") + 1
-        self._rest = content[end:]
         records = list(parse_lines(content[:end], self.path, self._next))
         self._next += len(records)
+        self.offset += end
         return records
 
+    def skip_to(self, number: int) -> bool:
+        """Go on with record ``number``; False, and nothing changes, if there are fewer before it.
+
+        Looks at a few lines only, however long the journal is, and checks only the last of the
+        records passed over.
+
+        Raises:
+            RunError: if a line it looks at is damaged.
+        """
+        file, offset = self._opened(), 0 if number == 0 else None
+        if file is not None and number > 0:
+            offset = _end_of_record(file, number - 1, self.path)
+        if offset is None:
+            return False
+        self.offset, self._next = offset, number
+        return True
+
+    def has_shrunk(self) -> bool:
+        """Whether records that were read are there no longer, so that nothing can follow them."""
+        file = self._file
+        return file is not None and os.fstat(file.fileno()).st_size < self.offset
+
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file; a later poll opens it again and goes on."""
         if self._file is not None:
             self._file.close()
+            self._file = None
+
+    def _opened(self) -> BinaryIO | None:
+        if self._file is None:
+            with contextlib.suppress(FileNotFoundError):
+                self._file = open(self.path, "rb")  # noqa: SIM115 - closed in close()
+        return self._file
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
@@ -117,6 +154,36 @@ def parse_lines(content: bytes, path: Path, first: int = 0) -> Iterator[dict[str
                 "backup, or remove the run"
             )
         yield record
+
+
+def _end_of_record(file: BinaryIO, number: int, path: Path) -> int | None:
+    """Where the line of record ``number`` ends, found by bisection; None if there is none."""
+    low, high = 0, os.fstat(file.fileno()).st_size
+    # A line that starts before ``low`` has a smaller number, one from ``high`` on a greater one.
+    while low < high:
+        middle = start = (low + high) // 2
+        if middle > low:
+            file.seek(middle - 1)
+            start += len(file.readline()) - 1
+        file.seek(start)
+        line = file.readline()
+        if start >= high or not line.endswith(b"\n"):
+            high = middle
+            continue
+        match = _HEAD.match(line)
+        if match is None:
+            raise RunError(
+                f"{path}: the line at byte {start} is damaged; restore the file from a backup, "
+                "or remove the run"
+            )
+        if int(match[1]) == number:
+            list(parse_lines(line, path, number))
+            return start + len(line)
+        if int(match[1]) < number:
+            low = start + len(line)
+        else:
+            high = middle
+    return None
 
 
 def _encode(record: dict[str, Any]) -> bytes:

@@ -23,6 +23,8 @@ class Manifest:
     steps: int
     files: dict[Key, dict[str, Any]] = field(default_factory=dict)
     complete: bool = False
+    dropped: dict[Key, dict[str, Any]] = field(default_factory=dict)
+    """Files that were damaged or no longer needed, as they were named last."""
 
     def take(self, record: dict[str, Any]) -> None:
         """Bring up to date with one record of the journal."""
@@ -30,7 +32,9 @@ class Manifest:
         if event == "complete":
             self.complete = True
         elif event == "dropped":
-            self.files.pop((record["kind"], record["step"]), None)
+            key = (record["kind"], record["step"])
+            if key in self.files:
+                self.dropped[key] = self.files.pop(key)
             self.complete = self.complete and record["kind"] == "resume"
         elif event != "schedule":
             self.files[event, record["step"]] = record

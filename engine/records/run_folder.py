@@ -3,10 +3,9 @@
 import contextlib
 import fcntl
 import os
-import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import yaml
 
 from engine.contract.config import RunConfig, as_plain
-from engine.contract.errors import RunError, UsageError
+from engine.contract.errors import ConflictError, NotFoundError, RunError, UsageError
 from engine.contract.read_config import RECORD_KEY, parse_config
 from engine.records.atomic import write_atomically
 from engine.records.journal import read_journal
@@ -178,23 +177,6 @@ def _try_lock(descriptor: int, kind: int) -> bool:
     return True
 
 
-def runs_folder(given: Path | None = None) -> Path:
-    """Where runs live: the argument, $MAGIC_RUNS, or the XDG data folder."""
-    if given is not None:
-        return given.expanduser()
-    if os.environ.get("MAGIC_RUNS"):
-        return Path(os.environ["MAGIC_RUNS"]).expanduser()
-    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(data).expanduser() / "magic" / "runs"
-
-
-def new_run_id() -> str:
-    """An id that sorts by time of creation, to the millisecond."""
-    now = time.time()
-    second = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now))
-    return f"{second}-{int(now % 1 * 1000):03x}{secrets.randbits(12):03x}"
-
-
 def list_runs(runs: Path) -> list[RunFolder]:
     """All runs, oldest first; folders of an unknown kind are passed over."""
     if not runs.is_dir():
@@ -203,25 +185,34 @@ def list_runs(runs: Path) -> list[RunFolder]:
     return [RunFolder(entry) for entry in entries if (entry / "run_config.yaml").is_file()]
 
 
-def find_run(runs: Path, wanted: str | None = None) -> RunFolder:
+def find_run(
+    runs: Path,
+    wanted: str | None = None,
+    name_of: Callable[[RunFolder], str | None] | None = None,
+) -> RunFolder:
     """The run of an id, a unique prefix of one, or a name; the latest if left out.
 
+    ``name_of`` spares whoever knows the names already reading every config.
+
     Raises:
-        UsageError: if none or several match.
+        NotFoundError: if none matches.
+        ConflictError: if several do.
     """
     known = list_runs(runs)
     if not known:
-        raise UsageError(f"there are no runs in {runs}; start one with: magic run CONFIG")
+        raise NotFoundError(f"there are no runs in {runs}; start one with: magic run CONFIG")
     if wanted is None:
         return known[-1]
     matches = [run for run in known if run.id == wanted]
     matches = matches or [run for run in known if wanted and run.id.startswith(wanted)]
-    matches = matches or [run for run in known if _name(run) == wanted]
+    matches = matches or [run for run in known if (name_of or _name)(run) == wanted]
     if not matches:
-        raise UsageError(f"no run in {runs} has the id, prefix or name {wanted!r}; see: magic ls")
+        raise NotFoundError(
+            f"no run in {runs} has the id, prefix or name {wanted!r}; see: magic ls"
+        )
     if len(matches) > 1:
         ids = ", ".join(run.id for run in matches[-4:])
-        raise UsageError(f"{wanted!r} matches {len(matches)} runs ({ids}); give a longer id")
+        raise ConflictError(f"{wanted!r} matches {len(matches)} runs ({ids}); give a longer id")
     return matches[0]
 
 

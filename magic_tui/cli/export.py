@@ -29,7 +29,8 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write the scores in a format that other tools read."""
-    from engine.records.run_folder import find_run, runs_folder
+    from engine.records.naming import runs_folder
+    from engine.records.run_folder import find_run
     from magic_tui.client.attribution import open_attribution
     from magic_tui.safe_text import safe_text
 

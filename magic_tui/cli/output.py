@@ -44,12 +44,16 @@ def reports_errors(verb: Callable[Arguments, None]) -> Callable[Arguments, None]
 
     @functools.wraps(verb)
     def reporting(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+        hint, facts = "", {}
         try:
             verb(*args, **kwargs)
         except MagicError as error:
             for line in getattr(error, "last_lines", ()):
                 typer.echo(f"  {safe_text(line)}", err=True)
             message, code = str(error), int(error.exit_code)
+            hint, facts = getattr(error, "hint", ""), getattr(error, "facts", {})
+        except KeyboardInterrupt:
+            message, code = "interrupted", int(ExitCode.INTERRUPTED)
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -57,17 +61,19 @@ def reports_errors(verb: Callable[Arguments, None]) -> Callable[Arguments, None]
             message, code = f"{where}{error.strerror or error}", int(ExitCode.RUN_FAILED)
         else:
             return
-        report(message, code, bool(kwargs.get("as_json")))
+        report(message, code, hint)
+        if kwargs.get("as_json"):
+            print_json({"error": {"message": message, "exit_code": code}, **facts})
         raise typer.Exit(code)
 
     return reporting
 
 
-def report(message: str, code: int, as_json: bool) -> None:
-    """Print an error."""
+def report(message: str, code: int, hint: str) -> None:
+    """Print an error, and below it what can be done."""
     typer.echo(f"magic: {safe_text(message)}", err=True)
-    if as_json:
-        print_json({"error": {"message": message, "exit_code": code}})
+    if hint:
+        typer.echo(f"  {safe_text(hint)}", err=True)
 
 
 def _console(stream: TextIO) -> "Console":

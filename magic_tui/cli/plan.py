@@ -18,7 +18,7 @@ def plan(
 ) -> None:
     """Check a config and show what its run would take."""
     from engine.contract.read_config import read_config
-    from engine.records.run_folder import runs_folder
+    from engine.records.naming import runs_folder
     from magic_tui.client.worker import run_worker
     from magic_tui.render.plan import plan_lines
 

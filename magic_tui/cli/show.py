@@ -23,7 +23,8 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show a training document, its tokens coloured by score."""
-    from engine.records.run_folder import find_run, runs_folder
+    from engine.records.naming import runs_folder
+    from engine.records.run_folder import find_run
     from magic_tui.client.attribution import open_attribution
     from magic_tui.client.shown import read_shown, shown_facts
     from magic_tui.render.show import show_lines

@@ -22,7 +22,8 @@ def top(
     as_json: AsJson = False,
 ) -> None:
     """List the training documents that help and harm a query most."""
-    from engine.records.run_folder import find_run, runs_folder
+    from engine.records.naming import runs_folder
+    from engine.records.run_folder import find_run
     from magic_tui.client.attribution import open_attribution
     from magic_tui.client.top import read_top, top_facts
     from magic_tui.render.top import top_lines

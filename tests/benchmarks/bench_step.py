@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config
 
-from engine.checkpoints.trajectory import TrajectoryReader, TrajectoryWriter
+from engine.checkpoints.trajectory_reader import TrajectoryReader
+from engine.checkpoints.trajectory_writer import TrajectoryWriter
 from engine.magic.optimizers import LearningRateSpec, OptimizerSpec, build_optimizer
 from engine.magic.schedule import make_schedule
 from engine.magic.state import Batch, Cotangent

@@ -8,13 +8,8 @@ from engine.contract.config import RunConfig
 from engine.contract.errors import RunError, UsageError
 from engine.contract.events import RunState
 from engine.records.journal import JournalWriter
-from engine.records.run_folder import (
-    RunFolder,
-    find_run,
-    list_runs,
-    new_run_id,
-    runs_folder,
-)
+from engine.records.naming import new_run_id, runs_folder
+from engine.records.run_folder import RunFolder, find_run, list_runs
 
 CONFIG = {"model": {"path": "gpt2"}, "data": {"path": "some/data"}}
 

@@ -1,0 +1,169 @@
+"""Saving a replay between two of its steps, so that it can go on from there.
+
+A journal beside the scores names what is there: ``saved`` the files of one pass of queries at
+one step, ``written`` the queries whose scores are complete in the score store. Of the saves only
+the latest stays.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.checkpoints.tensor_files import (
+    DamagedFileError,
+    read_tensors,
+    remove_unfinished,
+    write_tensors,
+)
+from engine.checkpoints.trajectory_writer import SAVE_SECONDS, SAVE_SHARE
+from engine.magic.state import Cotangent
+from engine.records.journal import JournalWriter, read_journal
+
+JOURNAL = "replay.jsonl"
+
+
+@dataclass
+class ReplayState:
+    """A pass of queries on its way from s_T to s_0."""
+
+    step: int
+    """The cotangents are those at s_step; steps below are still to come."""
+    cotangents: list[Cotangent]
+    """One per query."""
+    scores: Tensor
+    """(query, *shape of the stream's weights), so far."""
+    steps: Tensor
+    """(query, step): the sum over each step, so far."""
+    measurements: Tensor
+    """(query,): φ at the end of training."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A replay as it was saved, and for which queries."""
+
+    queries: list[int]
+    state: ReplayState
+    reproduced: bool | None
+    """Whether the last step of training was reproduced bit for bit, if that was seen."""
+
+
+class ReplaySaves:
+    """What is saved of an attribution's replay in its folder."""
+
+    def __init__(self, folder: Path, save_seconds: float = SAVE_SECONDS) -> None:
+        """Go on in ``folder``; temporary files of a killed writer are removed."""
+        remove_unfinished(folder)
+        self.folder = folder
+        self._records = read_journal(folder / JOURNAL)
+        self._journal = JournalWriter(folder / JOURNAL)
+        self._save_seconds = save_seconds
+        self._saved_at, self._saving_took = time.monotonic(), 0.0
+        self._remove_files(keep=self._latest())
+
+    def close(self) -> None:
+        """Let go of the journal."""
+        self._journal.close()
+
+    def written(self) -> set[int]:
+        """The queries whose scores are complete."""
+        done = [r["queries"] for r in self._records if r["event"] == "written"]
+        return {query for queries in done for query in queries}
+
+    def latest(self, device: torch.device) -> Saved | None:
+        """The replay that was under way, or None if there is none.
+
+        Raises:
+            DamagedFileError: if it cannot be read; it is then forgotten.
+        """
+        record = self._latest()
+        if record is None:
+            return None
+        try:
+            *cotangents, rest = (read_tensors(self.folder, f) for f in record["files"])
+        except DamagedFileError:
+            self._append("forgotten")
+            raise
+        state = ReplayState(
+            record["step"],
+            [_cotangent(tensors, record["groups"], device) for tensors in cotangents],
+            rest["scores"],
+            rest["steps"],
+            rest["measurements"],
+        )
+        return Saved(record["queries"], state, record["reproduced"])
+
+    def is_due(self) -> bool:
+        """Whether the last save is old enough for the next, given how long one takes."""
+        pause = max(self._save_seconds, SAVE_SHARE * self._saving_took)
+        return time.monotonic() - self._saved_at >= pause
+
+    def save(self, saved: Saved) -> int:
+        """Save a replay durably in place of the one before; returns its bytes."""
+        began, state = time.monotonic(), saved.state
+        name = f"step-{state.step:08d}.safetensors"
+        files = [
+            write_tensors(self.folder / f"cotangent-{query}-{name}", _tensors(cotangent))
+            for query, cotangent in zip(saved.queries, state.cotangents, strict=True)
+        ]
+        rest = {"scores": state.scores, "steps": state.steps, "measurements": state.measurements}
+        files.append(write_tensors(self.folder / f"scores-{saved.queries[0]}-{name}", rest))
+        self._append(
+            "saved",
+            queries=saved.queries,
+            step=state.step,
+            files=files,
+            groups=[len(group) for group in state.cotangents[0].optimizer],
+            reproduced=saved.reproduced,
+        )
+        self._remove_files(keep=self._records[-1])
+        self._saved_at = time.monotonic()
+        self._saving_took = self._saved_at - began
+        return sum(int(file["bytes"]) for file in files)
+
+    def mark_written(self, queries: Sequence[int]) -> None:
+        """Say that the scores of these queries are complete and durable."""
+        self._append("written", queries=list(queries))
+        self._remove_files(keep=None)
+
+    def remove(self) -> None:
+        """Remove everything, once the attribution is complete."""
+        self._journal.close()
+        self._remove_files(keep=None)
+        (self.folder / JOURNAL).unlink(missing_ok=True)
+
+    def _latest(self) -> dict[str, Any] | None:
+        last = self._records[-1] if self._records else None
+        return last if last is not None and last["event"] == "saved" else None
+
+    def _append(self, event: str, **facts: Any) -> None:
+        self._journal.append(event, **facts)
+        self._journal.sync()
+        self._records.append({"event": event, **facts})
+
+    def _remove_files(self, keep: dict[str, Any] | None) -> None:
+        named = {file["file"] for file in keep["files"]} if keep is not None else set()
+        for file in self.folder.glob("*-step-*.safetensors"):
+            if file.name not in named:
+                file.unlink(missing_ok=True)
+
+
+def _tensors(cotangent: Cotangent) -> dict[str, Tensor]:
+    tensors = {f"params/{name}": tensor for name, tensor in cotangent.params.items()}
+    for index, group in enumerate(cotangent.optimizer):
+        tensors |= {f"optimizer/{index}/{place}": leaf for place, leaf in enumerate(group)}
+    return tensors
+
+
+def _cotangent(tensors: dict[str, Tensor], groups: list[int], device: torch.device) -> Cotangent:
+    moved = {name: tensor.to(device) for name, tensor in tensors.items()}
+    optimizer = [
+        [moved.pop(f"optimizer/{index}/{place}") for place in range(size)]
+        for index, size in enumerate(groups)
+    ]
+    return Cotangent({name.removeprefix("params/"): t for name, t in moved.items()}, optimizer)

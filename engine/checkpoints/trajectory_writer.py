@@ -1,0 +1,203 @@
+"""Writing a trajectory while training goes on, and going on with one that was interrupted.
+
+A file counts only once the manifest names it with its size and crc32c, after it was written
+under another name, synced and renamed. Training hands its states to a writer thread; they are
+never changed in place, so the thread needs no copies. What the schedule does not keep is saved
+from time to time under another kind, ``resume``, so that an interrupted training need not begin
+again; only the latest of these stays, and none once the trajectory is complete.
+"""
+
+import errno
+import queue
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor
+
+from engine.checkpoints.tensor_files import remove_unfinished, write_tensors
+from engine.checkpoints.trajectory_reader import state_tensors
+from engine.contract.errors import DiskFullError, RunError, StoppedError
+from engine.magic.observer import Observer, ignore
+from engine.magic.optimizer_stage import OptimizerStage
+from engine.magic.schedule import Schedule
+from engine.magic.state import Params, TrainState
+from engine.records.journal import JournalWriter
+from engine.records.manifest import MANIFEST, Key, Manifest, read_manifest
+
+SAVE_SECONDS = 60.0
+"""How much training an interruption may cost, unless saving takes long."""
+SAVE_SHARE = 20
+"""Saving may take this part of the time: one twentieth."""
+_WAITING = 2
+"""States that may wait for the writer before training waits for it."""
+Tensors = Callable[[], dict[str, Tensor]]
+
+
+class TrajectoryWriter:
+    """Keeps what a schedule asks for while training goes on."""
+
+    def __init__(
+        self,
+        folder: Path,
+        schedule: Schedule,
+        stage: OptimizerStage,
+        observer: Observer = ignore,
+        save_seconds: float = SAVE_SECONDS,
+    ) -> None:
+        """Begin a trajectory in ``folder``, or go on with the unfinished one that is there.
+
+        The observer receives ``checkpoint`` once something is safely on disk, and ``warning``.
+
+        Raises:
+            RunError: if the folder holds a trajectory of another schedule.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(folder)
+        self.folder = folder
+        self.schedule = schedule
+        self._stage = stage
+        self._observer = observer
+        self._save_seconds = save_seconds
+        self._saved_at, self._saving_took = time.monotonic(), 0.0
+        self._journal = JournalWriter(folder / MANIFEST)
+        self.manifest = self._begin()
+        self._queue: queue.Queue[tuple[Key, dict[str, Tensor]] | None] = queue.Queue(_WAITING)
+        self._error: BaseException | None = None
+        self._abandoned = threading.Event()
+        self._thread = threading.Thread(
+            target=self._write_all, name="trajectory-writer", daemon=True
+        )
+        self._thread.start()
+        self._kept = {*schedule.checkpoints, schedule.steps}
+
+    def __enter__(self) -> "TrajectoryWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        stopped = kind is not None and issubclass(kind, StoppedError)
+        self.close(complete=kind is None, flush=stopped)
+
+    def take_state(self, state: TrainState) -> None:
+        """Keep s_t if the schedule does; else save it if the last one saved is old enough."""
+        if state.step in self._kept:
+            self._put(("state", state.step), lambda: state_tensors(state, self._stage))
+            self._saved_at = time.monotonic()
+        elif self._is_due():
+            self.save(state)
+
+    def take_gradient(self, step: int, grads: Params) -> None:
+        """Keep g_t if the schedule does."""
+        if self.schedule.keep_gradients:
+            self._put(("gradient", step), lambda: grads)
+
+    def save(self, state: TrainState) -> None:
+        """Save s_t to go on from, unless what is kept anyway gives it."""
+        if state.step not in self._kept and not self.schedule.keep_gradients:
+            self._put(("resume", state.step), lambda: state_tensors(state, self._stage))
+        self._saved_at = time.monotonic()
+
+    def drop(self, key: Key) -> None:
+        """Forget a file that is damaged; it will be written again."""
+        self._journal.append("dropped", kind=key[0], step=key[1])
+        self.manifest.take({"event": "dropped", "kind": key[0], "step": key[1]})
+
+    def close(self, *, complete: bool, flush: bool = False) -> None:
+        """Wait for the writer; mark the trajectory complete if training came to its end.
+
+        Args:
+            complete: training came to its end.
+            flush: it did not, but what waits is to be written all the same.
+        """
+        if not complete and not flush:
+            self._abandoned.set()
+        try:
+            self._queue.put(None)
+            self._thread.join()
+        except BaseException:
+            self._abandoned.set()
+            self._thread.join()
+            raise
+        try:
+            if complete and self._error is None:
+                self._complete()
+        finally:
+            self._journal.close()
+        if complete or flush:
+            self._raise()
+
+    def _begin(self) -> Manifest:
+        manifest = read_manifest(self.folder)
+        if manifest is None:
+            self._journal.append("schedule", kind=self.schedule.kind, steps=self.schedule.steps)
+            self._journal.sync()
+            return Manifest(self.schedule.kind, self.schedule.steps)
+        if (manifest.kind, manifest.steps) != (self.schedule.kind, self.schedule.steps):
+            self._journal.close()
+            raise RunError(
+                f"{self.folder} already holds a trajectory of {manifest.steps} steps under the "
+                f"schedule {manifest.kind}; give another folder"
+            )
+        return manifest
+
+    def _complete(self) -> None:
+        if not self.manifest.complete:
+            self._journal.append("complete")
+            self._journal.sync()
+            self.manifest.complete = True
+        self._forget_saved()
+
+    def _is_due(self) -> bool:
+        pause = max(self._save_seconds, SAVE_SHARE * self._saving_took)
+        return time.monotonic() - self._saved_at >= pause
+
+    def _put(self, key: Key, tensors: Tensors) -> None:
+        self._raise()
+        if key not in self.manifest.files:
+            self._queue.put((key, tensors()))
+
+    def _write_all(self) -> None:
+        while (item := self._queue.get()) is not None:
+            if self._error is not None or self._abandoned.is_set():
+                continue
+            try:
+                self._write(*item)
+            except BaseException as error:
+                self._error = error
+
+    def _write(self, key: Key, tensors: dict[str, Tensor]) -> None:
+        (kind, step), began = key, time.monotonic()
+        facts = write_tensors(self.folder / f"{kind}-{step:08d}.safetensors", tensors)
+        before = self.manifest.dropped.get(key)
+        self._journal.append(kind, step=step, **facts)
+        self._journal.sync()
+        if kind != "gradient":
+            self._forget_saved()
+        self.manifest.take({"event": kind, "step": step, **facts})
+        self._saving_took = time.monotonic() - began
+        self._observer("checkpoint", kind=kind, step=step, bytes=facts["bytes"])
+        if before is not None and before["crc32c"] != facts["crc32c"]:
+            self._observer(
+                "warning",
+                message=f"the {kind} of step {step}, made again, differs from the one that was "
+                "lost: this machine does not repeat its own bits; scores carry that difference",
+            )
+
+    def _forget_saved(self) -> None:
+        for key in [key for key in self.manifest.files if key[0] == "resume"]:
+            file = self.manifest.files[key]["file"]
+            self.drop(key)
+            (self.folder / file).unlink(missing_ok=True)
+
+    def _raise(self) -> None:
+        if self._error is None:
+            return
+        if isinstance(self._error, OSError) and self._error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(
+                f"no disk space left for the trajectory in {self.folder}; free some, point "
+                "--runs-dir elsewhere, or set trajectory.schedule: sqrt or log, which keep less"
+            ) from self._error
+        raise RunError(
+            f"cannot write the trajectory in {self.folder}: {self._error}"
+        ) from self._error

@@ -1,0 +1,1 @@
+"""The headless engine: queue, supervision and views of runs; no torch anywhere in it."""

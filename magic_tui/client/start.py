@@ -1,0 +1,160 @@
+"""Reaching the engine, and starting one where none answers.
+
+Of clients that start at once one spawns it: whoever takes ``start.lock`` and still finds nobody.
+The engine itself makes sure that there is only one; this lock only spares the others the attempt.
+"""
+
+import contextlib
+import fcntl
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from engine.contract.errors import UnreachableError
+from engine.records import places
+from magic_tui.client.environment import PYTHON, environment_of_a_process
+from magic_tui.client.worker import last_lines
+
+ENGINE_COMMAND = [*PYTHON, "engine.daemon"]
+START_SECONDS = 20.0
+_ANSWER_SECONDS = 5.0
+_POLL_SECONDS = 0.05
+_LOG_LINES = 8
+
+View = dict[str, Any]
+"""What the engine tells of itself or of a run, as in ``engine.contract.api``."""
+
+
+class StartError(UnreachableError):
+    """The engine did not start; carries the end of its log."""
+
+    def __init__(self, message: str, log: Path) -> None:
+        """Say what happened and where its log is."""
+        super().__init__(f"{message}; its log is {log}")
+        self.last_lines = last_lines(log, _LOG_LINES)
+
+
+def reach() -> tuple[httpx2.Client, View] | None:
+    """A connection to the engine and what it says of itself; None if none answers."""
+    for path in _sockets():
+        client = _http(path)
+        try:
+            answer = client.get("/v1/engine", timeout=_ANSWER_SECONDS)
+            return client, dict(answer.raise_for_status().json())
+        except (httpx2.HTTPError, ValueError):
+            client.close()
+    return None
+
+
+def reach_or_start() -> tuple[httpx2.Client, View, bool]:
+    """The same, after starting an engine if none answers; the last says whether that was needed.
+
+    Raises:
+        UnreachableError: if none answers within 20 s.
+    """
+    reached = reach()
+    if reached is not None:
+        return *reached, False
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        with _start_lock() as locked:
+            reached = reach()
+            if reached is not None:
+                return *reached, False
+            if locked:
+                return *_start(deadline), True
+        time.sleep(_POLL_SECONDS)
+    raise StartError(f"no engine answers within {START_SECONDS:.0f} s", _log())
+
+
+def stopped_note() -> Path:
+    """There while the engine is stopped on purpose: who only watches does not start it again."""
+    return places.state_folder() / "stopped"
+
+
+def _start(deadline: float) -> tuple[httpx2.Client, View]:
+    """Spawn the engine and wait until one answers, be it this one or another."""
+    stopped_note().unlink(missing_ok=True)
+    process = _spawn()
+    while time.monotonic() < deadline:
+        # Asked first: an engine that ends in between may have left the socket to another one.
+        ended = process.poll() is not None and not engine_is_alive()
+        reached = reach()
+        if reached is not None:
+            return reached
+        if ended:
+            raise StartError(f"the engine ended at once (exit {process.returncode})", _log())
+        time.sleep(_POLL_SECONDS)
+    raise StartError(f"the engine did not answer within {START_SECONDS:.0f} s", _log())
+
+
+def _spawn() -> "subprocess.Popen[bytes]":
+    with open(_log(), "ab") as log:
+        process = subprocess.Popen(
+            ENGINE_COMMAND,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            start_new_session=True,
+            env=environment_of_a_process(),
+        )
+    # Somebody has to collect it, or it stays a zombie for as long as this process lives.
+    threading.Thread(target=process.wait, daemon=True).start()
+    return process
+
+
+def engine_is_alive() -> bool:
+    """Whether a process holds the engine's lock, answering or not."""
+    try:
+        descriptor = os.open(places.state_folder() / "engine.lock", os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _try_lock(descriptor, fcntl.LOCK_SH)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _start_lock() -> Iterator[bool]:
+    """Try to take ``start.lock``; yields whether this process has it now."""
+    descriptor = os.open(places.state_folder() / "start.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        yield _try_lock(descriptor, fcntl.LOCK_EX)
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _sockets() -> Iterator[Path]:
+    """Where an engine may listen: the place it noted, then the place of this environment."""
+    noted = places.noted_socket(places.state_folder())
+    if noted is not None:
+        yield noted
+    here = places.socket_path()
+    if here != noted:
+        yield here
+
+
+def _log() -> Path:
+    return places.state_folder() / "engine.log"
+
+
+def _http(path: Path) -> httpx2.Client:
+    # No TLS runs over the socket, so no certificates need be read, and no proxy is asked.
+    transport = httpx2.HTTPTransport(uds=str(path), verify=False)
+    return httpx2.Client(transport=transport, base_url="http://engine", trust_env=False)

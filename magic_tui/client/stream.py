@@ -1,0 +1,98 @@
+"""The events of a run as they come, through every end and restart of the engine.
+
+Each record of the journal comes exactly once and in order: its number is the cursor that a new
+connection goes on from.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+
+from engine.contract.errors import UnreachableError
+from magic_tui.client.engine import Engine, refuse
+from magic_tui.client.start import View
+
+SILENCE_SECONDS = 30.0
+"""A stream that follows says something every two seconds; this much silence is a dead engine."""
+_MOST_FAILURES = 10
+_PAUSE_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Message:
+    """One thing that a stream says."""
+
+    kind: str
+    """``record``, ``state``, ``telemetry``, ``reset``, ``end``, or ``waiting`` for an engine."""
+    data: dict[str, Any]
+
+
+def follow_events(engine: Engine, run: View, after: int = -1) -> Iterator[Message]:
+    """The records of a run's journal with a number above ``after``, and its states, to its end.
+
+    Raises:
+        RefusedError: if there is no such run.
+        UnreachableError: if no engine can be reached any more.
+    """
+    cursor = _Cursor(after)
+    failures = 0
+    while True:
+        before = cursor.heard
+        try:
+            for message in _connected(engine, run["id"], cursor):
+                yield message
+                if message.kind == "end":
+                    return
+        except httpx2.TransportError:
+            pass
+        failures = failures + 1 if cursor.heard == before else 0
+        if failures == _MOST_FAILURES:
+            raise UnreachableError("the engine keeps breaking off; see its log: magic engine status")
+        if not engine.reconnect():
+            yield Message("waiting", {})
+            while not engine.reconnect():
+                time.sleep(_PAUSE_SECONDS)
+        elif failures:
+            time.sleep(_PAUSE_SECONDS)
+
+
+@dataclass
+class _Cursor:
+    """The number of the last record that was passed on, and how much was heard at all."""
+
+    last: int
+    heard: int = 0
+
+
+def _connected(engine: Engine, run_id: str, cursor: _Cursor) -> Iterator[Message]:
+    """What one connection says; records that were passed on before are left out."""
+    headers = {} if cursor.last < 0 else {"Last-Event-ID": str(cursor.last)}
+    query = {"runs_dir": engine.runs_dir, "follow": "true"}
+    with engine.http.sse(
+        f"/v1/runs/{run_id}/events",
+        params=query,
+        headers=headers,
+        timeout=httpx2.Timeout(10, read=SILENCE_SECONDS),
+        max_event_size=None,
+    ) as source:
+        if source.response.is_error:
+            source.response.read()
+            refuse(source.response)
+        for event in source:
+            cursor.heard += 1
+            data: dict[str, Any] = dict(event.json())  # type: ignore[call-overload]
+            if event.event == "reset":
+                cursor.last = -1
+                yield Message("reset", {})
+                return
+            if "seq" not in data:
+                yield Message(event.event, data)
+            elif data["seq"] == cursor.last + 1:
+                cursor.last += 1
+                yield Message("record", data)
+            elif data["seq"] > cursor.last:
+                # Something is missing: ask again from where it was.
+                return
