@@ -91,7 +91,7 @@ class KeptSteps:
                 self._forget(error)
                 continue
             if resumed:
-                self.steps.observer("resumed", phase="train", step=left.start)
+                self.steps.observer("resumed", phase="train", step=left.start, done=left.start)
             self.writer.take_state(state)
             return state, left.end
         end = self.writer.schedule.steps

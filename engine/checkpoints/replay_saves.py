@@ -66,14 +66,20 @@ class ReplaySaves:
         self._saved_at, self._saving_took = time.monotonic(), 0.0
         self._remove_files(keep=self._latest())
 
-    def close(self) -> None:
-        """Let go of the journal."""
+    def __enter__(self) -> "ReplaySaves":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._journal.close()
 
     def written(self) -> set[int]:
         """The queries whose scores are complete."""
         done = [r["queries"] for r in self._records if r["event"] == "written"]
         return {query for queries in done for query in queries}
+
+    def passes(self) -> int:
+        """How many passes are complete."""
+        return sum(record["event"] == "written" for record in self._records)
 
     def latest(self, device: torch.device) -> Saved | None:
         """The replay that was under way, or None if there is none.
@@ -131,12 +137,6 @@ class ReplaySaves:
         self._append("written", queries=list(queries))
         self._remove_files(keep=None)
 
-    def remove(self) -> None:
-        """Remove everything, once the attribution is complete."""
-        self._journal.close()
-        self._remove_files(keep=None)
-        (self.folder / JOURNAL).unlink(missing_ok=True)
-
     def _latest(self) -> dict[str, Any] | None:
         last = self._records[-1] if self._records else None
         return last if last is not None and last["event"] == "saved" else None
@@ -148,9 +148,19 @@ class ReplaySaves:
 
     def _remove_files(self, keep: dict[str, Any] | None) -> None:
         named = {file["file"] for file in keep["files"]} if keep is not None else set()
-        for file in self.folder.glob("*-step-*.safetensors"):
-            if file.name not in named:
-                file.unlink(missing_ok=True)
+        _remove_saved(self.folder, named)
+
+
+def remove_saves(folder: Path) -> None:
+    """Remove everything that was saved of an attribution that is complete."""
+    _remove_saved(folder, set())
+    (folder / JOURNAL).unlink(missing_ok=True)
+
+
+def _remove_saved(folder: Path, named: set[str]) -> None:
+    for file in folder.glob("*-step-*.safetensors"):
+        if file.name not in named:
+            file.unlink(missing_ok=True)
 
 
 def _tensors(cotangent: Cotangent) -> dict[str, Tensor]:

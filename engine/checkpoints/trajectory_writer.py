@@ -201,3 +201,10 @@ class TrajectoryWriter:
         raise RunError(
             f"cannot write the trajectory in {self.folder}: {self._error}"
         ) from self._error
+
+
+def forget(folder: Path, key: Key) -> None:
+    """Strike a damaged file from the manifest of a trajectory that nobody writes."""
+    journal = JournalWriter(folder / MANIFEST)
+    journal.append("dropped", kind=key[0], step=key[1])
+    journal.close()

@@ -10,12 +10,14 @@ from engine.contract.request import AttributionRequest
 from engine.contract.states import RunState
 
 API_VERSION = 1
-RUN_ID = r"^[0-9]{8}T[0-9]{6}-[0-9a-f]{6}$"
+RUN_ID = r"^[0-9]{8}T[0-9]{6}-[0-9a-f]{6,8}$"
 """Run ids are made by the tool and are the only part of a request that names a folder in one."""
 
 RunId = Annotated[str, Field(pattern=RUN_ID)]
-AbsolutePath = Annotated[str, Field(pattern=r"^/[^\0]*$", max_length=4096)]
-Environment = Annotated[dict[str, Annotated[str, Field(max_length=4096)]], Field(max_length=100)]
+AbsolutePath = Annotated[str, Field(pattern=r"^/[^\x00]*$", max_length=4096)]
+_Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)]
+_Value = Annotated[str, Field(pattern=r"^[^\x00]*$", max_length=4096)]
+Environment = Annotated[dict[_Variable, _Value], Field(max_length=100)]
 
 
 class SubmitRun(Section):
@@ -93,6 +95,12 @@ class RunView(Section):
     """How many events its journal has: the id that the next one will get."""
 
 
+class RunList(Section):
+    """The runs of a folder, oldest first."""
+
+    runs: list[RunView]
+
+
 class DeviceView(Section):
     """A GPU; what is not known is null, never 0."""
 
@@ -120,6 +128,16 @@ class EngineView(Section):
     """New work waits while less than this is free."""
     queued: int
     running: int
+
+
+class Telemetry(Section):
+    """What the machine is used for now, beside a run's events."""
+
+    memory_used: int
+    memory_total: int
+    disk_free: int | None
+    """On the disk of the run's folder."""
+    devices: list[DeviceView]
 
 
 class Removed(Section):

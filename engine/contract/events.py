@@ -14,7 +14,8 @@ class Event(StrEnum):
     """An attempt began: ``pid``, ``work`` ("run" or "attribute"), ``job``, ``attempt`` (their
     numbers), ``warnings`` (sentences)."""
     RESUMED = "resumed"
-    """A phase goes on where an earlier attempt had saved it: ``phase``, ``step``."""
+    """A phase goes on where an earlier attempt had saved it: ``phase``, ``step``, ``done`` (how
+    many of the phase's steps need not be taken again)."""
     WARNING = "warning"
     """Something the user should know: ``message``."""
     PLANNED = "planned"

@@ -1,6 +1,7 @@
 """Reading a run config from YAML, with one clear sentence for whatever is wrong in it."""
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,13 @@ def read_config(path: Path) -> RunConfig:
         UsageError: naming the file, the key and what to do.
     """
     return parse_config(_load(path), path)
+
+
+def forced_config(path: Path, force: Sequence[str]) -> RunConfig:
+    """A config file with checks overridden from the command line as well."""
+    config = read_config(path)
+    names = dict.fromkeys([*config.force, *force])
+    return config.model_validate({**config.model_dump(), "force": list(names)})
 
 
 def parse_config(values: Any, path: Path) -> RunConfig:

@@ -1,12 +1,13 @@
 """What is asked of a run: its own work, or queries of its kept trajectory."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from engine.contract.config import Granularity, Reduction, Section, SourceConfig
+from engine.contract.errors import UsageError
 
-Text = Annotated[str, Field(min_length=1, max_length=100_000)]
+Text = Annotated[str, Field(max_length=100_000)]
 
 
 class AttributionRequest(Section):
@@ -26,6 +27,21 @@ class AttributionRequest(Section):
         if self.texts == ():
             raise ValueError("texts is empty; give at least one")
         return self
+
+
+def read_asked(values: dict[str, Any]) -> AttributionRequest:
+    """What is asked, from plain values.
+
+    Raises:
+        UsageError: in one sentence.
+    """
+    try:
+        return AttributionRequest.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{where}: {message}" if where else message) from None
 
 
 class Request(Section):

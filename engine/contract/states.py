@@ -42,6 +42,11 @@ class RunState(StrEnum):
         return self in (self.SUCCEEDED, self.FAILED, self.CANCELLED, self.PAUSED)
 
     @property
+    def at_work(self) -> bool:
+        """Whether one of its processes is alive."""
+        return self in (self.STARTING, self.RUNNING, self.PAUSING, self.CANCELLING)
+
+    @property
     def finished(self) -> bool:
         """Whether the job is over, well or not."""
         return self in (self.SUCCEEDED, self.FAILED, self.CANCELLED)

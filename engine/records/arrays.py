@@ -1,7 +1,7 @@
 """Zarr arrays that are never silently wrong: checksummed chunks, NaN where nothing was written."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -43,8 +43,8 @@ def rows_per_chunk(row_bytes: int) -> int:
     return max(1, CHUNK_BYTES // max(1, row_bytes))
 
 
-def open_array(store: Path, name: str) -> Any:
-    """An array for reading.
+def open_array(store: Path, name: str, mode: Literal["r", "r+"] = "r") -> Any:
+    """An array that is there, for reading or also for writing.
 
     Raises:
         RunError: if it is missing or its metadata cannot be read.
@@ -52,7 +52,7 @@ def open_array(store: Path, name: str) -> Any:
     import zarr
 
     try:
-        return zarr.open_array(store, path=name, mode="r", zarr_format=3)
+        return zarr.open_array(store, path=name, mode=mode, zarr_format=3)
     except Exception as error:
         raise RunError(
             f"{store / name} is missing or damaged ({type(error).__name__}); "

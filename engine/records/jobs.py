@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.contract.config import RunConfig
-from engine.contract.errors import RunError
+from engine.contract.errors import RunError, UsageError
 from engine.contract.request import AttributionRequest, Request
 from engine.contract.states import JobFacts, RunState, Wish, job_state
 from engine.records.atomic import sync_folder, sync_tree, write_atomically
 from engine.records.attempts import AttemptFolder as AttemptFolder
 from engine.records.attempts import read_json, write_json
 from engine.records.manifest import read_manifest
-from engine.records.run_folder import RunFolder
+from engine.records.run_folder import RunFolder, sweep
 from engine.records.score_store import list_attributions, next_attribution_id
 
 
@@ -114,12 +114,14 @@ def submit_run(
 
     Raises:
         FileExistsError: if there is such a run.
+        UsageError: if runs cannot be kept there.
     """
     final = runs / run_id
     if final.exists():
         raise FileExistsError(run_id)
+    _make_runs_folder(runs)
     staging = RunFolder(runs / f".{run_id}.new")
-    staging.path.mkdir(parents=True)
+    staging.path.mkdir()
     now = time.time()
     staging.write_config(config, run_id, now)
     request = Request(
@@ -189,6 +191,16 @@ def committed(run: RunFolder) -> list[int]:
         sum(journal.read_bytes().count(b"\n") for journal in journals),
         int((run.path / "prepared.json").exists()),
     ]
+
+
+def _make_runs_folder(runs: Path) -> None:
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"cannot keep runs in {runs}: {error.strerror}; give another folder with --runs-dir"
+        ) from None
+    sweep(runs)
 
 
 def _write_request(folder: Path, request: Request) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import time
@@ -66,6 +67,11 @@ class RunFolder:
         return self.path / "attributions"
 
     @property
+    def prepared_file(self) -> Path:
+        """Written once documents, rows and plan are stored."""
+        return self.path / "prepared.json"
+
+    @property
     def tokenizer_file(self) -> Path:
         """The tokenizer, in the format of the tokenizers library."""
         return self.path / "tokenizer.json"
@@ -108,6 +114,22 @@ class RunFolder:
     def events(self) -> list[dict[str, Any]]:
         """All events so far."""
         return read_journal(self.events_file)
+
+    def prepared(self) -> dict[str, Any]:
+        """What its work depends on besides the config: ``schedule`` and ``threads``.
+
+        Raises:
+            RunError: if the run was never prepared, or the file is damaged.
+        """
+        try:
+            facts = json.loads(self.prepared_file.read_bytes())
+            return {"schedule": str(facts["schedule"]), "threads": int(facts["threads"])}
+        except FileNotFoundError:
+            raise RunError(
+                f"run {self.id} never came to its training; see why with: magic status {self.id}"
+            ) from None
+        except (ValueError, KeyError, TypeError):
+            raise RunError(f"{self.prepared_file} is damaged; run the config again") from None
 
     def has_trajectory(self) -> bool:
         """Whether training came to its end and its trajectory is still there."""

@@ -5,6 +5,7 @@ loss (harmful), negative that it lowers it (helpful).
 """
 
 import json
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,30 +49,24 @@ class ScoreShape:
 class ScoreWriter:
     """Writes each query's scores once; nothing is readable before :meth:`complete`."""
 
-    def __init__(self, attribution: Path, shape: ScoreShape) -> None:
-        """Create the arrays of ``scores.zarr`` in an attribution's folder."""
+    def __init__(self, attribution: Path, shape: ScoreShape, *, resume: bool = False) -> None:
+        """Create the arrays of ``scores.zarr`` in an attribution's folder.
+
+        With ``resume`` those that an interrupted writer made are filled further instead.
+        """
         self.attribution = attribution
         self.shape = shape
-        store, size = attribution / "scores.zarr", np.dtype(shape.dtype).itemsize
-        s = shape
-        per_chunk = rows_per_chunk(s.tokens * size)
-        documents = (1, rows_per_chunk(size))
+        store = attribution / "scores.zarr"
+        if resume:
+            for unfinished in store.rglob("*.partial"):
+                unfinished.unlink()
+            self._arrays = {name: open_array(store, name, "r+") for name in _layout(shape)}
+            return
+        shutil.rmtree(store, ignore_errors=True)
         self._arrays = {
-            "document_scores": create_array(
-                store, "document_scores", (s.queries, s.documents), s.dtype, documents
-            ),
-            "step_scores": create_array(
-                store, "step_scores", (s.queries, s.steps), s.dtype, documents
-            ),
-            "top_documents": create_array(
-                store, "top_documents", (s.queries, 2, s.top), "int64", (1, 2, s.top)
-            ),
+            name: create_array(store, name, *arguments)
+            for name, arguments in _layout(shape).items()
         }
-        if s.granularity == "token":
-            self._arrays["token_scores"] = create_array(
-                store, "token_scores", (s.queries, s.rows, s.tokens), s.dtype,
-                (1, per_chunk, s.tokens),
-            )  # fmt: skip
 
     def write(self, query: int, tokens: Floats, documents: Floats, steps: Floats) -> None:
         """Write one query: tokens (row, token), documents (document,), steps (step,)."""
@@ -82,6 +77,10 @@ class ScoreWriter:
         self._arrays["document_scores"][query] = documents.astype(self.shape.dtype)
         self._arrays["step_scores"][query] = steps.astype(self.shape.dtype)
         self._arrays["top_documents"][query] = top
+
+    def sync(self) -> None:
+        """Make everything written so far durable."""
+        sync_tree(self.attribution / "scores.zarr")
 
     def complete(self, run_id: str, config_hash: str, facts: dict[str, Any]) -> None:
         """Make everything durable, then write the completion record that readers trust."""
@@ -101,6 +100,25 @@ class ScoreWriter:
         }
         record = {"format_version": FORMAT_VERSION, "arrays": arrays, **facts}
         write_atomically(self.attribution / "complete.json", json.dumps(record, indent=1).encode())
+
+
+def _layout(shape: ScoreShape) -> dict[str, tuple[Any, ...]]:
+    """Shape, dtype and chunks of every array."""
+    s, size = shape, np.dtype(shape.dtype).itemsize
+    line = (1, rows_per_chunk(size))
+    layout: dict[str, tuple[Any, ...]] = {
+        "document_scores": ((s.queries, s.documents), s.dtype, line),
+        "step_scores": ((s.queries, s.steps), s.dtype, line),
+        "top_documents": ((s.queries, 2, s.top), "int64", (1, 2, s.top)),
+    }
+    if s.granularity == "token":
+        rows = rows_per_chunk(s.tokens * size)
+        layout["token_scores"] = (
+            (s.queries, s.rows, s.tokens),
+            s.dtype,
+            (1, rows, s.tokens),
+        )
+    return layout
 
 
 class ScoreReader:

@@ -1,46 +1,54 @@
 """``python -m engine.worker``: one job in one process, for the command line and the daemon.
 
 The last line on stdout is one JSON object: ``{"ok": true, …facts}`` or
-``{"ok": false, "message": …, "exit_code": …}``; the exit status is the same code. Everything
-else that is printed on the way goes to stderr.
+``{"ok": false, "message": …, "exit_code": …, "ending": …}``; the exit status is the same code.
+Everything else that is printed on the way goes to stderr.
 """
 
 import argparse
 import contextlib
 import json
 import os
-import signal
 import sys
 import traceback
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from engine.contract.errors import ExitCode, MagicError
+from engine.contract.errors import DiskFullError, ExitCode, MagicError
+from engine.contract.read_config import forced_config
+from engine.contract.states import Ending
+from engine.worker.orphan import die_with_supervisor
+from engine.worker.stop import Stop, handle_signals
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Do the job of the command line and print its outcome; returns the exit code."""
     options = _parser().parse_args(arguments)
     _set_up_libraries()
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGINT, _interrupt)
+    die_with_supervisor()
+    stop = Stop()
+    handle_signals(stop)
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            facts = _work(options)
+            facts = _work(options, stop)
         outcome: dict[str, Any] = {"ok": True, **facts}
     except MagicError as error:
-        outcome = {"ok": False, "message": str(error), "exit_code": int(error.exit_code)}
-    except KeyboardInterrupt:
-        outcome = {
-            "ok": False, "message": "interrupted", "exit_code": int(ExitCode.INTERRUPTED)
-        }  # fmt: skip
+        outcome = _failure(str(error), error.exit_code)
+        if isinstance(error, DiskFullError):
+            outcome["ending"] = str(Ending.FULL)
+    except KeyboardInterrupt as error:
+        outcome = _failure(str(error) or "interrupted", ExitCode.INTERRUPTED)
+        outcome["ending"] = str(Ending.STOPPED)
     except Exception as error:
         traceback.print_exc()
-        message = f"unexpected {type(error).__name__}: {error}"
-        outcome = {"ok": False, "message": message, "exit_code": int(ExitCode.RUN_FAILED)}
+        outcome = _failure(f"unexpected {type(error).__name__}: {error}", ExitCode.RUN_FAILED)
     print(json.dumps(outcome), flush=True)
     return int(outcome.get("exit_code", ExitCode.OK))
+
+
+def _failure(message: str, code: ExitCode) -> dict[str, Any]:
+    ending = str(Ending.FAILED)
+    return {"ok": False, "message": message, "exit_code": int(code), "ending": ending}
 
 
 def _set_up_libraries() -> None:
@@ -52,21 +60,21 @@ def _set_up_libraries() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m engine.worker", description=__doc__)
     jobs = parser.add_subparsers(dest="job", required=True)
-    run = jobs.add_parser("run", help="train a config and attribute its queries")
+    job = jobs.add_parser("job", help="do what a job's folder asks: what the engine starts")
+    job.add_argument("--attempt", type=Path, required=True)
+    run = jobs.add_parser("run", help="train a config and attribute its queries, engine or not")
     run.add_argument("--config", type=Path, required=True)
     run.add_argument("--runs", type=Path, required=True)
     run.add_argument("--id", required=True)
     run.add_argument("--force", action="append", default=[])
-    attribute = jobs.add_parser("attribute", help="ask queries of a kept trajectory")
+    attribute = jobs.add_parser("attribute", help="ask a kept trajectory something, engine or not")
     attribute.add_argument("--run", type=Path, required=True)
     attribute.add_argument("--request", type=json.loads, required=True)
+    resume = jobs.add_parser("resume", help="go on with a run's unfinished job, engine or not")
+    resume.add_argument("--run", type=Path, required=True)
     plan = jobs.add_parser("plan", help="say what a config would take")
     plan.add_argument("--config", type=Path, required=True)
     plan.add_argument("--runs", type=Path, required=True)
@@ -79,28 +87,39 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _work(options: argparse.Namespace) -> dict[str, Any]:
+def _work(options: argparse.Namespace, stop: Stop) -> dict[str, Any]:
     # Each job's modules load torch, which none of the mistakes caught above needs.
     from engine.records.run_folder import RunFolder
     from engine.worker.scope import explained
 
     with explained():
-        if options.job == "run":
-            from engine.worker.run import forced_config, run
-
-            return run(forced_config(options.config, options.force), options.runs, options.id)
-        if options.job == "attribute":
-            from engine.worker.run import attribute_run
-
-            return attribute_run(RunFolder(options.run), options.request)
+        if options.job in ("job", "run", "attribute", "resume"):
+            return _attempt(options, stop)
         if options.job == "plan":
             from engine.worker.plan import plan
-            from engine.worker.run import forced_config
 
             return plan(forced_config(options.config, options.force), options.runs)
         from engine.worker.export import export_tensors
 
         return export_tensors(RunFolder(options.run), options.attribution, options.out)
+
+
+def _attempt(options: argparse.Namespace, stop: Stop) -> dict[str, Any]:
+    from engine.contract.request import read_asked
+    from engine.records.jobs import AttemptFolder, submit_attribution, submit_run
+    from engine.records.run_folder import RunFolder
+    from engine.worker.alone import alone, unfinished
+    from engine.worker.run import work
+
+    if options.job == "job":
+        return work(AttemptFolder(options.attempt), stop)
+    if options.job == "run":
+        config = forced_config(options.config, options.force)
+        return alone(submit_run(options.runs, options.id, config), stop)
+    run = RunFolder(options.run)
+    if options.job == "resume":
+        return alone(unfinished(run), stop)
+    return alone(submit_attribution(run, read_asked(options.request)), stop)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from typing import Any
 
 from engine.checkpoints.planner import KINDS, choose, estimate
 from engine.contract.config import RunConfig
-from engine.worker.attribution import budget_of
+from engine.worker.budget import budget_of
 from engine.worker.device import set_up_device
 from engine.worker.job import new_job, warnings_of
 from engine.worker.queries import read_queries

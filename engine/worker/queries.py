@@ -1,6 +1,7 @@
 """The documents asked about, as measurements of a trained model."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,13 @@ from engine.contract.errors import UsageError
 from engine.data.sources import Documents, read_documents
 from engine.data.tokens import TokenizedDocument, tokenize
 from engine.magic.state import Batch, TrainState
+from engine.records.atomic import sync_tree
+from engine.records.tables import read_table, write_queries
 from engine.trainer import Measurement
 from engine.worker.job import Job, check_tokens, model_inputs
+
+_OWN = ("id", "text", "input_ids", "targets", "measurement", "coefficient")
+_RESERVED = (*_OWN, "loss_before", "loss_after")
 
 
 @dataclass(frozen=True)
@@ -83,21 +89,57 @@ def query_losses(queries: Queries, job: Job, state: TrainState) -> list[float]:
         ]
 
 
+def write_asked(path: Path, queries: Queries) -> None:
+    """Write queries durably as they are asked, so that a later attempt asks the same."""
+    write_queries(path, _table(queries))
+    sync_tree(path.parent)
+
+
+def read_asked(path: Path, reduction: Reduction) -> Queries:
+    """The queries that :func:`write_asked` wrote.
+
+    Raises:
+        RunError: if the file is damaged.
+    """
+    table = read_table(path).to_pydict()
+    own = {name: table.pop(name) for name in _OWN}
+    items = [
+        Query(
+            text=own["text"][index],
+            tokens=TokenizedDocument(
+                np.array(own["input_ids"][index], np.int32),
+                np.append(False, own["targets"][index][:-1]).astype(np.bool_),
+            ),
+            measurement=own["measurement"][index],
+            coefficient=own["coefficient"][index],
+            columns={name: values[index] for name, values in table.items()},
+        )
+        for index in own["id"]
+    ]
+    return Queries(items, reduction)
+
+
 def query_table(queries: Queries, before: list[float], after: list[float]) -> dict[str, list[Any]]:
     """The columns of ``queries.parquet``."""
+    table = _table(queries)
+    own = {name: table.pop(name) for name in _OWN}
+    losses = {"loss_before": before, "loss_after": after}
+    last = {name: own.pop(name) for name in ("measurement", "coefficient")}
+    return {**own, **losses, **last, **table}
+
+
+def _table(queries: Queries) -> dict[str, list[Any]]:
     items = queries.items
     table: dict[str, list[Any]] = {
         "id": list(range(len(items))),
         "text": [query.text for query in items],
         "input_ids": [query.tokens.input_ids.tolist() for query in items],
         "targets": [query.tokens.targets.tolist() for query in items],
-        "loss_before": before,
-        "loss_after": after,
         "measurement": [query.measurement for query in items],
         "coefficient": [query.coefficient for query in items],
     }
     for name in dict.fromkeys(name for query in items for name in query.columns):
-        kept = f"data_{name}" if name in table else name
+        kept = f"data_{name}" if name in _RESERVED else name
         table[kept] = [query.columns.get(name) for query in items]
     return table
 

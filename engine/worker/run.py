@@ -1,75 +1,157 @@
-"""A whole run: prepare in a staging folder, train, then attribute the config's queries."""
+"""One attempt at a job: whatever earlier attempts committed is kept, and the rest is done."""
 
+import json
 import os
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from engine.checkpoints.planner import Estimate
-from engine.contract.config import QueriesConfig, Reduction, RunConfig
+from engine.checkpoints.trajectory_reader import DamagedStepError
+from engine.checkpoints.trajectory_writer import SAVE_SECONDS, forget
+from engine.contract.config import RunConfig
 from engine.contract.errors import UsageError
 from engine.contract.events import Event, Phase
-from engine.contract.read_config import read_config
-from engine.records.atomic import sync_folder, sync_tree
+from engine.contract.request import Request
+from engine.magic.schedule import ScheduleKind, make_schedule
+from engine.records.atomic import sync_tree, write_atomically
+from engine.records.jobs import AttemptFolder
 from engine.records.journal import JournalWriter
-from engine.records.run_folder import RunFolder, sweep
-from engine.worker.attribution import attribute, budget_of
+from engine.records.run_folder import RunFolder
+from engine.training_loop import Control
+from engine.worker.asking import asking_of, store_asked
+from engine.worker.attribution import attribute
+from engine.worker.budget import budget_of
 from engine.worker.device import set_up_device
 from engine.worker.job import Job, new_job, stored_job, warnings_of, write_job
-from engine.worker.queries import Queries, read_queries, typed_queries
+from engine.worker.queries import Queries, read_queries
 from engine.worker.reporter import Reporter
 from engine.worker.scope import reported
+from engine.worker.stop import Stop
+
+PATIENCE_SECONDS = 10.0
+"""An attempt before this one may still be letting go of the run."""
 
 
-def forced_config(path: Path, force: list[str]) -> RunConfig:
-    """A config file with checks overridden from the command line as well."""
-    config = read_config(path)
-    names = dict.fromkeys([*config.force, *force])
-    return config.model_validate({**config.model_dump(), "force": list(names)})
+def work(attempt: AttemptFolder, stop: Stop) -> dict[str, Any]:
+    """Do the job that an attempt is at; returns the facts to print.
 
-
-def run(config: RunConfig, runs: Path, run_id: str) -> dict[str, Any]:
-    """Train a config, keep its trajectory, attribute its queries; returns the facts to print.
-
-    Until the config, its data, its model and the room on disk are checked, everything lies in a
-    hidden folder that is removed when a check fails.
+    Raises:
+        MagicError: one sentence for whatever went wrong.
+        StoppedError: if it was asked to stop, once it has saved.
     """
-    _make_runs_folder(runs)
-    staging = RunFolder(runs / f".{run_id}.new")
-    staging.path.mkdir()
-    final = RunFolder(runs / run_id)
-    report = Reporter(JournalWriter(staging.events_file))
-    with staging.lock(), reported(report, "run"):
-        try:
-            warnings = warnings_of(config)
-            report(Event.STARTED, pid=os.getpid(), work="run", warnings=warnings)
-            job, queries, plan, reason = _prepare(staging, config, run_id, report)
-            os.rename(staging.path, final.path)
-        except BaseException:
-            shutil.rmtree(staging.path, ignore_errors=True)
-            raise
-        sync_folder(runs)
-        attribution = _compute(final, job, queries, (plan, reason), report)
-    return {"run": run_id, "path": str(final.path), "attribution": attribution}
-
-
-def attribute_run(folder: RunFolder, request: dict[str, Any]) -> dict[str, Any]:
-    """Ask new queries of a run's trajectory; returns the facts to print.
-
-    ``request`` holds ``texts`` or ``queries`` (the keys of a source), ``reduction`` and
-    ``granularity``.
-    """
-    with folder.lock():
-        job = _stored(folder)
-        queries = _requested(request, job)
+    folder, request = attempt.job.run, attempt.job.request()
+    with folder.lock(PATIENCE_SECONDS):
         report = Reporter(JournalWriter(folder.events_file))
-        report.job = job
-        report(Event.STARTED, pid=os.getpid(), work="attribute", warnings=warnings_of(job.config))
-        with reported(report, "attribute"):
-            granularity = request.get("granularity") or job.config.attribution.granularity
-            attribution = attribute(folder, job, queries, granularity, report)
-    return {"run": folder.id, "path": str(folder.path), "attribution": attribution}
+        with reported(report, request.work):
+            config = folder.config()
+            report(
+                Event.STARTED,
+                pid=os.getpid(),
+                work=request.work,
+                job=attempt.job.number,
+                attempt=attempt.number,
+                warnings=warnings_of(config),
+            )
+            attempt.begin()
+            run = _Run(folder, request, report, stop)
+            job = run.prepared(config) if request.work == "run" else run.stored()
+            report.job = job
+            run.train_and_attribute(job)
+    return {"run": folder.id, "path": str(folder.path), "attribution": request.attribution}
+
+
+class _Run:
+    """A job's work on one run folder."""
+
+    def __init__(self, folder: RunFolder, request: Request, report: Reporter, stop: Stop) -> None:
+        self.folder = folder
+        self.request = request
+        self.report = report
+        self.stop = stop
+        seconds = float(os.environ.get("MAGIC_SAVE_SECONDS", SAVE_SECONDS))
+        self.control = Control(stop, seconds, resume=True)
+
+    def prepared(self, config: RunConfig) -> Job:
+        """The job, its data checked, stored and planned, by this attempt or one before."""
+        if self.folder.prepared_file.exists():
+            return self.stored()
+        self.report.phase(Phase.PREPARE, 1)
+        for unfinished in (self.folder.rows_store, self.folder.attributions):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        job, documents = new_job(config, set_up_device())
+        self.report.job = job
+        queries = None if config.queries is None else read_queries(config.queries, job)
+        plan, reason = _plan(job, queries, self.folder.path)
+        write_job(self.folder, job, documents)
+        if queries is not None:
+            store_asked(self.folder, self.request, queries)
+        sync_tree(self.folder.path)
+        kept = [*plan.schedule.checkpoints, plan.schedule.steps]
+        self.report(Event.PLANNED, schedule=plan.schedule.kind, reason=reason, checkpoints=kept)
+        facts = {"schedule": plan.schedule.kind, "threads": torch.get_num_threads()}
+        write_atomically(self.folder.prepared_file, json.dumps(facts).encode())
+        return job
+
+    def stored(self) -> Job:
+        """The job of a run that is prepared, computing as it did before."""
+        facts = self.folder.prepared()
+        device = set_up_device()
+        # The number of threads decides in which order sums are taken.
+        torch.set_num_threads(facts["threads"])
+        return stored_job(self.folder, device)
+
+    def train_and_attribute(self, job: Job) -> None:
+        """Bring the trajectory to its end, and ask it; damaged files of it are made again."""
+        if self.request.work == "run":
+            self._train(job)
+        job.trainer.open(self.folder.trajectory)
+        if self.request.attribution is None or self._is_attributed():
+            return
+        mended: set[object] = set()
+        while True:
+            try:
+                return self._attribute(job)
+            except DamagedStepError as error:
+                if error.key in mended:
+                    raise
+                mended.add(error.key)
+                self._mend(job, error)
+
+    def _train(self, job: Job) -> None:
+        kind: ScheduleKind = self.folder.prepared()["schedule"]
+        stream = job.stream(job.config.attribution.granularity)
+        self.report.phase(Phase.TRAIN, len(stream))
+        with self.stop.between_steps():
+            job.trainer.train(
+                job.start,
+                stream,
+                save_dir=self.folder.trajectory,
+                schedule=make_schedule(kind, len(stream)),
+                observer=self.report,
+                control=self.control,
+            )
+
+    def _attribute(self, job: Job) -> None:
+        asking = asking_of(self.folder, self.request, job)
+        attribute(asking, job, self.report, self.stop, self.control.save_seconds)
+
+    def _is_attributed(self) -> bool:
+        assert self.request.attribution is not None
+        return (self.folder.attributions / self.request.attribution).is_dir()
+
+    def _mend(self, job: Job, error: DamagedStepError) -> None:
+        """Make a damaged file of the trajectory again from what came before it."""
+        kind, step = error.key
+        self.report(
+            Event.WARNING,
+            message=f"the {kind} of step {step} on disk is damaged; it is made again from what "
+            "came before it",
+        )
+        forget(self.folder.trajectory, error.key)
+        self._train(job)
 
 
 def _plan(job: Job, queries: Queries | None, folder: Path) -> tuple[Estimate, str]:
@@ -81,62 +163,3 @@ def _plan(job: Job, queries: Queries | None, folder: Path) -> tuple[Estimate, st
     if plan.why_not is not None:
         raise UsageError(f"trajectory.schedule: {plan.schedule.kind} {plan.why_not}")
     return plan, reason
-
-
-def _make_runs_folder(runs: Path) -> None:
-    try:
-        runs.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"cannot keep runs in {runs}: {error.strerror}; give another folder with --runs-dir"
-        ) from None
-    sweep(runs)
-
-
-def _prepare(
-    staging: RunFolder, config: RunConfig, run_id: str, report: Reporter
-) -> tuple[Job, Queries | None, Estimate, str]:
-    report.phase(Phase.PREPARE, 1)
-    job, documents = new_job(config, set_up_device())
-    report.job = job
-    queries = None if config.queries is None else read_queries(config.queries, job)
-    plan, reason = _plan(job, queries, staging.path)
-    write_job(staging, job, documents)
-    staging.write_config(config, run_id, time.time())
-    sync_tree(staging.path)
-    return job, queries, plan, reason
-
-
-def _compute(
-    folder: RunFolder,
-    job: Job,
-    queries: Queries | None,
-    planned: tuple[Estimate, str],
-    report: Reporter,
-) -> str | None:
-    plan, reason = planned
-    granularity = job.config.attribution.granularity
-    stream = job.stream(granularity)
-    kept = [*plan.schedule.checkpoints, plan.schedule.steps]
-    report(Event.PLANNED, schedule=plan.schedule.kind, reason=reason, checkpoints=kept)
-    report.phase(Phase.TRAIN, len(stream))
-    job.trainer.train(
-        job.start, stream, save_dir=folder.trajectory, schedule=plan.schedule, observer=report
-    )
-    if queries is None:
-        return None
-    return attribute(folder, job, queries, granularity, report)
-
-
-def _stored(folder: RunFolder) -> Job:
-    job = stored_job(folder, set_up_device())
-    job.trainer.open(folder.trajectory)
-    return job
-
-
-def _requested(request: dict[str, Any], job: Job) -> Queries:
-    reduction: Reduction = request.get("reduction") or "none"
-    if request.get("texts"):
-        return typed_queries(request["texts"], reduction, job)
-    source = {**request["queries"], "reduction": reduction}
-    return read_queries(QueriesConfig.model_validate(source), job)

@@ -1,12 +1,14 @@
 """What a worker's work ends in: an event for every outcome, and errors that name the remedy."""
 
+import contextlib
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
-from engine.contract.errors import ExitCode, MagicError, RunError
+from engine.contract.errors import DiskFullError, ExitCode, MagicError, RunError, StoppedError
 from engine.contract.events import Event
 from engine.magic.replay import DivergedError, NotReproducedError
 from engine.worker.reporter import Reporter
@@ -27,19 +29,26 @@ def reported(report: Reporter, work: str) -> Iterator[None]:
         with explained():
             yield
     except MagicError as error:
-        report(Event.FAILED, message=str(error), exit_code=int(error.exit_code))
+        _tell(report, Event.FAILED, message=str(error), exit_code=int(error.exit_code))
         raise
-    except KeyboardInterrupt:
-        report(Event.INTERRUPTED)
+    except KeyboardInterrupt as error:
+        _tell(report, Event.INTERRUPTED, saved=isinstance(error, StoppedError))
         raise
     except BaseException as error:
         message = f"unexpected {type(error).__name__}: {error}"
-        report(Event.FAILED, message=message, exit_code=int(ExitCode.RUN_FAILED))
+        _tell(report, Event.FAILED, message=message, exit_code=int(ExitCode.RUN_FAILED))
         raise
     else:
         report(Event.FINISHED, work=work)
     finally:
-        report.journal.close()
+        with contextlib.suppress(OSError):
+            report.journal.close()
+
+
+def _tell(report: Reporter, event: Event, **facts: Any) -> None:
+    # What went wrong may be the disk itself; the error must not be lost over its record.
+    with contextlib.suppress(OSError):
+        report(event, **facts)
 
 
 @contextmanager
@@ -63,6 +72,9 @@ def explained() -> Iterator[None]:
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "free some disk" if full else "check that it is there and may be written"
-        raise RunError(f"{error.filename}: {error.strerror}; {advice}") from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = error.filename or "the run's folder"
+            raise DiskFullError(f"{where}: {error.strerror}; free some disk") from error
+        raise RunError(
+            f"{error.filename}: {error.strerror}; check that it is there and may be written"
+        ) from error

@@ -1,15 +1,12 @@
 """``magic attribute``: ask a kept trajectory something new, without training again."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from magic_tui.cli.options import AsJson, Run, RunsDir
-from magic_tui.cli.output import print_json, reports_errors, stdout
-
-if TYPE_CHECKING:
-    from engine.records.run_folder import RunFolder
+from magic_tui.cli.options import AsJson, Detach, Run, RunsDir
+from magic_tui.cli.output import narrate, print_json, reports_errors, stdout
 
 Reduction = Literal["none", "mean", "sum"]
 Granularity = Literal["token", "document"]
@@ -34,12 +31,12 @@ def attribute(
     granularity: Annotated[
         Granularity, typer.Option(help="Keep scores of tokens, or of documents alone.")
     ] = "token",
+    detach: Detach = False,
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask a kept trajectory new queries; nothing is retrained."""
-    from engine.records.run_folder import find_run, runs_folder
-    from magic_tui.cli.work import ask, print_result
+    from magic_tui.client.engine import connect
 
     columns = {
         "text_column": text_column,
@@ -51,12 +48,23 @@ def attribute(
         "reduction": reduction,
         "granularity": granularity,
     }
-    found: RunFolder = find_run(runs_folder(runs_dir), run)
-    facts = ask(found, request)
-    if as_json:
-        print_json({key: value for key, value in facts.items() if key != "ok"})
+    engine = connect(runs_dir)
+    view = engine.attribute(engine.find(run)["id"], request)
+    job = view["jobs"][-1]
+    if detach:
+        if as_json:
+            print_json({**view, "attribution": job["attribution"]})
+        else:
+            typer.echo(view["id"])
+            narrate(f"attribution {job['attribution']}; follow it with: magic watch {view['id']}")
         return
-    print_result(stdout(), {"path": str(found.path), **facts}, runs_dir)
+    from magic_tui.cli.work import finish, print_result
+
+    facts = finish(engine, view, job["number"], after=view["events"] - 1)
+    if as_json:
+        print_json(facts)
+        return
+    print_result(stdout(), facts, runs_dir)
 
 
 def _asked(

@@ -24,14 +24,15 @@ def demo(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
     It learns passages of books; nothing is downloaded.
     """
     from engine.records.run_folder import RunFolder
-    from magic_tui.cli.work import next_commands, print_try_next, train
+    from magic_tui.cli.submit import submit_config
+    from magic_tui.cli.work import finish, next_commands, print_try_next
     from magic_tui.client.attribution import open_attribution
     from magic_tui.client.same_book import label_matches
     from magic_tui.client.top import read_top, top_facts
 
     config = demo_config()
     stderr().print("a small language model learns passages of books; nothing is downloaded")
-    facts = train(config, runs_dir)
+    facts = finish(*submit_config(config, runs_dir), job=1)
     attribution = open_attribution(RunFolder(Path(facts["path"])), facts["attribution"])
     tables = [
         read_top(attribution, query.index, _LISTED, label=_LABEL) for query in attribution.queries
@@ -40,7 +41,7 @@ def demo(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
     if as_json:
         print_json(
             {
-                **{key: value for key, value in facts.items() if key != "ok"},
+                **facts,
                 "queries": [top_facts(table) for table in tables],
                 "own_book": [vars(match) for match in matches],
             }

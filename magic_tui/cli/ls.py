@@ -1,27 +1,34 @@
 """``magic ls``: the runs, newest first."""
 
-import typer
+import time
+from typing import Any
 
 from magic_tui.cli.options import AsJson, RunsDir
-from magic_tui.cli.output import print_json, reports_errors, stdout
-from magic_tui.safe_text import safe_text
+from magic_tui.cli.output import narrate, print_json, reports_errors, stdout
 
 
 @reports_errors
 def ls(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
     """List the runs, newest first."""
-    from engine.records.run_folder import list_runs, runs_folder
-    from magic_tui.client.summary import summarise
+    from magic_tui.client.engine import connect
+
+    engine = connect(runs_dir)
+    runs = engine.runs()[::-1]
+    if as_json:
+        print_json({"runs_dir": engine.runs_dir, "runs": [_facts(run) for run in runs]})
+        return
+    if not runs:
+        narrate(f"no runs in {engine.runs_dir}; start one with: magic run CONFIG")
+        return
     from magic_tui.render.runs import run_lines
 
-    runs = runs_folder(runs_dir)
-    found = [summarise(run) for run in reversed(list_runs(runs))]
-    if as_json:
-        print_json({"runs_dir": str(runs), "runs": [summary.facts() for summary in found]})
-        return
-    if not found:
-        typer.echo(f"no runs in {safe_text(str(runs))}; start one with: magic run CONFIG", err=True)
-        return
     console = stdout()
-    for line in run_lines(found, console.width):
+    for line in run_lines(runs, console.width):
         console.print(line)
+
+
+def _facts(run: dict[str, Any]) -> dict[str, Any]:
+    from magic_tui.render.states import UNREADABLE
+
+    age = None if run["created"] is None else max(0.0, time.time() - run["created"])
+    return {**run, "problem": run["reason"] if run["state"] == UNREADABLE else None, "age": age}

@@ -9,17 +9,29 @@ from typing import Annotated
 import typer
 
 from magic_tui.cli.attribute import attribute
+from magic_tui.cli.cancel import cancel
 from magic_tui.cli.demo import demo
 from magic_tui.cli.doctor import doctor
+from magic_tui.cli.engine import engine
 from magic_tui.cli.export import export
+from magic_tui.cli.logs import logs
 from magic_tui.cli.ls import ls
+from magic_tui.cli.pause import pause
 from magic_tui.cli.plan import plan
+from magic_tui.cli.resume import resume
 from magic_tui.cli.rm import rm
 from magic_tui.cli.run import run
 from magic_tui.cli.show import show
+from magic_tui.cli.status import status
 from magic_tui.cli.top import top
+from magic_tui.cli.wait import wait
+from magic_tui.cli.watch import watch
 
-VERBS = (demo, run, plan, attribute, ls, top, show, export, rm, doctor)
+VERBS = (
+    *(demo, run, plan, attribute),
+    *(ls, status, watch, logs, wait, pause, resume, cancel, rm),
+    *(top, show, export, doctor),
+)
 
 
 def _print_version(asked: bool) -> None:
@@ -40,6 +52,7 @@ app = typer.Typer(
 )
 for verb in VERBS:
     app.command()(verb)
+app.add_typer(engine, name="engine")
 
 
 @app.callback()

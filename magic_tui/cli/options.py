@@ -39,3 +39,10 @@ Attribution = Annotated[
     typer.Option("--attribution", "-a", metavar="ID", help="Attribution; default the latest."),
 ]
 Query = Annotated[int, typer.Option("--query", "-q", metavar="N", help="Query, counted from 0.")]
+Detach = Annotated[
+    bool, typer.Option("--detach", "-d", help="Print the run's id and end; the work goes on.")
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option("--timeout", metavar="S", min=0.0, help="Seconds to wait; then exit 4."),
+]

@@ -44,12 +44,12 @@ def reports_errors(verb: Callable[Arguments, None]) -> Callable[Arguments, None]
 
     @functools.wraps(verb)
     def reporting(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
-        hint, facts = "", {}
+        hint, facts = "", dict[str, Any]()
         try:
             verb(*args, **kwargs)
         except MagicError as error:
             for line in getattr(error, "last_lines", ()):
-                typer.echo(f"  {safe_text(line)}", err=True)
+                narrate(f"  {line}")
             message, code = str(error), int(error.exit_code)
             hint, facts = getattr(error, "hint", ""), getattr(error, "facts", {})
         except KeyboardInterrupt:
@@ -61,7 +61,9 @@ def reports_errors(verb: Callable[Arguments, None]) -> Callable[Arguments, None]
             message, code = f"{where}{error.strerror or error}", int(ExitCode.RUN_FAILED)
         else:
             return
-        report(message, code, hint)
+        narrate(f"magic: {message}")
+        if hint:
+            narrate(f"  {hint}")
         if kwargs.get("as_json"):
             print_json({"error": {"message": message, "exit_code": code}, **facts})
         raise typer.Exit(code)
@@ -69,11 +71,9 @@ def reports_errors(verb: Callable[Arguments, None]) -> Callable[Arguments, None]
     return reporting
 
 
-def report(message: str, code: int, hint: str) -> None:
-    """Print an error, and below it what can be done."""
-    typer.echo(f"magic: {safe_text(message)}", err=True)
-    if hint:
-        typer.echo(f"  {safe_text(hint)}", err=True)
+def narrate(sentence: str) -> None:
+    """Print something that is no fact asked for."""
+    typer.echo(safe_text(sentence), err=True)
 
 
 def _console(stream: TextIO) -> "Console":

@@ -1,6 +1,7 @@
-"""What a worker is doing, on stderr: a bar a phase on a terminal, else a line every 10 %."""
+"""What a run is doing, on stderr: a bar a phase on a terminal, else a line every 10 %."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -8,19 +9,33 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.text import Text
 
 from engine.contract.events import Event, Phase
-from magic_tui.render.cells import join_that_fit
+from engine.contract.states import RunState
+from magic_tui.client.stream import Message
+from magic_tui.render.cells import join_that_fit, wrap
 from magic_tui.render.numbers import share_text
 from magic_tui.render.phases import PhaseProgress
+from magic_tui.render.states import MEANINGS
 from magic_tui.safe_text import safe_text
 
 _LINES = 10
 _NAME_WIDTH = 10
 _BAR_WIDTH = 20
+_REASON_LINES = 3
 _ENDINGS = (Event.ATTRIBUTED, Event.FINISHED, Event.FAILED, Event.INTERRUPTED)
+_WAITING = (RunState.QUEUED, RunState.BLOCKED, RunState.STARTING, RunState.INTERRUPTED)
+_ENDING = (RunState.PAUSING, RunState.CANCELLING)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Shown in a phase's place while none is at work."""
+
+    name: str
+    reason: str
 
 
 class ProgressView:
-    """Shows events as they come; use as a context manager around the worker."""
+    """Shows what a stream of events says as it comes; use as a context manager around it."""
 
     def __init__(self, console: Console) -> None:
         """Write to ``console``: bars if it is a terminal, plain lines if not."""
@@ -29,6 +44,7 @@ class ProgressView:
         self._bar: _Bar | None = _Bar(console) if console.is_terminal else None
         self._tenths = 0
         self._said: set[str] = set()
+        self._waiting: Waiting | None = None
 
     def __enter__(self) -> "ProgressView":
         """Begin showing."""
@@ -41,12 +57,44 @@ class ProgressView:
         if self._bar is not None:
             self._bar.stop()
 
-    def event(self, event: dict[str, Any]) -> None:
-        """Show one event."""
+    def take(self, message: Message) -> None:
+        """Show one message."""
+        if message.kind == "record":
+            self._event(message.data)
+        elif message.kind == "state":
+            self._state(message.data)
+        elif message.kind == "reset":
+            self._end_phase(well=False)
+        elif message.kind == "waiting":
+            self._wait(Waiting("no engine", "the engine was stopped; the run goes on without it"))
+
+    def _state(self, run: dict[str, Any]) -> None:
+        state = run["state"]
+        if state in _WAITING:
+            self._wait(Waiting(str(state), run["reason"] or MEANINGS[state]))
+            return
+        self._wait(None)
+        if state in _ENDING:
+            self._say_once(f"{state}: {MEANINGS[state]}", "")
+
+    def _wait(self, waiting: Waiting | None) -> None:
+        if waiting == self._waiting:
+            return
+        self._waiting = waiting
+        if self._bar is not None:
+            self._bar.wait(waiting)
+        elif waiting is not None:
+            self._line(waiting.name, waiting.reason)
+
+    def _event(self, event: dict[str, Any]) -> None:
         kind = event["event"]
         if kind == Event.STARTED:
+            # What an attempt before it began and did not end has come to nothing.
+            self._end_phase(well=False)
             for warning in event.get("warnings", ()):
                 self._say_once(f"warning: {warning}", "yellow")
+        elif kind == Event.WARNING:
+            self._say_once(f"warning: {event['message']}", "yellow")
         elif kind == Event.PLANNED:
             self._line("trajectory", f"{event['schedule']}: {event['reason']}")
         elif kind == Event.PHASE:
@@ -62,10 +110,6 @@ class ProgressView:
                 "warning: the last step, taken again, did not give the trained state bit for bit; "
                 "scores carry that rounding difference", "yellow"
             )  # fmt: skip
-
-    def stopping(self) -> None:
-        """Say that the worker was asked to stop."""
-        self._say_once("stopping: the worker finishes its step; ctrl+c again ends it at once", "")
 
     def _begin_phase(self, event: dict[str, Any]) -> None:
         time = event.get("time", 0.0)
@@ -122,6 +166,7 @@ class _Bar:
             refresh_per_second=4,
         )
         self._task: TaskID | None = None
+        self._wait: TaskID | None = None
 
     def start(self) -> None:
         self._progress.start()
@@ -130,7 +175,9 @@ class _Bar:
         self._progress.stop()
 
     def begin(self, phase: PhaseProgress) -> None:
-        self._task = self._progress.add_task(phase.name, total=phase.total or None, phase=phase)
+        self._task = self._progress.add_task(
+            phase.name, total=phase.total or None, visible=self._wait is None, shown=phase
+        )
 
     def show(self, phase: PhaseProgress) -> None:
         if self._task is not None:
@@ -141,16 +188,28 @@ class _Bar:
             self._progress.remove_task(self._task)
             self._task = None
 
+    def wait(self, waiting: Waiting | None) -> None:
+        """Show why nothing happens in the phase's place, or the phase again."""
+        if self._wait is not None:
+            self._progress.remove_task(self._wait)
+        self._wait = None
+        if waiting is not None:
+            self._wait = self._progress.add_task(waiting.name, total=None, shown=waiting)
+        if self._task is not None:
+            self._progress.update(self._task, visible=waiting is None)
+
 
 class _TwoLines(Progress):
     """A bar, and below it as many of the latest figures as the terminal has room for."""
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield self.make_tasks_table(self.tasks)
+        indent = " " * (_NAME_WIDTH + 2)
+        room = self.console.width - len(indent)
         for task in self.tasks:
-            indent = " " * (_NAME_WIDTH + 2)
-            details = join_that_fit(_phase_of(task).details(), self.console.width - len(indent))
-            yield Text(indent + details, "dim", no_wrap=True)
+            if task.visible:
+                for line in _details(task.fields["shown"], room):
+                    yield Text(indent + line, "dim", no_wrap=True)
 
 
 class _Name(ProgressColumn):
@@ -160,10 +219,12 @@ class _Name(ProgressColumn):
 
 class _Extent(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text("  ".join(_phase_of(task).extent()), no_wrap=True)
+        shown = task.fields["shown"]
+        extent = shown.extent() if isinstance(shown, PhaseProgress) else []
+        return Text("  ".join(extent), no_wrap=True)
 
 
-def _phase_of(task: Task) -> PhaseProgress:
-    phase = task.fields["phase"]
-    assert isinstance(phase, PhaseProgress)
-    return phase
+def _details(shown: PhaseProgress | Waiting, width: int) -> list[str]:
+    if isinstance(shown, Waiting):
+        return wrap(safe_text(shown.reason), width, _REASON_LINES)
+    return [join_that_fit(shown.details(), width)]

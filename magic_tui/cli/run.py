@@ -5,14 +5,15 @@ from typing import Annotated
 
 import typer
 
-from magic_tui.cli.options import AsJson, Force, RunsDir
-from magic_tui.cli.output import print_json, reports_errors, stdout
+from magic_tui.cli.options import AsJson, Detach, Force, RunsDir
+from magic_tui.cli.output import narrate, print_json, reports_errors, stdout
 
 
 @reports_errors
 def run(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A run config in YAML.")],
     force: Force = None,
+    detach: Detach = False,
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -20,10 +21,20 @@ def run(
 
     The trajectory is kept: magic attribute asks it anything else, without training again.
     """
-    from magic_tui.cli.work import print_result, train
+    from magic_tui.cli.submit import submit_config
 
-    facts = train(config, runs_dir, tuple(force or ()))
+    engine, view = submit_config(config, runs_dir, tuple(force or ()))
+    if detach:
+        if as_json:
+            print_json(view)
+        else:
+            typer.echo(view["id"])
+            narrate(f"follow it with: magic watch {view['id']}")
+        return
+    from magic_tui.cli.work import finish, print_result
+
+    facts = finish(engine, view, job=1)
     if as_json:
-        print_json({key: value for key, value in facts.items() if key != "ok"})
+        print_json(facts)
         return
     print_result(stdout(), facts, runs_dir)

@@ -1,67 +1,76 @@
-"""Starting work and showing what came of it: shared by ``run``, ``attribute`` and ``demo``."""
+"""Following work and showing what came of it: shared by ``run``, ``attribute`` and ``demo``."""
 
-import json
 import shlex
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from engine.contract.events import Event
-from engine.contract.read_config import read_config
-from engine.records.journal import JournalReader
-from engine.records.run_folder import RunFolder, new_run_id, runs_folder
-from magic_tui.cli.output import stderr
+from engine.records.run_folder import RunFolder
+from magic_tui.cli.output import narrate, stderr
 from magic_tui.cli.progress import ProgressView
 from magic_tui.client.attribution import Attribution, open_attribution
-from magic_tui.client.follow import NewRunJournal
+from magic_tui.client.engine import Engine, is_settled
+from magic_tui.client.outcome import DetachedError, check_outcome, job_of
+from magic_tui.client.signals import signals_as_interrupt
+from magic_tui.client.start import View
+from magic_tui.client.stream import Message, follow_events
 from magic_tui.client.top import Top, read_top
-from magic_tui.client.worker import WorkInterruptedError, run_worker
 from magic_tui.render.numbers import counted
 from magic_tui.render.top import top_lines
 
 _SHOWN_QUERIES = 3
 
 
-def train(config: Path, runs_dir: Path | None, force: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Run a config in a worker, with progress on stderr; the worker's facts.
+def finish(engine: Engine, view: View, job: int, after: int = -1) -> dict[str, Any]:
+    """Show a job's progress to its end; the facts of it.
 
     Raises:
-        UsageError: if the config is wrong.
-        WorkerError: if the worker refused or failed.
-        WorkInterruptedError: on ctrl+c, naming what was kept.
+        RunFailedError: if it failed.
+        UnfinishedError: if it was paused or cancelled.
+        DetachedError: on ctrl+c.
     """
-    read_config(config)
-    runs, run_id = runs_folder(runs_dir), new_run_id()
-    runs.mkdir(parents=True, exist_ok=True)
-    run = RunFolder(runs / run_id)
-    arguments = ["run", "--config", str(config), "--runs", str(runs), "--id", run_id]
-    for name in force:
-        arguments += ["--force", name]
-    try:
-        with ProgressView(stderr()) as view:
-            return run_worker(arguments, NewRunJournal(runs, run_id), view, run.logs)
-    except WorkInterruptedError:
-        raise WorkInterruptedError(_what_was_kept(run)) from None
+    narrate(f"run {view['id']}; ctrl+c leaves it running")
+    view = attend(engine, view, job, after)
+    check_outcome(view, job)
+    done = job_of(view, job) or {}
+    return {"run": view["id"], "path": view["path"], "attribution": done.get("attribution")}
 
 
-def ask(run: RunFolder, request: dict[str, Any]) -> dict[str, Any]:
-    """Attribute new queries on a kept trajectory; the worker's facts.
+def attend(engine: Engine, view: View, job: int | None = None, after: int = -1) -> View:
+    """Show a run's events above ``after`` until a job, or all of them, are settled; the run then.
 
     Raises:
-        WorkerError: if the worker refused or failed.
-        WorkInterruptedError: on ctrl+c.
+        DetachedError: on ctrl+c.
     """
-    journal = JournalReader(run.events_file)
-    journal.poll()
-    arguments = ["attribute", "--run", str(run.path), "--request", json.dumps(request)]
+    end = _End(job, after)
     try:
-        with ProgressView(stderr()) as view:
-            return run_worker(arguments, journal, view, run.logs)
-    except WorkInterruptedError:
-        raise WorkInterruptedError(
-            f"interrupted; nothing was added to run {run.id}, its trajectory can be asked again"
-        ) from None
+        with signals_as_interrupt(), ProgressView(stderr()) as shown:
+            for message in follow_events(engine, view, after):
+                shown.take(message)
+                if end.is_here(message):
+                    break
+    except KeyboardInterrupt:
+        raise DetachedError(view["id"]) from None
+    return end.view or view
+
+
+class _End:
+    """Knows when a job is settled and all that its journal said of it was heard."""
+
+    def __init__(self, job: int | None, after: int) -> None:
+        self.view: View | None = None
+        self._job = job
+        self._heard = after + 1
+
+    def is_here(self, message: Message) -> bool:
+        if message.kind == "record":
+            self._heard = message.data["seq"] + 1
+        elif message.kind in ("state", "end"):
+            self.view = message.data
+        if self._job is None or self.view is None or not is_settled(self.view, self._job):
+            return message.kind == "end"
+        return message.kind == "end" or self._heard >= self.view["events"]
 
 
 def top_tables(attribution: Attribution, count: int, label: str | None = None) -> list[Top]:
@@ -115,20 +124,3 @@ def print_try_next(console: Console, commands: dict[str, str]) -> None:
 def _command(verb: str, run: RunFolder, runs_dir: Path | None, rest: str) -> str:
     where = f" --runs-dir {shlex.quote(str(runs_dir))}" if runs_dir is not None else ""
     return f"magic {verb} {run.id} {rest}{where}"
-
-
-def _what_was_kept(run: RunFolder) -> str:
-    if not run.config_file.is_file():
-        return "interrupted before training began; nothing was kept"
-    events = run.events()
-    steps = sum(event["event"] == Event.TRAIN_STEP for event in events)
-    total = next((e["total"] for e in events if e.get("phase") == "train"), steps)
-    if not run.has_trajectory():
-        return (
-            f"interrupted after {steps} of {total} training steps; run {run.id} keeps its config, "
-            f"documents and events, but an unfinished trajectory cannot be asked: magic rm {run.id}"
-        )
-    return (
-        f"interrupted after training; run {run.id} keeps its whole trajectory: "
-        f"ask it with: magic attribute {run.id}"
-    )

@@ -6,7 +6,7 @@ longer than most verbs do.
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -26,7 +26,7 @@ from magic_tui.client.start import (
 API_VERSION = 1
 """The version of the interface that is spoken here."""
 Wished = Literal["pause", "resume", "cancel"]
-_ASK_SECONDS, _POLL_SECONDS = 60.0, 25.0
+_ASK_SECONDS, _POLL_SECONDS, _LOOK_SECONDS = 60.0, 25.0, 0.2
 _STOP_SECONDS = 30.0
 
 
@@ -96,15 +96,27 @@ class Engine:
             seconds = min(left, _POLL_SECONDS)
             asked = {"timeout": f"{seconds:.3f}", **number}
             view = self._ask("GET", f"/v1/runs/{run_id}/wait", asked, timeout=seconds + 30.0)
-            if is_settled(view, job) or left <= _POLL_SECONDS and deadline is not None:
+            if is_settled(view, job) or (left <= _POLL_SECONDS and deadline is not None):
                 return view
+
+    def wait_until(self, run_id: str, done: Callable[[View], bool], timeout: float | None) -> View:
+        """The run once ``done`` says so, or as it is at the time-out."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            view = self.run(run_id)
+            if done(view) or (deadline is not None and time.monotonic() >= deadline):
+                return view
+            time.sleep(_LOOK_SECONDS)
 
     def logs(self, run_id: str, follow: bool) -> Iterator[str]:
         """The lines of a run's log files, and with ``follow`` those to come."""
         query = self._query({"follow": "true" if follow else "false"})
         try:
             with self.http.stream(
-                "GET", f"/v1/runs/{run_id}/logs", params=query, timeout=httpx2.Timeout(10, read=None)
+                "GET",
+                f"/v1/runs/{run_id}/logs",
+                params=query,
+                timeout=httpx2.Timeout(10, read=None),
             ) as answer:
                 if answer.is_error:
                     answer.read()
@@ -224,7 +236,15 @@ def is_settled(view: View, job: int | None = None) -> bool:
     return all(RunState(j["state"]).settled for j in wanted)
 
 
+def is_finished(view: View) -> bool:
+    """Whether a run is over, well or not, or cannot be read at all."""
+    from engine.contract.states import RunState
+
+    return view["state"] not in list(RunState) or RunState(view["state"]).finished
+
+
 def refuse(answer: httpx2.Response) -> NoReturn:
+    """Raise what an answer that reports an error says."""
     try:
         problem = answer.json()
         message, code = str(problem["message"]), int(problem["exit_code"])

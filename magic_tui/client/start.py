@@ -70,7 +70,7 @@ def reach_or_start() -> tuple[httpx2.Client, View, bool]:
             if locked:
                 return *_start(deadline), True
         time.sleep(_POLL_SECONDS)
-    raise StartError(f"no engine answers within {START_SECONDS:.0f} s", _log())
+    raise StartError(f"no engine answers within {START_SECONDS:.0f} s", engine_log())
 
 
 def stopped_note() -> Path:
@@ -89,13 +89,13 @@ def _start(deadline: float) -> tuple[httpx2.Client, View]:
         if reached is not None:
             return reached
         if ended:
-            raise StartError(f"the engine ended at once (exit {process.returncode})", _log())
+            raise StartError(f"the engine ended at once (exit {process.returncode})", engine_log())
         time.sleep(_POLL_SECONDS)
-    raise StartError(f"the engine did not answer within {START_SECONDS:.0f} s", _log())
+    raise StartError(f"the engine did not answer within {START_SECONDS:.0f} s", engine_log())
 
 
 def _spawn() -> "subprocess.Popen[bytes]":
-    with open(_log(), "ab") as log:
+    with open(engine_log(), "ab") as log:
         process = subprocess.Popen(
             ENGINE_COMMAND,
             stdin=subprocess.DEVNULL,
@@ -150,7 +150,8 @@ def _sockets() -> Iterator[Path]:
         yield here
 
 
-def _log() -> Path:
+def engine_log() -> Path:
+    """Where an engine that was started from here writes what it has to say."""
     return places.state_folder() / "engine.log"
 
 

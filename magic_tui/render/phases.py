@@ -85,8 +85,16 @@ class PhaseProgress:
             self._recent.append((self.now, self.done))
 
 
+def _resumed(phase: PhaseProgress, event: dict[str, Any]) -> None:
+    # A replay counts down from the last step.
+    step = int(event["step"])
+    phase.done = phase.total - step if phase.phase == Phase.REPLAY else step
+    phase.facts["cursor"] = f"goes on at step {step}"
+
+
 def _train_step(phase: PhaseProgress, event: dict[str, Any]) -> None:
     phase.done = event["step"] + 1
+    phase.facts["cursor"] = ""
     phase.last_loss = event["loss"]
     if phase.first_loss is None:
         phase.first_loss = event["loss"]
@@ -125,6 +133,7 @@ def _reproduced(phase: PhaseProgress, event: dict[str, Any]) -> None:
 
 
 _TAKERS = {
+    Event.RESUMED: _resumed,
     Event.TRAIN_STEP: _train_step,
     Event.MEASURED: _measured,
     Event.PASS: _pass,
@@ -132,4 +141,4 @@ _TAKERS = {
     Event.REBUILD_STEP: _rebuild_step,
     Event.REPRODUCED: _reproduced,
 }
-_ADVANCING = (Event.TRAIN_STEP, Event.MEASURED, Event.REPLAY_STEP)
+_ADVANCING = (Event.RESUMED, Event.TRAIN_STEP, Event.MEASURED, Event.REPLAY_STEP)

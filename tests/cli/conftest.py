@@ -1,7 +1,8 @@
-"""Runs to read, and a stand-in for the worker."""
+"""Runs to read, and stand-ins for the engine and the worker."""
 
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ from typer.testing import CliRunner, Result
 
 from engine.records.run_folder import RunFolder
 from magic_tui.cli.main import app
-from magic_tui.client import worker
+from magic_tui.client import start, worker
+from tests.cli.fake_engine import FakeEngine
 from tests.cli.fake_run import FakeRun
 
 Magic = Callable[..., Result]
+NO_ENGINE = "import sys; print('no engine\\x1b[31m is started here'); sys.exit(7)"
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +30,26 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "runs"
     monkeypatch.setenv("MAGIC_RUNS", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def places(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Folders for an engine's state and socket, where none runs and none starts."""
+    # A socket's path has to be short.
+    with tempfile.TemporaryDirectory(prefix="magic-") as folder:
+        monkeypatch.setenv("MAGIC_STATE_DIR", f"{folder}/state")
+        monkeypatch.setenv("MAGIC_RUNTIME_DIR", f"{folder}/run")
+        monkeypatch.setattr(start, "ENGINE_COMMAND", [sys.executable, "-c", NO_ENGINE])
+        yield Path(folder)
+
+
+@pytest.fixture
+def engine(places: Path) -> Iterator[FakeEngine]:
+    """A stand-in for the engine that answers."""
+    (places / "run").mkdir(mode=0o700)
+    fake = FakeEngine(places / "run" / "engine.sock").start()
+    yield fake
+    fake.stop()
 
 
 @pytest.fixture

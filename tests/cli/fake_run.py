@@ -1,6 +1,5 @@
 """A small finished run made with the records' own writers, for the verbs to read."""
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -178,8 +177,3 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
     cleaned = [text.encode(errors="replace").decode() for text in texts]
     tokenizer.train_from_iterator(cleaned, trainer)
     return tokenizer
-
-
-def dump(events: list[tuple[str, dict[str, Any]]]) -> str:
-    """Events as JSON, for a worker in another process."""
-    return json.dumps(events)

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from engine.contract.api import SubmitRun
 from magic_tui.cli.options import Forced
 from tests.cli.conftest import Magic
-from tests.cli.fake_run import FakeRun
+from tests.cli.fake_engine import FakeEngine
+from tests.cli.fake_run import FakeRun, replay_events, training_events
 
 ROOT = Path(__file__).resolve().parents[2]
 MAIN = """
@@ -21,8 +23,6 @@ import sys
 # Background jobs of a shell inherit an ignored SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, sys.argv.pop(1))
-import magic_tui.client.worker as worker
-worker.WORKER_COMMAND = [sys.executable, sys.argv.pop(1)]
 from magic_tui.cli.main import main
 main()
 """
@@ -35,17 +35,29 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture(autouse=True)
-def _good_worker(fake_worker: Callable[[str], None]) -> None:
-    fake_worker("good")
+@pytest.fixture
+def good(engine: FakeEngine) -> FakeEngine:
+    """An engine that does whatever is asked at once, and well."""
+    engine.on_submit = lambda wanted: succeed(engine, wanted)
+    return engine
+
+
+def succeed(engine: FakeEngine, wanted: SubmitRun) -> None:
+    fake = FakeRun(texts=[f"document {i} =cmd [red]" for i in range(23)])
+    fake.write(Path(wanted.runs_dir), wanted.id)
+    for event, facts in [*training_events(fake.steps), *replay_events(fake.steps)]:
+        engine.say(wanted.id, event, **facts)
+    engine.say(wanted.id, "finished", work="run")
+    engine.turn(wanted.id, "succeeded")
 
 
 def test_a_run_shows_its_phases_its_tables_and_what_to_try(
-    runs: Path, magic: Magic, config: Path
+    runs: Path, good: FakeEngine, magic: Magic, config: Path
 ) -> None:
     result = magic("run", config)
     assert result.exit_code == 0
     (run,) = runs.iterdir()
+    assert f"run {run.name}; ctrl+c leaves it running" in result.stderr
     assert re.search(r"✓ training +12 steps .* loss 6\.0000 → 4\.9000", result.stderr)
     assert re.search(r"✓ measuring +2 queries", result.stderr)
     assert re.search(r"✓ replaying +12 steps .*last step reproduced bit for bit", result.stderr)
@@ -58,6 +70,7 @@ def test_a_run_shows_its_phases_its_tables_and_what_to_try(
     assert magic(*command[1].split()).exit_code == 0
 
 
+@pytest.mark.usefixtures("good")
 def test_plain_progress_is_a_line_every_ten_per_cent(
     runs: Path, magic: Magic, config: Path
 ) -> None:
@@ -69,21 +82,29 @@ def test_plain_progress_is_a_line_every_ten_per_cent(
     assert all("loss" in line and "lr" in line for line in training)
 
 
-def test_json_on_stdout_alone_and_the_worker_gets_its_arguments(
-    runs: Path, magic: Magic, config: Path
+def test_json_on_stdout_alone_and_the_engine_gets_the_whole_config(
+    runs: Path, good: FakeEngine, magic: Magic, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("HF_HOME", "/cache")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     result = magic("run", config, "--json", "--force", "dropout", "--force", "bfloat16")
     facts = json.loads(result.stdout)
     (run,) = runs.iterdir()
-    assert facts["schema_version"] == 1 and facts["run"] == run.name
-    assert facts["path"] == str(run) and facts["attribution"] == "a0001"
-    assert facts["argv"] == [
-        *("run", "--config", str(config), "--runs", str(runs), "--id", run.name),
-        *("--force", "dropout", "--force", "bfloat16"),
-    ]
+    assert facts == {
+        "schema_version": 1, "run": run.name, "path": str(run), "attribution": "a0001",
+    }  # fmt: skip
     assert "training" in result.stderr
+    ((_, _, _, wanted),) = good.of_kind("POST", "/v1/runs")
+    assert (wanted["id"], wanted["runs_dir"]) == (run.name, str(runs))
+    assert wanted["config"]["force"] == ["dropout", "bfloat16"]
+    assert wanted["config"]["model"]["path"] == "m"
+    assert wanted["environment"]["HF_HOME"] == "/cache"
+    assert wanted["environment"]["OMP_NUM_THREADS"] == "1"
+    assert not {"HF_TOKEN", "PATH", "HOME"} & set(wanted["environment"])
 
 
+@pytest.mark.usefixtures("good")
 def test_the_next_commands_name_the_runs_folder_if_it_was_given(
     tmp_path: Path, magic: Magic, config: Path
 ) -> None:
@@ -92,7 +113,7 @@ def test_the_next_commands_name_the_runs_folder_if_it_was_given(
     assert result.stdout.count(f"--runs-dir '{other}'") == 4
 
 
-def test_a_wrong_config_is_refused_before_a_worker_starts(
+def test_a_wrong_config_is_refused_before_an_engine_is_asked(
     runs: Path, magic: Magic, config: Path
 ) -> None:
     config.write_text("model: {path: m}\ndate: {path: d.jsonl}\n")
@@ -101,47 +122,79 @@ def test_a_wrong_config_is_refused_before_a_worker_starts(
     assert not runs.exists()
 
 
+@pytest.mark.usefixtures("runs")
 @pytest.mark.parametrize(
-    ("behaviour", "code", "sentence"),
+    ("reason", "code", "sentence"),
     [
-        ("refuse", 2, r"magic: data\.path: no file x\.jsonl; check the path\n"),
-        ("crash", 1, r"  .*␛\[31mlibnoise\nmagic: the worker .* \(exit 7\); see (\S+)\n"),
-        ("killed", 1, r"magic: .* \(SIGKILL, perhaps out of memory\); see (\S+)\n"),
+        (
+            "data.path: no file x.jsonl; check the path", 2,
+            r"magic: data\.path: no file x\.jsonl; check the path\n"
+            r"  run \S+ stays listed as failed; remove it with: magic rm \S+\n",
+        ),
+        (
+            "killed by \x1b[31mSIGKILL", 1,
+            r"magic: killed by ␛\[31mSIGKILL\n  see: magic logs (\S+); try again with: "
+            r"magic resume \1\n",
+        ),
     ],
-)
-def test_a_failed_worker_is_one_sentence_and_its_exit_code(
-    runs: Path,
-    magic: Magic,
-    config: Path,
-    fake_worker: Callable[[str], None],
-    behaviour: str,
-    code: int,
-    sentence: str,
+)  # fmt: skip
+def test_a_failed_run_is_one_sentence_its_exit_code_and_what_can_be_done(
+    engine: FakeEngine, magic: Magic, config: Path, reason: str, code: int, sentence: str
 ) -> None:
-    fake_worker(behaviour)
+    engine.on_submit = lambda wanted: engine.turn(wanted.id, "failed", reason, code)
     result = magic("run", config, "--json")
-    match = re.fullmatch(sentence, result.stderr)
-    assert match is not None
+    assert re.fullmatch(r"run \S+; ctrl\+c leaves it running\n" + sentence, result.stderr)
     assert result.exit_code == code
-    assert json.loads(result.stdout)["error"]["exit_code"] == code
-    if match.groups():
-        log = Path(match[1])
-        assert log.is_file()
-        log.unlink()
+    facts = json.loads(result.stdout)
+    assert facts["error"] == {"message": reason, "exit_code": code}
+    assert (facts["run"], facts["state"]) == (next(iter(engine.runs)), "failed")
 
 
-def start(config: Path, runs: Path, tmp_path: Path, behaviour: str) -> subprocess.Popen[str]:
-    script = str(Path(__file__).with_name("fake_worker.py"))
-    arguments = ["run", str(config), "--runs-dir", str(runs), "--json"]
-    environment = {
-        **os.environ, "FAKE_WORKER": behaviour, "FAKE_WORKER_PID": str(tmp_path / "pid"),
-    }  # fmt: skip
-    process = subprocess.Popen(
-        [sys.executable, "-c", MAIN, str(ROOT), script, *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+@pytest.mark.usefixtures("runs")
+def test_detached_it_prints_the_id_alone(engine: FakeEngine, magic: Magic, config: Path) -> None:
+    result = magic("run", config, "--detach")
+    (run_id,) = engine.runs
+    assert (result.exit_code, result.stdout) == (0, f"{run_id}\n")
+    assert f"magic watch {run_id}" in result.stderr
+    view = json.loads(magic("run", config, "--detach", "--json").stdout)
+    assert view == {"schema_version": 1, **engine.runs[view["id"]]}
+
+
+@pytest.mark.usefixtures("runs", "good")
+def test_code_that_comes_with_a_model_is_told_of(magic: Magic, config: Path) -> None:
+    config.write_text("model: {path: m, trust_remote_code: true}\ndata: {path: d.jsonl}\n")
+    assert "it executes code that comes with the model" in magic("run", config).stderr
+
+
+def test_what_it_waits_for_is_told_once(
+    runs: Path, engine: FakeEngine, magic: Magic, config: Path
+) -> None:
+    def wait(wanted: SubmitRun) -> None:
+        engine.turn(wanted.id, "queued", "waits for its turn; 2 before it")
+        engine.say(wanted.id, "warning", message="the disk is slow")
+
+    engine.on_submit = wait
+    process = start(config, runs, "run")
+    wait_for(lambda: engine.of_kind("GET", "/events"))
+    time.sleep(0.3)
+    (run_id,) = engine.runs
+    engine.turn(run_id, "blocked", "0.3 GB are free on the disk, 1.0 GB are kept")
+    time.sleep(0.3)
+    succeed(engine, SubmitRun.model_validate(engine.of_kind("POST", "/v1/runs")[0][3]))
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert re.findall(r"^  (queued|blocked) +(.*)$", errors, re.MULTILINE) == [
+        ("queued", "waits for its turn; 2 before it"),
+        ("blocked", "0.3 GB are free on the disk, 1.0 GB are kept"),
+    ]
+    assert errors.count("warning: the disk is slow") == 1
+
+
+def start(config: Path, runs: Path, *more: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", MAIN, str(ROOT), *more, str(config), "--runs-dir", str(runs)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ),
     )  # fmt: skip
-    wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
-    return process
 
 
 def wait_for(condition: Callable[[], object]) -> None:
@@ -152,84 +205,21 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_stops_the_worker_once_and_says_what_was_kept(
-    runs: Path, config: Path, tmp_path: Path, number: signal.Signals
+def test_ctrl_c_leaves_the_run_alone_and_says_how_to_come_back(
+    runs: Path, engine: FakeEngine, config: Path, number: signal.Signals
 ) -> None:
-    process = start(config, runs, tmp_path, "slow")
+    engine.on_submit = lambda wanted: engine.turn(wanted.id, "running")
+    process = start(config, runs, "run", "--json")
+    wait_for(lambda: engine.of_kind("GET", "/events"))
+    time.sleep(0.2)
     process.send_signal(number)
     output, errors = process.communicate(timeout=20)
-    (run,) = runs.iterdir()
+    (run_id,) = engine.runs
     assert process.returncode == 130
-    assert re.search(rf"interrupted after \d+ of 100 training steps; run {run.name} keeps", errors)
+    assert errors.endswith(f"magic: the run goes on: magic watch {run_id}\n")
     assert json.loads(output)["error"]["exit_code"] == 130
-    assert '"signals":1' in (run / "events.jsonl").read_text()
-    assert "Traceback" not in errors
-
-
-def test_a_second_ctrl_c_ends_a_worker_that_does_not_listen(
-    runs: Path, config: Path, tmp_path: Path
-) -> None:
-    process = start(config, runs, tmp_path, "stubborn")
-    worker = int((tmp_path / "pid").read_text())
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.6)
-    assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
-    assert process.returncode == 130
-    with pytest.raises(ProcessLookupError):
-        os.kill(worker, 0)
-
-
-def test_attribute_asks_texts(runs: Path, magic: Magic) -> None:
-    run = FakeRun().write(runs)
-    facts = json.loads(magic("attribute", "my run", "--text", "a", "--text", "b", "--json").stdout)
-    request = json.loads(facts["argv"][facts["argv"].index("--request") + 1])
-    assert facts["argv"][:3] == ["attribute", "--run", str(run.path)]
-    assert request == {
-        "texts": ["a", "b"], "queries": None, "reduction": "none", "granularity": "token",
-    }  # fmt: skip
-
-
-def test_attribute_asks_a_file_and_follows_only_what_is_new(
-    runs: Path, magic: Magic, tmp_path: Path
-) -> None:
-    FakeRun().write(runs)
-    (tmp_path / "queries.jsonl").write_text("{}\n")
-    result = magic(
-        "attribute", "--queries", "queries.jsonl", "--text-column", "body", "--reduction", "none"
-    )
-    assert result.exit_code == 0
-    assert "replaying" in result.stderr and "training" not in result.stderr
-    assert "from a file" in result.stdout and "attribution a0002" in result.stdout
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        ([], "what to ask? give --text TEXT, or --queries FILE"),
-        (["--text", "a", "--queries", "f"], "what to ask?"),
-        (["--text", "  "], "--text is empty"),
-        (["--text", "a", "--text-column", "c"], "columns belong to --queries FILE"),
-        (["--queries", "f", "--prompt-column", "p"], "go together"),
-    ],
-)
-def test_attribute_refuses_unclear_questions(
-    runs: Path, magic: Magic, arguments: list[str], sentence: str
-) -> None:
-    result = magic("attribute", *arguments)
-    assert result.exit_code == 2 and sentence in result.stderr
-
-
-def test_plan_shows_every_schedule_and_marks_the_chosen_one(magic: Magic, config: Path) -> None:
-    result = magic("plan", config)
-    assert re.search(r"✗ all +3\.0 GB +500 MB +30 s +1:20", result.stdout)
-    assert "needs 3.0 GB of disk, 2.0 GB are free" in result.stdout
-    assert re.search(r"▶ sqrt +200 MB +700 MB +30 s +2:00", result.stdout)
-    assert "sqrt: the fastest that fits" in result.stdout
-    assert "warning: eps_root is 0" in result.stdout
-    facts = json.loads(magic("plan", config, "--json").stdout)
-    assert facts["schema_version"] == 1 and facts["chosen"] == "sqrt" and "ok" not in facts
+    assert {method for method, *_ in engine.asked} == {"GET", "POST"}
+    assert [asked[1] for asked in engine.asked if asked[0] == "POST"] == ["/v1/runs"]
 
 
 def test_what_can_be_forced_is_what_the_config_knows() -> None:

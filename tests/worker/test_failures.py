@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from engine.contract.events import RunState
+from engine.contract.states import RunState
+from engine.records.jobs import current_job
 from engine.records.run_folder import RunFolder
 
 Outcome = dict[str, Any]
@@ -55,7 +56,9 @@ def test_bad_config(
     outcome = start(changed({"trajectory": {}, **config}, key, value))
     assert outcome["exit_code"] == 2
     assert sentence in outcome["message"] and "\n" not in outcome["message"]
-    assert not runs.exists() or not list(runs.iterdir())
+    kept = [path.name for run in runs.glob("*") for path in run.iterdir()]
+    assert set(kept) <= {"events.jsonl", "jobs", "run_config.yaml"}
+    assert all(current_job(RunFolder(run))[1] is RunState.FAILED for run in runs.glob("*"))
 
 
 def test_document_without_a_target(
@@ -64,7 +67,7 @@ def test_document_without_a_target(
     (tmp_path / "train.jsonl").write_text('{"text": "the cat sat"}\n{"text": "a"}\n')
     outcome = start(changed(config, "training.batch_size", 1))
     assert outcome["exit_code"] == 2 and "row 1" in outcome["message"]
-    assert not list(runs.iterdir())
+    assert not (runs / "r1" / "documents.parquet").exists()
 
 
 def with_model(config: dict[str, Any], folder: Path, target: Path, **fields: Any) -> dict[str, Any]:
@@ -140,35 +143,43 @@ def test_cotangent_without_eps_root(config: dict[str, Any], start: Start) -> Non
 
 
 def test_full_disk(
-    config: dict[str, Any], start: Start, runs: Path, monkeypatch: pytest.MonkeyPatch
+    config: dict[str, Any], start: Start, runs: Path, monkeypatch: pytest.MonkeyPatch, worker: Any
 ) -> None:
-    from engine.checkpoints import trajectory
+    from engine.checkpoints import tensor_files
 
-    real = trajectory.write_atomically
+    real = tensor_files.write_atomically
 
     def full(path: Path, data: bytes) -> None:
         if path.name.startswith("gradient-00000002"):
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         real(path, data)
 
-    monkeypatch.setattr(trajectory, "write_atomically", full)
-    outcome = start(config)
+    with monkeypatch.context() as patch:
+        patch.setattr(tensor_files, "write_atomically", full)
+        outcome = start(config)
     assert outcome["exit_code"] == 1 and "no disk space left" in outcome["message"]
-    assert RunFolder(runs / "r1").state() is RunState.FAILED
+    assert outcome["ending"] == "full"
+    assert current_job(RunFolder(runs / "r1"))[1] is RunState.BLOCKED
+    assert worker("resume", "--run", runs / "r1")["ok"]
 
 
-def test_damaged_trajectory(
+def test_damaged_files_of_a_trajectory_are_made_again(
     config: dict[str, Any], start: Start, worker: Callable[..., Outcome]
 ) -> None:
     folder = RunFolder(Path(start(config)["path"]))
-    for path in sorted(folder.trajectory.glob("*.safetensors")):
-        whole = path.read_bytes()
-        path.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    files = sorted(folder.trajectory.glob("*.safetensors"))
+    whole = {path: path.read_bytes() for path in files}
+    for number, path in enumerate(files, start=1):
+        if number % 2:
+            path.unlink()
+        else:
+            path.write_bytes(whole[path][:-9] + bytes([whole[path][-9] ^ 1]) + whole[path][-8:])
         request = json.dumps({"texts": ["the cat"]})
-        outcome = worker("attribute", "--run", folder.path, "--request", request)
-        assert outcome["exit_code"] == 1 and f"{path} is damaged" in outcome["message"]
-        path.write_bytes(whole)
-    assert [path.name for path in folder.attributions.iterdir()] == ["a0001"]
+        assert worker("attribute", "--run", folder.path, "--request", request)["ok"]
+        assert {path: path.read_bytes() for path in files} == whole
+        messages = [e["message"] for e in folder.events() if e["event"] == "warning"]
+        assert len(messages) == number and "is damaged; it is made again" in messages[-1]
+        assert "differs" not in messages[-1]
 
 
 def test_attribute_without_a_trajectory(
@@ -197,8 +208,8 @@ def test_interrupt_is_recorded(config: dict[str, Any], tmp_path: Path, runs: Pat
     while not (events.exists() and b"train_step" in events.read_bytes()):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
-    assert RunFolder(runs / "r1").state() is RunState.RUNNING
+    assert current_job(RunFolder(runs / "r1"))[1] is RunState.RUNNING
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130 and json.loads(output)["exit_code"] == 130
-    assert RunFolder(runs / "r1").state() is RunState.INTERRUPTED
+    assert current_job(RunFolder(runs / "r1"))[1] is RunState.PAUSED

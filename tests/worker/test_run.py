@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from engine.contract.events import RunState
+from engine.contract.states import RunState
+from engine.records.jobs import current_job
 from engine.records.run_folder import RunFolder
 from engine.records.score_store import ScoreReader
 from engine.records.tables import RowTable
@@ -32,7 +33,7 @@ def test_run_folder(config: dict[str, Any], start: Start) -> None:
     outcome = start(config)
     assert outcome["ok"], outcome
     folder = RunFolder(Path(outcome["path"]))
-    assert folder.state() is RunState.SUCCEEDED
+    assert current_job(folder)[1] is RunState.SUCCEEDED
     assert folder.config().digest() == folder.record()["config_hash"]
     assert folder.tokenizer_file.exists()
 

@@ -95,7 +95,7 @@ def test_empty_text(
     outcome = start({**config, "queries": None})
     request = json.dumps({"texts": [text]})
     asked = worker("attribute", "--run", outcome["path"], "--request", request)
-    assert asked["exit_code"] == 2 and "--text is empty" in asked["message"]
+    assert asked["exit_code"] == 2 and "a text is empty" in asked["message"]
 
 
 class Sum(nn.Module):

@@ -1,0 +1,140 @@
+"""A job as its folder tells of it, read again only when something there may have changed."""
+
+import os
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from engine.contract.errors import ExitCode
+from engine.contract.states import PATIENCE, Ending, JobFacts, RunState, Wish, job_state
+from engine.records.attempts import AttemptFolder
+from engine.records.jobs import JobFolder
+
+WAITING = (RunState.QUEUED, RunState.INTERRUPTED, RunState.BLOCKED)
+"""States of a job that starts as soon as it can."""
+SURE_AFTER_SECONDS = 2.0
+"""Two changes within one tick of a file system's clock leave the same time: only a time further
+back than this tells of every change."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Why the scheduler has not started a job yet."""
+
+    position: int
+    reason: str | None
+    blocked: bool
+
+
+class JobWatch:
+    """One job; not safe to use from several threads."""
+
+    def __init__(self, folder: JobFolder) -> None:
+        """Read the job in ``folder``.
+
+        Raises:
+            RunError: if it cannot be read.
+        """
+        self.folder = folder
+        self.number = folder.number
+        self.request = folder.request()
+        self.attempts: list[AttemptFolder] = []
+        self.state = RunState.QUEUED
+        self._facts: JobFacts | None = None
+        self._record: dict[str, Any] | None = None
+        self._stamp: tuple[int, ...] = ()
+        self._sure = False
+
+    @property
+    def latest(self) -> AttemptFolder | None:
+        """The latest attempt."""
+        return self.attempts[-1] if self.attempts else None
+
+    @property
+    def held(self) -> bool:
+        """Whether any process of it is alive."""
+        return bool(self._facts and self._facts.attempts and self._facts.attempts[-1].held)
+
+    @property
+    def wish(self) -> Wish:
+        """What the user last wished."""
+        return self._facts.wish if self._facts else Wish.RUN
+
+    @property
+    def ending(self) -> Ending | None:
+        """How the latest attempt ended."""
+        facts = self._facts.attempts if self._facts else ()
+        return facts[-1].ending if facts else None
+
+    def refresh(self) -> None:
+        """Read what may have changed.
+
+        Raises:
+            RunError: if a file of it is damaged.
+        """
+        stamp = self._now()
+        if stamp == self._stamp and self._sure and not self.held:
+            return
+        attempts = self.folder.attempts()
+        if not (self.held and attempts == self.attempts and self._refresh_held()):
+            self._facts = self.folder.facts()
+            self.attempts = attempts
+        assert self._facts is not None
+        self.state = job_state(self._facts)
+        self._record = attempts[-1].exit() if attempts and not self.held else None
+        self._stamp = stamp
+        self._sure = max(stamp) < time.time_ns() - SURE_AFTER_SECONDS * 1e9
+
+    def devices(self) -> list[str]:
+        """The GPUs that it has now."""
+        if not self.held or self.latest is None:
+            return []
+        return [str(device) for device in self.latest.about().get("devices", [])]
+
+    def exit_code(self) -> int | None:
+        """Exit code of its failure."""
+        if self.state is not RunState.FAILED:
+            return None
+        code = (self._record or {}).get("exit_code")
+        return int(code) if code else int(ExitCode.RUN_FAILED)
+
+    def reason(self) -> str | None:
+        """Why it failed or stopped, as far as its files tell."""
+        message = (self._record or {}).get("message")
+        if self.state is RunState.FAILED and self.ending is Ending.FAILED:
+            return message or f"its process failed; see {self._log()}"
+        if self.state is RunState.FAILED:
+            return f"it ended {PATIENCE} times in a row without getting any further: {self._told()}"
+        if self.state is RunState.INTERRUPTED:
+            return f"{self._told()}; it goes on from what it saved"
+        return str(message) if self.state is RunState.BLOCKED and message else None
+
+    def _told(self) -> str:
+        message = (self._record or {}).get("message")
+        return str(message or "its processes were killed, or the machine stopped")
+
+    def _log(self) -> Path:
+        return self.latest.log_file if self.latest else self.folder.path
+
+    def _refresh_held(self) -> bool:
+        """Of a job at work only the latest attempt and the wish can change."""
+        assert self._facts is not None
+        latest = self.attempts[-1].facts([])
+        if latest.held:
+            attempts = [*self._facts.attempts[:-1], latest]
+            self._facts = replace(self._facts, wish=self.folder.wish(), attempts=attempts)
+        return latest.held
+
+    def _now(self) -> tuple[int, ...]:
+        """Times of the folders whose entries tell of every change; 0 where there is none yet."""
+        paths = [self.folder.path, self.folder.path / "attempts"]
+        return tuple(map(changed_at, paths + [a.path for a in self.attempts[-1:]]))
+
+
+def changed_at(path: Path) -> int:
+    """When a file or folder last changed; 0 if it is not there."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0

@@ -1,0 +1,139 @@
+"""What a connection may do: who may connect, how slowly and how much it may send."""
+
+import asyncio
+import json
+import os
+import socket
+import struct
+from typing import Any
+
+import h11
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from engine.contract.errors import ExitCode
+from engine.daemon.problems import problem_response
+
+LARGEST_BODY = 2**20
+"""Bytes."""
+REQUEST_SECONDS = 30.0
+"""A connection that sends no whole request for this long is closed."""
+MOST_CONNECTIONS = 256
+_CREDENTIALS = struct.Struct("3i")
+_CROWDED = "crowded"
+_TOO_LARGE = f"the body is larger than {LARGEST_BODY} bytes; send less at once"
+
+
+def peer_uid(connection: socket.socket) -> int:
+    """The user at the other end of a Unix socket, as the kernel knows it."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(raw)[1])
+
+
+class PrivateProtocol(H11Protocol):
+    """HTTP/1.1 with the engine's own user only, and not for ever."""
+
+    _refused = False
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Let in the engine's own user; to another one, root included, say nothing at all."""
+        if peer_uid(transport.get_extra_info("socket")) != os.geteuid():
+            self._refused = True
+            transport.abort()
+            return
+        super().connection_made(transport)
+        if len(self.connections) > MOST_CONNECTIONS:
+            self.app_state = {**self.app_state, _CROWDED: True}
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        if not self._refused:
+            super().connection_lost(exc)
+        self._unwatch()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what arrived; the clock stops while a whole request is being answered."""
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        """Go on to the next request, against the clock."""
+        super().on_response_complete()
+        self._watch()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP with a problem, unless half an answer is on its way already."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            body = json.dumps({"message": "this is not valid HTTP/1.1", "exit_code": 2}).encode()
+            headers = [
+                (b"content-type", b"application/json"),
+                (b"content-length", str(len(body)).encode()),
+                (b"connection", b"close"),
+            ]
+            start = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
+            for event in (start, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    def _watch(self) -> None:
+        """Run the clock while the other end owes something."""
+        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
+            self._unwatch()
+        elif self._deadline is None and not self._refused:
+            self._deadline = self.loop.call_later(REQUEST_SECONDS, self.transport.abort)
+
+    def _unwatch(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+class Limits:
+    """ASGI middleware: no large body, declared or not, and no more connections than there may."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Guard ``app``."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or say why not."""
+        if scope.get("state", {}).get(_CROWDED):
+            message = f"the engine has {MOST_CONNECTIONS} connections already; close some"
+            answer = problem_response(503, message, ExitCode.UNREACHABLE, {"Connection": "close"})
+            await answer(scope, receive, send)
+            return
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if len(length) > 15 or (length.isdigit() and int(length) > LARGEST_BODY):
+            answer = problem_response(413, _TOO_LARGE, ExitCode.USAGE, {"Connection": "close"})
+            await answer(scope, receive, send)
+            return
+        counted = _Counted(receive, send)
+        await self._app(scope, counted.receive, counted.send)
+
+
+class _Counted:
+    """Counts the bytes of a body as they come."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive, self._send = receive, send
+        self._bytes = 0
+        self._answering = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._bytes += len(message.get("body", b""))
+        if self._bytes <= LARGEST_BODY:
+            return message
+        if self._answering:
+            return {"type": "http.disconnect"}
+        raise HTTPException(413, _TOO_LARGE, {"Connection": "close"})
+
+    async def send(self, message: Any) -> None:
+        self._answering = True
+        await self._send(message)

@@ -1,0 +1,82 @@
+"""The ``magic-engine`` command: one engine in the foreground."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from engine.contract.errors import MagicError
+from engine.records.places import state_folder
+
+_DISTRIBUTION = "magic-attribution"
+_DESCRIPTION = """\
+The headless engine of magic: queues runs, starts and watches their processes, and answers
+`magic` at a Unix socket that only its user may open. `magic` starts it when it is needed; start
+it yourself to have it from the start of the machine, or to see its log.
+
+It stays in the foreground and logs to stderr. SIGTERM, SIGINT and SIGHUP end it; its runs go on
+without it, and the next engine takes them up."""
+_EPILOG = """\
+environment:
+  MAGIC_STATE_DIR      its state: lock, registry, log, and where its socket is
+                       (default: $XDG_STATE_HOME/magic/HOSTNAME, else ~/.local/state/magic/HOSTNAME)
+  MAGIC_RUNTIME_DIR    the folder of its socket
+                       (default: $XDG_RUNTIME_DIR/magic, else /tmp/magic-UID)
+  MAGIC_DISK_FLOOR_GB  no run starts while less is free on its disk (default: 1.0)
+  MAGIC_CPU_RUNS       how many runs may work at once without a GPU (default: 1)
+
+systemd: a user service with Type=notify, ExecStart=…/magic-engine and KillMode=process, so that
+runs go on while it is restarted; `loginctl enable-linger` keeps it after logout.
+
+containers: start it as the main process, under an init that collects orphans (docker run --init),
+with MAGIC_STATE_DIR and the runs on volumes. Whoever asks it has to be the same user and share
+MAGIC_RUNTIME_DIR. Runs end with the container, and go on when an engine starts again."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the engine until it is told to end: the entry point of ``magic-engine``."""
+    _parser().parse_args(arguments)
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    # What uvicorn tells at this level, the server tells itself.
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    try:
+        _run()
+    except MagicError as error:
+        print(f"magic-engine: {error}", file=sys.stderr)
+        sys.exit(int(error.exit_code))
+
+
+def _run() -> None:
+    state = state_folder()
+    from engine.daemon.listener import sole_engine
+
+    with sole_engine(state):
+        # Only now what takes a while to load.
+        from engine.daemon.engine import Engine
+        from engine.daemon.server import serve
+        from engine.daemon.settings import Settings
+
+        serve(Engine(state, Settings.from_environment()), state)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="magic-engine",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    return parser
+
+
+def _version() -> str:
+    try:
+        return f"magic-engine {version(_DISTRIBUTION)}"
+    except PackageNotFoundError:
+        return "magic-engine, not installed as a package"

@@ -1,0 +1,114 @@
+"""What a run's files say apart from its jobs, each kept until its file changes."""
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.daemon.job_watch import changed_at
+from engine.daemon.progress import Progress
+from engine.records.atomic import size_on_disk
+from engine.records.journal import JournalReader
+from engine.records.run_folder import RunFolder
+
+_PIECE_BYTES = 1 << 20
+_SIZE_SECONDS = 5.0
+_SIZE_SHARE = 50
+"""Counting a folder's bytes may take one part in so many of the time."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What the config says of a run."""
+
+    name: str
+    model: str
+    trust_remote_code: bool
+    created: float | None
+
+    @classmethod
+    def read(cls, folder: RunFolder) -> "Identity":
+        """Read it.
+
+        Raises:
+            UsageError: if the config cannot be read.
+        """
+        config, created = folder.config(), folder.record().get("created")
+        return cls(
+            config.name,
+            config.model.path,
+            config.model.trust_remote_code,
+            float(created) if isinstance(created, int | float) else None,
+        )
+
+
+class Fold:
+    """The progress of a run, brought up to date from its journal."""
+
+    def __init__(self, journal: Path) -> None:
+        """Begin with the first event."""
+        self._journal = journal
+        self._reader = JournalReader(journal)
+        self.progress = Progress()
+
+    def update(self, keep_open: bool) -> Progress:
+        """Read what was added, in pieces, so that a long journal takes little memory.
+
+        Raises:
+            RunError: if the journal is damaged.
+        """
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.getsize(self._journal) < self._reader.offset:
+                    # Somebody put back an older one.
+                    self._reader.close()
+                    self._reader, self.progress = JournalReader(self._journal), Progress()
+            while events := self._reader.poll(_PIECE_BYTES):
+                for event in events:
+                    self.progress.take(event)
+        finally:
+            if not keep_open:
+                self._reader.close()
+        return self.progress
+
+    def close(self) -> None:
+        """Let go of the journal."""
+        self._reader.close()
+
+
+class Sizes:
+    """Bytes of the trajectory and of the scores, counted seldom: there may be many files."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        """Count nothing yet."""
+        self._folder = folder
+        self._known: tuple[object, ...] | None = None
+        self._due = 0.0
+        self.trajectory = self.scores = 0
+
+    def update(self, state: tuple[object, ...], at_work: bool) -> None:
+        """Count again: now and then while at work, else when ``state`` or the folders changed."""
+        folders = (self._folder.trajectory, self._folder.attributions)
+        known = (*state, at_work, *map(changed_at, folders))
+        began = time.monotonic()
+        if known == self._known and (not at_work or began < self._due):
+            return
+        if at_work and self._known and self._known[-3] and began < self._due:
+            return
+        self.trajectory, self.scores = map(size_on_disk, folders)
+        now = time.monotonic()
+        self._due = now + max(_SIZE_SECONDS, _SIZE_SHARE * (now - began))
+        self._known = known
+
+
+def count_documents(folder: RunFolder) -> int | None:
+    """How many documents a run was trained on; None while that is not known."""
+    if not folder.documents_file.exists():
+        return None
+    import pyarrow.parquet as pq
+
+    # Not whole yet, or damaged: whoever reads the documents will say which.
+    with contextlib.suppress(Exception):
+        return int(pq.read_metadata(folder.documents_file).num_rows)
+    return None

@@ -1,0 +1,126 @@
+"""The routes of runs; everything but streams, which are in ``stream_routes``."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Response
+from fastapi import Path as InPath
+from starlette.concurrency import run_in_threadpool
+
+from engine.contract.api import (
+    AbsolutePath,
+    Removed,
+    RunId,
+    RunList,
+    RunView,
+    SubmitAttribution,
+    SubmitRun,
+)
+from engine.contract.errors import NotFoundError
+from engine.daemon.problems import PROBLEMS
+from engine.daemon.serving import TheEngine, TheServing
+from engine.daemon.streams import LATEST_SECONDS, TICK_SECONDS, Due, is_settled
+
+LONGEST_WAIT = 60.0
+"""Seconds; a client that wants to wait longer asks again."""
+RunsDir = Annotated[AbsolutePath, Query(description="The folder of the runs.")]
+TheRun = Annotated[RunId, InPath(description="The run's id.")]
+
+router = APIRouter(prefix="/v1/runs", tags=["runs"], responses=PROBLEMS)
+
+
+@router.get("")
+def list_runs(engine: TheEngine, runs_dir: RunsDir) -> RunList:
+    """All runs in a folder, oldest first."""
+    return RunList(runs=engine.runs(Path(runs_dir)))
+
+
+@router.post(
+    "",
+    status_code=201,
+    responses={200: {"model": RunView, "description": "It was there already"}},
+)
+def submit_run(engine: TheEngine, wanted: SubmitRun, response: Response) -> RunView:
+    """Queue a run. Its folder is on disk once this is answered; asking again changes nothing."""
+    view, created = engine.submit(wanted)
+    response.status_code = 201 if created else 200
+    return view
+
+
+@router.get("/find")
+def find_run(
+    engine: TheEngine,
+    runs_dir: RunsDir,
+    wanted: Annotated[str | None, Query(max_length=200)] = None,
+) -> RunView:
+    """The run of an id, a unique prefix of one or a name; the latest if ``wanted`` is left out."""
+    return engine.find(Path(runs_dir), wanted)
+
+
+@router.get("/{run_id}")
+def one_run(engine: TheEngine, run_id: TheRun, runs_dir: RunsDir) -> RunView:
+    """A run: where it stands and what it occupies."""
+    return engine.run(Path(runs_dir), run_id)
+
+
+@router.delete("/{run_id}")
+def remove_run(
+    engine: TheEngine,
+    run_id: TheRun,
+    runs_dir: RunsDir,
+    what: Annotated[Literal["run", "trajectory"], Query()] = "run",
+) -> Removed:
+    """Remove a run, or only its trajectory: its scores stay readable then."""
+    return engine.remove(Path(runs_dir), run_id, what)
+
+
+@router.post("/{run_id}/pause", status_code=202)
+def pause_run(engine: TheEngine, run_id: TheRun, runs_dir: RunsDir) -> RunView:
+    """Have a run finish its step, save and stop."""
+    return engine.wish(Path(runs_dir), run_id, "pause")
+
+
+@router.post("/{run_id}/resume", status_code=202)
+def resume_run(engine: TheEngine, run_id: TheRun, runs_dir: RunsDir) -> RunView:
+    """Have a run go on from what it saved."""
+    return engine.wish(Path(runs_dir), run_id, "resume")
+
+
+@router.post("/{run_id}/cancel", status_code=202)
+def cancel_run(engine: TheEngine, run_id: TheRun, runs_dir: RunsDir) -> RunView:
+    """Have a run end now."""
+    return engine.wish(Path(runs_dir), run_id, "cancel")
+
+
+@router.post("/{run_id}/attributions", status_code=201)
+def submit_attribution(
+    engine: TheEngine, run_id: TheRun, runs_dir: RunsDir, wanted: SubmitAttribution
+) -> RunView:
+    """Ask a run's kept trajectory; the last of the jobs is the new one."""
+    return engine.attribute(Path(runs_dir), run_id, wanted)
+
+
+@router.get("/{run_id}/wait")
+async def wait_for_run(
+    serving: TheServing,
+    run_id: TheRun,
+    runs_dir: RunsDir,
+    timeout: Annotated[float, Query(ge=0, le=LONGEST_WAIT)] = 25.0,  # noqa: ASYNC109
+    job: Annotated[int | None, Query(ge=1, le=9999)] = None,
+) -> RunView:
+    """A run once a job of it, or every one, is settled; as it is then, if that takes too long."""
+    deadline, again = time.monotonic() + timeout, Due(LATEST_SECONDS)
+    changes: int | None = None
+    view: RunView | None = None
+    while True:
+        if again() or serving.engine.changes() != changes:
+            changes = serving.engine.changes()
+            view = await run_in_threadpool(serving.engine.run, Path(runs_dir), run_id)
+        assert view is not None
+        if job is not None and all(one.number != job for one in view.jobs):
+            raise NotFoundError(f"run {run_id} has no job {job}; it has {len(view.jobs)}")
+        left = deadline - time.monotonic()
+        if is_settled(view, job) or left <= 0 or serving.ending.is_set():
+            return view
+        await serving.pause(min(left, TICK_SECONDS))

@@ -1,0 +1,84 @@
+"""The routes that answer with a stream."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import StreamingResponse
+
+from engine.contract.api import AbsolutePath
+from engine.daemon.log_stream import log_text
+from engine.daemon.problems import PROBLEMS
+from engine.daemon.run_routes import RunsDir, TheRun
+from engine.daemon.serving import TheServing
+from engine.daemon.streams import RunEvents, engine_events, guarded
+
+_LARGEST_CURSOR = 2**53 - 1
+"""The largest number that every JSON reader keeps."""
+Follow = Annotated[bool, Query(description="Go on until every job is settled.")]
+After = Annotated[
+    int | None, Query(ge=0, le=_LARGEST_CURSOR, description="Resume behind this event.")
+]
+LastEventId = Annotated[
+    str | None,
+    Header(pattern=r"^[0-9]{1,15}$", description="The same; a client that reconnects sends it."),
+]
+
+
+def _streamed(media_type: str, description: str) -> dict[str, Any]:
+    answer = {"description": description, "content": {media_type: {"schema": {"type": "string"}}}}
+    return {"response_class": StreamingResponse, "responses": {**PROBLEMS, 200: answer}}
+
+
+router = APIRouter(prefix="/v1", tags=["streams"])
+
+
+@router.get(
+    "/engine/events", **_streamed("text/event-stream", "Events engine and runs: the latest values")
+)
+async def stream_engine(
+    serving: TheServing,
+    runs_dir: Annotated[
+        AbsolutePath | None, Query(description="The folder whose runs to tell about.")
+    ] = None,
+) -> StreamingResponse:
+    """The engine every two seconds, and the runs of a folder whenever one of them changed."""
+    folder = None if runs_dir is None else Path(runs_dir)
+    return _events(engine_events(serving, folder))
+
+
+@router.get(
+    "/runs/{run_id}/events",
+    **_streamed("text/event-stream", "A run's journal, each event with its number as id"),
+)
+async def stream_run(
+    serving: TheServing,
+    run_id: TheRun,
+    runs_dir: RunsDir,
+    follow: Follow = False,
+    after: After = None,
+    last_event_id: LastEventId = None,
+) -> StreamingResponse:
+    """The events of a run; with ``follow`` also state and telemetry, up to an event ``end``."""
+    await run_in_threadpool(serving.engine.run, Path(runs_dir), run_id)
+    cursor = after if last_event_id is None else int(last_event_id)
+    return _events(RunEvents(serving, Path(runs_dir), run_id).stream(cursor, follow))
+
+
+@router.get("/runs/{run_id}/logs", **_streamed("text/plain", "What the run's processes printed"))
+async def stream_logs(
+    serving: TheServing, run_id: TheRun, runs_dir: RunsDir, follow: Follow = False
+) -> StreamingResponse:
+    """What the processes of a run printed, those of the first attempt first."""
+    await run_in_threadpool(serving.engine.run, Path(runs_dir), run_id)
+    text = log_text(serving, Path(runs_dir), run_id, follow)
+    return StreamingResponse(text, media_type="text/plain", headers=_FRESH)
+
+
+_FRESH = {"Cache-Control": "no-store"}
+
+
+def _events(parts: AsyncIterator[bytes]) -> StreamingResponse:
+    return StreamingResponse(guarded(parts), media_type="text/event-stream", headers=_FRESH)

@@ -1,0 +1,185 @@
+"""``python -m engine.daemon.supervisor ATTEMPT DESCRIPTOR…``: one attempt from start to end.
+
+It starts the rank, passes SIGTERM (stop and save) and SIGINT (stop now) on to it and records how
+it ended. It runs in a session of its own, so that neither the engine's end nor a logout reaches
+it. The descriptors hold the attempt's lock and its devices; the rank gets them too, so that they
+are held until the last process is gone. The rank, in turn, ends when the pipe that only this
+process holds open is closed.
+
+Every start of a run waits for this module: it imports nothing but the standard library and the
+part of the records that does the same.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from engine.contract.states import Ending
+from engine.daemon.memory_kills import MemoryKills
+from engine.daemon.processes import child_environment, process_start
+from engine.records.attempts import AttemptFolder, read_json
+
+RANK_COMMAND = [sys.executable, "-P", "-m", "engine.worker", "job", "--attempt"]
+CANCEL_PATIENCE_SECONDS = 10.0
+"""How long a rank may take to stop without saving before it is killed."""
+PIPE_VARIABLE = "MAGIC_SUPERVISOR_PIPE"
+GPU_PREFIXES = ("GPU-", "MIG-")
+_PASSED_ON = (signal.SIGTERM, signal.SIGINT)
+_ENDINGS: dict[Any, Ending] = {"full": Ending.FULL, "stopped": Ending.STOPPED}
+"""Of outcomes that are not ok; any other is a failure."""
+_ROOM_BYTES = 16_384
+_OUTCOME_BYTES = 1 << 20
+
+
+def main(arguments: list[str]) -> int:
+    """Supervise the attempt; its end is recorded, so the exit status only says that it was."""
+    attempt = AttemptFolder(Path(arguments[0]))
+    held = [int(descriptor) for descriptor in arguments[1:]] or [attempt.take_lock()]
+    wake = _listen()
+    attempt.write_about(pid=os.getpid(), started=process_start(os.getpid()))
+    # Bytes that are given back before the end is recorded: it must be, on a full disk as well.
+    room = attempt.path / "room"
+    try:
+        room.write_bytes(bytes(_ROOM_BYTES))
+        ending, facts = _Rank(attempt, held, wake).run()
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        ending = Ending.FULL if full else Ending.DIED
+        facts = {"message": f"the rank could not be started: {error}", "exit_code": 1}
+    room.unlink(missing_ok=True)
+    attempt.write_exit(ending, **facts)
+    return 0
+
+
+class _Rank:
+    """The process that computes."""
+
+    def __init__(self, attempt: AttemptFolder, held: list[int], wake: int) -> None:
+        self._attempt, self._wake = attempt, wake
+        self._sent: set[int] = set()
+        self._deadline: float | None = None
+        self._kills = MemoryKills()
+        self._stdout = attempt.path / "stdout"
+        pipe, self._alive = os.pipe()
+        attempt.log_file.parent.mkdir(exist_ok=True)
+        with open(self._stdout, "wb") as output, open(attempt.log_file, "ab") as log:
+            self._process = subprocess.Popen(
+                [*RANK_COMMAND, str(attempt.path)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=log,
+                cwd="/",
+                env=_environment(attempt, pipe),
+                pass_fds=[*held, pipe],
+                process_group=0,
+            )
+        os.close(pipe)
+
+    def run(self) -> tuple[Ending, dict[str, Any]]:
+        """Wait for its end, passing signals on; returns what to record."""
+        while not self._has_ended():
+            left = None if self._deadline is None else self._deadline - time.monotonic()
+            if select.select([self._wake], [], [], left if left is None else max(0.0, left))[0]:
+                for number in os.read(self._wake, 4096):
+                    self._pass_on(number)
+            else:
+                self._send(signal.SIGKILL)
+                self._deadline = None
+        # What it started itself would go on holding the lock. The group's id is still taken,
+        # because the rank has not been waited for.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        return self._conclusion(self._process.wait())
+
+    def _has_ended(self) -> bool:
+        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self._process.pid, options) is not None
+
+    def _pass_on(self, number: int) -> None:
+        """Once each: whoever wants to be sure may ask again and again."""
+        if number not in _PASSED_ON or number in self._sent or signal.SIGINT in self._sent:
+            return
+        self._send(number)
+        if number == signal.SIGINT:
+            self._deadline = time.monotonic() + CANCEL_PATIENCE_SECONDS
+
+    def _send(self, number: int) -> None:
+        self._sent.add(number)
+        os.kill(self._process.pid, number)
+
+    def _conclusion(self, status: int) -> tuple[Ending, dict[str, Any]]:
+        outcome = _last_object(self._stdout)
+        log = self._attempt.log_file
+        if outcome is not None and outcome.get("ok") is True and status == 0:
+            return Ending.DONE, {"facts": outcome}
+        if outcome is not None and outcome.get("ok") is False:
+            ending = _ENDINGS.get(outcome.get("ending"), Ending.FAILED)
+            code = outcome.get("exit_code", 1)
+            return ending, {"message": outcome.get("message"), "exit_code": code}
+        if status >= 0:
+            message = f"its process ended with status {status} and without a word; see {log}"
+            return Ending.DIED, {"message": message, "exit_code": 1}
+        number = -status
+        facts = {"exit_code": 1, "signal": number}
+        if number in self._sent:
+            return Ending.STOPPED, {**facts, "message": "it was stopped"}
+        if number == signal.SIGKILL and self._kills.happened():
+            message = (
+                "out of memory: the system killed its process; set training.micro_batch_size or "
+                "attribution.memory_budget_gb lower"
+            )
+            return Ending.FAILED, {**facts, "message": message}
+        message = f"its process was killed by {_signal_name(number)}; see {log}"
+        return Ending.DIED, {**facts, "message": message}
+
+
+def _listen() -> int:
+    """Take the signals; returns a descriptor from which their numbers can be read."""
+    receiving, sending = os.pipe()
+    os.set_blocking(sending, False)
+    signal.set_wakeup_fd(sending, warn_on_full_buffer=False)
+    for number in (*_PASSED_ON, signal.SIGCHLD):
+        signal.signal(number, lambda number, frame: None)
+    return receiving
+
+
+def _environment(attempt: AttemptFolder, pipe: int) -> dict[str, str]:
+    """Ours, then what the user's job depends on, then what is decided here."""
+    request = read_json(attempt.job_path / "request.json") or {}
+    environment = child_environment({**os.environ, **request.get("environment", {})})
+    devices = [d for d in attempt.about().get("devices", []) if d.startswith(GPU_PREFIXES)]
+    if devices:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+    environment[PIPE_VARIABLE] = str(pipe)
+    return environment
+
+
+def _last_object(path: Path) -> dict[str, Any] | None:
+    """The object in the last line that the rank printed, if it is one."""
+    with open(path, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _OUTCOME_BYTES))
+        lines = file.read().splitlines()
+    try:
+        found = json.loads(lines[-1])
+    except (ValueError, IndexError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,54 @@
+"""Doing a job without an engine: this process is its own supervisor."""
+
+import os
+from typing import Any
+
+from engine.contract.errors import DiskFullError, ExitCode, MagicError, UsageError
+from engine.contract.states import Ending, RunState, Wish
+from engine.records.jobs import JobFolder, jobs_of
+from engine.records.run_folder import RunFolder
+from engine.worker.run import work
+from engine.worker.stop import Stop
+
+
+def alone(job: JobFolder, stop: Stop) -> dict[str, Any]:
+    """Make one attempt at a job and record how it ended; returns its facts."""
+    attempt, lock = job.new_attempt()
+    ending, facts, message, code = Ending.FAILED, None, None, int(ExitCode.RUN_FAILED)
+    try:
+        facts = work(attempt, stop)
+        ending, code = Ending.DONE, int(ExitCode.OK)
+        return facts
+    except MagicError as error:
+        ending = Ending.FULL if isinstance(error, DiskFullError) else Ending.FAILED
+        message, code = str(error), int(error.exit_code)
+        raise
+    except Exception as error:
+        message = f"unexpected {type(error).__name__}: {error}"
+        raise
+    except KeyboardInterrupt:
+        ending, message, code = Ending.STOPPED, "interrupted", int(ExitCode.INTERRUPTED)
+        job.set_wish(Wish.PAUSE)
+        raise
+    finally:
+        try:
+            attempt.write_exit(ending, message=message, exit_code=code, facts=facts)
+        finally:
+            os.close(lock)
+
+
+def unfinished(run: RunFolder) -> JobFolder:
+    """The job of a run to go on with.
+
+    Raises:
+        UsageError: if all are done, or one is at work.
+    """
+    for job in jobs_of(run):
+        state = job.state()
+        if state is RunState.SUCCEEDED:
+            continue
+        if state.at_work:
+            raise UsageError(f"run {run.id} is {state}; wait until it ends")
+        job.set_wish(Wish.RUN)
+        return job
+    raise UsageError(f"run {run.id} has no unfinished job; ask something with: magic attribute")

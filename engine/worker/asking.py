@@ -1,0 +1,77 @@
+"""What is asked of a run's trajectory, stored so that every attempt asks the same."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.contract.config import Granularity, QueriesConfig, Reduction
+from engine.contract.request import Request
+from engine.records.run_folder import RunFolder
+from engine.worker.job import Job
+from engine.worker.queries import Queries, read_asked, read_queries, typed_queries, write_asked
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Queries asked of a run, and where their scores grow until they are complete."""
+
+    folder: RunFolder
+    staging: Path
+    """``attributions/.ID.new``; renamed to ``ID`` in the end."""
+    queries: Queries
+    granularity: Granularity
+
+    @property
+    def identifier(self) -> str:
+        """The attribution's id."""
+        return self.staging.name.removeprefix(".").removesuffix(".new")
+
+
+def staging_folder(folder: RunFolder, request: Request) -> Path:
+    """Where an attribution grows until it is complete."""
+    return folder.attributions / f".{request.attribution}.new"
+
+
+def store_asked(folder: RunFolder, request: Request, queries: Queries) -> None:
+    """Store what is asked, before anything is computed."""
+    staging = staging_folder(folder, request)
+    staging.mkdir(parents=True, exist_ok=True)
+    write_asked(staging / _FILE, queries)
+
+
+def asking_of(folder: RunFolder, request: Request, job: Job) -> Asking:
+    """What a request asks: as an earlier attempt stored it, or read and stored now.
+
+    Raises:
+        UsageError: for whatever is wrong with the queries.
+    """
+    staging = staging_folder(folder, request)
+    if not (staging / _FILE).exists():
+        store_asked(folder, request, _read(request, job))
+    reduction: Reduction = "none"
+    granularity = job.config.attribution.granularity
+    if request.asked is not None:
+        granularity = request.asked.granularity or granularity
+        reduction = request.asked.reduction
+    elif job.config.queries is not None:
+        reduction = job.config.queries.reduction
+    return Asking(folder, staging, read_asked(staging / _FILE, reduction), granularity)
+
+
+def forget_asked(staging: Path) -> None:
+    """Remove what was stored for later attempts."""
+    (staging / _FILE).unlink(missing_ok=True)
+
+
+def _read(request: Request, job: Job) -> Queries:
+    asked = request.asked
+    if asked is None:
+        assert job.config.queries is not None
+        return read_queries(job.config.queries, job)
+    if asked.texts is not None:
+        return typed_queries(list(asked.texts), asked.reduction, job)
+    assert asked.queries is not None
+    source = {**asked.queries.model_dump(), "reduction": asked.reduction}
+    return read_queries(QueriesConfig.model_validate(source), job)
+
+
+_FILE = "asked.parquet"

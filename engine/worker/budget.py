@@ -1,0 +1,74 @@
+"""How many queries share one replay: as many as the memory allows."""
+
+from dataclasses import dataclass
+
+import torch
+
+from engine.contract.config import Granularity
+from engine.magic.train_step import FirstOrder
+from engine.planning import free_memory
+from engine.worker.job import Job
+
+MEMORY_SHARE = 0.6
+"""Part of the free memory that a replay takes unless the config sets a budget."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many queries share one replay, and why."""
+
+    queries_per_pass: int
+    passes: int
+    reason: str
+    bytes: int
+    """Memory that a pass is expected to take on top of the train states it holds."""
+
+
+def budget_of(job: Job, queries: int, granularity: Granularity) -> Budget:
+    """How many queries fit into one replay's memory, the graph of one step measured."""
+    start = job.start
+    params = sum(p.numel() * p.element_size() for p in start.params.values())
+    stage = job.trainer.step.stage
+    floats = stage.zero_cotangent(start.params, start.optimizer)
+    optimizer = sum(leaf.numel() * leaf.element_size() for group in floats for leaf in group)
+    weights = job.rows.input_ids.size if granularity == "token" else 2 * job.documents
+    # A cotangent, the direction it gives, the product that is added to it, the scores so far.
+    per_query = params + optimizer + 2 * params + weights * job.trainer.dtype.itemsize
+    fixed = 3 * params + graph_bytes(job)
+    given = job.config.attribution.memory_budget_gb
+    allowed = given * 1e9 if given else MEMORY_SHARE * free_memory(job.device)
+    fit = max(1, int((allowed - fixed) // per_query))
+    per_pass = min(fit, queries)
+    passes = -(-queries // per_pass)
+    per_pass = -(-queries // passes)
+    reason = (
+        f"{per_pass} at a time: each needs {per_query / 1e6:.0f} MB beside {fixed / 1e6:.0f} MB, "
+        f"and {allowed / 1e9:.2g} GB may be used"
+    )
+    return Budget(per_pass, passes, reason, fixed + per_pass * per_query)
+
+
+def graph_bytes(job: Job) -> int:
+    """Bytes that the graph of one step's gradient saves, measured on the widest batch."""
+    lengths = job.rows.lengths
+    widest = max(
+        range(len(job.order)),
+        key=lambda step: len(job.order[step]) * lengths[job.order[step]].max(),
+    )
+    batch = job.stream("token").batch(widest, job.trainer.dtype)
+    part = next(batch.split(job.trainer.step.micro_batch_size))
+    seen: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    params = job.start.params
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        FirstOrder(job.trainer.loss, params, part)
+    own = {p.untyped_storage().data_ptr() for p in params.values()}
+    loss = job.model.loss
+    cache = part.weights.numel() * job.model.vocabulary * job.trainer.dtype.itemsize
+    used = cache if loss.plain_head and cache <= loss.cache_bytes else 0
+    return sum(size for pointer, size in seen.items() if pointer not in own) + used

@@ -1,0 +1,34 @@
+"""A rank must not outlive its supervisor: nobody would record how it ends."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import threading
+
+PIPE = "MAGIC_SUPERVISOR_PIPE"
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_supervisor() -> None:
+    """Arrange to be killed when the supervisor that started this process ends.
+
+    It holds the other end of a pipe, which closes with it; on Linux the kernel is asked as well,
+    because a thread cannot run while a native library holds the interpreter's lock.
+    """
+    number = os.environ.pop(PIPE, None)
+    if number is None:
+        return
+    descriptor = int(number)
+    os.set_inheritable(descriptor, False)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_watch, args=(descriptor,), name="supervisor", daemon=True).start()
+
+
+def _watch(descriptor: int) -> None:
+    # Nothing is ever written: reading returns when the last holder of the other end is gone.
+    os.read(descriptor, 1)
+    os.kill(os.getpid(), signal.SIGKILL)

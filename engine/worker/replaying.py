@@ -1,0 +1,153 @@
+"""Replaying an attribution's queries in passes that fit into memory, saved along the way."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.checkpoints.replay_saves import ReplaySaves, ReplayState, Saved
+from engine.checkpoints.tensor_files import DamagedFileError
+from engine.contract.config import Granularity
+from engine.contract.errors import StoppedError
+from engine.contract.events import Event, Phase
+from engine.records.score_store import ScoreShape, ScoreWriter
+from engine.worker.asking import Asking
+from engine.worker.budget import budget_of
+from engine.worker.job import Job
+from engine.worker.queries import measurement_batches
+from engine.worker.reporter import Reporter
+from engine.worker.stop import Stop
+
+DocumentSums = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
+class Replaying:
+    """Replays the queries of one attribution that are not written yet."""
+
+    def __init__(
+        self, asking: Asking, job: Job, report: Reporter, stop: Stop, save_seconds: float
+    ) -> None:
+        """Go on with what the attribution's folder holds."""
+        self.asking = asking
+        self.job = job
+        self.report = report
+        self.stop = stop
+        self.saves = ReplaySaves(asking.staging, save_seconds)
+        self.stream = job.stream(asking.granularity)
+        self.measurements = measurement_batches(asking.queries, job)
+        self.sums = _document_sums(job, asking.granularity)
+
+    def run(self) -> None:
+        """Replay and write what is lacking, then name the scores complete."""
+        with self.saves:
+            self._run()
+
+    def _run(self) -> None:
+        saved, written = self._saved(), self.saves.written()
+        writer = ScoreWriter(self.asking.staging, self._shape(), resume=bool(written))
+        passes, reason = self._passes(saved, written)
+        steps, before = len(self.stream), self.saves.passes()
+        total = (before + len(passes)) * steps
+        self.report.phase(Phase.REPLAY, total, self.asking.identifier)
+        if saved is not None or written:
+            step = steps if saved is None else saved.state.step
+            done = before * steps + steps - step
+            self.report(Event.RESUMED, phase=str(Phase.REPLAY), step=step, done=done)
+        for number, chosen in enumerate(passes, start=before):
+            self.report(
+                Event.PASS,
+                number=number,
+                passes=before + len(passes),
+                queries=chosen,
+                reason=reason,
+            )
+            # Taken and not kept in a name: the next pass needs the memory.
+            self._pass(writer, chosen, saved.state if saved else None)
+            saved = None
+        self._complete(writer)
+
+    def _saved(self) -> Saved | None:
+        """The pass that was under way; None, after a warning, if what was saved is damaged."""
+        try:
+            saved = self.saves.latest(self.job.device)
+        except DamagedFileError as error:
+            self.report(Event.WARNING, message=f"{error}; this replay begins again")
+            return None
+        if saved is not None:
+            self.report.reproduced = saved.reproduced
+        return saved
+
+    def _passes(self, saved: Saved | None, written: set[int]) -> tuple[list[list[int]], str]:
+        """The queries of every pass to come, and why so many at a time."""
+        begun = [] if saved is None else saved.queries
+        done = {*written, *begun}
+        left = [query for query in range(len(self.measurements)) if query not in done]
+        first, reason = [begun] if begun else [], "as many as before the interruption"
+        if not left:
+            return first, reason
+        budget = budget_of(self.job, len(left), self.asking.granularity)
+        size = budget.queries_per_pass
+        rest = [left[start : start + size] for start in range(0, len(left), size)]
+        return first + rest, budget.reason
+
+    def _pass(self, writer: ScoreWriter, chosen: list[int], begun: ReplayState | None) -> None:
+        trainer = self.job.trainer
+        reader = trainer.open(self.asking.folder.trajectory)
+        asked = [self.measurements[query] for query in chosen]
+        state = begun or trainer.begin_replay(reader, self.stream, asked)
+
+        def after_step(state: ReplayState) -> None:
+            # The last step is followed by the scores themselves.
+            if state.step > 0 and (self.stop() or self.saves.is_due()):
+                size = self.saves.save(Saved(chosen, state, self.report.reproduced))
+                self.report(Event.CHECKPOINT, kind="replay", step=state.step, bytes=size)
+                if self.stop():
+                    raise StoppedError(f"stopped at step {state.step}")
+
+        with self.stop.between_steps():
+            trainer.replay(reader, self.stream, state, observer=self.report, after_step=after_step)
+        for place, query in enumerate(chosen):
+            weights = state.scores[place].double().numpy()
+            writer.write(query, weights, self.sums(weights), state.steps[place].numpy())
+        writer.sync()
+        self.saves.mark_written(chosen)
+
+    def _complete(self, writer: ScoreWriter) -> None:
+        facts: dict[str, Any] = {
+            "created": time.time(),
+            "reduction": self.asking.queries.reduction,
+            "granularity": self.asking.granularity,
+            "passes": self.saves.passes(),
+            "reproduced": self.report.reproduced,
+        }
+        record = self.asking.folder.record()
+        writer.complete(record["run_id"], record["config_hash"], facts)
+
+    def _shape(self) -> ScoreShape:
+        job, granularity = self.job, self.asking.granularity
+        rows, tokens = job.rows.input_ids.shape
+        dtype = "float64" if job.config.model.dtype == "float64" else "float32"
+        return ScoreShape(
+            len(self.measurements),
+            rows,
+            tokens,
+            job.documents,
+            len(self.stream),
+            dtype,
+            granularity,
+        )
+
+
+def _document_sums(job: Job, granularity: Granularity) -> DocumentSums:
+    """How to get the documents' scores from those of the stream's weights."""
+    if granularity == "document":
+        return lambda scores: scores
+    owners = job.rows.document_ids.ravel()
+    known = owners >= 0
+
+    def sums(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.bincount(owners[known], scores.ravel()[known], job.documents).astype(np.float64)
+
+    return sums

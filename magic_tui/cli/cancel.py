@@ -1,0 +1,17 @@
+"""``magic cancel``: end a run now."""
+
+from magic_tui.cli.options import AsJson, Run, RunsDir, Timeout
+from magic_tui.cli.output import reports_errors
+
+
+@reports_errors
+def cancel(
+    run: Run = None, timeout: Timeout = None, runs_dir: RunsDir = None, as_json: AsJson = False
+) -> None:
+    """End a run at once.
+
+    What it saved before stays, and magic resume goes on from there.
+    """
+    from magic_tui.cli.wishes import wish
+
+    wish("cancel", run, runs_dir, timeout, as_json)

@@ -1,0 +1,25 @@
+"""``magic logs``: what the processes of a run printed."""
+
+from typing import Annotated
+
+import typer
+
+from magic_tui.cli.options import Run, RunsDir
+from magic_tui.cli.output import reports_errors
+from magic_tui.safe_text import safe_text
+
+
+@reports_errors
+def logs(
+    run: Run = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")
+    ] = False,
+    runs_dir: RunsDir = None,
+) -> None:
+    """Print what the processes of a run printed."""
+    from magic_tui.client.engine import connect
+
+    engine = connect(runs_dir)
+    for line in engine.logs(engine.find(run)["id"], follow):
+        typer.echo(safe_text(line))

@@ -1,0 +1,40 @@
+"""``magic status``: what the engine does, or one run in detail."""
+
+from typing import Annotated
+
+import typer
+
+from magic_tui.cli.options import AsJson, RunsDir
+from magic_tui.cli.output import print_json, reports_errors, stdout
+
+
+@reports_errors
+def status(
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="RUN", help="Id, unique prefix of one, or name; default all."),
+    ] = None,
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the engine and its runs, or one run in detail.
+
+    Without RUN, those that are not finished.
+    """
+    from magic_tui.client.engine import connect, is_finished
+
+    engine = connect(runs_dir)
+    if run is not None:
+        facts = engine.find(run)
+    else:
+        unfinished = [view for view in engine.runs() if not is_finished(view)]
+        facts = {"engine": engine.view, "runs": unfinished}
+    if as_json:
+        print_json(facts)
+        return
+    from magic_tui.render.status import run_detail, status_lines
+
+    console = stdout()
+    lines = run_detail if run is not None else status_lines
+    for line in lines(facts, console.width):
+        console.print(line)

@@ -1,0 +1,43 @@
+"""``magic watch``: what a run does, from its beginning to its end."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from magic_tui.cli.options import Run, RunsDir
+from magic_tui.cli.output import narrate, reports_errors
+
+
+@reports_errors
+def watch(
+    run: Run = None,
+    as_jsonl: Annotated[
+        bool, typer.Option("--jsonl", help="Print each event as one JSON line.")
+    ] = False,
+    runs_dir: RunsDir = None,
+) -> None:
+    """Show what a run did and does, until it ends.
+
+    Ends with the exit code of magic wait; ctrl+c leaves the run as it is.
+    """
+    from magic_tui.client.engine import connect
+    from magic_tui.client.outcome import check_outcome
+    from magic_tui.client.stream import follow_events
+
+    engine = connect(runs_dir)
+    view = engine.find(run)
+    if as_jsonl:
+        for message in follow_events(engine, view):
+            if message.kind == "record":
+                typer.echo(json.dumps(message.data))
+            elif message.kind == "end":
+                view = message.data
+    else:
+        from magic_tui.cli.work import attend
+
+        narrate(f"run {view['id']}; ctrl+c leaves it as it is")
+        view = attend(engine, view)
+    check_outcome(view)
+    if not as_jsonl:
+        narrate(f"run {view['id']} succeeded; see its scores with: magic top {view['id']}")

@@ -1,0 +1,58 @@
+"""Asking a run to pause, to go on or to end, and waiting until it really does."""
+
+import sys
+from pathlib import Path
+
+import typer
+
+from engine.contract.states import RunState
+from magic_tui.cli.output import narrate, print_json
+from magic_tui.client.engine import Wished, connect
+from magic_tui.client.outcome import UnfinishedError
+from magic_tui.client.start import View
+
+_WANTED = {"pause": RunState.PAUSED, "cancel": RunState.CANCELLED}
+_ON_THE_WAY = {
+    "pause": "it finishes its step and saves",
+    "cancel": "it ends without saving",
+    "resume": "it waits for the engine to take it up",
+}
+
+
+def wish(
+    verb: Wished, wanted: str | None, runs_dir: Path | None, timeout: float | None, as_json: bool
+) -> None:
+    """Ask, wait, and say where the run stands now.
+
+    Raises:
+        RefusedError: if the wish makes no sense.
+        UnfinishedError: if the state has not changed within ``timeout`` seconds.
+    """
+    engine = connect(runs_dir)
+    view = engine.wish(engine.find(wanted)["id"], verb)
+    if not _is_there(verb, view):
+        if sys.stderr.isatty():
+            narrate(f"run {view['id']} is {view['state']}: {_ON_THE_WAY[verb]}")
+        view = engine.wait_until(view["id"], lambda now: _is_there(verb, now), timeout)
+    if not _is_there(verb, view):
+        raise UnfinishedError(f"run {view['id']} is still {view['state']}", view)
+    if as_json:
+        print_json(view)
+    else:
+        typer.echo(_sentence(verb, view))
+
+
+def _is_there(verb: Wished, view: View) -> bool:
+    state = view["state"]
+    if verb == "resume":
+        resting = (RunState.PAUSED, RunState.FAILED, RunState.CANCELLED, RunState.INTERRUPTED)
+        return state not in (*resting, RunState.PAUSING, RunState.CANCELLING)
+    return RunState(state).settled
+
+
+def _sentence(verb: Wished, view: View) -> str:
+    state, run_id = view["state"], view["id"]
+    if verb == "resume" or state == _WANTED[verb]:
+        return f"run {run_id} is {state}"
+    done = {"pause": "paused", "cancel": "cancelled"}[verb]
+    return f"run {run_id} {state} before it could be {done}"

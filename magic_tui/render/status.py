@@ -1,0 +1,160 @@
+"""One run in detail, and the engine with what is not finished, as lines of text."""
+
+import time
+from collections.abc import Iterator
+
+from rich.text import Text
+
+from magic_tui.client.start import View, engine_log
+from magic_tui.render.cells import wrap
+from magic_tui.render.numbers import (
+    age_text,
+    bytes_text,
+    count_text,
+    counted,
+    duration_text,
+    loss_text,
+    pace_text,
+)
+from magic_tui.render.phases import NAMES
+from magic_tui.render.runs import model_text, run_age, run_lines, steps_text
+from magic_tui.render.states import MEANINGS, sign
+from magic_tui.safe_text import one_line
+
+Fact = tuple[str, str]
+
+_NAME_WIDTH = 12
+_MOST_LINES = 4
+_LIST_WIDTH = 80
+"""Here each run takes two lines: a third one is about its phase."""
+
+
+def run_detail(run: View, width: int) -> Iterator[Text]:
+    """Where a run stands, what it does and what it occupies."""
+    head = sign(run["state"]).append(one_line(run["id"]), "bold")
+    head.append(f"  {one_line(run['name'])}").truncate(width, overflow="ellipsis")
+    yield head
+    yield from _facts(_about_run(run), width)
+
+
+def engine_lines(engine: View, width: int) -> Iterator[Text]:
+    """The engine and its machine."""
+    yield from _facts(_about_engine(engine), width)
+
+
+def status_lines(status: View, width: int) -> Iterator[Text]:
+    """The engine, and the runs that are not finished, each with what it does now."""
+    yield from engine_lines(status["engine"], width)
+    yield Text()
+    if not status["runs"]:
+        yield Text("no run waits or works", "dim")
+    for run in status["runs"]:
+        yield from run_lines([run], min(width, _LIST_WIDTH))
+        if run["phase"] is not None:
+            for line in wrap(" · ".join(_phase_facts(run["phase"])), width - 2, _MOST_LINES):
+                yield Text("  " + line)
+
+
+def _about_run(run: View) -> Iterator[Fact]:
+    yield "state", _state(run)
+    if run["phase"] is not None and not _is_over(run):
+        yield "phase", " · ".join(_phase_facts(run["phase"]))
+    job = run["job"]
+    if job is not None:
+        yield "job", _job(job, len(run["jobs"]))
+    yield "model", model_text(run)
+    if run["trust_remote_code"]:
+        yield "code", "executes code that comes with the model (model.trust_remote_code: true)"
+    yield "trained", f"{steps_text(run)} steps"
+    if run["documents"] is not None:
+        yield "documents", count_text(run["documents"])
+    yield "trajectory", bytes_text(run["trajectory_bytes"])
+    count = counted(run["attributions"], "attribution")
+    yield "scores", f"{bytes_text(run['scores_bytes'])} in {count}"
+    if run["memory"] is not None:
+        yield "memory", f"{bytes_text(run['memory'])} at most"
+    yield "made", run_age(run)
+    yield "folder", run["path"]
+    for other in run["jobs"] if len(run["jobs"]) > 1 else ():
+        yield f"job {other['number']}", f"{_work(other)}: {other['state']}{_because(other)}"
+
+
+def _about_engine(engine: View) -> Iterator[Fact]:
+    up = age_text(max(0.0, time.time() - engine["started"]))
+    yield "engine", f"process {engine['pid']}, version {engine['version']}, up {up}"
+    yield "runs", f"{engine['running']} at work, {engine['queued']} waiting"
+    for device in engine["devices"]:
+        yield device["id"], _device(device)
+    yield "memory", _of(engine["memory_used"], engine["memory_total"])
+    floor = bytes_text(engine["disk_floor"])
+    yield "disk", f"{bytes_text(engine['disk_free'])} free; below {floor} new work waits"
+    yield "socket", engine["socket"]
+    yield "log", str(engine_log())
+
+
+def _state(run: View) -> str:
+    state = str(run["state"])
+    job = run["job"]
+    position = None if job is None else job["queue_position"]
+    reason = run["reason"] or MEANINGS.get(state, "")
+    if position:
+        reason = f"{reason} ({counted(position, 'job')} before it)"
+    return f"{state}: {reason}" if reason else state
+
+
+def _is_over(run: View) -> bool:
+    return run["state"] in ("succeeded", "failed", "cancelled")
+
+
+def _phase_facts(phase: View) -> list[str]:
+    name = NAMES.get(phase["phase"], str(phase["phase"]))
+    facts = [f"{name} {phase['done']}/{phase['total']}" if phase["total"] else name]
+    if phase["remaining_seconds"] is not None:
+        facts.append(f"{duration_text(phase['remaining_seconds'])} left")
+    if phase["step_seconds"] is not None:
+        facts.append(pace_text(phase["step_seconds"]))
+    if phase["loss"] is not None:
+        facts.append(f"loss {loss_text(phase['loss'])}")
+    if phase["step"] is not None:
+        facts.append(f"at step {phase['step']}")
+    return facts
+
+
+def _job(job: View, jobs: int) -> str:
+    parts = [f"{job['number']} of {jobs}: {_work(job)}"]
+    if job["attempts"] > 1:
+        parts.append(counted(job["attempts"], "attempt"))
+    if job["devices"]:
+        parts.append("on " + ", ".join(job["devices"]))
+    return ", ".join(parts)
+
+
+def _work(job: View) -> str:
+    if job["work"] == "attribute":
+        return f"attribution {job['attribution']}"
+    return (
+        "training" if job["attribution"] is None else f"training, attribution {job['attribution']}"
+    )
+
+
+def _because(job: View) -> str:
+    return f", {job['reason']}" if job["reason"] else ""
+
+
+def _device(device: View) -> str:
+    name = one_line(device["name"])
+    used = _of(device["memory_used"], device["memory_total"])
+    run = f", run {device['run']}" if device["run"] else ""
+    return f"{name}, {used}{run}"
+
+
+def _of(used: float | None, total: float | None) -> str:
+    return f"{bytes_text(used)} used of {bytes_text(total)}"
+
+
+def _facts(facts: Iterator[Fact], width: int) -> Iterator[Text]:
+    for name, value in facts:
+        lines = wrap(one_line(value), width - _NAME_WIDTH, _MOST_LINES) or [""]
+        for index, line in enumerate(lines):
+            label = one_line(name) if index == 0 else ""
+            yield Text().append(label.ljust(_NAME_WIDTH), "dim").append(line)

@@ -1,0 +1,231 @@
+"""Stands in for the engine: the same HTTP interface on a Unix socket, told what to say.
+
+Its runs are plain dictionaries that tests change; it can break off a stream, vanish and come back.
+"""
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+
+from engine.contract.api import API_VERSION, EngineView, RunView, SubmitAttribution, SubmitRun
+from engine.records.places import note_socket, state_folder
+
+View = dict[str, Any]
+
+
+class FakeEngine:
+    """What it knows, and a log of what it was asked."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.runs: dict[str, View] = {}
+        self.journals: dict[str, list[View]] = {}
+        self.logs = "the first line\n\x1b[31mthe second\n"
+        self.asked: list[tuple[str, str, dict[str, str], Any]] = []
+        self.on_submit: Callable[[SubmitRun], None] = lambda wanted: None
+        self.on_wish: Callable[[View, str], None] = lambda view, verb: None
+        self.break_off: list[int] = []
+        """After how many records each next stream breaks off."""
+        self.reset_at: int | None = None
+        self.view = engine_view(str(path))
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> "FakeEngine":
+        listener = socket.socket(socket.AF_UNIX)
+        self.path.unlink(missing_ok=True)
+        listener.bind(str(self.path))
+        note_socket(state_folder(), self.path)
+        config = uvicorn.Config(_app(self), log_level="error", lifespan="off", ws="none")
+        config.timeout_graceful_shutdown = 0
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]})
+        self._thread.start()
+        while not self._server.started:
+            time.sleep(0.005)
+        return self
+
+    def stop(self) -> None:
+        assert self._server is not None and self._thread is not None
+        self._server.should_exit = True
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+    def add(self, run_id: str, state: str, **facts: Any) -> View:
+        """A run with one job."""
+        self.runs[run_id] = run_view(run_id, state, **facts)
+        self.journals.setdefault(run_id, [])
+        return self.runs[run_id]
+
+    def say(self, run_id: str, event: str, **facts: Any) -> None:
+        """Append an event to a run's journal."""
+        journal = self.journals[run_id]
+        journal.append({"seq": len(journal), "time": float(len(journal)), "event": event, **facts})
+        self.runs[run_id]["events"] = len(journal)
+
+    def turn(
+        self, run_id: str, state: str, reason: str | None = None, code: int | None = None
+    ) -> None:
+        """Change the state of a run and of its last job."""
+        run = self.runs[run_id]
+        job = {**run["jobs"][-1], "state": state, "reason": reason, "exit_code": code}
+        self.runs[run_id] = {
+            **run, "state": state, "reason": reason, "job": job, "jobs": [*run["jobs"][:-1], job]
+        }  # fmt: skip
+
+    def of_kind(self, method: str, ending: str) -> list[tuple[str, str, dict[str, str], Any]]:
+        """The requests of a method to paths with an ending."""
+        return [asked for asked in self.asked if asked[0] == method and asked[1].endswith(ending)]
+
+
+def engine_view(path: str) -> View:
+    """An engine on a machine with one GPU."""
+    view = EngineView(
+        api_version=API_VERSION, version="0.1.0", pid=4242, started=time.time() - 120, socket=path,
+        devices=[
+            {"id": "GPU-1", "name": "A GPU", "memory_used": None, "memory_total": 8 * 10**9, "run": None}
+        ],
+        memory_used=3 * 10**9, memory_total=24 * 10**9, disk_free=5 * 10**11, disk_floor=10**9,
+        queued=1, running=2,
+    )  # fmt: skip
+    return view.model_dump(mode="json")
+
+
+def run_view(run_id: str, state: str, **facts: Any) -> View:
+    """A run as the engine tells of it; checked against the contract."""
+    job = {
+        "number": 1, "work": "run", "attribution": "a0001", "state": state,
+        "reason": facts.get("reason"), "exit_code": facts.pop("exit_code", None), "attempts": 1,
+        "queue_position": None, "devices": ["cpu"],
+    }  # fmt: skip
+    view = {
+        "id": run_id, "path": f"/runs/{run_id}", "name": "my run", "state": state, "reason": None,
+        "job": job, "jobs": [job], "model": "/models/tiny", "trust_remote_code": False,
+        "created": time.time() - 3 * 3600, "phase": None, "steps": 12, "total_steps": 12,
+        "documents": 23, "attributions": 1, "trajectory_bytes": 5000, "scores_bytes": 2000,
+        "memory": None, "events": 0, **facts,
+    }  # fmt: skip
+    return RunView.model_validate(view).model_dump(mode="json")
+
+
+def _problem(status: int, message: str, code: int = 2) -> JSONResponse:
+    return JSONResponse({"message": message, "exit_code": code}, status)
+
+
+def _app(engine: FakeEngine) -> FastAPI:
+    app = FastAPI()
+
+    @app.middleware("http")
+    async def note(request: Request, call_next: Any) -> Any:
+        body = await request.body()
+        query = dict(request.query_params)
+        told = json.loads(body) if body else None
+        engine.asked.append((request.method, request.url.path, query, told))
+        return await call_next(request)
+
+    @app.get("/v1/engine")
+    def about() -> View:
+        return engine.view
+
+    @app.get("/v1/runs")
+    def runs() -> View:
+        return {"runs": list(engine.runs.values())}
+
+    @app.get("/v1/runs/find")
+    def find(wanted: str | None = None) -> Any:
+        known = list(engine.runs.values())
+        if wanted is not None:
+            known = [run for run in known if run["id"].startswith(wanted) or run["name"] == wanted]
+        return known[-1] if known else _problem(404, f"no run has the id {wanted!r}; see: magic ls")
+
+    @app.post("/v1/runs", status_code=201)
+    def submit(wanted: SubmitRun) -> View:
+        engine.add(wanted.id, "queued", path=f"{wanted.runs_dir}/{wanted.id}")
+        engine.on_submit(wanted)
+        return engine.runs[wanted.id]
+
+    @app.post("/v1/runs/{run_id}/attributions", status_code=201)
+    def attribute(run_id: str, wanted: SubmitAttribution) -> View:
+        run = engine.runs[run_id]
+        job = {
+            **run["jobs"][0], "number": 2, "work": "attribute", "attribution": "a0002",
+            "state": "queued",
+        }  # fmt: skip
+        engine.runs[run_id] = {**run, "state": "queued", "job": job, "jobs": [*run["jobs"], job]}
+        return engine.runs[run_id]
+
+    @app.get("/v1/runs/{run_id}")
+    def one(run_id: str) -> View:
+        return engine.runs[run_id]
+
+    @app.get("/v1/runs/{run_id}/wait")
+    async def wait(run_id: str, timeout: float) -> View:
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline and not _settled(engine.runs[run_id]):
+            await asyncio.sleep(0.01)
+        return engine.runs[run_id]
+
+    @app.post("/v1/runs/{run_id}/{verb}", status_code=202)
+    def wish(run_id: str, verb: str) -> Any:
+        if engine.runs[run_id]["state"] == "succeeded":
+            return _problem(409, f"run {run_id} has succeeded; there is nothing to {verb}")
+        engine.on_wish(engine.runs[run_id], verb)
+        return engine.runs[run_id]
+
+    @app.delete("/v1/runs/{run_id}")
+    def remove(run_id: str, what: str) -> Any:
+        if not _settled(engine.runs[run_id]):
+            return _problem(409, f"run {run_id} is running; cancel it first: magic cancel {run_id}")
+        return {"removed": engine.runs[run_id]["path"], "freed_bytes": 7000}
+
+    @app.get("/v1/runs/{run_id}/logs")
+    def logs(run_id: str) -> PlainTextResponse:
+        return PlainTextResponse(engine.logs)
+
+    @app.get("/v1/runs/{run_id}/events")
+    def events(run_id: str, request: Request) -> Any:
+        if run_id not in engine.runs:
+            return _problem(404, "no such run")
+        after = int(request.headers.get("last-event-id", "-1"))
+        return StreamingResponse(_stream(engine, run_id, after), media_type="text/event-stream")
+
+    return app
+
+
+async def _stream(engine: FakeEngine, run_id: str, after: int) -> AsyncIterator[str]:
+    left = engine.break_off.pop(0) if engine.break_off else None
+    if engine.reset_at is not None and after >= engine.reset_at:
+        engine.reset_at = None
+        yield "event: reset\ndata: {}\n\n"
+        return
+    shown: View = {}
+    while True:
+        run = engine.runs[run_id]
+        if run != shown:
+            shown = run
+            yield f"event: state\ndata: {json.dumps(run)}\n\n"
+        for record in engine.journals[run_id][after + 1 :]:
+            if left == 0:
+                raise ConnectionError("broken off on purpose")
+            left = left and left - 1
+            after = record["seq"]
+            yield f"id: {after}\nevent: {record['event']}\ndata: {json.dumps(record)}\n\n"
+        run = engine.runs[run_id]
+        if _settled(run) and run["events"] == after + 1:
+            yield f"event: end\ndata: {json.dumps(run)}\n\n"
+            return
+        await asyncio.sleep(0.01)
+
+
+def _settled(run: View) -> bool:
+    states = {job["state"] for job in run["jobs"]}
+    return states <= {"succeeded", "failed", "cancelled", "paused"}
