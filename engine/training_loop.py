@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.checkpoints.recovery import remaining
+from engine.checkpoints.save_pace import SAVE_SECONDS
 from engine.checkpoints.trajectory_reader import DamagedStepError, TrajectoryReader
-from engine.checkpoints.trajectory_writer import SAVE_SECONDS, TrajectoryWriter
+from engine.checkpoints.trajectory_writer import TrajectoryWriter
 from engine.contract.errors import StoppedError
 from engine.magic.observer import Observer
 from engine.magic.optimizer_stage import global_norm

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.checkpoints.save_pace import SAVE_SECONDS, SavePace
 from engine.checkpoints.tensor_files import (
     DamagedFileError,
     read_tensors,
     remove_unfinished,
     write_tensors,
 )
-from engine.checkpoints.trajectory_writer import SAVE_SECONDS, SAVE_SHARE
 from engine.magic.state import Cotangent
 from engine.records.journal import JournalWriter, read_journal
 
@@ -62,8 +62,7 @@ class ReplaySaves:
         self.folder = folder
         self._records = read_journal(folder / JOURNAL)
         self._journal = JournalWriter(folder / JOURNAL)
-        self._save_seconds = save_seconds
-        self._saved_at, self._saving_took = time.monotonic(), 0.0
+        self._pace = SavePace(save_seconds)
         self._remove_files(keep=self._latest())
 
     def __enter__(self) -> "ReplaySaves":
@@ -106,8 +105,7 @@ class ReplaySaves:
 
     def is_due(self) -> bool:
         """Whether the last save is old enough for the next, given how long one takes."""
-        pause = max(self._save_seconds, SAVE_SHARE * self._saving_took)
-        return time.monotonic() - self._saved_at >= pause
+        return self._pace.is_due()
 
     def save(self, saved: Saved) -> int:
         """Save a replay durably in place of the one before; returns its bytes."""
@@ -128,8 +126,8 @@ class ReplaySaves:
             reproduced=saved.reproduced,
         )
         self._remove_files(keep=self._records[-1])
-        self._saved_at = time.monotonic()
-        self._saving_took = self._saved_at - began
+        self._pace.took(time.monotonic() - began)
+        self._pace.saved()
         return sum(int(file["bytes"]) for file in files)
 
     def mark_written(self, queries: Sequence[int]) -> None:

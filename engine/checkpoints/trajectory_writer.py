@@ -16,6 +16,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from engine.checkpoints.save_pace import SAVE_SECONDS, SavePace
 from engine.checkpoints.tensor_files import remove_unfinished, write_tensors
 from engine.checkpoints.trajectory_reader import state_tensors
 from engine.contract.errors import DiskFullError, RunError, StoppedError
@@ -26,10 +27,6 @@ from engine.magic.state import Params, TrainState
 from engine.records.journal import JournalWriter
 from engine.records.manifest import MANIFEST, Key, Manifest, read_manifest
 
-SAVE_SECONDS = 60.0
-"""How much training an interruption may cost, unless saving takes long."""
-SAVE_SHARE = 20
-"""Saving may take this part of the time: one twentieth."""
 _WAITING = 2
 """States that may wait for the writer before training waits for it."""
 Tensors = Callable[[], dict[str, Tensor]]
@@ -59,8 +56,7 @@ class TrajectoryWriter:
         self.schedule = schedule
         self._stage = stage
         self._observer = observer
-        self._save_seconds = save_seconds
-        self._saved_at, self._saving_took = time.monotonic(), 0.0
+        self._pace = SavePace(save_seconds)
         self._journal = JournalWriter(folder / MANIFEST)
         self.manifest = self._begin()
         self._queue: queue.Queue[tuple[Key, dict[str, Tensor]] | None] = queue.Queue(_WAITING)
@@ -83,8 +79,8 @@ class TrajectoryWriter:
         """Keep s_t if the schedule does; else save it if the last one saved is old enough."""
         if state.step in self._kept:
             self._put(("state", state.step), lambda: state_tensors(state, self._stage))
-            self._saved_at = time.monotonic()
-        elif self._is_due():
+            self._pace.saved()
+        elif self._pace.is_due():
             self.save(state)
 
     def take_gradient(self, step: int, grads: Params) -> None:
@@ -96,7 +92,7 @@ class TrajectoryWriter:
         """Save s_t to go on from, unless what is kept anyway gives it."""
         if state.step not in self._kept and not self.schedule.keep_gradients:
             self._put(("resume", state.step), lambda: state_tensors(state, self._stage))
-        self._saved_at = time.monotonic()
+        self._pace.saved()
 
     def drop(self, key: Key) -> None:
         """Forget a file that is damaged; it will be written again."""
@@ -148,10 +144,6 @@ class TrajectoryWriter:
             self.manifest.complete = True
         self._forget_saved()
 
-    def _is_due(self) -> bool:
-        pause = max(self._save_seconds, SAVE_SHARE * self._saving_took)
-        return time.monotonic() - self._saved_at >= pause
-
     def _put(self, key: Key, tensors: Tensors) -> None:
         self._raise()
         if key not in self.manifest.files:
@@ -175,7 +167,7 @@ class TrajectoryWriter:
         if kind != "gradient":
             self._forget_saved()
         self.manifest.take({"event": kind, "step": step, **facts})
-        self._saving_took = time.monotonic() - began
+        self._pace.took(time.monotonic() - began)
         self._observer("checkpoint", kind=kind, step=step, bytes=facts["bytes"])
         if before is not None and before["crc32c"] != facts["crc32c"]:
             self._observer(

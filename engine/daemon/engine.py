@@ -1,13 +1,40 @@
 """The engine: one queue over any number of runs folders."""
 
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
 
-from engine.contract.api import EngineView, Removed, RunView, SubmitAttribution, SubmitRun
+from engine.contract.api import (
+    API_VERSION,
+    DeviceView,
+    EngineView,
+    Removed,
+    RunView,
+    SubmitAttribution,
+    SubmitRun,
+)
+from engine.contract.errors import ConflictError, NotFoundError, RunError
+from engine.daemon.admission import Admission
+from engine.daemon.cleaning import finish_removals
+from engine.daemon.devices import Devices
+from engine.daemon.job_watch import WAITING
+from engine.daemon.leases import Leases
+from engine.daemon.library import Library
+from engine.daemon.registry import Registry
+from engine.daemon.removal import What, clear, hide, size_of
+from engine.daemon.scheduler import Scheduler
 from engine.daemon.settings import Settings
-
-Verb = Literal["pause", "resume", "cancel"]
-What = Literal["run", "trajectory"]
+from engine.daemon.telemetry import disk_free, host_memory
+from engine.daemon.views import RunWatch
+from engine.daemon.wishes import Verb, concerned, make_wish
+from engine.records.jobs import JobFolder, submit_attribution, submit_run
+from engine.records.naming import runs_folder
+from engine.records.run_folder import RunFolder, find_run
 
 
 class Engine:
@@ -15,48 +42,230 @@ class Engine:
 
     def __init__(self, state_folder: Path, settings: Settings) -> None:
         """Keep leases and the registry in ``state_folder``."""
-        raise NotImplementedError
+        self._settings = settings
+        self._began = time.time()
+        self._devices = Devices()
+        self._leases = Leases(state_folder / "leases", settings.cpu_runs)
+        self._registry = Registry(state_folder / "registry.sqlite")
+        self._library = Library()
+        self._admission = Admission(self._leases, self._devices, settings)
+        self._scheduler = Scheduler(self._library, self._registry, self._admission)
 
     def start(self) -> None:
         """Take up the runs that there are and begin to schedule."""
-        raise NotImplementedError
+        # A registry that was lost: the usual folder, and those of all runs at work, are known.
+        at_work = [run.parent for run in self._leases.holders() if run.is_absolute()]
+        for folder in (runs_folder(), *at_work):
+            self._registry.know(_real(folder))
+        for folder in self._registry.folders:
+            _tidy(folder)
+        self._scheduler.start()
 
     def stop(self) -> None:
         """End scheduling; runs go on."""
-        raise NotImplementedError
+        self._scheduler.stop()
+        for watch in self._library.all():
+            watch.close()
+        self._registry.close()
 
     def submit(self, wanted: SubmitRun) -> tuple[RunView, bool]:
-        """Queue a run durably; returns it and whether it was made now."""
-        raise NotImplementedError
+        """Queue a run durably; returns it and whether it was made now.
+
+        Raises:
+            ConflictError: if there is another run of that id.
+        """
+        runs = _real(Path(wanted.runs_dir))
+        with self._scheduler.actions:
+            created = not (runs / wanted.id).exists()
+            if created:
+                # What an engine left that was killed while it made this very run.
+                shutil.rmtree(runs / f".{wanted.id}.new", ignore_errors=True)
+                with _explained():
+                    job = submit_run(runs, wanted.id, wanted.config, wanted.environment)
+                self._enqueue(job)
+            elif RunFolder(runs / wanted.id).config().digest() != wanted.config.digest():
+                raise ConflictError(
+                    f"there is a run {wanted.id} with another config in {runs}; submit this one "
+                    "under a new id"
+                )
+            self._know(runs)
+            watch = self._library.find(runs, wanted.id)
+        self._scheduler.wake(watch)
+        return watch.view(), created
 
     def attribute(self, runs_dir: Path, run_id: str, wanted: SubmitAttribution) -> RunView:
-        """Queue queries of a run's trajectory durably."""
-        raise NotImplementedError
+        """Queue queries of a run's trajectory durably.
+
+        Raises:
+            NotFoundError: if there is no such run.
+            ConflictError: if it has no trajectory, and none is to be expected.
+        """
+        watch = self._find(runs_dir, run_id)
+        with self._scheduler.actions:
+            self._readable(watch)
+            training = any(j.request.work == "run" and not j.state.finished for j in watch.jobs)
+            if not training and not watch.folder.has_trajectory():
+                raise ConflictError(
+                    f"run {run_id} has no trajectory to ask: its training did not come to its "
+                    "end, or the trajectory was removed; run the config again with: magic run"
+                )
+            watch.folder.config()
+            with _explained():
+                job = submit_attribution(watch.folder, wanted.asked, wanted.environment)
+            self._enqueue(job)
+        self._scheduler.wake(watch)
+        return watch.view()
 
     def wish(self, runs_dir: Path, run_id: str, verb: Verb) -> RunView:
-        """Pause, resume or cancel the unfinished jobs of a run."""
-        raise NotImplementedError
+        """Pause, resume or cancel the unfinished jobs of a run.
+
+        Raises:
+            NotFoundError: if there is no such run.
+            ConflictError: if that makes no sense now.
+        """
+        watch = self._find(runs_dir, run_id)
+        with self._scheduler.actions:
+            self._readable(watch)
+            jobs = concerned(watch, verb)
+            with _explained():
+                make_wish(jobs, verb)
+            if verb == "resume":
+                for job in jobs:
+                    self._admission.forgive(job.folder.path)
+            watch.refresh()
+            self._scheduler.ask(watch)
+        self._scheduler.wake(watch)
+        return watch.view()
 
     def remove(self, runs_dir: Path, run_id: str, what: What) -> Removed:
-        """Remove a run, or its trajectory alone."""
-        raise NotImplementedError
+        """Remove a run, or its trajectory alone.
+
+        Raises:
+            NotFoundError: if there is no such run.
+            ConflictError: if it is needed.
+        """
+        watch = self._find(runs_dir, run_id)
+        size = size_of(watch, what)
+        with self._scheduler.actions, _explained():
+            gone = hide(watch, what)
+        if what == "run":
+            self._library.forget(watch)
+        removed = clear(gone, watch, what, size)
+        self._scheduler.wake()
+        return removed
 
     def runs(self, runs_dir: Path) -> list[RunView]:
         """All runs in a folder, oldest first."""
-        raise NotImplementedError
+        return [watch.view() for watch in self._library.runs(self._know(runs_dir))]
 
     def run(self, runs_dir: Path, run_id: str) -> RunView:
-        """One run."""
-        raise NotImplementedError
+        """One run.
+
+        Raises:
+            NotFoundError: if there is no such run.
+        """
+        return self._find(runs_dir, run_id).view()
 
     def find(self, runs_dir: Path, wanted: str | None) -> RunView:
-        """The run of an id, a unique prefix or a name; the latest if left out."""
-        raise NotImplementedError
+        """The run of an id, a unique prefix or a name; the latest if left out.
+
+        Raises:
+            NotFoundError: if none matches.
+            ConflictError: if several do.
+        """
+        folder = self._know(runs_dir)
+        watches = {watch.folder.path: watch for watch in self._library.runs(folder)}
+
+        def name(run: RunFolder) -> str | None:
+            return watches[run.path].name() if run.path in watches else None
+
+        found = find_run(folder, wanted, name)
+        if found.path not in watches:
+            raise NotFoundError(f"run {found.id} has just come or gone; ask again")
+        return watches[found.path].view()
 
     def view(self, socket: str) -> EngineView:
         """The engine and its machine."""
-        raise NotImplementedError
+        jobs = [job for watch in self._library.all() for job in watch.jobs]
+        used, total = host_memory()
+        return EngineView(
+            api_version=API_VERSION,
+            version=_version(),
+            pid=os.getpid(),
+            started=self._began,
+            socket=socket,
+            devices=self._device_views(),
+            memory_used=used,
+            memory_total=total,
+            disk_free=disk_free(runs_folder()) or 0,
+            disk_floor=self._settings.disk_floor,
+            queued=sum(job.state in WAITING for job in jobs),
+            running=sum(job.held for job in jobs),
+        )
 
     def changes(self) -> int:
         """Grows whenever any run's view changed."""
-        raise NotImplementedError
+        return self._library.changes
+
+    def _device_views(self) -> list[DeviceView]:
+        views = []
+        for device in self._devices.all():
+            holder = self._leases.holder(device.id)
+            views.append(
+                DeviceView(
+                    id=device.id,
+                    name=device.name,
+                    memory_used=device.memory_used,
+                    memory_total=device.memory_total,
+                    run=None if holder is None else holder.name,
+                )
+            )
+        return views
+
+    def _know(self, runs_dir: Path) -> Path:
+        """Remember a runs folder if it is there; returns its one true path."""
+        folder = _real(runs_dir)
+        if folder.is_dir() and self._registry.know(folder):
+            _tidy(folder)
+            self._scheduler.wake()
+        return folder
+
+    def _find(self, runs_dir: Path, run_id: str) -> RunWatch:
+        return self._library.find(self._know(runs_dir), run_id)
+
+    def _enqueue(self, job: JobFolder) -> None:
+        self._registry.enqueue([(job.run.path, job.number)])
+
+    @staticmethod
+    def _readable(watch: RunWatch) -> None:
+        watch.refresh()
+        if watch.problem is not None:
+            raise ConflictError(f"run {watch.folder.id} cannot be read: {watch.problem}")
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Give what the system refuses a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{error.filename or 'the run folder'} cannot be written: {error.strerror}; check "
+            "that there is room on its disk and that you may write there"
+        ) from None
+
+
+def _real(folder: Path) -> Path:
+    """The path that all names of a folder share, so that no run is ever taken for two."""
+    return Path(os.path.realpath(folder))
+
+
+def _tidy(folder: Path) -> None:
+    threading.Thread(target=finish_removals, args=(folder,), daemon=True).start()
+
+
+def _version() -> str:
+    try:
+        return version("magic-attribution")
+    except PackageNotFoundError:
+        return "unknown"

@@ -9,13 +9,14 @@ from typing import Any
 
 import h11
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from engine.contract.errors import ExitCode
 from engine.daemon.problems import problem_response
 
-LARGEST_BODY = 2**20
+LARGEST_HEAD, LARGEST_BODY = 2**15, 2**20
 """Bytes."""
 REQUEST_SECONDS = 30.0
 """A connection that sends no whole request for this long is closed."""
@@ -103,18 +104,26 @@ class Limits:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or say why not."""
-        if scope.get("state", {}).get(_CROWDED):
-            message = f"the engine has {MOST_CONNECTIONS} connections already; close some"
-            answer = problem_response(503, message, ExitCode.UNREACHABLE, {"Connection": "close"})
-            await answer(scope, receive, send)
-            return
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        if len(length) > 15 or (length.isdigit() and int(length) > LARGEST_BODY):
-            answer = problem_response(413, _TOO_LARGE, ExitCode.USAGE, {"Connection": "close"})
-            await answer(scope, receive, send)
-            return
-        counted = _Counted(receive, send)
-        await self._app(scope, counted.receive, counted.send)
+        refusal = _refusal(scope)
+        if refusal is None:
+            counted = _Counted(receive, send)
+            await self._app(scope, counted.receive, counted.send)
+        else:
+            await refusal(scope, receive, send)
+
+
+def _refusal(scope: Scope) -> Response | None:
+    closing = {"Connection": "close"}
+    if scope.get("state", {}).get(_CROWDED):
+        message = f"the engine has {MOST_CONNECTIONS} connections already; close some"
+        return problem_response(503, message, ExitCode.UNREACHABLE, closing)
+    if sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > LARGEST_HEAD:
+        message = f"the headers are larger than {LARGEST_HEAD} bytes; send fewer"
+        return problem_response(431, message, ExitCode.USAGE, closing)
+    length = dict(scope["headers"]).get(b"content-length", b"0")
+    if len(length) > 15 or (length.isdigit() and int(length) > LARGEST_BODY):
+        return problem_response(413, _TOO_LARGE, ExitCode.USAGE, closing)
+    return None
 
 
 class _Counted:

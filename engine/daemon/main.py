@@ -53,15 +53,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run() -> None:
     state = state_folder()
-    from engine.daemon.listener import sole_engine
+    from engine.daemon.listener import Listener, sole_engine
+    from engine.daemon.settings import Settings
 
     with sole_engine(state):
-        # Only now what takes a while to load.
-        from engine.daemon.engine import Engine
-        from engine.daemon.server import serve
-        from engine.daemon.settings import Settings
+        settings = Settings.from_environment()
+        listener = Listener(state)
+        # Whoever connects from now on waits instead of being refused.
+        listening = listener.open()
+        try:
+            # Only now what takes a while to load.
+            from engine.daemon.engine import Engine
+            from engine.daemon.server import serve
 
-        serve(Engine(state, Settings.from_environment()), state)
+            serve(Engine(state, settings), listener, listening)
+        finally:
+            listener.close()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -109,8 +109,10 @@ class _PhaseProgress:
 
     def resumed(self, event: dict[str, Any]) -> None:
         if event.get("phase") == self.phase:
-            self._step = _whole(event, "step")
             self.done = _whole(event, "done") or 0
+            # A replay names its cursor, a training the step that is next.
+            last = self.done - 1 if self.done else None
+            self._step = _whole(event, "step") if self.phase is Phase.REPLAY else last
 
     def _count(self, event: dict[str, Any], memory: float) -> None:
         self._seconds = _finite(event, "seconds")

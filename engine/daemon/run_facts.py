@@ -83,23 +83,25 @@ class Sizes:
     def __init__(self, folder: RunFolder) -> None:
         """Count nothing yet."""
         self._folder = folder
-        self._known: tuple[object, ...] | None = None
+        self._known: tuple[object, ...] = ()
+        self._was_at_work = False
         self._due = 0.0
         self.trajectory = self.scores = 0
 
     def update(self, state: tuple[object, ...], at_work: bool) -> None:
         """Count again: now and then while at work, else when ``state`` or the folders changed."""
         folders = (self._folder.trajectory, self._folder.attributions)
-        known = (*state, at_work, *map(changed_at, folders))
+        known = (*state, *map(changed_at, folders))
         began = time.monotonic()
-        if known == self._known and (not at_work or began < self._due):
-            return
-        if at_work and self._known and self._known[-3] and began < self._due:
+        if at_work and self._was_at_work:
+            if began < self._due:
+                return
+        elif known == self._known and at_work == self._was_at_work:
             return
         self.trajectory, self.scores = map(size_on_disk, folders)
         now = time.monotonic()
         self._due = now + max(_SIZE_SECONDS, _SIZE_SHARE * (now - began))
-        self._known = known
+        self._known, self._was_at_work = known, at_work
 
 
 def count_documents(folder: RunFolder) -> int | None:

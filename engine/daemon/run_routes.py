@@ -106,7 +106,7 @@ async def wait_for_run(
     serving: TheServing,
     run_id: TheRun,
     runs_dir: RunsDir,
-    timeout: Annotated[float, Query(ge=0, le=LONGEST_WAIT)] = 25.0,  # noqa: ASYNC109
+    timeout: Annotated[float, Query(ge=0, le=LONGEST_WAIT)] = 25.0,
     job: Annotated[int | None, Query(ge=1, le=9999)] = None,
 ) -> RunView:
     """A run once a job of it, or every one, is settled; as it is then, if that takes too long."""

@@ -8,7 +8,6 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import uvicorn
 
@@ -27,22 +26,13 @@ _LAST_RESORT_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
 
-def serve(engine: Engine, state: Path) -> None:
-    """Listen, start the engine and serve it until a signal or a request ends it.
-
-    Raises:
-        UnreachableError: if there is no place to listen at.
-    """
-    listener = Listener(state)
-    listening = listener.open()
+def serve(engine: Engine, listener: Listener, listening: socket.socket) -> None:
+    """Start the engine and serve it at an open socket until a signal or a request ends it."""
+    engine.start()
     try:
-        engine.start()
-        try:
-            Server(engine, listener).run(sockets=[listening])
-        finally:
-            engine.stop()
+        Server(engine, listener).run(sockets=[listening])
     finally:
-        listener.close()
+        engine.stop()
 
 
 class Server(uvicorn.Server):

@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
@@ -33,7 +32,6 @@ _PIECES_A_TURN = 16
 _RESET = b'event: reset\ndata: {"next": 0}\n\n'
 _HEARTBEAT = b": alive\n\n"
 
-_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 

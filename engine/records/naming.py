@@ -20,4 +20,4 @@ def new_run_id() -> str:
     """An id that sorts by time of creation, to the millisecond."""
     now = time.time()
     second = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now))
-    return f"{second}-{int(now % 1 * 1000):03x}{secrets.randbits(12):03x}"
+    return f"{second}-{int(now % 1 * 1000):03x}{secrets.randbits(20):05x}"

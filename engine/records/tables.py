@@ -33,7 +33,7 @@ def write_documents(path: Path, columns: Any, text_columns: tuple[str, ...], row
         if name not in text_columns:
             kept = f"data_{name}" if name in arrays or name in RESERVED else name
             arrays[kept] = columns.column(name)
-    pq.write_table(pa.table(arrays), path)
+    pq.write_table(pa.table(arrays), path, write_page_checksum=True)
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> Any:
@@ -46,7 +46,7 @@ def read_table(path: Path, columns: list[str] | None = None) -> Any:
 
     try:
         # pq.read_table would load pyarrow.dataset, and that loads pandas.
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             return file.read(columns=columns)
     except Exception as error:
         raise RunError(f"{path} is missing or damaged ({type(error).__name__})") from None
@@ -104,7 +104,8 @@ def write_queries(path: Path, columns: dict[str, list[Any]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.table({name: _column(values) for name, values in columns.items()}), path)
+    table = pa.table({name: _column(values) for name, values in columns.items()})
+    pq.write_table(table, path, write_page_checksum=True)
 
 
 def _column(values: list[Any]) -> Any:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from engine.checkpoints.planner import Estimate
+from engine.checkpoints.save_pace import SAVE_SECONDS
 from engine.checkpoints.trajectory_reader import DamagedStepError
-from engine.checkpoints.trajectory_writer import SAVE_SECONDS, forget
+from engine.checkpoints.trajectory_writer import forget
 from engine.contract.config import RunConfig
 from engine.contract.errors import UsageError
 from engine.contract.events import Event, Phase

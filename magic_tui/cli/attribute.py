@@ -48,23 +48,27 @@ def attribute(
         "reduction": reduction,
         "granularity": granularity,
     }
-    engine = connect(runs_dir)
-    view = engine.attribute(engine.find(run)["id"], request)
-    job = view["jobs"][-1]
-    if detach:
-        if as_json:
-            print_json({**view, "attribution": job["attribution"]})
-        else:
-            typer.echo(view["id"])
-            narrate(f"attribution {job['attribution']}; follow it with: magic watch {view['id']}")
-        return
-    from magic_tui.cli.work import finish, print_result
+    with connect(runs_dir) as engine:
+        view = engine.attribute(engine.find(run)["id"], request)
+        job = view["jobs"][-1]
+        if detach:
+            _print_queued(view, job["attribution"], as_json)
+            return
+        from magic_tui.cli.work import finish, print_result
 
-    facts = finish(engine, view, job["number"], after=view["events"] - 1)
+        facts = finish(engine, view, job["number"], after=view["events"] - 1)
     if as_json:
         print_json(facts)
         return
     print_result(stdout(), facts, runs_dir)
+
+
+def _print_queued(run: dict[str, Any], attribution: str, as_json: bool) -> None:
+    if as_json:
+        print_json({**run, "attribution": attribution})
+        return
+    typer.echo(run["id"])
+    narrate(f"attribution {attribution}; follow it with: magic watch {run['id']}")
 
 
 def _asked(

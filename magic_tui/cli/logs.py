@@ -20,6 +20,6 @@ def logs(
     """Print what the processes of a run printed."""
     from magic_tui.client.engine import connect
 
-    engine = connect(runs_dir)
-    for line in engine.logs(engine.find(run)["id"], follow):
-        typer.echo(safe_text(line))
+    with connect(runs_dir) as engine:
+        for line in engine.logs(engine.find(run)["id"], follow):
+            typer.echo(safe_text(line))

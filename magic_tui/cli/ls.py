@@ -12,8 +12,8 @@ def ls(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
     """List the runs, newest first."""
     from magic_tui.client.engine import connect
 
-    engine = connect(runs_dir)
-    runs = engine.runs()[::-1]
+    with connect(runs_dir) as engine:
+        runs = engine.runs()[::-1]
     if as_json:
         print_json({"runs_dir": engine.runs_dir, "runs": [_facts(run) for run in runs]})
         return
@@ -28,7 +28,7 @@ def ls(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
 
 
 def _facts(run: dict[str, Any]) -> dict[str, Any]:
-    from magic_tui.render.states import UNREADABLE
+    from magic_tui.client.engine import UNREADABLE
 
     age = None if run["created"] is None else max(0.0, time.time() - run["created"])
     return {**run, "problem": run["reason"] if run["state"] == UNREADABLE else None, "age": age}

@@ -36,7 +36,7 @@ def has_colour(console: "Console") -> bool:
 
 def print_json(facts: dict[str, Any]) -> None:
     """Print the one object of ``--json``; numbers that JSON cannot hold become null."""
-    typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, **_finite(facts)}))
+    typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, **finite(facts)}))
 
 
 def reports_errors(verb: Callable[Arguments, None]) -> Callable[Arguments, None]:
@@ -85,11 +85,12 @@ def _console(stream: TextIO) -> "Console":
     return Console(file=stream, markup=False, emoji=False, highlight=False, soft_wrap=False)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A value with null for every number that JSON cannot hold."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value

@@ -13,6 +13,7 @@ from typing import Any, Literal, NoReturn
 import httpx2
 
 from engine.contract.errors import ExitCode, MagicError, UnreachableError
+from engine.contract.states import RunState
 from engine.records.naming import runs_folder
 from magic_tui.client.environment import environment_of_a_run
 from magic_tui.client.start import (
@@ -25,6 +26,8 @@ from magic_tui.client.start import (
 
 API_VERSION = 1
 """The version of the interface that is spoken here."""
+UNREADABLE = "unreadable"
+"""The state of a run whose files cannot be read."""
 Wished = Literal["pause", "resume", "cancel"]
 _ASK_SECONDS, _POLL_SECONDS, _LOOK_SECONDS = 60.0, 25.0, 0.2
 _STOP_SECONDS = 30.0
@@ -50,6 +53,13 @@ class Engine:
         self.started = False
         """Whether it was started just now, for this."""
         self.runs_dir = str(runs_folder(runs_dir).absolute())
+
+    def __enter__(self) -> "Engine":
+        """Close the connection in the end."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.http.close()
 
     def submit(self, run_id: str, config: Mapping[str, Any]) -> View:
         """Queue a new run; safe to be asked again with the same id."""
@@ -204,7 +214,11 @@ def connect(runs_dir: Path | None = None) -> Engine:
     http, view, started = reach_or_start()
     engine = Engine(http, view, runs_dir)
     engine.started = started
-    check_version(view)
+    try:
+        check_version(view)
+    except UnreachableError:
+        http.close()
+        raise
     return engine
 
 
@@ -230,17 +244,13 @@ def check_version(view: View) -> None:
 
 def is_settled(view: View, job: int | None = None) -> bool:
     """Whether nothing happens any more, with one job or with all, until somebody asks for it."""
-    from engine.contract.states import RunState
-
     wanted = [j for j in view["jobs"] if job is None or j["number"] == job]
     return all(RunState(j["state"]).settled for j in wanted)
 
 
 def is_finished(view: View) -> bool:
     """Whether a run is over, well or not, or cannot be read at all."""
-    from engine.contract.states import RunState
-
-    return view["state"] not in list(RunState) or RunState(view["state"]).finished
+    return view["state"] == UNREADABLE or RunState(view["state"]).finished
 
 
 def refuse(answer: httpx2.Response) -> NoReturn:

@@ -7,6 +7,7 @@ The engine itself makes sure that there is only one; this lock only spares the o
 import contextlib
 import fcntl
 import os
+import socket
 import subprocess
 import threading
 import time
@@ -43,6 +44,8 @@ class StartError(UnreachableError):
 def reach() -> tuple[httpx2.Client, View] | None:
     """A connection to the engine and what it says of itself; None if none answers."""
     for path in _sockets():
+        if not _is_listening(path):
+            continue
         client = _http(path)
         try:
             answer = client.get("/v1/engine", timeout=_ANSWER_SECONDS)
@@ -148,6 +151,16 @@ def _sockets() -> Iterator[Path]:
     here = places.socket_path()
     if here != noted:
         yield here
+
+
+def _is_listening(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_ANSWER_SECONDS)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
 
 
 def engine_log() -> Path:

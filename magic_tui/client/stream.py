@@ -12,7 +12,7 @@ from typing import Any
 import httpx2
 
 from engine.contract.errors import UnreachableError
-from magic_tui.client.engine import Engine, refuse
+from magic_tui.client.engine import Engine, RefusedError, refuse
 from magic_tui.client.start import View
 
 SILENCE_SECONDS = 30.0
@@ -34,7 +34,7 @@ def follow_events(engine: Engine, run: View, after: int = -1) -> Iterator[Messag
     """The records of a run's journal with a number above ``after``, and its states, to its end.
 
     Raises:
-        RefusedError: if there is no such run.
+        RefusedError: if there is no such run, or its journal cannot be read.
         UnreachableError: if no engine can be reached any more.
     """
     cursor = _Cursor(after)
@@ -86,11 +86,12 @@ def _connected(engine: Engine, run_id: str, cursor: _Cursor) -> Iterator[Message
         for event in source:
             cursor.heard += 1
             data: dict[str, Any] = dict(event.json())  # type: ignore[call-overload]
+            if event.event == "problem":
+                raise RefusedError(data["message"], data["exit_code"])
             if event.event == "reset":
                 cursor.last = -1
                 yield Message("reset", {})
-                return
-            if "seq" not in data:
+            elif "seq" not in data:
                 yield Message(event.event, data)
             elif data["seq"] == cursor.last + 1:
                 cursor.last += 1

@@ -86,10 +86,8 @@ class PhaseProgress:
 
 
 def _resumed(phase: PhaseProgress, event: dict[str, Any]) -> None:
-    # A replay counts down from the last step.
-    step = int(event["step"])
-    phase.done = phase.total - step if phase.phase == Phase.REPLAY else step
-    phase.facts["cursor"] = f"goes on at step {step}"
+    phase.done = event["done"]
+    phase.facts["cursor"] = f"goes on at step {event['step']}"
 
 
 def _train_step(phase: PhaseProgress, event: dict[str, Any]) -> None:

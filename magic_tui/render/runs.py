@@ -2,18 +2,17 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from rich.cells import cell_len
 from rich.text import Text
 
 from engine.contract.states import RunState
+from magic_tui.client.engine import UNREADABLE
+from magic_tui.client.start import View
 from magic_tui.render.cells import pad, wrap
 from magic_tui.render.numbers import age_text, bytes_text, count_text, counted
-from magic_tui.render.states import UNREADABLE, sign
+from magic_tui.render.states import sign
 from magic_tui.safe_text import one_line
-
-View = dict[str, Any]
 
 _HEADS = (
     *("run", "name", "model", "state"),

@@ -3,8 +3,8 @@
 from rich.text import Text
 
 from engine.contract.states import RunState
+from magic_tui.client.engine import UNREADABLE
 
-UNREADABLE = "unreadable"
 _BLUE, _ORANGE = "blue", "color(172)"
 SIGNS: dict[str, tuple[str, str]] = {
     RunState.QUEUED: ("○", _BLUE),

@@ -32,6 +32,7 @@ class FakeEngine:
         self.logs = "the first line\n\x1b[31mthe second\n"
         self.asked: list[tuple[str, str, dict[str, str], Any]] = []
         self.on_submit: Callable[[SubmitRun], None] = lambda wanted: None
+        self.on_attribute: Callable[[SubmitAttribution], None] = lambda wanted: None
         self.on_wish: Callable[[View, str], None] = lambda view, verb: None
         self.break_off: list[int] = []
         """After how many records each next stream breaks off."""
@@ -92,7 +93,7 @@ def engine_view(path: str) -> View:
     view = EngineView(
         api_version=API_VERSION, version="0.1.0", pid=4242, started=time.time() - 120, socket=path,
         devices=[
-            {"id": "GPU-1", "name": "A GPU", "memory_used": None, "memory_total": 8 * 10**9, "run": None}
+            {"id": "0", "name": "A", "memory_used": None, "memory_total": 8 * 10**9, "run": None}
         ],
         memory_used=3 * 10**9, memory_total=24 * 10**9, disk_free=5 * 10**11, disk_floor=10**9,
         queued=1, running=2,
@@ -160,8 +161,10 @@ def _app(engine: FakeEngine) -> FastAPI:
             **run["jobs"][0], "number": 2, "work": "attribute", "attribution": "a0002",
             "state": "queued",
         }  # fmt: skip
-        engine.runs[run_id] = {**run, "state": "queued", "job": job, "jobs": [*run["jobs"], job]}
-        return engine.runs[run_id]
+        queued = {**run, "state": "queued", "job": job, "jobs": [*run["jobs"], job]}
+        engine.runs[run_id] = dict(queued)
+        engine.on_attribute(wanted)
+        return queued
 
     @app.get("/v1/runs/{run_id}")
     def one(run_id: str) -> View:
@@ -205,8 +208,8 @@ async def _stream(engine: FakeEngine, run_id: str, after: int) -> AsyncIterator[
     left = engine.break_off.pop(0) if engine.break_off else None
     if engine.reset_at is not None and after >= engine.reset_at:
         engine.reset_at = None
+        after = -1
         yield "event: reset\ndata: {}\n\n"
-        return
     shown: View = {}
     while True:
         run = engine.runs[run_id]

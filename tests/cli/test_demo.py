@@ -1,5 +1,4 @@
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,9 @@ from magic_tui.cli import demo
 from magic_tui.client.attribution import open_attribution
 from magic_tui.client.same_book import label_matches
 from tests.cli.conftest import Magic
+from tests.cli.fake_engine import FakeEngine
 from tests.cli.fake_run import FakeRun
+from tests.cli.test_run import succeed
 
 
 @pytest.fixture(autouse=True)
@@ -18,9 +19,8 @@ def _config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "demo_config", lambda: path)
 
 
-def test_it_tells_the_whole_story(
-    runs: Path, magic: Magic, fake_worker: Callable[[str], None]
-) -> None:
+def test_it_tells_the_whole_story(runs: Path, engine: FakeEngine, magic: Magic) -> None:
+    engine.on_submit = lambda wanted: succeed(engine, wanted)
     result = magic("demo")
     assert result.exit_code == 0
     assert result.stdout.count("\nmost helpful\n") == 2

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.records.run_folder import RunFolder
+from tests.cli.fake_engine import FakeEngine
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
@@ -20,7 +21,9 @@ except SystemExit as end:
     code = end.code
 sys.stderr.write(json.dumps([code, sorted(sys.modules)]))
 """
+RUN = "20250102T030405-abc123"
 HEAVY = {"torch", "transformers", "datasets", "textual", "pandas"}
+SLOW = HEAVY | {"rich", "yaml", "numpy", "zarr", "pyarrow", "tokenizers", "psutil"}
 
 
 def modules_of(*arguments: str) -> set[str]:
@@ -35,15 +38,35 @@ def modules_of(*arguments: str) -> set[str]:
 
 
 def test_help_loads_nothing_slow() -> None:
-    slow = HEAVY | {"rich", "yaml", "numpy", "zarr", "pyarrow", "tokenizers", "psutil"}
-    assert modules_of("--help") & (slow | {"pydantic"}) == set()
-    assert modules_of("top", "--help") & slow == set()
+    assert modules_of("--help") & (SLOW | {"pydantic", "httpx2"}) == set()
+    assert modules_of("top", "--help") & SLOW == set()
 
 
 @pytest.mark.parametrize(
-    "arguments", [["ls"], ["top"], ["show", "3"], ["doctor"]], ids=lambda a: a[0]
+    "arguments", [["ls"], ["status"], ["top"], ["show", "3"], ["doctor"]], ids=lambda a: a[0]
 )
-def test_verbs_load_no_torch_and_no_textual(finished: RunFolder, arguments: list[str]) -> None:
+def test_verbs_load_no_torch_and_no_textual(
+    finished: RunFolder, engine: FakeEngine, arguments: list[str]
+) -> None:
+    engine.add(RUN, "succeeded")
     loaded = modules_of(*arguments, "--runs-dir", str(finished.path.parent))
     assert loaded & HEAVY == set()
     assert "rich" in loaded
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["ls"], ["status"], ["status", RUN], ["wait"]),
+        *(["rm", RUN, "--yes"], ["engine", "start"], ["engine", "status"]),
+    ],
+    ids=" ".join,
+)
+def test_facts_as_json_load_nothing_slow(engine: FakeEngine, arguments: list[str]) -> None:
+    engine.add(RUN, "succeeded")
+    loaded = modules_of(*arguments, "--json")
+    assert loaded & SLOW == set()
+    # Typer uses pydantic; reading our models with it would take longer than asking the engine.
+    assert {name for name in loaded if name.startswith("engine.contract")} <= {
+        "engine.contract", "engine.contract.errors", "engine.contract.states",
+    }  # fmt: skip

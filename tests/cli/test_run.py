@@ -43,7 +43,10 @@ def good(engine: FakeEngine) -> FakeEngine:
 
 
 def succeed(engine: FakeEngine, wanted: SubmitRun) -> None:
+    """Write a finished run of two books, and tell of it."""
     fake = FakeRun(texts=[f"document {i} =cmd [red]" for i in range(23)])
+    fake.query_columns = {"book": ["a", "b"]}
+    fake.columns = {"book": ["a" if i % 2 else "b" for i in range(23)]}
     fake.write(Path(wanted.runs_dir), wanted.id)
     for event, facts in [*training_events(fake.steps), *replay_events(fake.steps)]:
         engine.say(wanted.id, event, **facts)

@@ -1,0 +1,66 @@
+"""Starting a supervisor, and asking one that runs to stop."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
+
+from engine.contract.errors import MagicError
+from engine.daemon.job_watch import JobWatch
+from engine.daemon.leases import Allotted
+from engine.daemon.processes import child_environment, send_signal
+from engine.records.attempts import AttemptFolder
+from engine.records.jobs import JobFolder
+
+
+def launch(
+    command: Sequence[str], job: JobFolder, allotted: Allotted
+) -> tuple[AttemptFolder, subprocess.Popen[bytes]]:
+    """Begin the next attempt at a job; its supervisor holds the lock and the leases from now on.
+
+    Raises:
+        OSError: if there is no room on the disk, or for another process; no attempt was made.
+    """
+    descriptors = list(allotted.descriptors)
+    try:
+        attempt, lock = job.new_attempt()
+        descriptors.append(lock)
+        try:
+            attempt.write_about(devices=allotted.devices)
+            return attempt, _spawn([*command, str(attempt.path)], attempt, descriptors)
+        except BaseException:
+            shutil.rmtree(attempt.path, ignore_errors=True)
+            raise
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _spawn(
+    command: list[str], attempt: AttemptFolder, descriptors: list[int]
+) -> subprocess.Popen[bytes]:
+    with open(attempt.path / "supervisor.log", "ab") as log:
+        return subprocess.Popen(
+            [*command, *map(str, descriptors)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            env=child_environment(os.environ),
+            pass_fds=descriptors,
+            # Neither our end nor a logout may reach it.
+            start_new_session=True,
+        )
+
+
+def ask_to_stop(job: JobWatch, number: signal.Signals) -> bool:
+    """Send a signal to the supervisor of a job at work; whether there was one to send it to."""
+    attempt = job.latest
+    if attempt is None or not attempt.is_held():
+        return False
+    with contextlib.suppress(MagicError, KeyError, TypeError, ValueError):
+        about = attempt.about()
+        return send_signal(int(about["pid"]), float(about["started"]), number)
+    return False

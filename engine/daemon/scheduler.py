@@ -1,0 +1,243 @@
+"""The loop that brings about what is asked: it starts, stops and counts attempts.
+
+It remembers nothing that matters. Every round looks at what the run folders say and does what is
+missing, so that an engine that is started anew goes on where another one was killed.
+"""
+
+import logging
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+from engine.contract.errors import MagicError
+from engine.contract.states import RunState, Wish
+from engine.daemon.admission import Admission
+from engine.daemon.cleaning import remove_unfinished_attribution
+from engine.daemon.job_watch import WAITING, JobWatch, Waiting
+from engine.daemon.launch import ask_to_stop, launch
+from engine.daemon.leases import Refused
+from engine.daemon.library import Library
+from engine.daemon.registry import Registry
+from engine.daemon.views import RunWatch
+
+SUPERVISOR_COMMAND = [sys.executable, "-P", "-m", "engine.daemon.supervisor"]
+AT_WORK_SECONDS = 0.2
+WAITING_SECONDS = 1.0
+IDLE_SECONDS = 5.0
+RECHECK_SECONDS = 60.0
+"""How often everything is read again, for what another program may have changed."""
+ASK_AGAIN_SECONDS = 1.0
+RETRY_SECONDS = 5.0
+"""How long a job waits whose process could not be started."""
+_SIGNALS = {Wish.PAUSE: signal.SIGTERM, Wish.CANCEL: signal.SIGINT}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Notes:
+    """What saves doing a thing twice for a job; nothing is wrong if it is forgotten."""
+
+    alive: bool = False
+    asked: Wish | None = None
+    asked_at: float = 0.0
+    cleaned: bool = False
+    again_at: float = 0.0
+    problem: str = ""
+
+
+class Scheduler:
+    """Owns the thread that starts and stops work; hold ``actions`` to change what is asked."""
+
+    def __init__(self, library: Library, registry: Registry, admission: Admission) -> None:
+        """Do nothing before :meth:`start`."""
+        self.actions = threading.RLock()
+        self._library, self._registry, self._admission = library, registry, admission
+        self._condition = threading.Condition()
+        self._woken = self._stopping = False
+        self._thread: threading.Thread | None = None
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._touched: dict[RunWatch, None] = {}
+        self._notes: WeakKeyDictionary[JobWatch, _Notes] = WeakKeyDictionary()
+        self._looked = self._rechecked = -RECHECK_SECONDS
+
+    def start(self) -> None:
+        """Begin to schedule."""
+        self._stopping = False
+        self._thread = threading.Thread(target=self._loop, name="scheduler", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; supervisors go on."""
+        with self._condition:
+            self._stopping = True
+            self._condition.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+
+    def wake(self, *touched: RunWatch) -> None:
+        """Look at once, and at these runs in any case."""
+        with self._condition:
+            self._touched.update(dict.fromkeys(touched))
+            self._woken = True
+            self._condition.notify_all()
+
+    def ask(self, watch: RunWatch) -> None:
+        """Pass on what is wished of a run's jobs to the processes that work on them."""
+        for job in watch.jobs:
+            notes, now = self._noted(job), time.monotonic()
+            if not job.held or job.wish not in _SIGNALS:
+                notes.asked = None
+            elif (
+                notes.asked is not job.wish or now >= notes.asked_at + ASK_AGAIN_SECONDS
+            ) and ask_to_stop(job, _SIGNALS[job.wish]):
+                notes.asked, notes.asked_at = job.wish, now
+
+    def round(self) -> float:
+        """Do what is missing now; returns the seconds until the next look."""
+        with self.actions:
+            self._children = [child for child in self._children if child.poll() is None]
+            watches = self._due()
+            before = {watch: _told(watch) for watch in watches}
+            for watch in watches:
+                watch.refresh()
+                self._follow(watch)
+            self._serve(watches)
+        for watch in watches:
+            # Of a run that only waits, nothing else can have changed.
+            if watch.at_work or _told(watch) != before[watch]:
+                self._tell(watch)
+        if any(watch.at_work for watch in watches):
+            return AT_WORK_SECONDS
+        return IDLE_SECONDS if all(watch.settled for watch in watches) else WAITING_SECONDS
+
+    def _tell(self, watch: RunWatch) -> None:
+        """Count a change of a run's view; one that nobody has seen need not be made for that."""
+        if watch.shown:
+            watch.view()
+        else:
+            self._library.changed()
+
+    def _loop(self) -> None:
+        while not self._stopping:
+            try:
+                pause = self.round()
+            except Exception:
+                log.exception("a round of the scheduler failed; it goes on")
+                pause = WAITING_SECONDS
+            with self._condition:
+                self._condition.wait_for(lambda: self._woken or self._stopping, pause)
+
+    def _due(self) -> list[RunWatch]:
+        """The runs to look at in this round."""
+        with self._condition:
+            touched, self._touched = self._touched, {}
+            woken, self._woken = self._woken, False
+        now = time.monotonic()
+        if now >= self._rechecked + RECHECK_SECONDS:
+            self._rechecked = self._looked = now
+            self._library.recheck()
+            return self._look()
+        if woken or now >= self._looked + IDLE_SECONDS:
+            self._looked = now
+            self._look()
+        known = self._library.all()
+        due = [watch for watch in known if not (watch.read and watch.settled) or watch.at_work]
+        return list(dict.fromkeys([*touched, *due]))
+
+    def _look(self) -> list[RunWatch]:
+        """Find the runs in all folders; forgets the place in the queue of those that are gone."""
+        found = [watch for folder in self._registry.folders for watch in self._library.runs(folder)]
+        paths = {watch.folder.path for watch in found}
+        self._registry.leave(lambda entry: entry[0] not in paths and entry[0].parent.is_dir())
+        return found
+
+    def _follow(self, watch: RunWatch) -> None:
+        """Act on what became of a run's jobs."""
+        self.ask(watch)
+        for job in watch.jobs:
+            notes = self._noted(job)
+            if notes.alive and not job.held:
+                self._admission.note_end(job)
+            notes.alive = job.held
+            cancelled = job.state is RunState.CANCELLED
+            if cancelled and not notes.cleaned:
+                remove_unfinished_attribution(job)
+            notes.cleaned = cancelled
+
+    def _serve(self, watches: Iterable[RunWatch]) -> None:
+        """Start what can be started, the first in the queue first."""
+        queue = self._queue(watches)
+        self._admission.look()
+        waiting: dict[RunWatch, dict[int, Waiting]] = {watch: {} for watch in watches}
+        position = 0
+        for watch, job in queue:
+            refused = self._try(watch, job)
+            if refused is not None:
+                waiting[watch][job.number] = Waiting(position, refused.reason, refused.others)
+                position += 1
+        for watch, reasons in waiting.items():
+            watch.waiting = reasons
+
+    def _queue(self, watches: Iterable[RunWatch]) -> list[tuple[RunWatch, JobWatch]]:
+        jobs = [(watch, job) for watch in watches if not watch.problem for job in watch.jobs]
+        waiting = [(watch, job) for watch, job in jobs if job.state in WAITING]
+        finished = {(w.folder.path, j.number) for w, j in jobs if j.state.finished}
+        self._registry.leave(lambda entry: entry in finished)
+        by_time = sorted(
+            waiting, key=lambda one: (one[1].request.submitted, one[0].folder.id, one[1].number)
+        )
+        self._registry.enqueue((watch.folder.path, job.number) for watch, job in by_time)
+
+        def position(one: tuple[RunWatch, JobWatch]) -> int:
+            return self._registry.position((one[0].folder.path, one[1].number)) or 0
+
+        return sorted(by_time, key=position)
+
+    def _try(self, watch: RunWatch, job: JobWatch) -> Refused | None:
+        """Start a job, or say why not."""
+        current = watch.current()
+        if current is not None and current is not job:
+            return Refused(_behind(watch, current), others=False)
+        if watch.at_work:
+            return Refused("waits for the processes of this run to end", others=False)
+        notes = self._noted(job)
+        if time.monotonic() < notes.again_at:
+            return Refused(notes.problem, others=True)
+        try:
+            allotted = self._admission.admit(job)
+            if isinstance(allotted, Refused):
+                return allotted
+            attempt, child = launch(SUPERVISOR_COMMAND, job.folder, allotted)
+        except (MagicError, OSError) as error:
+            notes.again_at = time.monotonic() + RETRY_SECONDS
+            notes.problem = f"could not be started: {error}; it is tried again"
+            log.warning("job %s of %s %s", job.number, watch.folder.path, notes.problem)
+            return Refused(notes.problem, others=True)
+        self._children.append(child)
+        log.info("started %s as process %d", attempt.path, child.pid)
+        watch.refresh()
+        notes.alive = True
+        return None
+
+    def _noted(self, job: JobWatch) -> _Notes:
+        return self._notes.setdefault(job, _Notes())
+
+
+def _behind(watch: RunWatch, current: JobWatch) -> str:
+    if current.state is RunState.PAUSED:
+        return (
+            f"waits for job {current.number} of this run, which is paused; go on with: "
+            f"magic resume {watch.folder.id}"
+        )
+    return f"waits for job {current.number} of this run"
+
+
+def _told(watch: RunWatch) -> tuple[object, ...]:
+    """What a view tells of the jobs of a run that is not at work."""
+    return (watch.problem, tuple(job.state for job in watch.jobs), watch.waiting)

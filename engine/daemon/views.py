@@ -1,0 +1,205 @@
+"""A run as the interface shows it, put together from its folder and kept up to date."""
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from engine.contract.api import JobView, RunView
+from engine.contract.errors import MagicError
+from engine.contract.states import RunState
+from engine.daemon.job_watch import WAITING, JobWatch, Waiting, changed_at
+from engine.daemon.run_facts import Fold, Identity, Sizes, count_documents
+from engine.records.jobs import jobs_of
+from engine.records.run_folder import RunFolder
+from engine.records.score_store import list_attributions
+
+UNREADABLE: Literal["unreadable"] = "unreadable"
+_BAD_FILES = (MagicError, OSError, ValueError, TypeError, KeyError, AttributeError)
+"""What files that were damaged, or written by something else, can cause."""
+
+
+class RunWatch:
+    """One run; safe to use from several threads."""
+
+    def __init__(self, path: Path, changed: Callable[[], None]) -> None:
+        """Watch the run in ``path``; ``changed`` is told of every change of its view."""
+        self.folder = RunFolder(path)
+        self.jobs: list[JobWatch] = []
+        self.waiting: Mapping[int, Waiting] = {}
+        self.problem: str | None = None
+        """Why its jobs cannot be read."""
+        self.read = False
+        """Whether its jobs have been looked at."""
+        self._changed = changed
+        self._lock = threading.RLock()
+        self._view: RunView | None = None
+        self._identity: tuple[tuple[int, ...], Identity] | None = None
+        self._documents: tuple[int, int | None] = (0, None)
+        self._fold = Fold(self.folder.events_file)
+        self._sizes = Sizes(self.folder)
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing happens to it until somebody asks."""
+        return self.problem is not None or all(job.state.settled for job in self.jobs)
+
+    @property
+    def shown(self) -> bool:
+        """Whether anybody has asked for its view."""
+        return self._view is not None
+
+    @property
+    def at_work(self) -> bool:
+        """Whether any process of it is alive."""
+        return any(job.held for job in self.jobs)
+
+    def refresh(self) -> None:
+        """Read its jobs as they are now."""
+        with self._lock:
+            self.read = True
+            try:
+                known = {job.number: job for job in self.jobs}
+                jobs = [known.get(f.number) or JobWatch(f) for f in jobs_of(self.folder)]
+                for job in jobs:
+                    job.refresh()
+                self.jobs, self.problem = jobs, None
+            except _BAD_FILES as error:
+                self.problem = _sentence(self.folder, error)
+
+    def name(self) -> str | None:
+        """What the user called it; None if its config cannot be read."""
+        with self._lock:
+            try:
+                return self._identify().name
+            except _BAD_FILES:
+                return None
+
+    def view(self) -> RunView:
+        """All of it as it is now."""
+        with self._lock:
+            self.refresh()
+            try:
+                if self.problem is None:
+                    view = self._read()
+                else:
+                    view = _unreadable(self.folder, self.problem)
+            except _BAD_FILES as error:
+                view = _unreadable(self.folder, _sentence(self.folder, error))
+            if view != self._view:
+                self._view = view
+                self._changed()
+            return view
+
+    def current(self) -> JobWatch | None:
+        """The first job that is not finished, else the last."""
+        unfinished = (job for job in self.jobs if not job.state.finished)
+        return next(unfinished, self.jobs[-1] if self.jobs else None)
+
+    def close(self) -> None:
+        """Let go of its journal."""
+        with self._lock:
+            self._fold.close()
+
+    def _read(self) -> RunView:
+        identity = self._identify()
+        progress = self._fold.update(keep_open=not self.settled)
+        jobs = [_job_view(job, self.waiting.get(job.number)) for job in self.jobs]
+        self._sizes.update(tuple(job.state for job in jobs), self.at_work and not self.settled)
+        current = self.current()
+        job = None if current is None else jobs[self.jobs.index(current)]
+        state: RunState | Literal["unreadable"] = RunState.SUCCEEDED if job is None else job.state
+        if job is None and not self.folder.has_trajectory():
+            return _unreadable(self.folder, "it has no jobs: this magic did not make it; remove it")
+        phase = None if state is RunState.SUCCEEDED else progress.phase(moving=self.at_work)
+        return RunView(
+            id=self.folder.id,
+            path=str(self.folder.path),
+            name=identity.name,
+            state=state,
+            reason=None if job is None else job.reason,
+            job=job,
+            jobs=jobs,
+            model=identity.model,
+            trust_remote_code=identity.trust_remote_code,
+            created=identity.created,
+            phase=phase,
+            steps=progress.steps,
+            total_steps=progress.total_steps,
+            documents=self._count_documents(),
+            attributions=len(list_attributions(self.folder.attributions)),
+            trajectory_bytes=self._sizes.trajectory,
+            scores_bytes=self._sizes.scores,
+            memory=progress.memory,
+            events=progress.events,
+        )
+
+    def _identify(self) -> Identity:
+        """What its config says, read again only when the file changed."""
+        file = self.folder.config_file.stat()
+        stamp = (file.st_mtime_ns, file.st_size, file.st_ino)
+        if self._identity is None or self._identity[0] != stamp:
+            self._identity = (stamp, Identity.read(self.folder))
+        return self._identity[1]
+
+    def _count_documents(self) -> int | None:
+        stamp = changed_at(self.folder.documents_file)
+        if self._documents[0] != stamp:
+            self._documents = (stamp, count_documents(self.folder))
+        return self._documents[1]
+
+
+def _job_view(job: JobWatch, waiting: Waiting | None) -> JobView:
+    state, reason = job.state, job.reason()
+    if waiting is not None and state in WAITING:
+        if waiting.blocked:
+            state = RunState.BLOCKED
+        elif state is RunState.BLOCKED:
+            state = RunState.QUEUED
+        reason = waiting.reason or reason
+    return JobView(
+        number=job.number,
+        work=job.request.work,
+        attribution=job.request.attribution,
+        state=state,
+        reason=reason,
+        exit_code=job.exit_code(),
+        attempts=len(job.attempts),
+        queue_position=waiting.position if waiting and state in WAITING else None,
+        devices=job.devices(),
+    )
+
+
+def _unreadable(folder: RunFolder, reason: str) -> RunView:
+    return RunView(
+        id=folder.id,
+        path=str(folder.path),
+        name="",
+        state=UNREADABLE,
+        reason=reason,
+        job=None,
+        jobs=[],
+        model="",
+        trust_remote_code=False,
+        created=None,
+        phase=None,
+        steps=0,
+        total_steps=None,
+        documents=None,
+        attributions=0,
+        trajectory_bytes=0,
+        scores_bytes=0,
+        memory=None,
+        events=0,
+    )
+
+
+def _sentence(folder: RunFolder, error: Exception) -> str:
+    if isinstance(error, MagicError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename or folder.path}: {error.strerror}; check that it may be read"
+    return (
+        f"a file in {folder.path / 'jobs'} is damaged ({type(error).__name__}: {error}); restore "
+        "it from a backup, or remove the run"
+    )

@@ -1,0 +1,80 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.records.run_folder import RunFolder
+from tests.cli.conftest import Magic
+from tests.cli.fake_engine import FakeEngine
+from tests.cli.fake_run import FakeRun, replay_events
+
+RUN = "20250102T030405-abc123"
+
+
+@pytest.fixture
+def trained(runs: Path, engine: FakeEngine) -> FakeEngine:
+    """An engine with a finished run whose new attributions are there at once."""
+    fake = FakeRun()
+    path = fake.write(runs).path
+    engine.add(RUN, "succeeded", path=str(path))
+    for _ in range(3):
+        engine.say(RUN, "train_step", step=0, loss=1.0)
+
+    def answer(_: object) -> None:
+        if not (path / "attributions" / "a0002").exists():
+            fake.write_attribution(RunFolder(path), "a0002")
+        for event, facts in replay_events(fake.steps):
+            engine.say(RUN, event, **facts)
+        engine.turn(RUN, "succeeded")
+
+    engine.on_attribute = answer
+    return engine
+
+
+def test_texts_are_asked_and_only_what_is_new_is_shown(trained: FakeEngine, magic: Magic) -> None:
+    result = magic("attribute", "my run", "--text", "a", "--text", "b")
+    assert result.exit_code == 0
+    ((_, _, _, wanted),) = trained.of_kind("POST", "/attributions")
+    assert wanted["asked"] == {
+        "texts": ["a", "b"], "queries": None, "reduction": "none", "granularity": "token",
+    }  # fmt: skip
+    assert "replaying" in result.stderr and "training" not in result.stderr
+    assert "attribution a0002" in result.stdout
+    facts = json.loads(magic("attribute", "--text", "a", "--json").stdout)
+    assert (facts["run"], facts["attribution"]) == (RUN, "a0002")
+
+
+def test_a_file_is_asked_by_its_whole_path(
+    trained: FakeEngine, magic: Magic, tmp_path: Path
+) -> None:
+    (tmp_path / "queries.jsonl").write_text("{}\n")
+    result = magic(
+        *("attribute", "--queries", "queries.jsonl", "--text-column", "body"),
+        *("--reduction", "mean", "--detach"),
+    )
+    assert (result.exit_code, result.stdout) == (0, f"{RUN}\n")
+    assert "attribution a0002" in result.stderr
+    ((_, _, _, wanted),) = trained.of_kind("POST", "/attributions")
+    assert wanted["asked"]["queries"] == {
+        "path": str(tmp_path / "queries.jsonl"), "text_column": "body",
+    }  # fmt: skip
+    assert wanted["asked"]["reduction"] == "mean"
+    facts = json.loads(magic("attribute", "--text", "a", "--detach", "--json").stdout)
+    assert facts["attribution"] == "a0002" and facts["jobs"][-1]["number"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "what to ask? give --text TEXT, or --queries FILE"),
+        (["--text", "a", "--queries", "f"], "what to ask?"),
+        (["--text", "  "], "--text is empty"),
+        (["--text", "a", "--text-column", "c"], "columns belong to --queries FILE"),
+        (["--queries", "f", "--prompt-column", "p"], "go together"),
+    ],
+)
+def test_unclear_questions_are_refused(
+    runs: Path, magic: Magic, arguments: list[str], sentence: str
+) -> None:
+    result = magic("attribute", *arguments)
+    assert result.exit_code == 2 and sentence in result.stderr

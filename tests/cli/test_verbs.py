@@ -1,0 +1,203 @@
+"""The verbs that ask an engine about runs and steer them."""
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from engine.contract.states import RunState
+from magic_tui.client import start
+from magic_tui.client.engine import UNREADABLE
+from magic_tui.render.states import SIGNS
+from tests.cli.conftest import Magic
+from tests.cli.fake_engine import FakeEngine
+
+RUN = "20250102T030405-abc123"
+OTHER = "20250103T030405-abc123"
+
+
+def later(action: Callable[[], object], seconds: float = 0.4) -> None:
+    threading.Timer(seconds, action).start()
+
+
+def flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_every_state_has_a_sign_of_its_own() -> None:
+    assert set(SIGNS) == {*RunState, UNREADABLE}
+    assert len({sign for sign, _ in SIGNS.values()}) == len(SIGNS)
+
+
+def test_wait_ends_with_what_became_of_the_run(engine: FakeEngine, magic: Magic) -> None:
+    engine.add(RUN, "running")
+    later(lambda: engine.turn(RUN, "succeeded"))
+    result = magic("wait", "my run", "--json")
+    assert result.exit_code == 0 and json.loads(result.stdout)["state"] == "succeeded"
+    for state, reason, code, expected in [
+        ("failed", "no memory", 1, 1),
+        ("failed", "no file", 2, 2),
+        ("cancelled", None, None, 4),
+        ("paused", None, None, 4),
+    ]:
+        engine.turn(RUN, state, reason, code)
+        result = magic("wait", RUN)
+        assert result.exit_code == expected
+        assert (reason or state) in result.stderr
+
+
+def test_wait_gives_up_after_the_time_given(engine: FakeEngine, magic: Magic) -> None:
+    engine.add(RUN, "running")
+    began = time.monotonic()
+    result = magic("wait", "--timeout", "0.3", "--json")
+    assert result.exit_code == 4 and 0.3 <= time.monotonic() - began < 3
+    assert f"run {RUN} is still running" in result.stderr
+    facts = json.loads(result.stdout)
+    assert (facts["run"], facts["state"], facts["error"]["exit_code"]) == (RUN, "running", 4)
+
+
+@pytest.mark.parametrize(
+    ("verb", "on_the_way", "state"),
+    [("pause", "pausing", "paused"), ("cancel", "cancelling", "cancelled")],
+)
+def test_a_wish_returns_when_the_state_has_changed(
+    engine: FakeEngine, magic: Magic, verb: str, on_the_way: str, state: str
+) -> None:
+    def grant(view: object, asked: str) -> None:
+        assert asked == verb
+        engine.turn(RUN, on_the_way)
+        later(lambda: engine.turn(RUN, state))
+
+    engine.add(RUN, "running")
+    engine.on_wish = grant
+    result = magic(verb, RUN)
+    assert (result.exit_code, result.stdout) == (0, f"run {RUN} is {state}\n")
+
+
+def test_a_run_that_ends_first_is_told_as_that(engine: FakeEngine, magic: Magic) -> None:
+    engine.add(RUN, "running")
+    engine.on_wish = lambda view, verb: later(lambda: engine.turn(RUN, "succeeded"))
+    result = magic("cancel")
+    assert (result.exit_code, result.stdout) == (
+        0, f"run {RUN} succeeded before it could be cancelled\n",
+    )  # fmt: skip
+
+
+def test_a_wish_gives_up_after_the_time_given(engine: FakeEngine, magic: Magic) -> None:
+    engine.add(RUN, "running")
+    engine.on_wish = lambda view, verb: engine.turn(RUN, "pausing")
+    result = magic("pause", "--timeout", "0.3")
+    assert result.exit_code == 4 and f"run {RUN} is still pausing" in result.stderr
+
+
+def test_resume_waits_until_the_run_is_taken_up(engine: FakeEngine, magic: Magic) -> None:
+    engine.add(RUN, "paused")
+    engine.on_wish = lambda view, verb: later(lambda: engine.turn(RUN, "queued"))
+    result = magic("resume", "--json")
+    assert result.exit_code == 0 and json.loads(result.stdout)["state"] == "queued"
+
+
+def test_a_wish_that_makes_no_sense(engine: FakeEngine, magic: Magic) -> None:
+    engine.add(RUN, "succeeded")
+    result = magic("pause", RUN)
+    assert (result.exit_code, result.stderr) == (
+        2, f"magic: run {RUN} has succeeded; there is nothing to pause\n",
+    )  # fmt: skip
+
+
+def test_status_of_one_run(engine: FakeEngine, magic: Magic) -> None:
+    phase = {
+        "phase": "train", "done": 5, "total": 12, "step": 4, "step_seconds": 0.5, "loss": 3.25,
+        "remaining_seconds": 125.0,
+    }  # fmt: skip
+    engine.add(RUN, "running", phase=phase, memory=3 * 10**9, trust_remote_code=True)
+    text = magic("status", RUN).stdout
+    for fact in (
+        "▶ 20250102T030405-abc123  my run", "state       running",
+        "training 5/12 · 2:05 left · 0.500 s/step · loss 3.2500 · at step 4",
+        "executes code that comes with the model", "trajectory  5.0 kB",
+        "2.0 kB in 1 attribution", "3.0 GB at most", "on cpu",
+    ):  # fmt: skip
+        assert fact in text, fact
+    assert all(len(line) <= 80 for line in text.splitlines())
+    view = json.loads(magic("status", RUN, "--json").stdout)
+    assert view == {"schema_version": 1, **engine.runs[RUN]}
+
+
+def test_status_of_all_lists_what_is_not_finished(engine: FakeEngine, magic: Magic) -> None:
+    engine.add(RUN, "blocked", reason="0.3 GB are free, 1.0 GB are kept")
+    engine.add(OTHER, "succeeded")
+    engine.runs["broken"] = {
+        **engine.add("20250104T030405-abc123", "queued"),
+        "state": "unreadable",
+    }
+    text = magic("status").stdout
+    assert f"! {RUN}" in text and "0.3 GB are free, 1.0 GB are kept" in text
+    assert OTHER not in text
+    assert "2 at work, 1 waiting" in text and "500 GB free; below 1.0 GB new work waits" in flat(
+        text
+    )
+    assert "A, – used of 8.0 GB" in text
+    facts = json.loads(magic("status", "--json").stdout)
+    assert facts["engine"]["pid"] == 4242
+    assert [run["id"] for run in facts["runs"]] == [RUN, "20250104T030405-abc123"]
+
+
+def test_status_of_a_run_that_is_not_there(engine: FakeEngine, magic: Magic) -> None:
+    result = magic("status", "nope", "--json")
+    assert result.exit_code == 2 and "no run has the id 'nope'" in result.stderr
+
+
+def test_logs_are_harmless(engine: FakeEngine, magic: Magic) -> None:
+    engine.add(RUN, "succeeded")
+    assert magic("logs").stdout == "the first line\n␛[31mthe second\n"
+    magic("logs", "-f")
+    assert [asked[2]["follow"] for asked in engine.of_kind("GET", "/logs")] == ["false", "true"]
+
+
+def test_watch_prints_events_as_json_lines(engine: FakeEngine, magic: Magic) -> None:
+    engine.add(RUN, "failed", reason="no memory", exit_code=1)
+    engine.say(RUN, "started", pid=1)
+    engine.say(RUN, "train_step", step=0, loss=float("nan"))
+    result = magic("watch", "--jsonl")
+    assert result.exit_code == 1 and "magic: no memory" in result.stderr
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["event"] for line in lines] == ["started", "train_step"]
+    assert lines[1]["loss"] is None
+
+
+def test_watch_tells_of_an_attempt_that_went_on(engine: FakeEngine, magic: Magic) -> None:
+    engine.add(RUN, "succeeded")
+    step = {"loss": 1.0, "learning_rate": 0.1, "seconds": 0.1}
+    engine.say(RUN, "started", pid=1)
+    engine.say(RUN, "phase", phase="train", total=10, attribution=None)
+    for number in range(4):
+        engine.say(RUN, "train_step", step=number, **step)
+    engine.say(RUN, "started", pid=2)
+    engine.say(RUN, "phase", phase="train", total=10, attribution=None)
+    engine.say(RUN, "resumed", phase="train", step=3, done=3)
+    for number in range(3, 10):
+        engine.say(RUN, "train_step", step=number, **step)
+    engine.say(RUN, "finished", work="run")
+    result = magic("watch")
+    assert result.exit_code == 0 and result.stderr.count("✓ training") == 1
+    assert re.search(r"✓ training +10 steps", result.stderr)
+    assert "goes on at step 3" in result.stderr
+    assert f"magic top {RUN}" in result.stderr
+
+
+def test_engine_status_and_start(engine: FakeEngine, magic: Magic) -> None:
+    assert json.loads(magic("engine", "start", "--json").stdout)["started_now"] is False
+    assert magic("engine", "start").stdout == "engine runs already: process 4242\n"
+    assert "process 4242, version 0.1.0, up 2 min" in magic("engine", "status").stdout
+
+
+def test_without_an_engine(magic: Magic) -> None:
+    result = magic("engine", "status")
+    assert result.exit_code == 3 and "no engine runs" in result.stderr
+    result = magic("engine", "stop", "--json")
+    assert result.exit_code == 0 and json.loads(result.stdout)["stopped"] is False
+    assert not start.stopped_note().exists()

@@ -1,0 +1,142 @@
+"""A rank that is killed at the n-th thing it does to the files of its run.
+
+The rank runs in a fork of this process, which has loaded torch once and computed nothing: a kill
+point costs a second instead of five.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.contract.config import RunConfig
+from engine.contract.request import AttributionRequest
+from engine.contract.states import RunState
+from engine.records.jobs import JobFolder, jobs_of, submit_attribution, submit_run
+from engine.records.run_folder import RunFolder
+from engine.worker.__main__ import main
+
+COUNTED = {
+    *("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree"),
+}
+"""Events of the interpreter's audit hooks that change files, or may."""
+RUN_ID = "20250101T000000-00000000"
+
+
+@dataclass(frozen=True)
+class End:
+    """How a rank ended."""
+
+    killed: bool
+    exit_code: int
+    operations: int
+    """How many file operations it had begun."""
+
+
+def submitted(runs: Path, config: dict[str, Any], texts: tuple[str, ...] = ()) -> RunFolder:
+    """A run that waits for its first attempt, always under the same id; ``texts`` are asked too."""
+    job = submit_run(runs, RUN_ID, RunConfig.model_validate(config))
+    if texts:
+        submit_attribution(job.run, AttributionRequest(texts=texts))
+    return job.run
+
+
+def next_job(run: RunFolder) -> JobFolder | None:
+    """The first job that has not succeeded."""
+    return next((job for job in jobs_of(run) if job.state() is not RunState.SUCCEEDED), None)
+
+
+def finish(run: RunFolder) -> None:
+    """Let every job come to its end without harm."""
+    while (job := next_job(run)) is not None:
+        end = attempt(job)
+        assert end.exit_code == 0, (job.path / "log").read_text()
+
+
+def attempt(job: JobFolder, at: int | None = None, with_signal: int = signal.SIGKILL) -> End:
+    """One attempt at a job in a fork, sent a signal before its ``at``-th file operation."""
+    folder, lock = job.new_attempt()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        code = 70
+        try:
+            with open(job.path / "log", "a") as log:
+                os.dup2(log.fileno(), 1)
+                os.dup2(log.fileno(), 2)
+            _count_operations(job.run.path, at, with_signal, writing)
+            code = main(["job", "--attempt", str(folder.path)])
+        finally:
+            os._exit(code)
+    os.close(writing)
+    os.close(lock)
+    counted = b""
+    while chunk := os.read(reading, 65536):
+        counted += chunk
+    os.close(reading)
+    _, status = os.waitpid(child, 0)
+    killed = os.WIFSIGNALED(status)
+    code = -os.WTERMSIG(status) if killed else os.WEXITSTATUS(status)
+    if code == 0:
+        from engine.contract.states import Ending
+
+        folder.write_exit(Ending.DONE)
+    return End(killed, code, len(counted))
+
+
+def _count_operations(folder: Path, at: int | None, with_signal: int, writing: int) -> None:
+    place, count = os.fsencode(folder), 0
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal count
+        if event not in COUNTED or not arguments:
+            return
+        with contextlib.suppress(TypeError):
+            if not os.fsencode(arguments[0]).startswith(place):
+                return
+            count += 1
+            os.write(writing, b".")
+            if count == at:
+                os.kill(os.getpid(), with_signal)
+
+    sys.addaudithook(hook)
+
+
+def fingerprint(run: RunFolder) -> dict[str, bytes]:
+    """The bytes of everything that must not depend on interruptions, by relative path."""
+    wanted = [
+        *run.trajectory.glob("*.safetensors"),
+        *run.rows_store.rglob("*"),
+        *run.attributions.glob("*/queries.parquet"),
+        *run.attributions.glob("*/scores.zarr/**/*"),
+        run.documents_file,
+    ]
+    return {str(p.relative_to(run.path)): p.read_bytes() for p in wanted if p.is_file()}
+
+
+def leftovers(run: RunFolder) -> list[str]:
+    """Files that only an interruption needs, and that must not stay."""
+    stray = [
+        *run.path.rglob("*.tmp"),
+        *run.path.rglob("*.partial"),
+        *run.path.rglob("*.unfinished"),
+        *run.trajectory.glob("resume-*"),
+        *run.attributions.glob(".*"),
+        *run.attributions.rglob("*-step-*"),
+        *run.attributions.rglob("replay.jsonl"),
+        *run.attributions.rglob("asked.parquet"),
+    ]
+    return [str(path.relative_to(run.path)) for path in stray]
+
+
+def wait_until(condition: Any, seconds: float = 60.0) -> None:
+    """Wait for a condition to hold."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to hold"
+        time.sleep(0.02)

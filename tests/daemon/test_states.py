@@ -1,0 +1,94 @@
+"""Every combination of facts gives a legal state."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.contract.states import (
+    PATIENCE,
+    AttemptFacts,
+    Ending,
+    JobFacts,
+    RunState,
+    Wish,
+    job_state,
+)
+
+ENDED = st.builds(
+    AttemptFacts,
+    held=st.just(False),
+    begun=st.booleans(),
+    ending=st.sampled_from(Ending),
+    progressed=st.booleans(),
+)
+"""An attempt whose processes are gone: it has some ending, if only that it died."""
+HELD = st.builds(
+    AttemptFacts,
+    held=st.just(True),
+    begun=st.booleans(),
+    ending=st.none() | st.sampled_from(Ending),
+    progressed=st.booleans(),
+)
+
+
+@st.composite
+def facts(draw: st.DrawFn) -> JobFacts:
+    attempts = draw(st.lists(ENDED, max_size=6)) + draw(st.lists(HELD, max_size=1))
+    # A wish counts the attempts that there were; more can have been made since, never fewer.
+    return JobFacts(draw(st.sampled_from(Wish)), draw(st.integers(0, len(attempts))), attempts)
+
+
+@given(facts())
+def test_every_combination_gives_a_state(facts: JobFacts) -> None:
+    assert job_state(facts) in set(RunState)
+
+
+@given(facts(), st.integers(0, 6))
+def test_a_finished_attempt_always_wins(facts: JobFacts, place: int) -> None:
+    done = AttemptFacts(held=False, begun=True, ending=Ending.DONE, progressed=True)
+    attempts = [*facts.attempts[:place], done, *facts.attempts[place:]]
+    assert job_state(JobFacts(facts.wish, facts.forgiven, attempts)) is RunState.SUCCEEDED
+
+
+@given(facts())
+def test_a_held_lock_never_gives_a_settled_state(facts: JobFacts) -> None:
+    done = any(attempt.ending is Ending.DONE for attempt in facts.attempts)
+    if facts.attempts and facts.attempts[-1].held and not done:
+        state = job_state(facts)
+        assert not state.settled and not state.finished
+        assert state not in (RunState.QUEUED, RunState.BLOCKED, RunState.INTERRUPTED)
+
+
+@given(facts())
+def test_without_a_process_nothing_is_at_work(facts: JobFacts) -> None:
+    if not (facts.attempts and facts.attempts[-1].held):
+        assert job_state(facts) not in (
+            RunState.STARTING, RunState.RUNNING, RunState.PAUSING, RunState.CANCELLING
+        )  # fmt: skip
+
+
+@given(facts())
+def test_what_was_wished_is_what_becomes_of_it(facts: JobFacts) -> None:
+    state = job_state(facts)
+    if facts.wish is Wish.CANCEL:
+        assert state in (RunState.CANCELLING, RunState.CANCELLED, RunState.SUCCEEDED)
+    if facts.wish is Wish.RUN:
+        assert state not in (
+            RunState.CANCELLING, RunState.CANCELLED, RunState.PAUSING, RunState.PAUSED
+        )  # fmt: skip
+    if state is RunState.PAUSED:
+        assert facts.wish is Wish.PAUSE
+
+
+@given(facts())
+def test_asking_again_forgives_every_failure(facts: JobFacts) -> None:
+    again = JobFacts(Wish.RUN, len(facts.attempts), facts.attempts)
+    assert job_state(again) not in (RunState.FAILED, RunState.BLOCKED, RunState.INTERRUPTED)
+
+
+@given(st.lists(ENDED, max_size=8))
+def test_only_useless_deaths_in_a_row_are_a_crash_loop(attempts: list[AttemptFacts]) -> None:
+    died = [a for a in attempts if a.ending in (Ending.DIED, Ending.FULL)]
+    last = died[-PATIENCE:]
+    useless = len(last) == PATIENCE and not any(a.progressed for a in last)
+    state = job_state(JobFacts(Wish.RUN, 0, died))
+    assert (state is RunState.FAILED) == useless

@@ -1,0 +1,127 @@
+"""How the engine starts and ends, and whom it tells."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from engine.contract.states import RunState
+from tests.daemon_http.conftest import RUN, Daemon
+
+NewDaemon = Callable[[], Daemon]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_end_it_quickly_in_the_middle_of_streams(
+    new_daemon: NewDaemon, number: signal.Signals
+) -> None:
+    daemon = new_daemon().start()
+    daemon.make_run(RunState.RUNNING, events=3)
+    asked = {"runs_dir": str(daemon.runs), "follow": "true"}
+    with (
+        daemon.client() as client,
+        client.stream("GET", f"/v1/runs/{RUN}/events", params=asked) as answer,
+    ):
+        lines = answer.iter_lines()
+        assert any(line == "id: 2" for line in lines)
+        begin = time.monotonic()
+        assert daemon.end(number) == 0
+        assert time.monotonic() - begin < 1.5
+        # The stream ended as a whole answer does.
+        list(lines)
+    place = daemon.runtime / "engine.sock"
+    assert not place.exists() and not (daemon.state / "socket").exists()
+    assert "Traceback" not in daemon.log.read_text()
+
+
+def test_a_client_that_does_not_read_holds_it_up_for_two_seconds_at_most(
+    new_daemon: NewDaemon,
+) -> None:
+    daemon = new_daemon().start()
+    daemon.make_run(RunState.RUNNING, events=20_000)
+    with daemon.connect() as connection:
+        path = f"/v1/runs/{RUN}/events?follow=true&runs_dir={daemon.runs}"
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: engine\r\n\r\n".encode())
+        time.sleep(0.5)
+        begin = time.monotonic()
+        assert daemon.end() == 0
+        assert time.monotonic() - begin < 3
+    assert "Traceback" not in daemon.log.read_text()
+
+
+def test_a_request_ends_it(new_daemon: NewDaemon) -> None:
+    daemon = new_daemon().start()
+    daemon.make_run(RunState.RUNNING)
+    with daemon.client() as client:
+        answer = client.post("/v1/engine/stop")
+        assert (answer.status_code, answer.json()) == (202, {})
+    assert daemon.process is not None and daemon.process.wait(5) == 0
+    daemon.start()
+
+
+def test_waiting_ends_with_it(new_daemon: NewDaemon) -> None:
+    daemon = new_daemon().start()
+    daemon.make_run(RunState.RUNNING)
+    path = f"/v1/runs/{RUN}/wait?runs_dir={daemon.runs}&timeout=20"
+    with daemon.connect() as connection:
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: engine\r\n\r\n".encode())
+        time.sleep(0.5)
+        assert daemon.end() == 0
+        assert b'"state":"running"' in connection.recv(65536)
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_the_service_manager_is_told(new_daemon: NewDaemon, abstract: bool) -> None:
+    daemon = new_daemon()
+    name = str(daemon.folder / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(10)
+        manager.bind("\0" + name if abstract else name)
+        daemon.start(NOTIFY_SOCKET=("@" if abstract else "") + name)
+        assert manager.recv(100) == b"READY=1"
+        assert daemon.end() == 0
+        assert manager.recv(100) == b"STOPPING=1"
+
+
+def test_a_service_manager_that_is_gone_does_no_harm(new_daemon: NewDaemon) -> None:
+    daemon = new_daemon()
+    daemon.start(NOTIFY_SOCKET=str(daemon.folder / "gone"))
+    assert daemon.end() == 0
+    assert "cannot tell the service manager READY=1" in daemon.log.read_text()
+
+
+def run_it(*arguments: str) -> subprocess.CompletedProcess[str]:
+    root = str(Path(__file__).resolve().parents[2])
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "engine.daemon", *arguments],
+        capture_output=True, text=True, timeout=20, check=False, cwd=root,
+        env={"PYTHONPATH": root, "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+
+
+def test_help_and_version_start_nothing() -> None:
+    told = run_it("--help")
+    assert told.returncode == 0
+    for word in ("MAGIC_STATE_DIR", "MAGIC_RUNTIME_DIR", "MAGIC_DISK_FLOOR_GB", "MAGIC_CPU_RUNS"):
+        assert word in told.stdout
+    assert "systemd" in told.stdout and "containers" in told.stdout
+    assert max(map(len, told.stdout.splitlines())) <= 100
+    told = run_it("--version")
+    assert told.returncode == 0 and told.stdout.startswith("magic-engine")
+    assert run_it("--port", "80").returncode == 2
+
+
+def test_answers_are_quick(client: httpx2.Client) -> None:
+    """With room for a machine that is busy with other tests."""
+    times = []
+    for _ in range(50):
+        begin = time.perf_counter()
+        client.get("/v1/engine").raise_for_status()
+        times.append(time.perf_counter() - begin)
+    assert sorted(times)[25] < 0.1

@@ -1,0 +1,291 @@
+"""Streams of events and logs: complete, resumable, and over when there is nothing more."""
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import httpx2
+import pytest
+
+from engine.contract.api import EngineView, Problem, RunList, RunView, Telemetry
+from engine.contract.states import RunState
+from engine.records.journal import JournalWriter
+from tests.daemon_http.conftest import RUN, Daemon, add_events, read_answer, within
+from tests.daemon_http.fake_engine import VIEW, a_view, put
+
+
+@dataclass
+class Told:
+    """One event as a client gets it."""
+
+    id: int | None
+    event: str
+    data: Any
+
+
+def parsed(lines: Iterator[str]) -> Iterator[Told]:
+    """The events in a stream's lines, strictly: nothing may be there that is no event."""
+    fields: dict[str, str] = {}
+    for line in lines:
+        if line.startswith(":"):
+            continue
+        if line:
+            name, _, value = line.partition(": ")
+            assert name in ("id", "event", "data") and name not in fields
+            fields[name] = value
+            continue
+        number = int(fields["id"]) if "id" in fields else None
+        yield Told(number, fields["event"], json.loads(fields["data"]))
+        fields = {}
+    assert not fields
+
+
+@contextmanager
+def events(
+    client: httpx2.Client, daemon: Daemon, last: int | str | None = None, **asked: Any
+) -> Iterator[Iterator[Told]]:
+    headers = {} if last is None else {"Last-Event-ID": str(last)}
+    asked = {"runs_dir": str(daemon.runs), **asked}
+    path = f"/v1/runs/{RUN}/events"
+    with client.stream("GET", path, params=asked, headers=headers) as answer:
+        assert answer.status_code == 200, answer.read()
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert answer.headers["cache-control"] == "no-store"
+        yield parsed(answer.iter_lines())
+
+
+def ids(told: Iterator[Told]) -> list[int]:
+    return [one.id for one in told if one.id is not None]
+
+
+def test_a_journal_is_told_as_it_is(client: httpx2.Client, daemon: Daemon) -> None:
+    folder = daemon.make_run(RunState.RUNNING)
+    writer = JournalWriter(folder / "events.jsonl")
+    writer.append("started", text="line\nbreak\r\n\u2028 ü \x1b[31m", pid=1)
+    writer.append("train_step", step=0)
+    writer.close()
+    with events(client, daemon) as told:
+        first, second = told
+    assert (first.id, first.event, second.id, second.event) == (0, "started", 1, "train_step")
+    assert first.data["text"] == "line\nbreak\r\n\u2028 ü \x1b[31m"
+    assert {"seq", "time", "event", "pid"} <= set(first.data) and "crc" not in first.data
+
+
+def test_without_a_journal_there_is_nothing(client: httpx2.Client, daemon: Daemon) -> None:
+    daemon.make_run(RunState.QUEUED)
+    (daemon.runs / RUN / "events.jsonl").unlink()
+    with events(client, daemon) as told:
+        assert list(told) == []
+
+
+@pytest.mark.parametrize("after", [0, 1, 499, 998, 999])
+def test_it_is_resumed_behind_an_event(client: httpx2.Client, daemon: Daemon, after: int) -> None:
+    daemon.make_run(RunState.RUNNING, events=1000)
+    with events(client, daemon, last=after) as told:
+        assert ids(told) == list(range(after + 1, 1000))
+    with events(client, daemon, after=after) as told:
+        assert ids(told) == list(range(after + 1, 1000))
+    with events(client, daemon, last=after, after=7) as told:
+        assert ids(told) == list(range(after + 1, 1000))
+
+
+@pytest.mark.parametrize("after", [10, 10**9, 10**15 - 1])
+def test_a_cursor_beyond_the_journal_begins_anew(
+    client: httpx2.Client, daemon: Daemon, after: int
+) -> None:
+    daemon.make_run(RunState.RUNNING, events=10)
+    with events(client, daemon, last=after) as stream:
+        told = list(stream)
+    assert (told[0].event, told[0].id, told[0].data) == ("reset", None, {"next": 0})
+    assert ids(iter(told)) == list(range(10))
+
+
+@pytest.mark.parametrize("last", ["x", "-1", "1.5", "1e3", "9" * 16, "9" * 5000, "٣", "1 2", " "])
+def test_what_is_no_cursor_is_refused(daemon: Daemon, last: str) -> None:
+    daemon.make_run(RunState.RUNNING, events=10)
+    with daemon.connect() as connection:
+        path = f"/v1/runs/{RUN}/events?runs_dir={daemon.runs}"
+        head = f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nLast-Event-ID: {last}\r\n"
+        connection.sendall(head.encode() + b"\r\n")
+        status, body = read_answer(connection)
+    assert status == 400
+    assert Problem.model_validate_json(body).exit_code == 2
+
+
+def test_nul_in_a_header_is_refused(daemon: Daemon) -> None:
+    with daemon.connect() as connection:
+        connection.sendall(b"GET /v1/engine HTTP/1.1\r\nHost: a\r\nLast-Event-ID: 1\x002\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
+
+
+def test_following_a_run_to_its_end(client: httpx2.Client, daemon: Daemon) -> None:
+    folder = daemon.make_run(RunState.RUNNING, events=2)
+
+    def finish() -> None:
+        add_events(folder, 3)
+        put(a_view(folder, RunState.PAUSING))
+        within(1.0, lambda: False)
+        add_events(folder, 500, text="x" * 1000)
+        put(a_view(folder, RunState.PAUSED))
+
+    later = threading.Timer(0.3, finish)
+    later.start()
+    with events(client, daemon, follow="true") as stream:
+        told = list(stream)
+    later.join()
+    assert ids(iter(told)) == list(range(505))
+    assert told[0].event == "state" and told[0].data["state"] == "running"
+    states = [one.data["state"] for one in told if one.event == "state"]
+    assert states == ["running", "pausing", "paused"]
+    assert told[-1].event == "end" and told[-1].id is None
+    assert RunView.model_validate(told[-1].data).state == RunState.PAUSED
+    telemetry = [one for one in told if one.event == "telemetry"]
+    assert telemetry and all(one.id is None for one in telemetry)
+    assert Telemetry.model_validate(telemetry[0].data).disk_free > 0  # type: ignore[operator]
+
+
+def test_a_settled_run_is_told_and_over(client: httpx2.Client, daemon: Daemon) -> None:
+    daemon.make_run(RunState.SUCCEEDED, RunState.CANCELLED, events=5)
+    with events(client, daemon, follow="true") as stream:
+        told = list(stream)
+    assert ids(iter(told)) == list(range(5))
+    assert [one.event for one in told if one.id is None] == ["state", "telemetry", "end"]
+    with events(client, daemon, follow="true", last=4) as stream:
+        assert ids(stream) == []
+
+
+def test_nothing_is_lost_or_told_twice_over_restarts(
+    new_daemon: Callable[[], Daemon],
+) -> None:
+    """The journal grows all the time, and the engine dies in the middle of the stream."""
+    daemon = new_daemon()
+    folder = daemon.make_run(RunState.RUNNING)
+    done = threading.Event()
+
+    def write() -> None:
+        writer = JournalWriter(folder / "events.jsonl")
+        while not done.wait(0.002):
+            writer.append("train_step", step=0, text="x" * 200)
+        writer.close()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    seen: list[int] = []
+    for number in (signal.SIGKILL, signal.SIGTERM, None):
+        daemon.start()
+        last = seen[-1] if seen else None
+        with (
+            daemon.client() as client,
+            events(client, daemon, follow="true", last=last) as told,
+        ):
+            seen += islice((one.id for one in told if one.id is not None), 400)
+            if number is not None:
+                daemon.end(number)
+                try:
+                    seen += ids(told)
+                except httpx2.HTTPError:
+                    assert number == signal.SIGKILL
+            else:
+                done.set()
+                thread.join()
+                put(a_view(folder, RunState.SUCCEEDED))
+                seen += ids(told)
+    assert seen == list(range((folder / "events.jsonl").read_bytes().count(b"\n")))
+    assert len(seen) > 1200
+
+
+def test_a_damaged_journal_is_told_as_a_problem(client: httpx2.Client, daemon: Daemon) -> None:
+    folder = daemon.make_run(RunState.RUNNING, events=1000)
+    journal = folder / "events.jsonl"
+    journal.write_bytes(journal.read_bytes().replace(b'"step":900', b'"step":901'))
+    with events(client, daemon, follow="true") as stream:
+        told = list(stream)
+    assert told[-1].event == "problem"
+    assert "line 901 is damaged" in told[-1].data["message"]
+    assert ids(iter(told)) == list(range(len(ids(iter(told)))))
+
+
+def test_a_journal_that_shrinks_begins_anew(client: httpx2.Client, daemon: Daemon) -> None:
+    folder = daemon.make_run(RunState.RUNNING, events=10)
+    with events(client, daemon, follow="true") as told:
+        assert ids(islice((one for one in told if one.id is not None), 10)) == list(range(10))
+        with open(folder / "events.jsonl", "rb+") as file:
+            file.truncate(file.read().index(b"\n") + 1)
+        assert any(one.event == "reset" for one in told)
+        assert ids(islice((one for one in told if one.id is not None), 1)) == [0]
+
+
+def test_a_run_that_is_removed_ends_its_stream(client: httpx2.Client, daemon: Daemon) -> None:
+    folder = daemon.make_run(RunState.RUNNING, events=1)
+    with events(client, daemon, follow="true") as told:
+        assert any(one.id == 0 for one in told)
+        (folder / VIEW).unlink()
+        *_, last = told
+    assert (last.event, last.data["exit_code"]) == ("problem", 2)
+    assert "there is no run" in last.data["message"]
+
+
+def test_no_stream_of_what_is_not_there(client: httpx2.Client, daemon: Daemon) -> None:
+    for what in ("events", "logs"):
+        asked = {"runs_dir": str(daemon.runs), "follow": "true"}
+        answer = client.get(f"/v1/runs/{RUN}/{what}", params=asked)
+        assert (answer.status_code, answer.json()["exit_code"]) == (404, 2)
+
+
+def test_the_engine_tells_of_itself_and_of_runs(client: httpx2.Client, daemon: Daemon) -> None:
+    folder = daemon.make_run(RunState.RUNNING)
+    asked = {"runs_dir": str(daemon.runs)}
+    with client.stream("GET", "/v1/engine/events", params=asked) as answer:
+        told = parsed(answer.iter_lines())
+        first, second = islice(told, 2)
+        assert (first.event, second.event) == ("engine", "runs")
+        assert EngineView.model_validate(first.data).pid == daemon.pid
+        assert RunList.model_validate(second.data).runs[0].state == RunState.RUNNING
+        put(a_view(folder, RunState.FAILED))
+        states = (one.data["runs"][0]["state"] for one in told if one.event == "runs")
+        assert next(states) == "failed"
+        assert next(told).event == "engine"
+    with client.stream("GET", "/v1/engine/events") as answer:
+        told = parsed(answer.iter_lines())
+        assert [one.event for one in islice(told, 2)] == ["engine", "engine"]
+
+
+def test_logs_are_one_text(client: httpx2.Client, daemon: Daemon) -> None:
+    folder = daemon.make_run(RunState.SUCCEEDED)
+    logs = folder / "logs"
+    asked = {"runs_dir": str(daemon.runs)}
+    assert client.get(f"/v1/runs/{RUN}/logs", params=asked).text == ""
+    logs.mkdir()
+    (logs / "0001-0002.log").write_bytes(b"second \xff\n" * 20_000)
+    (logs / "0001-0001.log").write_bytes(b"first\n")
+    (logs / "0002-0001.log").symlink_to("/etc/passwd")
+    os.mkfifo(logs / "0002-0002.log")
+    (logs / "0002-0003.log").mkdir()
+    (logs / "0003-0001.log").write_bytes(b"third\n")
+    expected = b"first\n" + b"second \xff\n" * 20_000 + b"third\n"
+    for follow in ("false", "true"):
+        answer = client.get(f"/v1/runs/{RUN}/logs", params={**asked, "follow": follow})
+        assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+        assert answer.content == expected
+
+
+def test_logs_are_followed_over_attempts(client: httpx2.Client, daemon: Daemon) -> None:
+    folder = daemon.make_run(RunState.RUNNING)
+    logs = folder / "logs"
+    asked = {"runs_dir": str(daemon.runs), "follow": "true"}
+    with client.stream("GET", f"/v1/runs/{RUN}/logs", params=asked) as answer:
+        lines = answer.iter_lines()
+        logs.mkdir()
+        for attempt in (1, 2):
+            with open(logs / f"0001-000{attempt}.log", "w") as log:
+                for step in range(3):
+                    print(attempt, step, file=log, flush=True)
+                    assert next(lines) == f"{attempt} {step}"
+        put(a_view(folder, RunState.FAILED))
+        assert list(lines) == []

@@ -1,0 +1,170 @@
+"""Going on with what an earlier attempt committed, and not with more or less."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engine.checkpoints import replay_saves
+from engine.contract.errors import RunError, StoppedError
+from engine.magic.schedule import make_schedule
+from engine.records.run_folder import RunFolder
+from engine.training_loop import Control
+from engine.worker import replaying, run
+from tests.crash.ranks import fingerprint, leftovers
+
+Outcome = dict[str, Any]
+Start = Callable[..., Outcome]
+Worker = Callable[..., Outcome]
+
+
+class StopAt:
+    """Asks to stop at the n-th time it is asked, and counts."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left == 0
+
+
+def steps_of(folder: RunFolder, event: str) -> list[int]:
+    return [e["step"] for e in folder.events() if e["event"] == event]
+
+
+def stop_training_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    control = Control(StopAt(step + 1), 60.0, resume=True)
+    monkeypatch.setattr(run, "Control", lambda *_, **__: control)
+
+
+@pytest.mark.parametrize("schedule", ["all", "gradients", "sqrt", "log"])
+def test_training_goes_on_where_it_stopped(
+    config: dict[str, Any], start: Start, worker: Worker, runs: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, schedule: str,
+) -> None:  # fmt: skip
+    config = {**config, "trajectory": {"schedule": schedule}}
+    whole = RunFolder(Path(start(config, "r1")["path"]))
+    with monkeypatch.context() as patch:
+        stop_training_at(patch, 4)
+        stopped = start(config, "r2")
+    assert stopped["ending"] == "stopped" and stopped["exit_code"] == 130
+    folder = RunFolder(runs / "r2")
+    assert steps_of(folder, "train_step") == [0, 1, 2, 3]
+    assert worker("resume", "--run", folder.path)["ok"]
+    assert steps_of(folder, "train_step") == [0, 1, 2, 3, 4, 5]
+    assert [e["saved"] for e in folder.events() if e["event"] == "interrupted"] == [True]
+    ours, theirs = fingerprint(folder), fingerprint(whole)
+    assert {n for n in ours if ours[n] != theirs[n]} == {"attributions/a0001/scores.zarr/zarr.json"}
+    assert ours.keys() == theirs.keys() and leftovers(folder) == []
+
+
+def test_replay_goes_on_from_its_saved_cotangents(
+    config: dict[str, Any], start: Start, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(Path(start({**config, "queries": None})["path"]))
+    request = json.dumps({"texts": ["the cat", "a dog ran"]})
+    assert worker("attribute", "--run", folder.path, "--request", request)["ok"]
+    before = len(steps_of(folder, "replay_step"))
+    monkeypatch.setenv("MAGIC_SAVE_SECONDS", "0")
+    taken = []
+
+    def after(self: Any, *arguments: Any, **facts: Any) -> None:
+        original(self, *arguments, **facts)
+        if arguments[0] == "replay_step":
+            taken.append(facts["step"])
+            if len(taken) == 4:
+                raise StoppedError("stopped by the test")
+
+    original = replaying.Reporter.__call__
+    with monkeypatch.context() as patch:
+        patch.setattr(replaying.Reporter, "__call__", after)
+        stopped = worker("attribute", "--run", folder.path, "--request", request)
+    assert stopped["ending"] == "stopped" and taken == [5, 4, 3, 2]
+    assert worker("resume", "--run", folder.path)["ok"]
+    # The step at which it was stopped had not been saved; the one before it had.
+    assert steps_of(folder, "replay_step")[before:] == [5, 4, 3, 2, 2, 1, 0]
+    [resumed] = [e for e in folder.events() if e["event"] == "resumed" and e["phase"] == "replay"]
+    assert (resumed["step"], resumed["done"]) == (3, 3)
+    files = fingerprint(folder)
+    for name, content in files.items():
+        if name.startswith("attributions/a0001/"):
+            assert files[name.replace("a0001", "a0002")] == content
+    assert leftovers(folder) == []
+
+
+def test_a_damaged_save_begins_the_replay_again(
+    config: dict[str, Any], start: Start, worker: Worker, runs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    whole = fingerprint(RunFolder(Path(start(config, "r1")["path"])))
+    monkeypatch.setenv("MAGIC_SAVE_SECONDS", "0")
+    saved = replay_saves.ReplaySaves.save
+    with monkeypatch.context() as patch:
+
+        def save_and_stop(self: Any, state: Any) -> int:
+            saved(self, state)
+            raise StoppedError("stopped by the test")
+
+        patch.setattr(replay_saves.ReplaySaves, "save", save_and_stop)
+        assert start(config, "r2")["ending"] == "stopped"
+    folder = RunFolder(runs / "r2")
+    [cotangent, *_] = sorted(folder.attributions.rglob("cotangent-*"))
+    content = bytearray(cotangent.read_bytes())
+    content[-3] ^= 1
+    cotangent.write_bytes(content)
+    assert worker("resume", "--run", folder.path)["ok"]
+    [warning] = [e["message"] for e in folder.events() if e["event"] == "warning"]
+    assert f"{cotangent} is damaged" in warning and "begins again" in warning
+    ours = fingerprint(folder)
+    assert {n for n in ours if ours[n] != whole[n]} == {"attributions/a0001/scores.zarr/zarr.json"}
+
+
+def test_changed_queries_do_not_reach_an_interrupted_run(
+    config: dict[str, Any], start: Start, worker: Worker, runs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    with monkeypatch.context() as patch:
+        stop_training_at(patch, 2)
+        start(config)
+    for file in ("train", "queries"):
+        Path(config["data"]["path"]).with_name(f"{file}.jsonl").unlink()
+    assert worker("resume", "--run", runs / "r1")["ok"]
+
+
+def test_a_notebook_is_not_given_an_old_trajectory(tmp_path: Path) -> None:
+    import torchopt
+
+    from engine import DataStream, Trainer
+
+    class Line(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.tensor([0.5, 1.0]))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x @ self.w - 1.0) ** 2
+
+    stream = DataStream([{"x": torch.tensor([float(i), 1.0])} for i in range(8)], 2)
+    trainer, state = Trainer.initialize(Line(), torchopt.sgd(0.01))
+    schedule = make_schedule("sqrt", 4)
+    with pytest.raises(StoppedError):
+        trainer.train(
+            state, stream, save_dir=tmp_path, schedule=schedule, control=Control(StopAt(3))
+        )
+    with pytest.raises(RunError, match="already holds a trajectory"):
+        trainer.train(state, stream, save_dir=tmp_path, schedule=schedule)
+    resumed = trainer.train(state, stream, save_dir=tmp_path, control=Control(resume=True))
+    whole = trainer.train(state, stream, save_dir=tmp_path / "b", schedule=schedule)
+    assert torch.equal(resumed.params["w"], whole.params["w"])
+    with pytest.raises(RunError, match="schedule sqrt; give another folder"):
+        trainer.train(
+            state,
+            stream,
+            save_dir=tmp_path,
+            schedule=make_schedule("all", 4),
+            control=Control(resume=True),
+        )
