@@ -13,16 +13,18 @@ if TYPE_CHECKING:
     from engine.stream import DataStream as DataStream
     from engine.trainer import Scores as Scores
     from engine.trainer import Trainer as Trainer
+    from engine.training_loop import Control as Control
 
 _HOMES = {
     "Trainer": "engine.trainer",
     "Scores": "engine.trainer",
+    "Control": "engine.training_loop",
     "DataStream": "engine.stream",
     "CausalLMLoss": "engine.models.causal_lm_loss",
     "weighted_causal_lm_ce": "engine.models.weighted_loss",
 }
 
-__all__ = ["CausalLMLoss", "DataStream", "Scores", "Trainer", "weighted_causal_lm_ce"]
+__all__ = ["CausalLMLoss", "Control", "DataStream", "Scores", "Trainer", "weighted_causal_lm_ce"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ The worker of ``magic run`` and a notebook use the same class:
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,16 +25,14 @@ from engine.magic.observer import Observer, ignore
 from engine.magic.optimizer_stage import OptimizerStage
 from engine.magic.replay import DivergedError, Replay
 from engine.magic.schedule import Schedule, ScheduleKind, make_schedule
-from engine.magic.state import Batch, Cotangent, Params, TrainState
+from engine.magic.state import Cotangent, Params, TrainState
 from engine.magic.train_step import TrainStep
+from engine.measurements import Measurement, measurements_of
 from engine.models.module_loss import ModuleLoss
 from engine.planning import Training
 from engine.records.manifest import read_manifest
 from engine.stream import DataStream
 from engine.training_loop import Control, KeptSteps, Steps, checked
-
-Measurement = Sequence[Batch]
-"""φ as a sum of batch losses; the batches' weights and denominators carry its coefficients."""
 
 
 @dataclass(frozen=True)
@@ -297,26 +295,3 @@ class Trainer:
         kept = [*plan.schedule.checkpoints, plan.schedule.steps]
         observer("planned", schedule=plan.schedule.kind, reason=reason, checkpoints=kept)
         return plan.schedule
-
-
-def measurements_of(
-    queries: DataStream, reduction: Reduction, dtype: torch.dtype
-) -> list[Measurement]:
-    """A stream's rows as measurements: φ of a row is the mean loss of its targets."""
-    rows = len(queries.dataset)
-    # A query has one weight, its coefficient, whatever documents its row is made of.
-    plain = [
-        {name: column for name, column in queries.dataset[row].items() if name != "doc_ids"}
-        for row in range(rows)
-    ]
-    single = DataStream(plain, 1, device=queries.device)
-    batches = [single.batch(row, dtype) for row in range(rows)]
-    if reduction == "none":
-        return [[batch] for batch in batches]
-    share = 1.0 / rows if reduction == "mean" else 1.0
-    return [[scaled(batch, share) for batch in batches]]
-
-
-def scaled(batch: Batch, factor: float) -> Batch:
-    """The batch with its loss multiplied by ``factor``."""
-    return replace(batch, weights=batch.weights * factor)

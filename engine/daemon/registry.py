@@ -71,7 +71,7 @@ class Registry:
         """Append those that are not in the queue yet, in the order given."""
         with self._lock:
             last = max(self._queue.values(), default=0)
-            new = [entry for entry in entries if entry not in self._queue]
+            new = [entry for entry in dict.fromkeys(entries) if entry not in self._queue]
             rows = []
             for position, (run, job) in enumerate(new, start=last + 1):
                 self._queue[run, job] = position

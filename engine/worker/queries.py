@@ -12,9 +12,9 @@ from engine.contract.errors import UsageError
 from engine.data.sources import Documents, read_documents
 from engine.data.tokens import TokenizedDocument, tokenize
 from engine.magic.state import Batch, TrainState
+from engine.measurements import Measurement
 from engine.records.atomic import sync_tree
 from engine.records.tables import read_table, write_queries
-from engine.trainer import Measurement
 from engine.worker.job import Job, check_tokens, model_inputs
 
 _OWN = ("id", "text", "input_ids", "targets", "measurement", "coefficient")

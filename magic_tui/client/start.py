@@ -7,7 +7,6 @@ The engine itself makes sure that there is only one; this lock only spares the o
 import contextlib
 import fcntl
 import os
-import socket
 import subprocess
 import threading
 import time
@@ -15,11 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx2
-
 from engine.contract.errors import UnreachableError
 from engine.records import places
 from magic_tui.client.environment import PYTHON, environment_of_a_process
+from magic_tui.client.http import BrokenOffError, Question, ask
 from magic_tui.client.worker import last_lines
 
 ENGINE_COMMAND = [*PYTHON, "engine.daemon"]
@@ -30,6 +28,8 @@ _LOG_LINES = 8
 
 View = dict[str, Any]
 """What the engine tells of itself or of a run, as in ``engine.contract.api``."""
+Reached = tuple[Path, View]
+"""The socket at which an engine answers, and what it says of itself."""
 
 
 class StartError(UnreachableError):
@@ -41,37 +41,34 @@ class StartError(UnreachableError):
         self.last_lines = last_lines(log, _LOG_LINES)
 
 
-def reach() -> tuple[httpx2.Client, View] | None:
-    """A connection to the engine and what it says of itself; None if none answers."""
+def reach() -> Reached | None:
+    """The engine that runs; None if none answers."""
     for path in _sockets():
-        if not _is_listening(path):
-            continue
-        client = _http(path)
-        try:
-            answer = client.get("/v1/engine", timeout=_ANSWER_SECONDS)
-            return client, dict(answer.raise_for_status().json())
-        except (httpx2.HTTPError, ValueError):
-            client.close()
+        with contextlib.suppress(BrokenOffError):
+            answer = ask(path, Question("GET", "/v1/engine", {}, timeout=_ANSWER_SECONDS))
+            view = answer.json()
+            if answer.status == 200 and isinstance(view, dict):
+                return path, view
     return None
 
 
-def reach_or_start() -> tuple[httpx2.Client, View, bool]:
-    """The same, after starting an engine if none answers; the last says whether that was needed.
+def reach_or_start() -> tuple[Reached, bool]:
+    """The engine, started if none answers; and whether that was needed.
 
     Raises:
         UnreachableError: if none answers within 20 s.
     """
     reached = reach()
     if reached is not None:
-        return *reached, False
+        return reached, False
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         with _start_lock() as locked:
             reached = reach()
             if reached is not None:
-                return *reached, False
+                return reached, False
             if locked:
-                return *_start(deadline), True
+                return _start(deadline), True
         time.sleep(_POLL_SECONDS)
     raise StartError(f"no engine answers within {START_SECONDS:.0f} s", engine_log())
 
@@ -81,7 +78,24 @@ def stopped_note() -> Path:
     return places.state_folder() / "stopped"
 
 
-def _start(deadline: float) -> tuple[httpx2.Client, View]:
+def engine_log() -> Path:
+    """Where an engine that was started from here writes what it has to say."""
+    return places.state_folder() / "engine.log"
+
+
+def engine_is_alive() -> bool:
+    """Whether a process holds the engine's lock, answering or not."""
+    try:
+        descriptor = os.open(places.state_folder() / "engine.lock", os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _try_lock(descriptor, fcntl.LOCK_SH)
+    finally:
+        os.close(descriptor)
+
+
+def _start(deadline: float) -> Reached:
     """Spawn the engine and wait until one answers, be it this one or another."""
     stopped_note().unlink(missing_ok=True)
     process = _spawn()
@@ -113,18 +127,6 @@ def _spawn() -> "subprocess.Popen[bytes]":
     return process
 
 
-def engine_is_alive() -> bool:
-    """Whether a process holds the engine's lock, answering or not."""
-    try:
-        descriptor = os.open(places.state_folder() / "engine.lock", os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        return not _try_lock(descriptor, fcntl.LOCK_SH)
-    finally:
-        os.close(descriptor)
-
-
 @contextlib.contextmanager
 def _start_lock() -> Iterator[bool]:
     """Try to take ``start.lock``; yields whether this process has it now."""
@@ -151,24 +153,3 @@ def _sockets() -> Iterator[Path]:
     here = places.socket_path()
     if here != noted:
         yield here
-
-
-def _is_listening(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(_ANSWER_SECONDS)
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-    return True
-
-
-def engine_log() -> Path:
-    """Where an engine that was started from here writes what it has to say."""
-    return places.state_folder() / "engine.log"
-
-
-def _http(path: Path) -> httpx2.Client:
-    # No TLS runs over the socket, so no certificates need be read, and no proxy is asked.
-    transport = httpx2.HTTPTransport(uds=str(path), verify=False)
-    return httpx2.Client(transport=transport, base_url="http://engine", trust_env=False)

@@ -1,9 +1,10 @@
-"""The events of a run as they come, through every end and restart of the engine.
+"""The events of a run as they come, through every end and restart of the engine; and its logs.
 
 Each record of the journal comes exactly once and in order: its number is the cursor that a new
 connection goes on from.
 """
 
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,11 +13,13 @@ from typing import Any
 import httpx2
 
 from engine.contract.errors import UnreachableError
-from magic_tui.client.engine import Engine, RefusedError, refuse
+from magic_tui.client.engine import Engine, RefusedError, refusal
+from magic_tui.client.http import Answer
 from magic_tui.client.start import View
 
 SILENCE_SECONDS = 30.0
 """A stream that follows says something every two seconds; this much silence is a dead engine."""
+_CONNECT_SECONDS = 10.0
 _MOST_FAILURES = 10
 _PAUSE_SECONDS = 0.5
 
@@ -41,24 +44,42 @@ def follow_events(engine: Engine, run: View, after: int = -1) -> Iterator[Messag
     failures = 0
     while True:
         before = cursor.heard
-        try:
+        with contextlib.suppress(httpx2.TransportError):
             for message in _connected(engine, run["id"], cursor):
                 yield message
                 if message.kind == "end":
                     return
-        except httpx2.TransportError:
-            pass
         failures = failures + 1 if cursor.heard == before else 0
         if failures == _MOST_FAILURES:
-            raise UnreachableError(
-                "the engine keeps breaking off; see its log: magic engine status"
-            )
+            raise UnreachableError("the engine keeps breaking off; see its log: magic engine status")
         if not engine.reconnect():
             yield Message("waiting", {})
             while not engine.reconnect():
                 time.sleep(_PAUSE_SECONDS)
         elif failures:
             time.sleep(_PAUSE_SECONDS)
+
+
+def read_logs(engine: Engine, run: View, follow: bool) -> Iterator[str]:
+    """The lines of a run's log files, and with ``follow`` those to come.
+
+    Raises:
+        RefusedError: if there is no such run.
+        UnreachableError: if the engine ends meanwhile.
+    """
+    query = engine.query({"follow": "true" if follow else "false"})
+    timeout = httpx2.Timeout(_CONNECT_SECONDS, read=None)
+    try:
+        with (
+            _http(engine) as client,
+            client.stream("GET", f"/v1/runs/{run['id']}/logs", params=query, timeout=timeout) as a,
+        ):
+            _check(a)
+            yield from a.iter_lines()
+    except httpx2.TransportError:
+        raise UnreachableError(
+            f"the engine ended while it was sending; the logs are files in {run['path']}/logs"
+        ) from None
 
 
 @dataclass
@@ -72,17 +93,17 @@ class _Cursor:
 def _connected(engine: Engine, run_id: str, cursor: _Cursor) -> Iterator[Message]:
     """What one connection says; records that were passed on before are left out."""
     headers = {} if cursor.last < 0 else {"Last-Event-ID": str(cursor.last)}
-    query = {"runs_dir": engine.runs_dir, "follow": "true"}
-    with engine.http.sse(
-        f"/v1/runs/{run_id}/events",
-        params=query,
-        headers=headers,
-        timeout=httpx2.Timeout(10, read=SILENCE_SECONDS),
-        max_event_size=None,
-    ) as source:
-        if source.response.is_error:
-            source.response.read()
-            refuse(source.response)
+    with (
+        _http(engine) as client,
+        client.sse(
+            f"/v1/runs/{run_id}/events",
+            params=engine.query({"follow": "true"}),
+            headers=headers,
+            timeout=httpx2.Timeout(_CONNECT_SECONDS, read=SILENCE_SECONDS),
+            max_event_size=None,
+        ) as source,
+    ):
+        _check(source.response)
         for event in source:
             cursor.heard += 1
             data: dict[str, Any] = dict(event.json())  # type: ignore[call-overload]
@@ -99,3 +120,14 @@ def _connected(engine: Engine, run_id: str, cursor: _Cursor) -> Iterator[Message
             elif data["seq"] > cursor.last:
                 # Something is missing: ask again from where it was.
                 return
+
+
+def _check(response: httpx2.Response) -> None:
+    if response.is_error:
+        raise refusal(Answer(response.status_code, response.read()))
+
+
+def _http(engine: Engine) -> httpx2.Client:
+    # No TLS runs over the socket, so no certificates need be read, and no proxy is asked.
+    transport = httpx2.HTTPTransport(uds=str(engine.socket), verify=False)
+    return httpx2.Client(transport=transport, base_url="http://engine", trust_env=False)

@@ -12,7 +12,7 @@ from engine import DataStream, Scores, Trainer
 from engine.magic.optimizers import build_optimizer
 from engine.magic.schedule import ScheduleKind
 from engine.magic.state import TrainState
-from engine.trainer import Measurement, measurements_of, scaled
+from engine.measurements import Measurement, measurements_of, scaled
 from tests.exactness import oracle
 from tests.exactness.cases import BATCH_SIZE, Data, make_queries
 from tests.exactness.conftest import Agree

@@ -1,0 +1,76 @@
+"""One question to the engine and its answer: HTTP over a Unix socket.
+
+Short questions go through the standard library, because loading an HTTP client with everything it
+can do takes longer than asking. Each has a connection of its own: on one machine that costs
+nothing, and nothing is left open when an engine ends. Streams are in ``stream``.
+"""
+
+import http.client
+import json
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+
+class BrokenOffError(Exception):
+    """Nobody listens, or whoever did ended or fell silent before answering."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    body: Any = None
+    timeout: float = 60.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    content: bytes
+
+    def json(self) -> Any:
+        """The content; None if it is no JSON."""
+        try:
+            return json.loads(self.content)
+        except ValueError:
+            return None
+
+
+def ask(listening: Path, question: Question) -> Answer:
+    """Ask whoever listens at a socket.
+
+    Raises:
+        BrokenOffError: if there is no answer.
+    """
+    connection = _Connection(listening, question.timeout)
+    target = f"{question.path}?{urlencode(question.query)}"
+    body = None if question.body is None else json.dumps(question.body).encode()
+    headers = {} if body is None else {"Content-Type": "application/json"}
+    try:
+        connection.request(question.method, target, body, headers)
+        answer = connection.getresponse()
+        return Answer(answer.status, answer.read())
+    except (OSError, http.client.HTTPException) as error:
+        raise BrokenOffError(f"{type(error).__name__}: {error}") from None
+    finally:
+        connection.close()
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, listening: Path, timeout: float) -> None:
+        super().__init__("engine", timeout=timeout)
+        self._listening = listening
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._listening))
