@@ -1,7 +1,6 @@
 """Where runs live and what they are called; imports nothing that is slow."""
 
 import os
-import secrets
 import time
 from pathlib import Path
 
@@ -20,4 +19,4 @@ def new_run_id() -> str:
     """An id that sorts by time of creation, to the millisecond."""
     now = time.time()
     second = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now))
-    return f"{second}-{int(now % 1 * 1000):03x}{secrets.randbits(20):05x}"
+    return f"{second}-{int(now % 1 * 1000):03x}{os.urandom(3).hex()[:5]}"

@@ -48,15 +48,15 @@ def attribute(
         "reduction": reduction,
         "granularity": granularity,
     }
-    with connect(runs_dir) as engine:
-        view = engine.attribute(engine.find(run)["id"], request)
-        job = view["jobs"][-1]
-        if detach:
-            _print_queued(view, job["attribution"], as_json)
-            return
-        from magic_tui.cli.work import finish, print_result
+    engine = connect(runs_dir)
+    view = engine.attribute(engine.find(run)["id"], request)
+    job = view["jobs"][-1]
+    if detach:
+        _print_queued(view, job["attribution"], as_json)
+        return
+    from magic_tui.cli.work import finish, print_result
 
-        facts = finish(engine, view, job["number"], after=view["events"] - 1)
+    facts = finish(engine, view, job["number"], after=view["events"] - 1)
     if as_json:
         print_json(facts)
         return

@@ -32,8 +32,7 @@ def demo(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
 
     config = demo_config()
     stderr().print("a small language model learns passages of books; nothing is downloaded")
-    with submit_config(config, runs_dir) as (engine, view):
-        facts = finish(engine, view, job=1)
+    facts = finish(*submit_config(config, runs_dir), job=1)
     attribution = open_attribution(RunFolder(Path(facts["path"])), facts["attribution"])
     tables = [
         read_top(attribution, query.index, _LISTED, label=_LABEL) for query in attribution.queries

@@ -21,8 +21,7 @@ def start(as_json: AsJson = False) -> None:
     """
     from magic_tui.client.engine import connect
 
-    with connect() as found:
-        pass
+    found = connect()
     if as_json:
         print_json({**found.view, "started_now": found.started})
         return
@@ -73,7 +72,6 @@ def status(as_json: AsJson = False) -> None:
             "no engine runs; it starts by itself with the next verb that needs it, or with: "
             "magic engine start"
         )
-    found.http.close()
     check_version(found.view)
     if as_json:
         print_json(found.view)

@@ -19,7 +19,8 @@ def logs(
 ) -> None:
     """Print what the processes of a run printed."""
     from magic_tui.client.engine import connect
+    from magic_tui.client.stream import read_logs
 
-    with connect(runs_dir) as engine:
-        for line in engine.logs(engine.find(run)["id"], follow):
-            typer.echo(safe_text(line))
+    engine = connect(runs_dir)
+    for line in read_logs(engine, engine.find(run), follow):
+        typer.echo(safe_text(line))

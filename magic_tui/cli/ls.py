@@ -12,8 +12,8 @@ def ls(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
     """List the runs, newest first."""
     from magic_tui.client.engine import connect
 
-    with connect(runs_dir) as engine:
-        runs = engine.runs()[::-1]
+    engine = connect(runs_dir)
+    runs = engine.runs()[::-1]
     if as_json:
         print_json({"runs_dir": engine.runs_dir, "runs": [_facts(run) for run in runs]})
         return

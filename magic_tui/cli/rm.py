@@ -25,13 +25,13 @@ def rm(
     from magic_tui.client.engine import connect
     from magic_tui.render.numbers import bytes_text
 
-    with connect(runs_dir) as engine:
-        found = engine.find(run)
-        run_id = found["id"]
-        what = f"the trajectory of run {run_id}" if trajectory else f"run {run_id} and its scores"
-        if not yes:
-            _confirm(f"remove {what} ({bytes_text(_size(found, trajectory))})")
-        removed = engine.remove(run_id, "trajectory" if trajectory else "run")
+    engine = connect(runs_dir)
+    found = engine.find(run)
+    run_id = found["id"]
+    what = f"the trajectory of run {run_id}" if trajectory else f"run {run_id} and its scores"
+    if not yes:
+        _confirm(f"remove {what} ({bytes_text(_size(found, trajectory))})")
+    removed = engine.remove(run_id, "trajectory" if trajectory else "run")
     if as_json:
         print_json({"run": run_id, **removed})
     else:

@@ -23,17 +23,17 @@ def run(
     """
     from magic_tui.cli.submit import submit_config
 
-    with submit_config(config, runs_dir, tuple(force or ())) as (engine, view):
-        if detach:
-            if as_json:
-                print_json(view)
-            else:
-                typer.echo(view["id"])
-                narrate(f"follow it with: magic watch {view['id']}")
-            return
-        from magic_tui.cli.work import finish, print_result
+    engine, view = submit_config(config, runs_dir, tuple(force or ()))
+    if detach:
+        if as_json:
+            print_json(view)
+        else:
+            typer.echo(view["id"])
+            narrate(f"follow it with: magic watch {view['id']}")
+        return
+    from magic_tui.cli.work import finish, print_result
 
-        facts = finish(engine, view, job=1)
+    facts = finish(engine, view, job=1)
     if as_json:
         print_json(facts)
         return

@@ -23,12 +23,12 @@ def status(
     """
     from magic_tui.client.engine import connect, is_finished
 
-    with connect(runs_dir) as engine:
-        if run is not None:
-            facts = engine.find(run)
-        else:
-            unfinished = [view for view in engine.runs() if not is_finished(view)]
-            facts = {"engine": engine.view, "runs": unfinished}
+    engine = connect(runs_dir)
+    if run is not None:
+        facts = engine.find(run)
+    else:
+        unfinished = [view for view in engine.runs() if not is_finished(view)]
+        facts = {"engine": engine.view, "runs": unfinished}
     if as_json:
         print_json(facts)
         return

@@ -1,7 +1,5 @@
 """Handing a config to the engine: shared by ``run`` and ``demo``."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +12,10 @@ from magic_tui.client.engine import Engine, connect
 FOREIGN_CODE = "it executes code that comes with the model (model.trust_remote_code: true)"
 
 
-@contextlib.contextmanager
 def submit_config(
     path: Path, runs_dir: Path | None, force: tuple[str, ...] = ()
-) -> Iterator[tuple[Engine, dict[str, Any]]]:
-    """Check a config and queue its run; yields the engine to follow it with, and the run.
+) -> tuple[Engine, dict[str, Any]]:
+    """Check a config and queue its run; the engine to follow it with, and the run.
 
     Raises:
         UsageError: if the config is wrong.
@@ -28,8 +25,8 @@ def submit_config(
     config = _forced(read_config(path), force)
     if config.model.trust_remote_code:
         narrate(f"note: {FOREIGN_CODE}")
-    with connect(runs_dir) as engine:
-        yield engine, engine.submit(new_run_id(), as_plain(config))
+    engine = connect(runs_dir)
+    return engine, engine.submit(new_run_id(), as_plain(config))
 
 
 def _forced(config: RunConfig, force: tuple[str, ...]) -> RunConfig:

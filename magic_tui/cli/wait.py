@@ -18,8 +18,8 @@ def wait(
     from magic_tui.client.engine import connect
     from magic_tui.client.outcome import check_outcome
 
-    with connect(runs_dir) as engine:
-        view = engine.wait(engine.find(run)["id"], timeout)
+    engine = connect(runs_dir)
+    view = engine.wait(engine.find(run)["id"], timeout)
     check_outcome(view)
     if as_json:
         print_json(view)

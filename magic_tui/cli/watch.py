@@ -25,19 +25,19 @@ def watch(
     from magic_tui.client.outcome import check_outcome
     from magic_tui.client.stream import follow_events
 
-    with connect(runs_dir) as engine:
-        view = engine.find(run)
-        if as_jsonl:
-            for message in follow_events(engine, view):
-                if message.kind == "record":
-                    typer.echo(json.dumps(finite(message.data)))
-                elif message.kind == "end":
-                    view = message.data
-        else:
-            from magic_tui.cli.work import attend
+    engine = connect(runs_dir)
+    view = engine.find(run)
+    if as_jsonl:
+        for message in follow_events(engine, view):
+            if message.kind == "record":
+                typer.echo(json.dumps(finite(message.data)))
+            elif message.kind == "end":
+                view = message.data
+    else:
+        from magic_tui.cli.work import attend
 
-            narrate(f"run {view['id']}; ctrl+c leaves it as it is")
-            view = attend(engine, view)
+        narrate(f"run {view['id']}; ctrl+c leaves it as it is")
+        view = attend(engine, view)
     check_outcome(view)
     if not as_jsonl:
         narrate(f"run {view['id']} succeeded; see its scores with: magic top {view['id']}")

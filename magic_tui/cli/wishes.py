@@ -28,12 +28,12 @@ def wish(
         RefusedError: if the wish makes no sense.
         UnfinishedError: if the state has not changed within ``timeout`` seconds.
     """
-    with connect(runs_dir) as engine:
-        view = engine.wish(engine.find(wanted)["id"], verb)
-        if not _is_there(verb, view):
-            if sys.stderr.isatty():
-                narrate(f"run {view['id']} is {view['state']}: {_ON_THE_WAY[verb]}")
-            view = engine.wait_until(view["id"], lambda now: _is_there(verb, now), timeout)
+    engine = connect(runs_dir)
+    view = engine.wish(engine.find(wanted)["id"], verb)
+    if not _is_there(verb, view):
+        if sys.stderr.isatty():
+            narrate(f"run {view['id']} is {view['state']}: {_ON_THE_WAY[verb]}")
+        view = engine.wait_until(view["id"], lambda now: _is_there(verb, now), timeout)
     if not _is_there(verb, view):
         raise UnfinishedError(f"run {view['id']} is still {view['state']}", view)
     if as_json:

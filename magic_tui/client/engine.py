@@ -104,9 +104,7 @@ class Engine:
             if is_settled(view) or (deadline is not None and time.monotonic() >= deadline):
                 return view
 
-    def wait_until(
-        self, run_id: str, done: Callable[[View], bool], timeout: float | None
-    ) -> View:
+    def wait_until(self, run_id: str, done: Callable[[View], bool], timeout: float | None) -> View:
         """The run once ``done`` says so, or as it is at the time-out."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:

@@ -52,7 +52,7 @@ def ask(listening: Path, question: Question) -> Answer:
         BrokenOffError: if there is no answer.
     """
     connection = _Connection(listening, question.timeout)
-    target = f"{question.path}?{urlencode(question.query)}"
+    target = question.path + (f"?{urlencode(question.query)}" if question.query else "")
     body = None if question.body is None else json.dumps(question.body).encode()
     headers = {} if body is None else {"Content-Type": "application/json"}
     try:

@@ -7,8 +7,6 @@ The engine itself makes sure that there is only one; this lock only spares the o
 import contextlib
 import fcntl
 import os
-import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +14,8 @@ from typing import Any
 
 from engine.contract.errors import UnreachableError
 from engine.records import places
-from magic_tui.client.environment import PYTHON, environment_of_a_process
 from magic_tui.client.http import BrokenOffError, Question, ask
-from magic_tui.client.worker import last_lines
 
-ENGINE_COMMAND = [*PYTHON, "engine.daemon"]
 START_SECONDS = 20.0
 _ANSWER_SECONDS = 5.0
 _POLL_SECONDS = 0.05
@@ -35,8 +30,11 @@ Reached = tuple[Path, View]
 class StartError(UnreachableError):
     """The engine did not start; carries the end of its log."""
 
-    def __init__(self, message: str, log: Path) -> None:
+    def __init__(self, message: str) -> None:
         """Say what happened and where its log is."""
+        from magic_tui.client.processes import last_lines
+
+        log = engine_log()
         super().__init__(f"{message}; its log is {log}")
         self.last_lines = last_lines(log, _LOG_LINES)
 
@@ -70,7 +68,7 @@ def reach_or_start() -> tuple[Reached, bool]:
             if locked:
                 return _start(deadline), True
         time.sleep(_POLL_SECONDS)
-    raise StartError(f"no engine answers within {START_SECONDS:.0f} s", engine_log())
+    raise StartError(f"no engine answers within {START_SECONDS:.0f} s")
 
 
 def stopped_note() -> Path:
@@ -98,7 +96,9 @@ def engine_is_alive() -> bool:
 def _start(deadline: float) -> Reached:
     """Spawn the engine and wait until one answers, be it this one or another."""
     stopped_note().unlink(missing_ok=True)
-    process = _spawn()
+    from magic_tui.client.processes import spawn_engine
+
+    process = spawn_engine(engine_log())
     while time.monotonic() < deadline:
         # Asked first: an engine that ends in between may have left the socket to another one.
         ended = process.poll() is not None and not engine_is_alive()
@@ -106,25 +106,9 @@ def _start(deadline: float) -> Reached:
         if reached is not None:
             return reached
         if ended:
-            raise StartError(f"the engine ended at once (exit {process.returncode})", engine_log())
+            raise StartError(f"the engine ended at once (exit {process.returncode})")
         time.sleep(_POLL_SECONDS)
-    raise StartError(f"the engine did not answer within {START_SECONDS:.0f} s", engine_log())
-
-
-def _spawn() -> "subprocess.Popen[bytes]":
-    with open(engine_log(), "ab") as log:
-        process = subprocess.Popen(
-            ENGINE_COMMAND,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd="/",
-            start_new_session=True,
-            env=environment_of_a_process(),
-        )
-    # Somebody has to collect it, or it stays a zombie for as long as this process lives.
-    threading.Thread(target=process.wait, daemon=True).start()
-    return process
+    raise StartError(f"the engine did not answer within {START_SECONDS:.0f} s")
 
 
 @contextlib.contextmanager

@@ -51,7 +51,9 @@ def follow_events(engine: Engine, run: View, after: int = -1) -> Iterator[Messag
                     return
         failures = failures + 1 if cursor.heard == before else 0
         if failures == _MOST_FAILURES:
-            raise UnreachableError("the engine keeps breaking off; see its log: magic engine status")
+            raise UnreachableError(
+                "the engine keeps breaking off; see its log: magic engine status"
+            )
         if not engine.reconnect():
             yield Message("waiting", {})
             while not engine.reconnect():

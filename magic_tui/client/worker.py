@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.contract.errors import ExitCode, MagicError
-from magic_tui.client.environment import PYTHON, environment_of_a_process
+from magic_tui.client.processes import PYTHON, inherited_environment, last_lines
 from magic_tui.client.signals import signals_as_interrupt
 
 WORKER_COMMAND = [*PYTHON, "engine.worker"]
@@ -74,7 +74,7 @@ class _Worker:
                 stdout=self._output,
                 stderr=errors,
                 process_group=0,
-                env=environment_of_a_process(),
+                env=inherited_environment(),
             )
 
     def wait(self) -> None:
@@ -114,13 +114,6 @@ class _Worker:
             int(ExitCode.RUN_FAILED),
             last_lines(self.log, _LAST_LINES),
         )
-
-
-def last_lines(log: Path, count: int) -> list[str]:
-    """The end of a log file; nothing if it cannot be read."""
-    with contextlib.suppress(OSError):
-        return log.read_text(errors="replace").strip().splitlines()[-count:]
-    return []
 
 
 def _last_object(output: bytes, status: int) -> Facts | None:

@@ -10,7 +10,7 @@ import pytest
 
 from engine.contract import api
 from magic_tui.client import engine as client
-from magic_tui.client import start
+from magic_tui.client import processes, start
 from magic_tui.client.environment import environment_of_a_run
 from tests.cli.conftest import Magic
 from tests.cli.fake_engine import FakeEngine
@@ -33,7 +33,7 @@ def test_an_engine_that_never_answers_is_given_up(
 ) -> None:
     monkeypatch.setattr(start, "START_SECONDS", 0.5)
     silent = "import time; print('I load for ever', flush=True); time.sleep(3)"
-    monkeypatch.setattr(start, "ENGINE_COMMAND", [sys.executable, "-c", silent])
+    monkeypatch.setattr(processes, "ENGINE_COMMAND", [sys.executable, "-c", silent])
     began = time.monotonic()
     result = magic("status")
     assert result.exit_code == 3 and time.monotonic() - began < 3
@@ -76,7 +76,7 @@ def test_a_started_engine_has_nothing_of_the_terminal(
         "'pid': os.getpid(), 'stdin': os.readlink('/proc/self/fd/0'), 'path': sys.path[0], "
         "'fds': sorted(os.listdir('/proc/self/fd'))}))"
     )
-    monkeypatch.setattr(start, "ENGINE_COMMAND", [sys.executable, "-P", "-c", script])
+    monkeypatch.setattr(processes, "ENGINE_COMMAND", [sys.executable, "-P", "-c", script])
     start.stopped_note().touch()
     assert magic("engine", "start").exit_code == 3
     told = json.loads((places / "state" / "engine.log").read_text())

@@ -27,8 +27,8 @@ def fill(engine: FakeEngine, count: int, state: str = "succeeded") -> None:
 
 
 def told(after: int = -1) -> list[Message]:
-    with connect() as engine:
-        return list(follow_events(engine, engine.run(RUN), after))
+    connected = connect()
+    return list(follow_events(connected, connected.run(RUN), after))
 
 
 def numbers(messages: list[Message]) -> list[int]:
@@ -65,14 +65,13 @@ def test_an_engine_that_was_killed_is_replaced(
         return real()
 
     monkeypatch.setattr(client, "reach_or_start", start_again)
-    with connect() as connected:
-        seen: list[Message] = []
-        for message in follow_events(connected, engine.runs[RUN]):
-            seen.append(message)
-            if len(numbers(seen)) == 5 and not started:
-                engine.stop()
-                engine.say(RUN, "finished")
-                engine.turn(RUN, "succeeded")
+    seen: list[Message] = []
+    for message in follow_events(connect(), engine.runs[RUN]):
+        seen.append(message)
+        if len(numbers(seen)) == 5 and not started:
+            engine.stop()
+            engine.say(RUN, "finished")
+            engine.turn(RUN, "succeeded")
     assert numbers(seen) == list(range(6)) and len(started) == 1
 
 
@@ -81,8 +80,7 @@ def test_an_engine_that_was_stopped_on_purpose_is_waited_for(engine: FakeEngine)
     seen: list[Message] = []
 
     def follow() -> None:
-        with connect() as connected:
-            seen.extend(follow_events(connected, engine.runs[RUN]))
+        seen.extend(follow_events(connect(), engine.runs[RUN]))
 
     reader = threading.Thread(target=follow)
     reader.start()
@@ -109,8 +107,8 @@ def test_a_journal_that_lost_its_end_is_told_anew(engine: FakeEngine) -> None:
 
 
 def test_a_run_that_is_not_there(engine: FakeEngine) -> None:
-    with connect() as connected, pytest.raises(RefusedError, match="no such run"):
-        list(follow_events(connected, {"id": RUN}))
+    with pytest.raises(RefusedError, match="no such run"):
+        list(follow_events(connect(), {"id": RUN}))
 
 
 def test_an_engine_that_always_breaks_off_is_given_up(
@@ -123,5 +121,5 @@ def test_an_engine_that_always_breaks_off_is_given_up(
         raise stream.httpx2.ReadError("broken")
 
     monkeypatch.setattr(stream, "_connected", broken)
-    with connect() as connected, pytest.raises(stream.UnreachableError, match="breaking off"):
-        list(follow_events(connected, engine.runs[RUN]))
+    with pytest.raises(stream.UnreachableError, match="breaking off"):
+        list(follow_events(connect(), engine.runs[RUN]))

@@ -6,6 +6,7 @@ point costs a second instead of five.
 
 import contextlib
 import os
+import resource
 import signal
 import sys
 import time
@@ -15,16 +16,26 @@ from typing import Any
 
 from engine.contract.config import RunConfig
 from engine.contract.request import AttributionRequest
-from engine.contract.states import RunState
+from engine.contract.states import Ending, RunState
 from engine.records.jobs import JobFolder, jobs_of, submit_attribution, submit_run
 from engine.records.run_folder import RunFolder
-from engine.worker.__main__ import main
 
 COUNTED = {
     *("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree"),
 }
 """Events of the interpreter's audit hooks that change files, or may."""
 RUN_ID = "20250101T000000-00000000"
+
+
+@dataclass(frozen=True)
+class Harm:
+    """What is done to a rank."""
+
+    at: int | None = None
+    """Before which of its file operations it gets the signal, counted from 1."""
+    signal: int = signal.SIGKILL
+    largest_file: int | None = None
+    """Bytes after which writing to a file falls short and then fails."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +65,11 @@ def finish(run: RunFolder) -> None:
     """Let every job come to its end without harm."""
     while (job := next_job(run)) is not None:
         end = attempt(job)
-        assert end.exit_code == 0, (job.path / "log").read_text()
+        assert end.exit_code == 0, log_of(job).read_text()
 
 
-def attempt(job: JobFolder, at: int | None = None, with_signal: int = signal.SIGKILL) -> End:
-    """One attempt at a job in a fork, sent a signal before its ``at``-th file operation."""
+def attempt(job: JobFolder, harm: Harm | None = None) -> End:
+    """One attempt at a job in a fork, to which ``harm`` is done before it begins."""
     folder, lock = job.new_attempt()
     reading, writing = os.pipe()
     child = os.fork()
@@ -66,31 +77,39 @@ def attempt(job: JobFolder, at: int | None = None, with_signal: int = signal.SIG
         os.close(reading)
         code = 70
         try:
-            with open(job.path / "log", "a") as log:
+            with open(log_of(job), "a") as log:
                 os.dup2(log.fileno(), 1)
                 os.dup2(log.fileno(), 2)
-            _count_operations(job.run.path, at, with_signal, writing)
+            _count_operations(job.run.path, writing, harm or Harm())
+            from engine.worker.__main__ import main
+
             code = main(["job", "--attempt", str(folder.path)])
         finally:
             os._exit(code)
     os.close(writing)
     os.close(lock)
-    counted = b""
+    counted = 0
     while chunk := os.read(reading, 65536):
-        counted += chunk
+        counted += len(chunk)
     os.close(reading)
     _, status = os.waitpid(child, 0)
     killed = os.WIFSIGNALED(status)
     code = -os.WTERMSIG(status) if killed else os.WEXITSTATUS(status)
     if code == 0:
-        from engine.contract.states import Ending
-
         folder.write_exit(Ending.DONE)
-    return End(killed, code, len(counted))
+    return End(killed, code, counted)
 
 
-def _count_operations(folder: Path, at: int | None, with_signal: int, writing: int) -> None:
+def log_of(job: JobFolder) -> Path:
+    """What the ranks of a job printed; beside the runs, where no disk is full."""
+    return job.run.path.parent.parent / f"{job.path.name}.log"
+
+
+def _count_operations(folder: Path, writing: int, harm: Harm) -> None:
     place, count = os.fsencode(folder), 0
+    if harm.largest_file is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (harm.largest_file, harm.largest_file))
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal count
@@ -101,8 +120,8 @@ def _count_operations(folder: Path, at: int | None, with_signal: int, writing: i
                 return
             count += 1
             os.write(writing, b".")
-            if count == at:
-                os.kill(os.getpid(), with_signal)
+            if count == harm.at:
+                os.kill(os.getpid(), harm.signal)
 
     sys.addaudithook(hook)
 

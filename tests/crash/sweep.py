@@ -1,15 +1,19 @@
-"""Kill a rank at every file operation of a run, let it go on, and compare every byte.
+"""Harm a rank at every point of a run, let the run go on, and compare every byte.
 
-    python -m tests.crash.sweep --schedule sqrt --every 1
+    python -m tests.crash.sweep --schedule sqrt --harm SIGKILL --every 1
 
-Prints one JSON object: how many ranks were killed or stopped, how many runs came to their end,
-and every difference from an uninterrupted run. Exit status 1 if there is any.
+Harms are signals before the n-th file operation (SIGKILL, SIGTERM, SIGINT), files that may not
+grow beyond n bytes (``short``), and a disk of n bytes (``full``; needs ``unshare -rm``). Prints
+one JSON object: how many ranks were harmed, how many runs came to their end, and every difference
+from an undisturbed run. Exit status 1 if there is any.
 """
 
 import argparse
+import errno
 import json
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -17,9 +21,24 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine.contract.states import RunState
+from engine.records.run_folder import RunFolder
 from tests.crash import tiny
+from tests.crash.ranks import (
+    RUN_ID,
+    Harm,
+    attempt,
+    fingerprint,
+    finish,
+    leftovers,
+    log_of,
+    next_job,
+    submitted,
+)
 
 QUESTION = "the sea was"
+HARMS = ("SIGKILL", "SIGTERM", "SIGINT", "short", "full")
+DONE = RunState.SUCCEEDED
 
 
 @dataclass
@@ -27,10 +46,10 @@ class Tally:
     """What a sweep saw."""
 
     schedule: str
-    signal: str
+    harm: str
     points: int = 0
     hit: int = 0
-    """Ranks that the signal really ended."""
+    """Ranks that ended because of it."""
     finished: int = 0
     """Runs that came to their end afterwards."""
     differences: list[str] = field(default_factory=list)
@@ -38,64 +57,82 @@ class Tally:
 
 
 class Sweep:
-    """Runs of one config, interrupted everywhere."""
+    """Runs of one config, harmed everywhere."""
 
-    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
-        """Make the uninterrupted run that all others are compared with."""
-        from tests.crash.ranks import attempt, fingerprint, next_job, submitted
-
-        self.folder = folder
+    def __init__(self, folder: Path, config: dict[str, Any], tally: Tally) -> None:
+        """Make the undisturbed run that all others are compared with."""
+        self.runs = folder / "runs"
         self.config = config
+        self.tally = tally
         self.reference = submitted(folder / "reference", config, (QUESTION,))
         self.operations: list[int] = []
         while (job := next_job(self.reference)) is not None:
             end = attempt(job)
-            assert end.exit_code == 0, (job.path / "log").read_text()
+            assert end.exit_code == 0, log_of(job).read_text()
             self.operations.append(end.operations)
         self.expected = fingerprint(self.reference)
 
-    def run(self, tally: Tally, every: int) -> None:
-        """Interrupt the training with its attribution, then the later attribution."""
-        number = getattr(signal, tally.signal)
-        for at in range(1, self.operations[0] + 1, every):
-            self._point(tally, at, number, whole=True)
-        for at in range(1, self.operations[1] + 1, every):
-            self._point(tally, at, number, whole=False)
+    def signals(self, every: int) -> None:
+        """Harm the training with its attribution, then the later attribution."""
+        number = getattr(signal, self.tally.harm)
+        for job, operations in enumerate(self.operations):
+            for at in range(1, operations + 1, every):
+                # Once more at another place: what is resumed is interrupted as well.
+                again = Harm(1 + 7 * at % max(self.operations), number)
+                self._point(f"{at} of job {job + 1}", [Harm(at, number), again], whole=job == 0)
 
-    def _point(self, tally: Tally, at: int, number: int, *, whole: bool) -> None:
-        from tests.crash.ranks import attempt, finish, next_job, submitted
+    def short_writes(self, every: int) -> None:
+        """Cut files off, at sizes from nothing to the largest there is."""
+        sizes = sorted({len(content) for content in self.expected.values()})
+        journal = self.reference.events_file.stat().st_size
+        wanted = sorted({*sizes, *range(200, journal, 400)})
+        for size in wanted[::every]:
+            harm = [Harm(largest_file=size - 1)]
+            self._point(f"files under {size} bytes", harm, whole=True)
 
-        runs = self.folder / "runs"
-        run = submitted(runs, self.config) if whole else self._trained(runs)
+    def full_disks(self, every: int) -> None:
+        """Fill the disk, at sizes from nothing to what a run takes."""
+        pages = 4 + sum(-(-len(content) // 4096) for content in self.expected.values())
+        self.runs.mkdir()
+        for size in range(12, 2 * pages, every):
+            _mount(self.runs, f"size={4 * size}k")
+            self._point(f"a disk of {4 * size} kB", [Harm()], whole=True)
+            subprocess.run(["umount", str(self.runs)], check=True)
+
+    def _point(self, where: str, harms: list[Harm], *, whole: bool) -> None:
+        """One run that is harmed and then goes on."""
+        try:
+            run = submitted(self.runs, self.config) if whole else self._trained()
+        except OSError as error:
+            # The disk is too small for the request itself: it was not acknowledged.
+            assert error.errno == errno.ENOSPC and not (self.runs / RUN_ID).exists()
+            return
         job = next_job(run)
         assert job is not None
-        end = attempt(job, at, number)
-        # Once more at another place: what is resumed is interrupted as well.
-        if end.exit_code != 0:
-            attempt(job, 1 + 7 * at % max(self.operations), number)
-        tally.points += 1
-        tally.hit += end.exit_code != 0
+        codes = [attempt(job, harm).exit_code for harm in harms if job.state() is not DONE]
+        self.tally.points += 1
+        self.tally.hit += codes[0] != 0
+        if self.tally.harm == "full":
+            _mount(self.runs, "remount,size=64m")
         try:
             finish(run)
-            tally.finished += 1
-            tally.differences += self._differences(run, f"{at} of {job.path.name}", whole)
+            self.tally.finished += 1
+            found = self._differences(run, whole)
+            self.tally.differences += [f"{where}: {difference}" for difference in found]
         except AssertionError as error:
-            tally.differences.append(f"{at} of {job.path.name}: {str(error)[-2000:]}")
-        shutil.rmtree(runs)
+            self.tally.differences.append(f"{where}: {str(error)[-2000:]}")
+        for entry in self.runs.iterdir():
+            shutil.rmtree(entry)
 
-    def _trained(self, runs: Path) -> Any:
+    def _trained(self) -> RunFolder:
         """A copy of the finished run whose later attribution is still to be made."""
-        from tests.crash.ranks import RunFolder
-
-        shutil.copytree(self.reference.path.parent, runs)
-        run = RunFolder(runs / self.reference.id)
+        shutil.copytree(self.reference.path.parent, self.runs, dirs_exist_ok=True)
+        run = RunFolder(self.runs / self.reference.id)
         shutil.rmtree(run.attributions / "a0002")
         shutil.rmtree(run.path / "jobs" / "0002" / "attempts")
         return run
 
-    def _differences(self, run: Any, where: str, whole: bool) -> list[str]:
-        from tests.crash.ranks import fingerprint, leftovers
-
+    def _differences(self, run: RunFolder, whole: bool) -> list[str]:
         found = fingerprint(run)
         expected = {
             name: content
@@ -104,25 +141,31 @@ class Sweep:
         }
         names = sorted(expected.keys() | found.keys())
         differ = [name for name in names if expected.get(name) != found.get(name)]
-        return [f"{where}: {name}" for name in differ + leftovers(run)]
+        return differ + leftovers(run)
+
+
+def _mount(folder: Path, options: str) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
 
 
 def main() -> int:
     """Sweep one schedule and print the tally."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--schedule", required=True)
-    parser.add_argument("--signal", default="SIGKILL", choices=["SIGKILL", "SIGTERM", "SIGINT"])
-    parser.add_argument("--every", type=int, default=1, help="take every n-th operation")
+    parser.add_argument("--harm", default="SIGKILL", choices=HARMS)
+    parser.add_argument("--every", type=int, default=1, help="take every n-th point")
     options = parser.parse_args()
     tiny.one_thread()
-    tally, began = Tally(options.schedule, options.signal), time.monotonic()
+    tally, began = Tally(options.schedule, options.harm), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="magic-crash-") as name:
         folder = Path(name)
         (folder / "model").mkdir()
         config = tiny.tiny_config(folder, tiny.tiny_model(folder / "model"))
         config["trajectory"] = {"schedule": options.schedule}
         tiny.load_libraries(config)
-        Sweep(folder, config).run(tally, options.every)
+        sweep = Sweep(folder, config, tally)
+        ways = {"short": sweep.short_writes, "full": sweep.full_disks}
+        ways.get(options.harm, sweep.signals)(options.every)
     tally.seconds = round(time.monotonic() - began, 1)
     print(json.dumps(asdict(tally)))
     return 1 if tally.differences or tally.finished < tally.points else 0
