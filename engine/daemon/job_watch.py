@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -73,10 +74,10 @@ class JobWatch:
         Raises:
             RunError: if a file of it is damaged.
         """
-        stamp = self._now()
-        if stamp == self._stamp and self._sure and not self.held:
+        if self._sure and not self.held and self._stamp == self._now(self.attempts):
             return
         attempts = self.folder.attempts()
+        stamp = self._now(attempts)
         if not (self.held and attempts == self.attempts and self._refresh_held()):
             self._facts = self.folder.facts()
             self.attempts = attempts
@@ -126,10 +127,10 @@ class JobWatch:
             self._facts = replace(self._facts, wish=self.folder.wish(), attempts=attempts)
         return latest.held
 
-    def _now(self) -> tuple[int, ...]:
+    def _now(self, attempts: Sequence[AttemptFolder]) -> tuple[int, ...]:
         """Times of the folders whose entries tell of every change; 0 where there is none yet."""
         paths = [self.folder.path, self.folder.path / "attempts"]
-        return tuple(map(changed_at, paths + [a.path for a in self.attempts[-1:]]))
+        return tuple(map(changed_at, paths + [attempt.path for attempt in attempts[-1:]]))
 
 
 def changed_at(path: Path) -> int:

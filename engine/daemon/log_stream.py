@@ -3,13 +3,12 @@
 import logging
 import os
 import stat
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
 
 from engine.daemon.serving import Serving
-from engine.daemon.streams import PIECE, TICK_SECONDS, is_settled
+from engine.daemon.streams import PIECE, TICK_SECONDS, Parts, is_settled
 from engine.records.run_folder import RunFolder
 
 _log = logging.getLogger(__name__)
@@ -58,9 +57,7 @@ class LogCursor:
         return False
 
 
-async def log_text(
-    serving: Serving, runs_dir: Path, run_id: str, follow: bool
-) -> AsyncIterator[bytes]:
+async def log_text(serving: Serving, runs_dir: Path, run_id: str, follow: bool) -> Parts:
     """The logs of a run that is there; with ``follow`` until every job is settled."""
     cursor = LogCursor(RunFolder(runs_dir / run_id).logs)
     try:

@@ -36,7 +36,7 @@ def hide(watch: RunWatch, what: What) -> Path:
     doomed = _doomed(watch.folder, what)
     gone = hidden(doomed)
     try:
-        with watch.folder.lock():
+        with watch.folder.lock(patience=0.2):
             remove_tree(gone)
             if os.path.lexists(doomed):
                 os.rename(doomed, gone)

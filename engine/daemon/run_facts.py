@@ -12,7 +12,7 @@ from engine.records.atomic import size_on_disk
 from engine.records.journal import JournalReader
 from engine.records.run_folder import RunFolder
 
-_PIECE_BYTES = 1 << 20
+_PIECE_BYTES = 1 << 18
 _SIZE_SECONDS = 5.0
 _SIZE_SHARE = 50
 """Counting a folder's bytes may take one part in so many of the time."""

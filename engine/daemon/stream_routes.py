@@ -1,19 +1,20 @@
 """The routes that answer with a stream."""
 
-from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from engine.contract.api import AbsolutePath
 from engine.daemon.log_stream import log_text
 from engine.daemon.problems import PROBLEMS
 from engine.daemon.run_routes import RunsDir, TheRun
 from engine.daemon.serving import TheServing
-from engine.daemon.streams import RunEvents, engine_events, guarded
+from engine.daemon.streams import Parts, RunEvents, engine_events, guarded
 
 _LARGEST_CURSOR = 2**53 - 1
 """The largest number that every JSON reader keeps."""
@@ -27,9 +28,23 @@ LastEventId = Annotated[
 ]
 
 
+class Stream(StreamingResponse):
+    """An answer in pieces that lets go of its files as soon as nobody listens."""
+
+    def __init__(self, parts: Parts, media_type: str) -> None:
+        """Send ``parts`` one after the other."""
+        super().__init__(parts, media_type=media_type, headers={"Cache-Control": "no-store"})
+        self._parts = parts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer."""
+        async with aclosing(self._parts):
+            await super().__call__(scope, receive, send)
+
+
 def _streamed(media_type: str, description: str) -> dict[str, Any]:
     answer = {"description": description, "content": {media_type: {"schema": {"type": "string"}}}}
-    return {"response_class": StreamingResponse, "responses": {**PROBLEMS, 200: answer}}
+    return {"status_code": 200, "response_class": Stream, "responses": {**PROBLEMS, 200: answer}}
 
 
 router = APIRouter(prefix="/v1", tags=["streams"])
@@ -43,7 +58,7 @@ async def stream_engine(
     runs_dir: Annotated[
         AbsolutePath | None, Query(description="The folder whose runs to tell about.")
     ] = None,
-) -> StreamingResponse:
+) -> Stream:
     """The engine every two seconds, and the runs of a folder whenever one of them changed."""
     folder = None if runs_dir is None else Path(runs_dir)
     return _events(engine_events(serving, folder))
@@ -60,7 +75,7 @@ async def stream_run(
     follow: Follow = False,
     after: After = None,
     last_event_id: LastEventId = None,
-) -> StreamingResponse:
+) -> Stream:
     """The events of a run; with ``follow`` also state and telemetry, up to an event ``end``."""
     await run_in_threadpool(serving.engine.run, Path(runs_dir), run_id)
     cursor = after if last_event_id is None else int(last_event_id)
@@ -70,15 +85,11 @@ async def stream_run(
 @router.get("/runs/{run_id}/logs", **_streamed("text/plain", "What the run's processes printed"))
 async def stream_logs(
     serving: TheServing, run_id: TheRun, runs_dir: RunsDir, follow: Follow = False
-) -> StreamingResponse:
+) -> Stream:
     """What the processes of a run printed, those of the first attempt first."""
     await run_in_threadpool(serving.engine.run, Path(runs_dir), run_id)
-    text = log_text(serving, Path(runs_dir), run_id, follow)
-    return StreamingResponse(text, media_type="text/plain", headers=_FRESH)
+    return Stream(log_text(serving, Path(runs_dir), run_id, follow), "text/plain")
 
 
-_FRESH = {"Cache-Control": "no-store"}
-
-
-def _events(parts: AsyncIterator[bytes]) -> StreamingResponse:
-    return StreamingResponse(guarded(parts), media_type="text/event-stream", headers=_FRESH)
+def _events(parts: Parts) -> Stream:
+    return Stream(guarded(parts), "text/event-stream")

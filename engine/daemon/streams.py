@@ -9,7 +9,8 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -31,6 +32,9 @@ PIECE = 64 * 1024
 _PIECES_A_TURN = 16
 _RESET = b'event: reset\ndata: {"next": 0}\n\n'
 _HEARTBEAT = b": alive\n\n"
+
+Parts = AsyncGenerator[bytes, None]
+"""A stream, piece by piece."""
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +79,7 @@ class Changing:
         return sse(event, text)
 
 
-async def engine_events(serving: Serving, runs_dir: Path | None) -> AsyncIterator[bytes]:
+async def engine_events(serving: Serving, runs_dir: Path | None) -> Parts:
     """The engine every two seconds, and the runs of a folder whenever one of them changed."""
     runs, latest, heartbeat = None, Due(LATEST_SECONDS), Due(HEARTBEAT_SECONDS, at_once=False)
     if runs_dir is not None:
@@ -100,23 +104,23 @@ class RunEvents:
         self._reader = JournalReader(RunFolder(runs_dir / run_id).events_file)
         self._view: RunView | None = None
 
-    async def stream(self, after: int | None, follow: bool) -> AsyncIterator[bytes]:
+    async def stream(self, after: int | None, follow: bool) -> Parts:
         """From the record behind ``after`` on; with ``follow`` until every job is settled."""
         try:
             start = 0 if after is None else after + 1
             if not await run_in_threadpool(self._reader.skip_to, start):
                 yield _RESET
-            parts = self._follow() if follow else self._rest()
-            async for part in parts:
-                yield part
+            async with aclosing(self._follow() if follow else self._rest()) as parts:
+                async for part in parts:
+                    yield part
         finally:
             self._reader.close()
 
-    async def _rest(self) -> AsyncIterator[bytes]:
+    async def _rest(self) -> Parts:
         while piece := await run_in_threadpool(self._piece):
             yield piece
 
-    async def _follow(self) -> AsyncIterator[bytes]:
+    async def _follow(self) -> Parts:
         state, heartbeat = Changing(self._serving, self._ask), Due(HEARTBEAT_SECONDS, at_once=False)
         latest = Due(LATEST_SECONDS)
         while not self._serving.ending.is_set():
@@ -160,13 +164,14 @@ class RunEvents:
         return sse("telemetry", telemetry(self._serving.view(), self._runs_dir).model_dump_json())
 
 
-async def guarded(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def guarded(stream: Parts) -> Parts:
     """A stream of events whose failure is its last event, ``problem``."""
     try:
-        async for part in parts:
-            yield part
-            # Sending does not wait while there is room, and others want to be served meanwhile.
-            await asyncio.sleep(0)
+        async with aclosing(stream) as parts:
+            async for part in parts:
+                yield part
+                # Sending does not wait while there is room, and others want to be served too.
+                await asyncio.sleep(0)
     except Exception as error:
         status, problem = problem_of(error)
         if status == 500:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from magic_tui.cli.options import Run, RunsDir
-from magic_tui.cli.output import reports_errors
+from magic_tui.cli.output import narrate, reports_errors
 from magic_tui.safe_text import safe_text
 
 
@@ -22,5 +22,10 @@ def logs(
     from magic_tui.client.stream import read_logs
 
     engine = connect(runs_dir)
-    for line in read_logs(engine, engine.find(run), follow):
+    view = engine.find(run)
+    silent = True
+    for line in read_logs(engine, view, follow):
         typer.echo(safe_text(line))
+        silent = False
+    if silent:
+        narrate(f"the processes of run {view['id']} printed nothing")

@@ -44,6 +44,7 @@ class ProgressView:
         self._bar: _Bar | None = _Bar(console) if console.is_terminal else None
         self._tenths = 0
         self._said: set[str] = set()
+        self._left: dict[tuple[str, str | None], PhaseProgress] = {}
         self._waiting: Waiting | None = None
 
     def __enter__(self) -> "ProgressView":
@@ -91,6 +92,7 @@ class ProgressView:
         if kind == Event.STARTED:
             # What an attempt before it began and did not end has come to nothing.
             self._end_phase(well=False)
+            self._begin_phase({**event, "phase": Phase.PREPARE, "total": 0})
             for warning in event.get("warnings", ()):
                 self._say_once(f"warning: {warning}", "yellow")
         elif kind == Event.WARNING:
@@ -114,6 +116,10 @@ class ProgressView:
     def _begin_phase(self, event: dict[str, Any]) -> None:
         time = event.get("time", 0.0)
         self._phase = PhaseProgress(event["phase"], int(event.get("total") or 0), time, time)
+        self._phase.attribution = event.get("attribution")
+        left = self._left.pop(self._phase.key, None)
+        if left is not None:
+            self._phase.go_on_from(left)
         self._tenths = 0
         if self._bar is not None:
             self._bar.begin(self._phase)
@@ -122,7 +128,11 @@ class ProgressView:
         phase, self._phase = self._phase, None
         if self._bar is not None:
             self._bar.end()
-        if phase is not None and well and phase.phase != Phase.PREPARE:
+        if phase is None or phase.phase == Phase.PREPARE:
+            return
+        if not well:
+            self._left[phase.key] = phase
+        elif phase.done:
             self._line(phase.name, phase.summary(), done=True)
 
     def _show(self) -> None:
@@ -205,10 +215,9 @@ class _TwoLines(Progress):
     def get_renderables(self) -> Iterable[RenderableType]:
         yield self.make_tasks_table(self.tasks)
         indent = " " * (_NAME_WIDTH + 2)
-        room = self.console.width - len(indent)
         for task in self.tasks:
             if task.visible:
-                for line in _details(task.fields["shown"], room):
+                for line in _details(task.fields["shown"], self.console.width - len(indent)):
                     yield Text(indent + line, "dim", no_wrap=True)
 
 

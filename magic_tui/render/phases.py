@@ -28,6 +28,9 @@ class PhaseProgress:
     began: float
     now: float
     done: int = 0
+    attribution: str | None = None
+    before: float = 0.0
+    """Seconds that earlier attempts spent on it."""
     facts: dict[str, str] = field(default_factory=dict)
     first_loss: float | None = None
     last_loss: float | None = None
@@ -40,8 +43,13 @@ class PhaseProgress:
 
     @property
     def elapsed(self) -> float:
-        """Seconds from its beginning to its latest event."""
-        return max(0.0, self.now - self.began)
+        """Seconds from its beginning to its latest event, those of earlier attempts included."""
+        return self.before + max(0.0, self.now - self.began)
+
+    @property
+    def key(self) -> tuple[str, str | None]:
+        """What makes it the same phase in another attempt."""
+        return self.phase, self.attribution
 
     @property
     def remaining(self) -> float | None:
@@ -74,6 +82,13 @@ class PhaseProgress:
         if "exact" in self.facts:
             parts.append(self.facts["exact"])
         return "  ".join(parts)
+
+    def go_on_from(self, earlier: "PhaseProgress") -> None:
+        """Be the same phase in a later attempt."""
+        self.before = earlier.elapsed
+        self.first_loss, self.last_loss = earlier.first_loss, earlier.last_loss
+        if "exact" in earlier.facts:
+            self.facts["exact"] = earlier.facts["exact"]
 
     def take(self, event: dict[str, Any]) -> None:
         """Bring up to date with one event of this phase."""

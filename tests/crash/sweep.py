@@ -162,6 +162,8 @@ def main() -> int:
         (folder / "model").mkdir()
         config = tiny.tiny_config(folder, tiny.tiny_model(folder / "model"))
         config["trajectory"] = {"schedule": options.schedule}
+        # Enough steps that half of what a run does to its files is training.
+        config["training"]["epochs"] = 4
         tiny.load_libraries(config)
         sweep = Sweep(folder, config, tally)
         ways = {"short": sweep.short_writes, "full": sweep.full_disks}

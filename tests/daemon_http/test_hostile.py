@@ -1,7 +1,6 @@
 """What is no decent request: a clean answer or none, and the engine lives."""
 
 import contextlib
-import os
 import random
 import socket
 import threading
@@ -15,7 +14,7 @@ import pytest
 from engine.contract.api import Problem
 from engine.contract.states import RunState
 from engine.daemon import limits
-from tests.daemon_http.conftest import RUN, Daemon, read_answer, within
+from tests.daemon_http.conftest import RUN, Daemon, add_events, read_answer, within
 
 HEAD = b"Host: engine\r\n"
 CLOSE = b"Connection: close\r\n"
@@ -253,7 +252,7 @@ def test_descriptors_come_back(daemon: Daemon) -> None:
             connection.sendall(f"GET {path} HTTP/1.1\r\n".encode() + HEAD + b"\r\n")
             if number % 4 > 1:
                 connection.recv(1000)
-    assert within(5, lambda: process.num_fds() <= before), (before, os.popen(f"ls -l /proc/{daemon.pid}/fd").read())
+    assert within(5, lambda: process.num_fds() <= before)
 
 
 def test_more_connections_than_there_may_be(daemon: Daemon) -> None:
@@ -273,8 +272,8 @@ def test_a_request_that_does_not_come_is_not_waited_for(
     new_daemon: Callable[[], Daemon],
 ) -> None:
     daemon = new_daemon()
-    daemon.start(MAGIC_TEST_REQUEST_SECONDS="0.8")
-    daemon.make_run(RunState.RUNNING, events=1)
+    daemon.start(MAGIC_TEST_REQUEST_SECONDS="0.4")
+    folder = daemon.make_run(RunState.RUNNING)
     stream = f"GET /v1/runs/{RUN}/events?follow=true&runs_dir={daemon.runs} HTTP/1.1\r\n".encode()
 
     def drip(connection: socket.socket) -> float:
@@ -283,31 +282,30 @@ def test_a_request_that_does_not_come_is_not_waited_for(
         with contextlib.suppress(OSError):
             for byte in b"X-Slow: " + b"a" * 1000:
                 connection.sendall(bytes([byte]))
-                time.sleep(0.05)
+                time.sleep(0.02)
         return time.monotonic() - begin
 
     with daemon.connect() as connection:
         assert read_answer(connection) == (0, b"")
-    with daemon.connect() as connection:
-        connection.sendall(GET[:-2])
-        assert 0.5 < drip(connection) < 3
+    for sent in (GET[:-2], POST + b"Content-Length: 10000\r\n\r\n"):
+        with daemon.connect() as connection:
+            connection.sendall(sent)
+            assert 0.2 < drip(connection) < 3
     with daemon.connect() as connection:
         connection.sendall(GET)
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
         connection.sendall(GET[:-2])
-        assert 0.5 < drip(connection) < 3
-    with daemon.connect() as connection:
-        connection.sendall(POST + b"Content-Length: 10000\r\n\r\n")
-        assert 0.5 < drip(connection) < 3
+        assert 0.2 < drip(connection) < 3
     with daemon.connect() as connection:
         # A stream is an answer: it may take as long as it likes.
         connection.sendall(stream + HEAD + b"\r\n")
-        begin, received = time.monotonic(), b""
-        while time.monotonic() - begin < 2.5:
+        time.sleep(1)
+        add_events(folder, 1)
+        received = b""
+        while b"id: 0\n" not in received:
             piece = connection.recv(65536)
             assert piece
             received += piece
-        assert received.count(b"event: telemetry") >= 2
 
 
 def test_threads_that_ask_all_at_once(daemon: Daemon) -> None:

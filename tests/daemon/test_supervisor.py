@@ -1,0 +1,236 @@
+"""The supervisor by itself: what it starts, what it records, what it needs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.contract.states import Ending
+from engine.daemon import memory_kills, supervisor
+from engine.daemon.memory_kills import MemoryKills
+from engine.daemon.processes import ROOT, child_environment, process_start, send_signal
+from engine.records.jobs import AttemptFolder, submit_run
+from tests.daemon.conftest import CONFIG
+
+SUPERVISE = str(Path(__file__).with_name("supervise.py"))
+
+
+@pytest.fixture
+def attempt(tmp_path: Path) -> AttemptFolder:
+    job = submit_run(tmp_path, "20250102T030405-abc123", CONFIG, {"COLOUR": "blue"})
+    attempt, lock = job.new_attempt()
+    os.close(lock)
+    return attempt
+
+
+def supervise(attempt: AttemptFolder, rank: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Supervise, in this process, a rank that runs some Python; returns the record."""
+    # The attempt's folder is the last argument; the code finds it as such.
+    monkeypatch.setattr(supervisor, "RANK_COMMAND", [sys.executable, "-I", "-c", rank])
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)}
+    lock = attempt.take_lock()
+    try:
+        assert supervisor.main([str(attempt.path), str(lock)]) == 0
+    finally:
+        os.close(lock)
+        signal.set_wakeup_fd(-1)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    record = attempt.exit()
+    assert record is not None
+    return record
+
+
+def test_the_rank_gets_what_it_needs(
+    attempt: AttemptFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt.write_about(devices=["GPU-7"])
+    code = (
+        "import os, sys, json; print('noise'); print('log line', file=sys.stderr);"
+        "print(json.dumps({'ok': True, 'env': dict(os.environ), 'cwd': os.getcwd(),"
+        "'stdin': sys.stdin.read(), 'argument': sys.argv[1], 'group': os.getpgrp() == os.getpid(),"
+        "'pipe': os.fstat(int(os.environ['MAGIC_SUPERVISOR_PIPE'])).st_mode}))"
+    )
+    facts = supervise(attempt, code, monkeypatch)["facts"]
+    assert facts["env"]["COLOUR"] == "blue" and facts["env"]["CUDA_VISIBLE_DEVICES"] == "GPU-7"
+    assert facts["env"]["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)
+    assert facts["env"]["PATH"] == os.environ["PATH"]
+    assert (facts["cwd"], facts["stdin"], facts["argument"]) == ("/", "", str(attempt.path))
+    assert facts["group"] is True
+    assert attempt.log_file.read_text() == "log line\n"
+    about = attempt.about()
+    assert about["pid"] == os.getpid() and about["started"] == process_start(os.getpid())
+    assert not (attempt.path / "room").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "ending", "words"),
+    [
+        ("print('{\"ok\": true}')", Ending.DONE, None),
+        ("print('{\"ok\": true}'); raise SystemExit(1)", Ending.DIED, "status 1 and without a"),
+        ("print('[1]')", Ending.DIED, "status 0 and without a word"),
+        ("print('')", Ending.DIED, "status 0 and without a word"),
+        ("pass", Ending.DIED, "status 0 and without a word"),
+        ("import os; os.write(1, b'\\xff{')", Ending.DIED, "status 0 and without a word"),
+        ('print(\'{"ok": false, "message": "no"}\')', Ending.FAILED, "no"),
+        ('print(\'{"ok": false, "message": "m", "ending": "x"}\')', Ending.FAILED, "m"),
+        ('print(\'{"ok": false, "message": "m", "ending": "full"}\')', Ending.FULL, "m"),
+        ("import os; os.kill(os.getpid(), 6)", Ending.DIED, "killed by SIGABRT"),
+        ("import os; os.kill(os.getpid(), 40)", Ending.DIED, "killed by "),
+    ],
+)
+def test_endings(
+    attempt: AttemptFolder, monkeypatch: pytest.MonkeyPatch, code: str, ending: Ending,
+    words: str | None,
+) -> None:  # fmt: skip
+    record = supervise(attempt, code, monkeypatch)
+    assert record["ending"] == ending
+    assert words is None or words in record["message"]
+
+
+def test_out_of_memory_is_told_from_other_kills(
+    attempt: AttemptFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counter = tmp_path / "vmstat"
+    counter.write_text("pgfault 3\noom_kill 4\n")
+    monkeypatch.setattr(memory_kills, "_VMSTAT", counter)
+    rise = f"open({str(counter)!r}, 'w').write('oom_kill 5\\n');"
+    kill = "import os; os.kill(os.getpid(), 9)"
+    assert supervise(attempt, kill, monkeypatch)["ending"] == Ending.DIED
+    record = supervise(attempt, rise + kill, monkeypatch)
+    assert record["ending"] == Ending.FAILED and record["exit_code"] == 1
+    for words in ("out of memory", "training.micro_batch_size", "attribution.memory_budget_gb"):
+        assert words in record["message"]
+
+
+def test_kills_of_either_version_of_control_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = tmp_path / "cgroup"
+    first, second = groups / "memory/a", groups / "b/c"
+    for folder, name in ((first, "memory.oom_control"), (second, "memory.events")):
+        folder.mkdir(parents=True)
+        (folder / name).write_text("under_oom 0\noom_kill 1\n")
+    (tmp_path / "self").write_text("4:memory:/a\n3:cpu,cpuacct:/a\n0::/b/c\n")
+    monkeypatch.setattr(memory_kills, "_MEMBERSHIP", tmp_path / "self")
+    monkeypatch.setattr(memory_kills, "_CGROUPS", groups)
+    monkeypatch.setattr(memory_kills, "_VMSTAT", tmp_path / "missing")
+    for folder, name in ((first, "memory.oom_control"), (second, "memory.events")):
+        kills = MemoryKills()
+        assert not kills.happened()
+        (folder / name).write_text("under_oom 0\noom_kill 2\n")
+        assert kills.happened()
+
+
+def test_what_the_rank_left_running_ends_with_it(
+    attempt: AttemptFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "import subprocess, sys;"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'],"
+        ' close_fds=False); print(\'{"ok": true, "child": %d}\' % child.pid)'
+    )
+    child = supervise(attempt, code, monkeypatch)["facts"]["child"]
+    deadline = time.monotonic() + 5
+    while (state := _state(child)) not in ("Z", None) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert state in ("Z", None) and not attempt.is_held()
+
+
+def _state(pid: int) -> str | None:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return None
+
+
+def test_a_rank_that_cannot_be_started_is_recorded(
+    attempt: AttemptFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor.subprocess, "Popen", _raise(OSError(12, "no memory")))
+    record = supervise(attempt, "", monkeypatch)
+    assert record["ending"] == Ending.DIED and "could not be started" in record["message"]
+    monkeypatch.setattr(supervisor.subprocess, "Popen", _raise(OSError(28, "no space")))
+    assert supervise(attempt, "", monkeypatch)["ending"] == Ending.FULL
+
+
+def _raise(error: Exception) -> Any:
+    def fail(*arguments: Any, **more: Any) -> Any:
+        raise error
+
+    return fail
+
+
+def test_locks_and_leases_are_held_until_the_last_process_is_gone(
+    attempt: AttemptFolder, tmp_path: Path
+) -> None:
+    (attempt.job_path / "request.json").write_text(
+        json.dumps({"work": "run", "attribution": None,
+                    "environment": {"FAKE_RANK": '[{"wait_for": "never"}]'}})
+    )  # fmt: skip
+    lock = attempt.take_lock()
+    lease = os.open(tmp_path / "lease", os.O_RDWR | os.O_CREAT)
+    process = subprocess.Popen(
+        [sys.executable, "-P", SUPERVISE, str(attempt.path), str(lock), str(lease)],
+        pass_fds=[lock, lease], env=child_environment(os.environ),
+    )  # fmt: skip
+    os.close(lock)
+    os.close(lease)
+    while not (attempt.path / "begun").exists():
+        time.sleep(0.01)
+    rank = int(attempt.log_file.read_text().split()[1])
+    targets = {os.readlink(f"/proc/{rank}/fd/{fd}") for fd in os.listdir(f"/proc/{rank}/fd")}
+    assert {str(attempt.path / "lock"), str(tmp_path / "lease")} <= targets
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 5
+    while attempt.is_held() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not attempt.is_held() and attempt.exit() is None
+
+
+def test_signals_reach_only_the_process_that_was_meant() -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    started = process_start(process.pid)
+    assert started is not None
+    assert not send_signal(process.pid, started - 1, signal.SIGKILL)
+    assert process.poll() is None
+    assert send_signal(process.pid, started, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert process_start(process.pid) is None
+    assert not send_signal(process.pid, started, signal.SIGKILL)
+
+
+def test_without_process_descriptors_signals_go_by_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "pidfd_open", _raise(OSError(38, "not implemented")))
+    test_signals_reach_only_the_process_that_was_meant()
+
+
+SCRIPT = """
+import sys, json
+sys.path.insert(0, {root!r})
+import {module}
+print(json.dumps(sorted(m for m in sys.modules if '.' not in m)))
+"""
+
+
+def modules_of(module: str) -> set[str]:
+    script = SCRIPT.format(root=str(ROOT), module=module)
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, check=True)
+    return set(json.loads(done.stdout))
+
+
+def test_a_supervisor_loads_next_to_nothing() -> None:
+    heavy = {"pydantic", "yaml", "psutil", "numpy", "google_crc32c", "asyncio", "sqlite3"}
+    assert modules_of("engine.daemon.supervisor") & heavy == set()
+
+
+def test_the_engine_loads_no_torch() -> None:
+    loaded = modules_of("engine.daemon.engine")
+    assert loaded & {"torch", "transformers", "datasets", "zarr", "textual", "pandas"} == set()

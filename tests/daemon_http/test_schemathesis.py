@@ -1,0 +1,102 @@
+"""Whatever its own description allows and forbids, asked over the socket by schemathesis.
+
+``MAGIC_FUZZ_SECONDS`` bounds it: more than the default finds more.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import schemathesis
+from schemathesis.engine import Status, from_schema
+from schemathesis.engine.events import NonFatalError, ScenarioFinished
+
+from engine.contract.states import RunState
+from tests.daemon_http.conftest import RUN, Daemon
+from tests.daemon_http.fake_engine import VIEW
+from tests.daemon_http.unix_requests import UnixAdapter
+
+SECONDS = int(os.environ.get("MAGIC_FUZZ_SECONDS", "12"))
+
+
+def settings() -> schemathesis.Config:
+    return schemathesis.Config.from_dict(
+        {
+            "base-url": "http://engine",
+            "seed": 0,
+            "max-time": SECONDS,
+            "request-timeout": 5,
+            "max-stream-events": 2,
+            "continue-on-failure": True,
+            "generation": {"database": "none"},
+            # It would end the engine, as it should.
+            "operations": [{"include-path": "/v1/engine/stop", "enabled": False}],
+        }
+    )
+
+
+def keep_to_folder(daemon: Daemon) -> Callable[..., None]:
+    """A hook that has valid requests concern a run that is there, and none wait for long."""
+
+    def before_call(context: Any, case: Any, kwargs: Any) -> None:
+        if not (daemon.runs / RUN / VIEW).exists():
+            daemon.make_run(RunState.PAUSED, events=5)
+        for values in (case.query, case.body):
+            named = values.get("runs_dir") if isinstance(values, dict) else None
+            if isinstance(named, str) and re.fullmatch(r"/[^\0]*", named) and len(named) <= 4096:
+                values["runs_dir"] = str(daemon.runs)
+        parameters = case.path_parameters or {}
+        if re.fullmatch(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{6}", str(parameters.get("run_id"))):
+            parameters["run_id"] = RUN
+        query = case.query if isinstance(case.query, dict) else {}
+        if isinstance(query.get("timeout", 25), int | float) and "wait" in case.path:
+            query["timeout"] = min(query.get("timeout", 25), 0.05)
+        if "logs" in case.path and query.get("follow") in (True, "true", "True", "1"):
+            query["follow"] = False
+
+    return before_call
+
+
+def test_the_description_is_true(
+    new_daemon: Callable[[], Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = new_daemon().start()
+    adapter = UnixAdapter(daemon.place)
+    monkeypatch.setattr(requests.Session, "get_adapter", lambda *_, **__: adapter)
+    description = requests.get("http://engine/v1/openapi.json").json()
+    schema = schemathesis.openapi.from_dict(description, config=settings())
+    schemathesis.hook(keep_to_folder(daemon))
+
+    failures: dict[str, str] = {}
+    tested = set()
+    for event in from_schema(schema).execute():
+        if isinstance(event, NonFatalError):
+            failures[f"{event.label}: error"] = repr(event.value)
+        if not isinstance(event, ScenarioFinished):
+            continue
+        if event.status is not Status.SKIP:
+            tested.add(event.label)
+        for case_id, checks in event.recorder.checks.items():
+            for check in checks:
+                if check.failure_info is None:
+                    continue
+                sent = event.recorder.interactions[case_id].request
+                failure = check.failure_info.failure
+                failures[f"{event.label}: {check.name}"] = (
+                    f"{failure.title} {failure.message[:400]}\n{sent.method} {sent.uri[:300]} "
+                    f"{(sent.body or b'')[:300]!r}"
+                )
+    total = sum(adapter.answers.values())
+    print(f"{total} requests, by status: {json.dumps(dict(sorted(adapter.answers.items())))}")
+    assert not failures, "\n\n".join(f"{name}\n{told}" for name, told in failures.items())
+    assert total > 20 * SECONDS
+    assert len([label for label in tested if label and label.startswith(("GET", "POST"))]) >= 12
+    assert 500 not in adapter.answers
+    assert daemon.is_alive()
+    assert "Traceback" not in daemon.log.read_text()
+    assert {path.name for path in Path(daemon.folder).iterdir()} <= {"log", "run", "runs", "state"}
