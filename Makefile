@@ -11,10 +11,10 @@ BENCH_MODEL ?= $(wildcard ../shared/data/models/stories15M)
 TEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint test check bench clean
+.PHONY: help setup demo lint test test-crash check bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## make .venv with everything installed at the pinned versions
 
@@ -29,6 +29,12 @@ lint: $(INSTALLED) ## style, types and import directions
 
 test: $(INSTALLED) ## the test suite
 	$(TEST)
+
+test-crash: $(INSTALLED) ## kill, cut off and fill up everything everywhere: an hour
+	@for schedule in all gradients sqrt log; do for harm in SIGKILL SIGTERM SIGINT short; do \
+	  $(BIN)/python -m tests.crash.sweep --schedule $$schedule --harm $$harm || exit 1; done; \
+	  unshare -rm $(BIN)/python -m tests.crash.sweep --schedule $$schedule --harm full || exit 1; done
+	@$(BIN)/python -m tests.crash.processes --moments 1,3,6,10,15,20,25,30,40,50,60,70
 
 check: lint test ## lint, then test
 

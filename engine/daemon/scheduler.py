@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from engine.contract.errors import MagicError
 from engine.contract.states import RunState, Wish
@@ -64,7 +64,10 @@ class Scheduler:
         self._children: list[subprocess.Popen[bytes]] = []
         self._touched: dict[RunWatch, None] = {}
         self._notes: WeakKeyDictionary[JobWatch, _Notes] = WeakKeyDictionary()
-        self._looked = self._rechecked = -RECHECK_SECONDS
+        self._seen: WeakSet[RunWatch] = WeakSet()
+        self._active: list[RunWatch] = []
+        """At work or waiting when last looked at; whoever asks for a view may know better."""
+        self._served = self._looked = self._rechecked = -RECHECK_SECONDS
 
     def start(self) -> None:
         """Begin to schedule."""
@@ -102,19 +105,22 @@ class Scheduler:
         """Do what is missing now; returns the seconds until the next look."""
         with self.actions:
             self._children = [child for child in self._children if child.poll() is None]
-            watches = self._due()
+            watches = [watch for watch in self._active if watch.at_work]
             before = {watch: _told(watch) for watch in watches}
-            for watch in watches:
-                watch.refresh()
-                self._follow(watch)
-            self._serve(watches)
+            self._follow(watches)
+            if self._is_due(watches):
+                watches = self._due()
+                before = {watch: _told(watch) for watch in watches} | before
+                self._follow(watches)
+                self._serve(watches)
+                self._active = [watch for watch in watches if watch.at_work or not watch.settled]
         for watch in watches:
             # Of a run that only waits, nothing else can have changed.
             if watch.at_work or _told(watch) != before[watch]:
                 self._tell(watch)
-        if any(watch.at_work for watch in watches):
+        if any(watch.at_work for watch in self._active):
             return AT_WORK_SECONDS
-        return IDLE_SECONDS if all(watch.settled for watch in watches) else WAITING_SECONDS
+        return WAITING_SECONDS if self._active else IDLE_SECONDS
 
     def _tell(self, watch: RunWatch) -> None:
         """Count a change of a run's view; one that nobody has seen need not be made for that."""
@@ -133,42 +139,53 @@ class Scheduler:
             with self._condition:
                 self._condition.wait_for(lambda: self._woken or self._stopping, pause)
 
+    def _is_due(self, at_work: Iterable[RunWatch]) -> bool:
+        """Whether to look at all runs, and not only at those that were at work."""
+        now = time.monotonic()
+        ended = any(not watch.at_work for watch in at_work)
+        if self._woken or ended or now >= self._served + WAITING_SECONDS:
+            self._served = now
+            return True
+        return False
+
     def _due(self) -> list[RunWatch]:
-        """The runs to look at in this round."""
+        """The runs to look at: those touched, new or unsettled now or the last time."""
         with self._condition:
             touched, self._touched = self._touched, {}
             woken, self._woken = self._woken, False
         now = time.monotonic()
-        if now >= self._rechecked + RECHECK_SECONDS:
-            self._rechecked = self._looked = now
+        if recheck := now >= self._rechecked + RECHECK_SECONDS:
+            self._rechecked = now
             self._library.recheck()
-            return self._look()
-        if woken or now >= self._looked + IDLE_SECONDS:
+        if woken or recheck or now >= self._looked + IDLE_SECONDS:
             self._looked = now
             self._look()
         known = self._library.all()
-        due = [watch for watch in known if not (watch.read and watch.settled) or watch.at_work]
-        return list(dict.fromkeys([*touched, *due]))
+        if not recheck:
+            known = [w for w in known if w not in self._seen or w.at_work or not w.settled]
+        self._seen.update(known)
+        return list(dict.fromkeys([*touched, *self._active, *known]))
 
-    def _look(self) -> list[RunWatch]:
+    def _look(self) -> None:
         """Find the runs in all folders; forgets the place in the queue of those that are gone."""
         found = [watch for folder in self._registry.folders for watch in self._library.runs(folder)]
         paths = {watch.folder.path for watch in found}
         self._registry.leave(lambda entry: entry[0] not in paths and entry[0].parent.is_dir())
-        return found
 
-    def _follow(self, watch: RunWatch) -> None:
-        """Act on what became of a run's jobs."""
-        self.ask(watch)
-        for job in watch.jobs:
-            notes = self._noted(job)
-            if notes.alive and not job.held:
-                self._admission.note_end(job)
-            notes.alive = job.held
-            cancelled = job.state is RunState.CANCELLED
-            if cancelled and not notes.cleaned:
-                remove_unfinished_attribution(job)
-            notes.cleaned = cancelled
+    def _follow(self, watches: Iterable[RunWatch]) -> None:
+        """Act on what became of the jobs of some runs."""
+        for watch in watches:
+            watch.refresh()
+            self.ask(watch)
+            for job in watch.jobs:
+                notes = self._noted(job)
+                if notes.alive and not job.held:
+                    self._admission.note_end(job)
+                notes.alive = job.held
+                cancelled = job.state is RunState.CANCELLED
+                if cancelled and not notes.cleaned:
+                    remove_unfinished_attribution(job)
+                notes.cleaned = cancelled
 
     def _serve(self, watches: Iterable[RunWatch]) -> None:
         """Start what can be started, the first in the queue first."""

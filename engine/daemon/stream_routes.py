@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
+from pydantic.json_schema import SkipJsonSchema
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -20,10 +21,10 @@ _LARGEST_CURSOR = 2**53 - 1
 """The largest number that every JSON reader keeps."""
 Follow = Annotated[bool, Query(description="Go on until every job is settled.")]
 After = Annotated[
-    int | None, Query(ge=0, le=_LARGEST_CURSOR, description="Resume behind this event.")
+    int | SkipJsonSchema[None], Query(ge=0, le=_LARGEST_CURSOR, description="Resume behind this event.")
 ]
 LastEventId = Annotated[
-    str | None,
+    str | SkipJsonSchema[None],
     Header(pattern=r"^[0-9]{1,15}$", description="The same; a client that reconnects sends it."),
 ]
 
@@ -42,8 +43,17 @@ class Stream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-def _streamed(media_type: str, description: str) -> dict[str, Any]:
-    answer = {"description": description, "content": {media_type: {"schema": {"type": "string"}}}}
+_TEXT = {"type": "string"}
+_EVENT = {
+    "type": "object",
+    "description": "One server-sent event; its data is JSON.",
+    "properties": {"id": {**_TEXT, "pattern": "^[0-9]+$"}, "event": _TEXT, "data": _TEXT},
+    "required": ["event", "data"],
+}
+
+
+def _streamed(media_type: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
+    answer = {"description": description, "content": {media_type: {"schema": schema}}}
     return {"status_code": 200, "response_class": Stream, "responses": {**PROBLEMS, 200: answer}}
 
 
@@ -51,12 +61,13 @@ router = APIRouter(prefix="/v1", tags=["streams"])
 
 
 @router.get(
-    "/engine/events", **_streamed("text/event-stream", "Events engine and runs: the latest values")
+    "/engine/events",
+    **_streamed("text/event-stream", _EVENT, "Events engine and runs: the latest values"),
 )
 async def stream_engine(
     serving: TheServing,
     runs_dir: Annotated[
-        AbsolutePath | None, Query(description="The folder whose runs to tell about.")
+        AbsolutePath | SkipJsonSchema[None], Query(description="The folder whose runs to tell about.")
     ] = None,
 ) -> Stream:
     """The engine every two seconds, and the runs of a folder whenever one of them changed."""
@@ -66,7 +77,7 @@ async def stream_engine(
 
 @router.get(
     "/runs/{run_id}/events",
-    **_streamed("text/event-stream", "A run's journal, each event with its number as id"),
+    **_streamed("text/event-stream", _EVENT, "A run's journal, each event with its number as id"),
 )
 async def stream_run(
     serving: TheServing,
@@ -82,7 +93,9 @@ async def stream_run(
     return _events(RunEvents(serving, Path(runs_dir), run_id).stream(cursor, follow))
 
 
-@router.get("/runs/{run_id}/logs", **_streamed("text/plain", "What the run's processes printed"))
+@router.get(
+    "/runs/{run_id}/logs", **_streamed("text/plain", _TEXT, "What the run's processes printed")
+)
 async def stream_logs(
     serving: TheServing, run_id: TheRun, runs_dir: RunsDir, follow: Follow = False
 ) -> Stream:

@@ -29,8 +29,6 @@ class RunWatch:
         self.waiting: Mapping[int, Waiting] = {}
         self.problem: str | None = None
         """Why its jobs cannot be read."""
-        self.read = False
-        """Whether its jobs have been looked at."""
         self._changed = changed
         self._lock = threading.RLock()
         self._view: RunView | None = None
@@ -57,7 +55,6 @@ class RunWatch:
     def refresh(self) -> None:
         """Read its jobs as they are now."""
         with self._lock:
-            self.read = True
             try:
                 known = {job.number: job for job in self.jobs}
                 jobs = [known.get(f.number) or JobWatch(f) for f in jobs_of(self.folder)]

@@ -1,0 +1,191 @@
+"""The command line and the real engine together; only the ranks are a small script."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from magic_tui.client import processes, start
+from magic_tui.client.engine import connect, connect_if_running
+from magic_tui.client.stream import follow_events
+from tests.cli.conftest import Magic
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = "name: mine\nmodel: {path: m}\ndata: {path: d}\n"
+WITH_QUERIES = CONFIG + "queries: {path: q}\n"
+
+
+@pytest.fixture(autouse=True)
+def _real_engine(
+    places: Path, runs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[None]:
+    command = [sys.executable, "-P", str(Path(__file__).with_name("quick_engine.py"))]
+    monkeypatch.setattr(processes, "ENGINE_COMMAND", command)
+    monkeypatch.setenv("MAGIC_DISK_FLOOR_GB", "0")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (tmp_path / "run.yaml").write_text(CONFIG)
+    yield
+    engine = connect_if_running()
+    if engine is not None:
+        for run in engine.runs():
+            with contextlib.suppress(Exception):
+                engine.wish(run["id"], "cancel")
+            engine.wait(run["id"], 10)
+        engine.stop()
+
+
+@pytest.fixture
+def ranks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Say how ranks behave, one order an attempt."""
+
+    def behave(*orders: dict[str, Any]) -> None:
+        monkeypatch.setenv("FAKE_RANK", json.dumps(orders))
+
+    return behave
+
+
+def submitted(magic: Magic, runs: Path) -> tuple[str, Path]:
+    """The id and folder of a run that was submitted just now."""
+    run_id = magic("run", "run.yaml", "--detach").stdout.strip()
+    return run_id, runs / run_id
+
+
+def until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def state(magic: Magic, run_id: str) -> str:
+    return str(json.loads(magic("status", run_id, "--json").stdout)["state"])
+
+
+def test_a_run_is_paused_resumed_and_done(magic: Magic, runs: Path, ranks: Any) -> None:
+    ranks({"steps": 5, "wait_for": "go"})
+    run_id, folder = submitted(magic, runs)
+    until(lambda: state(magic, run_id) == "running")
+    assert run_id in magic("status").stdout
+    assert magic("pause").stdout == f"run {run_id} is paused\n"
+    assert magic("wait", run_id).exit_code == 4
+    result = magic("pause", run_id, "--json")
+    assert json.loads(result.stdout).get("state", "paused") == "paused"
+    assert magic("resume").exit_code == 0
+    (folder / "go").touch()
+    assert magic("wait", run_id, "--timeout", "20").exit_code == 0
+    lines = [json.loads(line) for line in magic("watch", run_id, "--jsonl").stdout.splitlines()]
+    assert [line["seq"] for line in lines] == list(range(len(lines)))
+    assert [line["event"] for line in lines].count("started") == 2
+    assert "rank" in magic("logs", run_id).stdout
+
+
+def test_a_run_is_cancelled_and_removed(magic: Magic, runs: Path, ranks: Any) -> None:
+    ranks({"wait_for": "never"})
+    run_id, folder = submitted(magic, runs)
+    result = magic("rm", run_id, "--yes")
+    assert result.exit_code == 2 and folder.exists()
+    assert magic("cancel", run_id).stdout == f"run {run_id} is cancelled\n"
+    assert magic("wait", run_id).exit_code == 4
+    facts = json.loads(magic("rm", run_id, "--yes", "--json").stdout)
+    assert facts["freed_bytes"] > 0 and not folder.exists()
+    assert json.loads(magic("ls", "--json").stdout)["runs"] == []
+
+
+def test_a_failure_has_the_exit_code_of_its_cause(magic: Magic, ranks: Any) -> None:
+    ranks({"end": "fail"})
+    result = magic("run", "run.yaml")
+    assert result.exit_code == 2
+    assert "magic: the loss is not finite; lower the rate\n" in result.stderr
+    assert "stays listed as failed; remove it with: magic rm" in result.stderr
+    assert magic("wait").exit_code == 2
+
+
+def test_records_come_once_each_though_the_engine_is_killed(
+    magic: Magic, runs: Path, ranks: Any
+) -> None:
+    ranks({"steps": 60, "seconds": 0.05})
+    run_id, _ = submitted(magic, runs)
+    engine = connect()
+    killed, seen = [], []
+    for message in follow_events(engine, engine.run(run_id)):
+        if message.kind == "record":
+            seen.append(message.data["seq"])
+        if len(seen) in (10, 40) and len(killed) < len(seen) // 10 and engine.view["pid"]:
+            pid = engine.view["pid"]
+            if pid not in killed:
+                killed.append(pid)
+                os.kill(pid, signal.SIGKILL)
+    assert len(killed) == 2 and engine.view["pid"] not in killed
+    assert seen == list(range(len(seen))) and len(seen) >= 62
+    assert message.kind == "end" and message.data["state"] == "succeeded"
+    assert [attempt.name for attempt in (runs / run_id / "jobs/0001/attempts").iterdir()] == [
+        "0001"
+    ]
+
+
+def test_a_stopped_engine_stays_stopped_for_who_only_watches(
+    magic: Magic, runs: Path, ranks: Any
+) -> None:
+    ranks({"wait_for": "go"})
+    run_id, folder = submitted(magic, runs)
+    until(lambda: state(magic, run_id) == "running")
+    engine = connect()
+    kinds: list[str] = []
+
+    def watch() -> None:
+        kinds.extend(message.kind for message in follow_events(engine, engine.run(run_id)))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    time.sleep(0.5)
+    assert magic("engine", "stop").stdout == "engine stopped; 1 run goes on\n"
+    time.sleep(1.0)
+    assert not start.engine_is_alive() and watcher.is_alive()
+    (folder / "go").touch()
+    assert magic("ls").exit_code == 0
+    watcher.join(20)
+    assert kinds.count("waiting") == 1 and kinds[-1] == "end"
+    assert magic("wait", run_id).exit_code == 0
+
+
+def test_ctrl_c_leaves_and_watch_comes_back(
+    magic: Magic, runs: Path, ranks: Any, tmp_path: Path
+) -> None:
+    ranks({"wait_for": "go"})
+    main = "from magic_tui.cli.main import main; main()"
+    assert magic("engine", "start").exit_code == 0
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {main}",
+         "run", str(tmp_path / "run.yaml")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    until(lambda: list(runs.glob("*/jobs/0001/attempts/0001/begun")))
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    (run,) = runs.iterdir()
+    assert process.returncode == 130 and f"the run goes on: magic watch {run.name}" in errors
+    assert state(magic, run.name) == "running"
+    (run / "go").touch()
+    result = magic("watch")
+    assert result.exit_code == 0 and f"run {run.name} succeeded" in result.stderr
+
+
+def test_what_a_run_may_not_be_asked(magic: Magic, ranks: Any) -> None:
+    ranks({})
+    assert magic("run", "run.yaml", "--detach").exit_code == 0
+    assert magic("wait").exit_code == 0
+    for verb in ("pause", "cancel", "resume"):
+        result = magic(verb)
+        assert result.exit_code == 2, verb
+        assert result.stderr.startswith("magic: ") and "\n" not in result.stderr[:-1]
+    assert magic("status", "nothing-like-it").exit_code == 2

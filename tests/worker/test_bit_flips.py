@@ -1,0 +1,94 @@
+"""One flipped bit anywhere in a run's folder is found when it is read, or changes nothing."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.checkpoints.tensor_files import read_tensors
+from engine.contract.errors import MagicError
+from engine.records.manifest import read_manifest
+from engine.records.run_folder import RunFolder
+from engine.records.score_store import ScoreReader
+from engine.records.tables import RowTable, read_table
+
+Outcome = dict[str, Any]
+FLIPS = 4
+
+
+def scores(run: RunFolder) -> Any:
+    reader = ScoreReader(run.attributions / "a0001")
+    kinds = (
+        reader.token_scores,
+        reader.document_scores,
+        reader.step_scores,
+        reader.top_documents,
+    )
+    return [read(query).tolist() for read in kinds for query in range(reader.queries)]
+
+
+def rows(run: RunFolder) -> Any:
+    table = RowTable(run.rows_store)
+    parts = table.input_ids(), table.document_ids(), table.targets(), table.steps()
+    return [part.tolist() for part in parts]
+
+
+def trajectory(run: RunFolder) -> Any:
+    manifest = read_manifest(run.trajectory)
+    assert manifest is not None
+    found = {key: read_tensors(run.trajectory, facts) for key, facts in manifest.files.items()}
+    tensors = {(key, name): t.tolist() for key, ts in found.items() for name, t in ts.items()}
+    return manifest.kind, manifest.steps, manifest.complete, tensors
+
+
+READERS: dict[str, Callable[[RunFolder], Any]] = {
+    "scores.zarr": scores,
+    "rows.zarr": rows,
+    "trajectory": trajectory,
+    "documents.parquet": lambda run: read_table(run.documents_file).to_pylist(),
+    "queries.parquet": lambda run: read_table(
+        run.attributions / "a0001" / "queries.parquet"
+    ).to_pylist(),
+    "events.jsonl": lambda run: run.events(),
+    "run_config.yaml": lambda run: run.config(),
+}
+
+
+@pytest.fixture
+def run(config: dict[str, Any], start: Callable[..., Outcome]) -> RunFolder:
+    config["training"]["epochs"] = 1
+    return RunFolder(Path(start({**config, "trajectory": {"schedule": "gradients"}})["path"]))
+
+
+@pytest.mark.parametrize("part", READERS)
+def test_flipped_bits_are_never_read_silently(run: RunFolder, part: str) -> None:
+    read, draw = READERS[part], random.Random(part)
+    whole = read(run)
+    files = [
+        p for p in run.path.rglob("*") if p.is_file() and part in p.relative_to(run.path).parts
+    ]
+    assert files
+    found = 0
+    for file in files:
+        content = file.read_bytes()
+        for _ in range(FLIPS):
+            place = draw.randrange(len(content))
+            flipped = bytearray(content)
+            flipped[place] ^= 1 << draw.randrange(8)
+            file.write_bytes(flipped)
+            try:
+                assert same(read(run), whole), f"{file} read silently with byte {place} flipped"
+            except MagicError as error:
+                assert "\n" not in str(error)
+                found += 1
+        file.write_bytes(content)
+    assert found >= len(files)
+
+
+def same(value: Any, other: Any) -> bool:
+    return repr(value) == repr(other) or json.dumps(value, default=str) == json.dumps(
+        other, default=str
+    )
