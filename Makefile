@@ -14,7 +14,7 @@ TEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 .PHONY: help setup demo lint test test-crash check bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## make .venv with everything installed at the pinned versions
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from engine.checkpoints.recovery import remaining
+from engine.checkpoints.recovery import Remaining, remaining
 from engine.checkpoints.save_pace import SAVE_SECONDS
 from engine.checkpoints.trajectory_reader import DamagedStepError, TrajectoryReader
 from engine.checkpoints.trajectory_writer import TrajectoryWriter
@@ -83,20 +83,19 @@ class KeptSteps:
 
     def recover(self, state: TrainState) -> tuple[TrainState, int]:
         """The state to go on from, given s_0, and the step after which nothing is lacking."""
-        resumed = bool(self.writer.manifest.files)
-        while left := remaining(self.writer.manifest, self.writer.schedule):
+        resumed, steps = bool(self.writer.manifest.files), self.writer.schedule.steps
+        while True:
+            left = remaining(self.writer.manifest, self.writer.schedule) or Remaining(steps, steps)
             try:
                 if left.is_saved:
                     state = self.reader.load_saved_state(left.start)
             except DamagedStepError as error:
                 self._forget(error)
                 continue
-            if resumed:
+            if resumed and left.start < steps:
                 self.steps.observer("resumed", phase="train", step=left.start, done=left.start)
             self.writer.take_state(state)
             return state, left.end
-        end = self.writer.schedule.steps
-        return self.reader.load_state(end), end
 
     def stop_if(self, should_stop: Callable[[], bool], state: TrainState) -> None:
         """Save and raise if it is time to stop."""

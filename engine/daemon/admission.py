@@ -5,7 +5,7 @@ from pathlib import Path
 
 from engine.contract.errors import UsageError
 from engine.contract.states import Ending
-from engine.daemon.devices import Device, Devices, visible_devices
+from engine.daemon.devices import VISIBLE, Device, Devices, visible_devices
 from engine.daemon.job_watch import JobWatch
 from engine.daemon.leases import Allotted, Leases, Refused
 from engine.daemon.settings import GIGABYTE, Settings
@@ -21,11 +21,14 @@ class Admission:
         """Nothing is known of jobs yet."""
         self._leases, self._devices, self._settings = leases, devices, settings
         self._found: list[Device] | None = None
+        self._refused: dict[str | None, Refused] = {}
+        """By what the user lets be seen, since the last look: leases only get fewer meanwhile."""
         self._free_when_full: dict[Path, int] = {}
 
     def look(self) -> None:
-        """Ask the devices anew when the next job wants one."""
+        """Ask for devices and leases anew when the next job wants one."""
         self._found = None
+        self._refused.clear()
 
     def note_end(self, job: JobWatch) -> None:
         """An attempt that this engine saw alive has ended."""
@@ -62,13 +65,20 @@ class Admission:
         return None
 
     def _allot(self, job: JobWatch) -> Allotted | Refused:
+        environment = job.request.environment
+        visible = environment.get(VISIBLE)
+        if visible in self._refused:
+            return self._refused[visible]
         if self._found is None:
             self._found = self._devices.all()
         try:
-            devices = visible_devices(self._found, job.request.environment) if self._found else []
+            devices = visible_devices(self._found, environment) if self._found else []
+            allotted = self._leases.allot(job.folder.run.path, devices)
         except UsageError as error:
-            return Refused(str(error), others=True)
-        return self._leases.allot(job.folder.run.path, devices)
+            allotted = Refused(str(error), others=True)
+        if isinstance(allotted, Refused):
+            self._refused[visible] = allotted
+        return allotted
 
 
 def free_bytes(path: Path) -> int:

@@ -3,33 +3,22 @@
 import os
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from engine.contract.api import (
-    API_VERSION,
-    DeviceView,
-    EngineView,
-    Removed,
-    RunView,
-    SubmitAttribution,
-    SubmitRun,
-)
+from engine.contract.api import EngineView, Removed, RunView, SubmitAttribution, SubmitRun
 from engine.contract.errors import ConflictError, NotFoundError, RunError
 from engine.daemon.admission import Admission
 from engine.daemon.cleaning import finish_removals
 from engine.daemon.devices import Devices
-from engine.daemon.job_watch import WAITING
 from engine.daemon.leases import Leases
 from engine.daemon.library import Library
+from engine.daemon.overview import Overview
 from engine.daemon.registry import Registry
 from engine.daemon.removal import What, clear, hide, size_of
 from engine.daemon.scheduler import Scheduler
 from engine.daemon.settings import Settings
-from engine.daemon.telemetry import disk_free, host_memory
 from engine.daemon.views import RunWatch
 from engine.daemon.wishes import Verb, concerned, make_wish
 from engine.records.jobs import JobFolder, submit_attribution, submit_run
@@ -42,14 +31,13 @@ class Engine:
 
     def __init__(self, state_folder: Path, settings: Settings) -> None:
         """Keep leases and the registry in ``state_folder``."""
-        self._settings = settings
-        self._began = time.time()
-        self._devices = Devices()
+        devices = Devices()
         self._leases = Leases(state_folder / "leases", settings.cpu_runs)
         self._registry = Registry(state_folder / "registry.sqlite")
         self._library = Library()
-        self._admission = Admission(self._leases, self._devices, settings)
+        self._admission = Admission(self._leases, devices, settings)
         self._scheduler = Scheduler(self._library, self._registry, self._admission)
+        self._overview = Overview(self._library, self._leases, devices, settings.disk_floor)
 
     def start(self) -> None:
         """Take up the runs that there are and begin to schedule."""
@@ -186,41 +174,11 @@ class Engine:
 
     def view(self, socket: str) -> EngineView:
         """The engine and its machine."""
-        jobs = [job for watch in self._library.all() for job in watch.jobs]
-        used, total = host_memory()
-        return EngineView(
-            api_version=API_VERSION,
-            version=_version(),
-            pid=os.getpid(),
-            started=self._began,
-            socket=socket,
-            devices=self._device_views(),
-            memory_used=used,
-            memory_total=total,
-            disk_free=disk_free(runs_folder()) or 0,
-            disk_floor=self._settings.disk_floor,
-            queued=sum(job.state in WAITING for job in jobs),
-            running=sum(job.held for job in jobs),
-        )
+        return self._overview.view(socket)
 
     def changes(self) -> int:
         """Grows whenever any run's view changed."""
         return self._library.changes
-
-    def _device_views(self) -> list[DeviceView]:
-        views = []
-        for device in self._devices.all():
-            holder = self._leases.holder(device.id)
-            views.append(
-                DeviceView(
-                    id=device.id,
-                    name=device.name,
-                    memory_used=device.memory_used,
-                    memory_total=device.memory_total,
-                    run=None if holder is None else holder.name,
-                )
-            )
-        return views
 
     def _know(self, runs_dir: Path) -> Path:
         """Remember a runs folder if it is there; returns its one true path."""
@@ -262,10 +220,3 @@ def _real(folder: Path) -> Path:
 
 def _tidy(folder: Path) -> None:
     threading.Thread(target=finish_removals, args=(folder,), daemon=True).start()
-
-
-def _version() -> str:
-    try:
-        return version("magic-attribution")
-    except PackageNotFoundError:
-        return "unknown"

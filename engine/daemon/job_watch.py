@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,8 @@ class JobWatch:
         self._record: dict[str, Any] | None = None
         self._stamp: tuple[int, ...] = ()
         self._sure = False
+        self.signs: list[Path] = []
+        """Folders whose times of change tell of every change of the job."""
 
     @property
     def latest(self) -> AttemptFolder | None:
@@ -74,18 +76,19 @@ class JobWatch:
         Raises:
             RunError: if a file of it is damaged.
         """
-        if self._sure and not self.held and self._stamp == self._now(self.attempts):
+        if self._sure and not self.held and self._stamp == changes_at(self.signs):
             return
         attempts = self.folder.attempts()
-        stamp = self._now(attempts)
+        signs = [self.folder.path, self.folder.path / "attempts"]
+        signs += [attempt.path for attempt in attempts[-1:]]
+        stamp = changes_at(signs)
         if not (self.held and attempts == self.attempts and self._refresh_held()):
             self._facts = self.folder.facts()
             self.attempts = attempts
         assert self._facts is not None
         self.state = job_state(self._facts)
         self._record = attempts[-1].exit() if attempts and not self.held else None
-        self._stamp = stamp
-        self._sure = max(stamp) < time.time_ns() - SURE_AFTER_SECONDS * 1e9
+        self.signs, self._stamp, self._sure = signs, stamp, is_sure(stamp)
 
     def devices(self) -> list[str]:
         """The GPUs that it has now."""
@@ -127,11 +130,6 @@ class JobWatch:
             self._facts = replace(self._facts, wish=self.folder.wish(), attempts=attempts)
         return latest.held
 
-    def _now(self, attempts: Sequence[AttemptFolder]) -> tuple[int, ...]:
-        """Times of the folders whose entries tell of every change; 0 where there is none yet."""
-        paths = [self.folder.path, self.folder.path / "attempts"]
-        return tuple(map(changed_at, paths + [attempt.path for attempt in attempts[-1:]]))
-
 
 def changed_at(path: Path) -> int:
     """When a file or folder last changed; 0 if it is not there."""
@@ -139,3 +137,13 @@ def changed_at(path: Path) -> int:
         return os.stat(path).st_mtime_ns
     except OSError:
         return 0
+
+
+def changes_at(paths: Iterable[Path]) -> tuple[int, ...]:
+    """When each of several files or folders last changed."""
+    return tuple(map(changed_at, paths))
+
+
+def is_sure(times: Iterable[int]) -> bool:
+    """Whether these times, read now, would be others after any further change."""
+    return max(times) < time.time_ns() - SURE_AFTER_SECONDS * 1e9

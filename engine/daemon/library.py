@@ -2,12 +2,11 @@
 
 import re
 import threading
-import time
 from pathlib import Path
 
 from engine.contract.api import RUN_ID
 from engine.contract.errors import NotFoundError
-from engine.daemon.job_watch import SURE_AFTER_SECONDS, changed_at
+from engine.daemon.job_watch import changed_at, is_sure
 from engine.daemon.views import RunWatch
 from engine.records.run_folder import list_runs
 
@@ -83,8 +82,7 @@ class Library:
         old = known or {}
         found = [folder.path for folder in list_runs(runs_dir)]
         self._folders[runs_dir] = {p: old.get(p) or RunWatch(p, self.changed) for p in found}
-        sure = stamp < time.time_ns() - SURE_AFTER_SECONDS * 1e9
-        self._stamps[runs_dir] = stamp if sure else -1
+        self._stamps[runs_dir] = stamp if is_sure([stamp]) else -1
         gone = [old[path] for path in old.keys() - set(found)]
         for watch in gone:
             watch.close()

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
 from fastapi import Path as InPath
+from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 from starlette.concurrency import run_in_threadpool
 
@@ -26,6 +27,8 @@ from engine.daemon.streams import LATEST_SECONDS, TICK_SECONDS, Due, is_settled
 LONGEST_WAIT = 60.0
 """Seconds; a client that wants to wait longer asks again."""
 RunsDir = Annotated[AbsolutePath, Query(description="The folder of the runs.")]
+Wanted = Annotated[str, Field(max_length=200)]
+JobNumber = Annotated[int, Field(ge=1, le=9999)]
 TheRun = Annotated[RunId, InPath(description="The run's id.")]
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"], responses=PROBLEMS)
@@ -53,7 +56,7 @@ def submit_run(engine: TheEngine, wanted: SubmitRun, response: Response) -> RunV
 def find_run(
     engine: TheEngine,
     runs_dir: RunsDir,
-    wanted: Annotated[str | SkipJsonSchema[None], Query(max_length=200)] = None,
+    wanted: Annotated[Wanted | SkipJsonSchema[None], Query()] = None,
 ) -> RunView:
     """The run of an id, a unique prefix of one or a name; the latest if ``wanted`` is left out."""
     return engine.find(Path(runs_dir), wanted)
@@ -108,7 +111,7 @@ async def wait_for_run(
     run_id: TheRun,
     runs_dir: RunsDir,
     timeout: Annotated[float, Query(ge=0, le=LONGEST_WAIT)] = 25.0,
-    job: Annotated[int | SkipJsonSchema[None], Query(ge=1, le=9999)] = None,
+    job: Annotated[JobNumber | SkipJsonSchema[None], Query()] = None,
 ) -> RunView:
     """A run once a job of it, or every one, is settled; as it is then, if that takes too long."""
     deadline, again = time.monotonic() + timeout, Due(LATEST_SECONDS)

@@ -105,7 +105,7 @@ class Scheduler:
         """Do what is missing now; returns the seconds until the next look."""
         with self.actions:
             self._children = [child for child in self._children if child.poll() is None]
-            watches = [watch for watch in self._active if watch.at_work]
+            watches = [watch for watch in self._active if self._was_at_work(watch)]
             before = {watch: _told(watch) for watch in watches}
             self._follow(watches)
             if self._is_due(watches):
@@ -138,6 +138,9 @@ class Scheduler:
                 pause = WAITING_SECONDS
             with self._condition:
                 self._condition.wait_for(lambda: self._woken or self._stopping, pause)
+
+    def _was_at_work(self, watch: RunWatch) -> bool:
+        return any(self._noted(job).alive for job in watch.jobs)
 
     def _is_due(self, at_work: Iterable[RunWatch]) -> bool:
         """Whether to look at all runs, and not only at those that were at work."""
@@ -199,7 +202,8 @@ class Scheduler:
                 waiting[watch][job.number] = Waiting(position, refused.reason, refused.others)
                 position += 1
         for watch, reasons in waiting.items():
-            watch.waiting = reasons
+            if watch.waiting != reasons:
+                watch.waiting = reasons
 
     def _queue(self, watches: Iterable[RunWatch]) -> list[tuple[RunWatch, JobWatch]]:
         jobs = [(watch, job) for watch in watches if not watch.problem for job in watch.jobs]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
+from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
@@ -20,12 +21,15 @@ from engine.daemon.streams import Parts, RunEvents, engine_events, guarded
 _LARGEST_CURSOR = 2**53 - 1
 """The largest number that every JSON reader keeps."""
 Follow = Annotated[bool, Query(description="Go on until every job is settled.")]
-After = Annotated[
-    int | SkipJsonSchema[None], Query(ge=0, le=_LARGEST_CURSOR, description="Resume behind this event.")
-]
+Number = Annotated[int, Field(ge=0, le=_LARGEST_CURSOR)]
+After = Annotated[Number | SkipJsonSchema[None], Query(description="Resume behind this event.")]
+Digits = Annotated[str, Field(pattern=r"^[0-9]{1,15}$")]
 LastEventId = Annotated[
-    str | SkipJsonSchema[None],
-    Header(pattern=r"^[0-9]{1,15}$", description="The same; a client that reconnects sends it."),
+    Digits | SkipJsonSchema[None],
+    Header(description="The same; a client that reconnects sends it."),
+]
+Folder = Annotated[
+    AbsolutePath | SkipJsonSchema[None], Query(description="The folder whose runs to tell about.")
 ]
 
 
@@ -64,12 +68,7 @@ router = APIRouter(prefix="/v1", tags=["streams"])
     "/engine/events",
     **_streamed("text/event-stream", _EVENT, "Events engine and runs: the latest values"),
 )
-async def stream_engine(
-    serving: TheServing,
-    runs_dir: Annotated[
-        AbsolutePath | SkipJsonSchema[None], Query(description="The folder whose runs to tell about.")
-    ] = None,
-) -> Stream:
+async def stream_engine(serving: TheServing, runs_dir: Folder = None) -> Stream:
     """The engine every two seconds, and the runs of a folder whenever one of them changed."""
     folder = None if runs_dir is None else Path(runs_dir)
     return _events(engine_events(serving, folder))

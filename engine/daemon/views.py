@@ -8,7 +8,7 @@ from typing import Literal
 from engine.contract.api import JobView, RunView
 from engine.contract.errors import MagicError
 from engine.contract.states import RunState
-from engine.daemon.job_watch import WAITING, JobWatch, Waiting, changed_at
+from engine.daemon.job_watch import WAITING, JobWatch, Waiting, changed_at, changes_at, is_sure
 from engine.daemon.run_facts import Fold, Identity, Sizes, count_documents
 from engine.records.jobs import jobs_of
 from engine.records.run_folder import RunFolder
@@ -32,6 +32,7 @@ class RunWatch:
         self._changed = changed
         self._lock = threading.RLock()
         self._view: RunView | None = None
+        self._seen: tuple[Mapping[int, Waiting], list[Path], tuple[int, ...]] | None = None
         self._identity: tuple[tuple[int, ...], Identity] | None = None
         self._documents: tuple[int, int | None] = (0, None)
         self._fold = Fold(self.folder.events_file)
@@ -75,7 +76,12 @@ class RunWatch:
     def view(self) -> RunView:
         """All of it as it is now."""
         with self._lock:
+            if self._view is not None and self._is_unchanged():
+                return self._view
             self.refresh()
+            # Taken before the rest is read: a change meanwhile must not go unnoticed.
+            signs = self._signs()
+            stamp = changes_at(signs)
             try:
                 if self.problem is None:
                     view = self._read()
@@ -86,6 +92,7 @@ class RunWatch:
             if view != self._view:
                 self._view = view
                 self._changed()
+            self._seen = (self.waiting, signs, stamp) if is_sure(stamp) else None
             return view
 
     def current(self) -> JobWatch | None:
@@ -130,6 +137,20 @@ class RunWatch:
             memory=progress.memory,
             events=progress.events,
         )
+
+    def _is_unchanged(self) -> bool:
+        """Whether everything stands as it did when it was read, which is quickly told."""
+        if self._seen is None or self.at_work or self.problem is not None:
+            return False
+        waiting, signs, stamp = self._seen
+        return waiting is self.waiting and stamp == changes_at(signs)
+
+    def _signs(self) -> list[Path]:
+        """What tells of every change of a run that is not at work."""
+        run = self.folder
+        files = [run.config_file, run.events_file, run.documents_file]
+        folders = [run.path / "jobs", run.trajectory, run.attributions]
+        return [*files, *folders, *(sign for job in self.jobs for sign in job.signs)]
 
     def _identify(self) -> Identity:
         """What its config says, read again only when the file changed."""

@@ -13,13 +13,14 @@ from engine.checkpoints.save_pace import SAVE_SECONDS
 from engine.checkpoints.trajectory_reader import DamagedStepError
 from engine.checkpoints.trajectory_writer import forget
 from engine.contract.config import RunConfig
-from engine.contract.errors import UsageError
+from engine.contract.errors import RunError, UsageError
 from engine.contract.events import Event, Phase
 from engine.contract.request import Request
 from engine.magic.schedule import ScheduleKind, make_schedule
 from engine.records.atomic import sync_tree, write_atomically
 from engine.records.jobs import AttemptFolder
 from engine.records.journal import JournalWriter
+from engine.records.manifest import Key
 from engine.records.run_folder import RunFolder
 from engine.training_loop import Control
 from engine.worker.asking import asking_of, store_asked
@@ -111,20 +112,22 @@ class _Run:
         job.trainer.open(self.folder.trajectory)
         if self.request.attribution is None or self._is_attributed():
             return
-        mended: set[object] = set()
-        while True:
-            try:
-                return self._attribute(job)
-            except DamagedStepError as error:
-                if error.key in mended:
-                    raise
-                mended.add(error.key)
-                self._mend(job, error)
+        mended: set[Key] = set()
+        while (damaged := self._attribute(job)) is not None:
+            if damaged in mended:
+                kind, step = damaged
+                raise RunError(
+                    f"the {kind} of step {step} in {self.folder.trajectory} was damaged, made "
+                    "again, and is damaged again; check the disk"
+                )
+            mended.add(damaged)
+            self._mend(job, damaged)
 
     def _train(self, job: Job) -> None:
         kind: ScheduleKind = self.folder.prepared()["schedule"]
         stream = job.stream(job.config.attribution.granularity)
-        self.report.phase(Phase.TRAIN, len(stream))
+        if not self.folder.has_trajectory():
+            self.report.phase(Phase.TRAIN, len(stream))
         with self.stop.between_steps():
             job.trainer.train(
                 job.start,
@@ -135,23 +138,28 @@ class _Run:
                 control=self.control,
             )
 
-    def _attribute(self, job: Job) -> None:
+    def _attribute(self, job: Job) -> Key | None:
+        """Ask the trajectory; returns which file of it is damaged, if one is."""
         asking = asking_of(self.folder, self.request, job)
-        attribute(asking, job, self.report, self.stop, self.control.save_seconds)
+        try:
+            attribute(asking, job, self.report, self.stop, self.control.save_seconds)
+        except DamagedStepError as error:
+            return error.key
+        return None
 
     def _is_attributed(self) -> bool:
         assert self.request.attribution is not None
         return (self.folder.attributions / self.request.attribution).is_dir()
 
-    def _mend(self, job: Job, error: DamagedStepError) -> None:
+    def _mend(self, job: Job, damaged: Key) -> None:
         """Make a damaged file of the trajectory again from what came before it."""
-        kind, step = error.key
+        kind, step = damaged
         self.report(
             Event.WARNING,
             message=f"the {kind} of step {step} on disk is damaged; it is made again from what "
             "came before it",
         )
-        forget(self.folder.trajectory, error.key)
+        forget(self.folder.trajectory, damaged)
         self._train(job)
 
 

@@ -1,6 +1,7 @@
 """Following work and showing what came of it: shared by ``run``, ``attribute`` and ``demo``."""
 
 import shlex
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,12 @@ def attend(engine: Engine, view: View, job: int | None = None, after: int = -1) 
     """
     end = _End(job, after)
     try:
-        with signals_as_interrupt(), ProgressView(stderr()) as shown:
-            for message in follow_events(engine, view, after):
+        with (
+            signals_as_interrupt(),
+            ProgressView(stderr()) as shown,
+            closing(follow_events(engine, view, after)) as messages,
+        ):
+            for message in messages:
                 shown.take(message)
                 if end.is_here(message):
                     break

@@ -6,7 +6,7 @@ connection goes on from.
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ class Message:
     data: dict[str, Any]
 
 
-def follow_events(engine: Engine, run: View, after: int = -1) -> Iterator[Message]:
+def follow_events(engine: Engine, run: View, after: int = -1) -> Generator[Message]:
     """The records of a run's journal with a number above ``after``, and its states, to its end.
 
     Raises:

@@ -113,7 +113,8 @@ def _train_step(phase: PhaseProgress, event: dict[str, Any]) -> None:
         phase.first_loss = event["loss"]
     phase.facts["loss"] = f"loss {loss_text(event['loss'])}"
     phase.facts["pace"] = pace_text(event["seconds"])
-    phase.facts["rate"] = f"lr {event['learning_rate']:.2e}"
+    if event.get("learning_rate") is not None:
+        phase.facts["rate"] = f"lr {event['learning_rate']:.2e}"
 
 
 def _measured(phase: PhaseProgress, event: dict[str, Any]) -> None:

@@ -70,7 +70,7 @@ class Bench:
             view = engine.run(self.runs, run)
             if view.state == is_so if isinstance(is_so, str) else is_so(view):
                 return view
-            time.sleep(0.01)
+            time.sleep(0.02)
         raise AssertionError(f"{is_so} was not reached: {view!r}")
 
     def wish(self, engine: Engine, run: str, verb: Any) -> RunView:
@@ -116,7 +116,7 @@ class Bench:
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     command = [sys.executable, "-P", str(Path(__file__).with_name("supervise.py"))]
     monkeypatch.setattr(scheduler, "SUPERVISOR_COMMAND", command)
-    monkeypatch.setattr(scheduler, "AT_WORK_SECONDS", 0.02)
+    monkeypatch.setattr(scheduler, "AT_WORK_SECONDS", 0.03)
     monkeypatch.setattr(scheduler, "WAITING_SECONDS", 0.05)
     monkeypatch.setenv("MAGIC_RUNS", str(tmp_path / "runs"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

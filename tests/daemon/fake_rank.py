@@ -91,13 +91,8 @@ def end(
         return {"ok": False, "message": message, "exit_code": 1, "ending": "full"}, 1
     if how in ("die", "useless"):
         os.kill(os.getpid(), signal.SIGKILL)
-    if how == "segfault":
-        os.kill(os.getpid(), signal.SIGSEGV)
     if how == "silent":
         os._exit(7)
-    if how == "lie":
-        print(json.dumps({"ok": True}), flush=True)
-        os._exit(3)
     if request["work"] == "run":
         journal.append("complete")
     if request["attribution"]:

@@ -149,9 +149,7 @@ def test_a_result_beats_a_late_cancel(bench: Bench) -> None:
     ("end", "words"),
     [
         ("die", "killed by SIGKILL; see"),
-        ("segfault", "killed by SIGSEGV; see"),
         ("silent", "ended with status 7 and without a word"),
-        ("lie", "ended with status 3 and without a word"),
     ],
 )
 def test_a_rank_that_dies_is_tried_again(bench: Bench, end: str, words: str) -> None:
@@ -176,9 +174,9 @@ def test_a_crash_loop_fails_after_three_attempts(bench: Bench) -> None:
 
 def test_attempts_that_get_further_go_on(bench: Bench) -> None:
     engine = bench.start()
-    orders = [{"steps": steps, "end": "die"} for steps in range(1, 6)]
-    run = bench.submit(engine, *orders, {"steps": 6})
-    assert bench.until(engine, run, "succeeded").jobs[0].attempts == 6
+    orders = [{"steps": steps, "end": "die"} for steps in range(1, 5)]
+    run = bench.submit(engine, *orders, {"steps": 5})
+    assert bench.until(engine, run, "succeeded").jobs[0].attempts == 5
 
 
 def test_a_killed_supervisor_takes_its_rank_along(bench: Bench) -> None:

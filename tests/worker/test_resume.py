@@ -123,6 +123,24 @@ def test_a_damaged_save_begins_the_replay_again(
     assert {n for n in ours if ours[n] != whole[n]} == {"attributions/a0001/scores.zarr/zarr.json"}
 
 
+def test_a_damaged_last_state_is_made_again_before_it_is_asked(
+    config: dict[str, Any], start: Start, worker: Worker, runs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    whole = RunFolder(Path(start(config, "r1")["path"]))
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "attribute", lambda *_: (_ for _ in ()).throw(StoppedError("stopped")))
+        assert start(config, "r2")["ending"] == "stopped"
+    folder = RunFolder(runs / "r2")
+    for name in ("state-00000006", "gradient-00000004"):
+        (folder.trajectory / f"{name}.safetensors").write_bytes(b"damaged")
+    assert worker("resume", "--run", folder.path)["ok"]
+    warnings = [e["message"] for e in folder.events() if e["event"] == "warning"]
+    assert len(warnings) == 2 and "state of step 6" in warnings[0]
+    ours, theirs = fingerprint(folder), fingerprint(whole)
+    assert {n for n in ours if ours[n] != theirs[n]} == {"attributions/a0001/scores.zarr/zarr.json"}
+
+
 def test_changed_queries_do_not_reach_an_interrupted_run(
     config: dict[str, Any], start: Start, worker: Worker, runs: Path,
     monkeypatch: pytest.MonkeyPatch,

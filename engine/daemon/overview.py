@@ -1,0 +1,59 @@
+"""The engine and its machine, as the interface shows them."""
+
+import os
+import time
+from importlib.metadata import PackageNotFoundError, version
+
+from engine.contract.api import API_VERSION, DeviceView, EngineView
+from engine.daemon.devices import Device, Devices
+from engine.daemon.job_watch import WAITING
+from engine.daemon.leases import Leases
+from engine.daemon.library import Library
+from engine.daemon.telemetry import disk_free, host_memory
+from engine.records.naming import runs_folder
+
+
+class Overview:
+    """Looks at the machine, and counts the jobs of all runs."""
+
+    def __init__(self, library: Library, leases: Leases, devices: Devices, disk_floor: int) -> None:
+        """The engine starts now."""
+        self._library, self._leases, self._devices = library, leases, devices
+        self._disk_floor = disk_floor
+        self._began = time.time()
+
+    def view(self, socket: str) -> EngineView:
+        """All of it as it is now; ``socket`` is where the engine answers."""
+        jobs = [job for watch in self._library.all() for job in watch.jobs]
+        used, total = host_memory()
+        return EngineView(
+            api_version=API_VERSION,
+            version=_version(),
+            pid=os.getpid(),
+            started=self._began,
+            socket=socket,
+            devices=[self._device(device) for device in self._devices.all()],
+            memory_used=used,
+            memory_total=total,
+            disk_free=disk_free(runs_folder()) or 0,
+            disk_floor=self._disk_floor,
+            queued=sum(job.state in WAITING for job in jobs),
+            running=sum(job.held for job in jobs),
+        )
+
+    def _device(self, device: Device) -> DeviceView:
+        holder = self._leases.holder(device.id)
+        return DeviceView(
+            id=device.id,
+            name=device.name,
+            memory_used=device.memory_used,
+            memory_total=device.memory_total,
+            run=None if holder is None else holder.name,
+        )
+
+
+def _version() -> str:
+    try:
+        return version("magic-attribution")
+    except PackageNotFoundError:
+        return "unknown"
