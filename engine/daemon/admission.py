@@ -9,6 +9,7 @@ from engine.daemon.devices import VISIBLE, Device, Devices, visible_devices
 from engine.daemon.job_watch import JobWatch
 from engine.daemon.leases import Allotted, Leases, Refused
 from engine.daemon.settings import GIGABYTE, Settings
+from engine.records.run_folder import RunFolder
 
 _MORE_BYTES = 1 << 20
 """Free bytes come and go; only so many more are worth another try after a full disk."""
@@ -34,7 +35,7 @@ class Admission:
         """An attempt that this engine saw alive has ended."""
         self.forgive(job.folder.path)
         if job.ending is Ending.FULL:
-            self._free_when_full[job.folder.path] = free_bytes(job.folder.path)
+            self._free_when_full[job.folder.path] = free_bytes(job.folder.run.path)
 
     def forgive(self, job: Path) -> None:
         """Somebody asks for the job again, so it is tried whatever it ended in."""
@@ -81,9 +82,11 @@ class Admission:
         return allotted
 
 
-def free_bytes(path: Path) -> int:
-    """Bytes that are free on the disk of a folder."""
-    return shutil.disk_usage(path).free
+def free_bytes(run: Path) -> int:
+    """Bytes that are free for a run: its trajectory may have been moved to a disk of its own."""
+    trajectory = RunFolder(run).trajectory
+    places = [run, trajectory] if trajectory.is_dir() else [run]
+    return min(shutil.disk_usage(place).free for place in places)
 
 
 def _gigabytes(count: int) -> str:

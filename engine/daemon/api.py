@@ -16,7 +16,7 @@ router = APIRouter(prefix="/v1/engine", tags=["engine"], responses=PROBLEMS)
 @router.get("")
 def view_engine(serving: TheServing) -> EngineView:
     """The engine and its machine."""
-    return serving.view()
+    return serving.fresh_view()
 
 
 @router.post("/stop", status_code=202)

@@ -107,7 +107,7 @@ class JobWatch:
         """Why it failed or stopped, as far as its files tell."""
         message = (self._record or {}).get("message")
         if self.state is RunState.FAILED and self.ending is Ending.FAILED:
-            return message or f"its process failed; see {self._log()}"
+            return str(message or "its process failed and gave no reason")
         if self.state is RunState.FAILED:
             return f"it ended {PATIENCE} times in a row without getting any further: {self._told()}"
         if self.state is RunState.INTERRUPTED:
@@ -116,10 +116,10 @@ class JobWatch:
 
     def _told(self) -> str:
         message = (self._record or {}).get("message")
+        log = self.latest.supervisor_log if self.latest else None
+        if message is None and log is not None and log.exists() and log.stat().st_size:
+            return f"its supervisor failed; see {log}"
         return str(message or "its processes were killed, or the machine stopped")
-
-    def _log(self) -> Path:
-        return self.latest.log_file if self.latest else self.folder.path
 
     def _refresh_held(self) -> bool:
         """Of a job at work only the latest attempt and the wish can change."""

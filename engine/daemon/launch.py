@@ -41,7 +41,7 @@ def launch(
 def _spawn(
     command: list[str], attempt: AttemptFolder, descriptors: list[int]
 ) -> subprocess.Popen[bytes]:
-    with open(attempt.path / "supervisor.log", "ab") as log:
+    with open(attempt.supervisor_log, "ab") as log:
         return subprocess.Popen(
             [*command, *map(str, descriptors)],
             stdin=subprocess.DEVNULL,
@@ -58,9 +58,8 @@ def _spawn(
 def ask_to_stop(job: JobWatch, number: signal.Signals) -> bool:
     """Send a signal to the supervisor of a job at work; whether there was one to send it to."""
     attempt = job.latest
-    if attempt is None or not attempt.is_held():
-        return False
-    with contextlib.suppress(MagicError, KeyError, TypeError, ValueError):
-        about = attempt.about()
-        return send_signal(int(about["pid"]), float(about["started"]), number)
+    with contextlib.suppress(MagicError, OSError, KeyError, TypeError, ValueError):
+        if attempt is not None and attempt.is_held():
+            about = attempt.about()
+            return send_signal(int(about["pid"]), float(about["started"]), number)
     return False

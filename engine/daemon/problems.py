@@ -30,6 +30,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         (409, "It makes no sense in the present state"),
         (413, "The body is too large"),
         (422, "Something in the request is wrong"),
+        (431, "The headers are too large"),
         (500, "The engine failed; its log says why"),
         (503, "Too many connections"),
         (507, "A disk is full"),

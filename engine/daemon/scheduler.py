@@ -18,10 +18,11 @@ from engine.contract.errors import MagicError
 from engine.contract.states import RunState, Wish
 from engine.daemon.admission import Admission
 from engine.daemon.cleaning import remove_unfinished_attribution
-from engine.daemon.job_watch import WAITING, JobWatch, Waiting
+from engine.daemon.job_watch import JobWatch, Waiting
 from engine.daemon.launch import ask_to_stop, launch
 from engine.daemon.leases import Refused
 from engine.daemon.library import Library
+from engine.daemon.order import behind, in_order
 from engine.daemon.registry import Registry
 from engine.daemon.views import RunWatch
 
@@ -179,20 +180,27 @@ class Scheduler:
         """Act on what became of the jobs of some runs."""
         for watch in watches:
             watch.refresh()
-            self.ask(watch)
-            for job in watch.jobs:
-                notes = self._noted(job)
-                if notes.alive and not job.held:
-                    self._admission.note_end(job)
-                notes.alive = job.held
-                cancelled = job.state is RunState.CANCELLED
-                if cancelled and not notes.cleaned:
-                    remove_unfinished_attribution(job)
-                notes.cleaned = cancelled
+            try:
+                self.ask(watch)
+                for job in watch.jobs:
+                    self._follow_job(job)
+            except (MagicError, OSError):
+                # One folder that is gone, or cannot be read, must not hold up the others.
+                log.warning("cannot look after %s", watch.folder.path, exc_info=True)
+
+    def _follow_job(self, job: JobWatch) -> None:
+        notes = self._noted(job)
+        ended, notes.alive = notes.alive and not job.held, job.held
+        if ended:
+            self._admission.note_end(job)
+        cancelled = job.state is RunState.CANCELLED
+        clean, notes.cleaned = cancelled and not notes.cleaned, cancelled
+        if clean:
+            remove_unfinished_attribution(job)
 
     def _serve(self, watches: Iterable[RunWatch]) -> None:
         """Start what can be started, the first in the queue first."""
-        queue = self._queue(watches)
+        queue = in_order(watches, self._registry)
         self._admission.look()
         waiting: dict[RunWatch, dict[int, Waiting]] = {watch: {} for watch in watches}
         position = 0
@@ -205,26 +213,11 @@ class Scheduler:
             if watch.waiting != reasons:
                 watch.waiting = reasons
 
-    def _queue(self, watches: Iterable[RunWatch]) -> list[tuple[RunWatch, JobWatch]]:
-        jobs = [(watch, job) for watch in watches if not watch.problem for job in watch.jobs]
-        waiting = [(watch, job) for watch, job in jobs if job.state in WAITING]
-        finished = {(w.folder.path, j.number) for w, j in jobs if j.state.finished}
-        self._registry.leave(lambda entry: entry in finished)
-        by_time = sorted(
-            waiting, key=lambda one: (one[1].request.submitted, one[0].folder.id, one[1].number)
-        )
-        self._registry.enqueue((watch.folder.path, job.number) for watch, job in by_time)
-
-        def position(one: tuple[RunWatch, JobWatch]) -> int:
-            return self._registry.position((one[0].folder.path, one[1].number)) or 0
-
-        return sorted(by_time, key=position)
-
     def _try(self, watch: RunWatch, job: JobWatch) -> Refused | None:
         """Start a job, or say why not."""
         current = watch.current()
         if current is not None and current is not job:
-            return Refused(_behind(watch, current), others=False)
+            return Refused(behind(watch, current), others=False)
         if watch.at_work:
             return Refused("waits for the processes of this run to end", others=False)
         notes = self._noted(job)
@@ -248,15 +241,6 @@ class Scheduler:
 
     def _noted(self, job: JobWatch) -> _Notes:
         return self._notes.setdefault(job, _Notes())
-
-
-def _behind(watch: RunWatch, current: JobWatch) -> str:
-    if current.state is RunState.PAUSED:
-        return (
-            f"waits for job {current.number} of this run, which is paused; go on with: "
-            f"magic resume {watch.folder.id}"
-        )
-    return f"waits for job {current.number} of this run"
 
 
 def _told(watch: RunWatch) -> tuple[object, ...]:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from engine.contract.api import EngineView
 from engine.daemon.engine import Engine
 from engine.daemon.telemetry import Shared
 
@@ -19,7 +20,8 @@ class Serving:
         self.stop = stop
         self.ending = asyncio.Event()
         """Set once the server is to end: streams end then by themselves."""
-        self.view = Shared(lambda: engine.view(socket()))
+        self.fresh_view: Callable[[], EngineView] = lambda: engine.view(socket())
+        self.shared_view = Shared(self.fresh_view)
 
     async def pause(self, seconds: float) -> None:
         """Sleep, or less if the server is to end."""

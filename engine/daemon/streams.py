@@ -27,9 +27,9 @@ TICK_SECONDS = 0.25
 LATEST_SECONDS = 2.0
 """Between two latest values, such as those of memory."""
 HEARTBEAT_SECONDS = 15.0
-PIECE = 64 * 1024
+PIECE = 16 * 1024
 """Bytes read from a file at once."""
-_PIECES_A_TURN = 16
+_PIECES_A_TURN = 64
 _RESET = b'event: reset\ndata: {"next": 0}\n\n'
 _HEARTBEAT = b": alive\n\n"
 
@@ -86,7 +86,7 @@ async def engine_events(serving: Serving, runs_dir: Path | None) -> Parts:
         runs = Changing(serving, lambda: RunList(runs=serving.engine.runs(runs_dir)))
     while not serving.ending.is_set():
         if latest():
-            view = await run_in_threadpool(serving.view)
+            view = await run_in_threadpool(serving.shared_view)
             yield sse("engine", view.model_dump_json())
         if runs is not None and (news := await runs.news("runs")):
             yield news
@@ -161,7 +161,9 @@ class RunEvents:
         )
 
     def _telemetry(self) -> bytes:
-        return sse("telemetry", telemetry(self._serving.view(), self._runs_dir).model_dump_json())
+        return sse(
+            "telemetry", telemetry(self._serving.shared_view(), self._runs_dir).model_dump_json()
+        )
 
 
 async def guarded(stream: Parts) -> Parts:

@@ -67,10 +67,12 @@ class _Rank:
         self._sent: set[int] = set()
         self._deadline: float | None = None
         self._kills = MemoryKills()
-        self._stdout = attempt.path / "stdout"
         pipe, self._alive = os.pipe()
+        # Not a file: the rank has to be able to say that the disk is full.
+        self._output, output = os.pipe()
+        self._printed = b""
         attempt.log_file.parent.mkdir(exist_ok=True)
-        with open(self._stdout, "wb") as output, open(attempt.log_file, "ab") as log:
+        with open(attempt.log_file, "ab") as log:
             self._process = subprocess.Popen(
                 [*RANK_COMMAND, str(attempt.path)],
                 stdin=subprocess.DEVNULL,
@@ -82,22 +84,39 @@ class _Rank:
                 process_group=0,
             )
         os.close(pipe)
+        os.close(output)
+        os.set_blocking(self._output, False)
 
     def run(self) -> tuple[Ending, dict[str, Any]]:
         """Wait for its end, passing signals on; returns what to record."""
+        sources = [self._wake, self._output]
         while not self._has_ended():
-            left = None if self._deadline is None else self._deadline - time.monotonic()
-            if select.select([self._wake], [], [], left if left is None else max(0.0, left))[0]:
+            left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+            ready = select.select(sources, [], [], left)[0]
+            if self._wake in ready:
                 for number in os.read(self._wake, 4096):
                     self._pass_on(number)
-            else:
+            if self._output in ready and not self._take_output():
+                sources.remove(self._output)
+            if not ready:
                 self._send(signal.SIGKILL)
                 self._deadline = None
         # What it started itself would go on holding the lock. The group's id is still taken,
         # because the rank has not been waited for.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        while self._take_output():
+            pass
         return self._conclusion(self._process.wait())
+
+    def _take_output(self) -> bool:
+        """Keep the end of what it printed; False if there is nothing more for now."""
+        try:
+            printed = os.read(self._output, 1 << 16)
+        except BlockingIOError:
+            return False
+        self._printed = (self._printed + printed)[-_OUTCOME_BYTES:]
+        return bool(printed)
 
     def _has_ended(self) -> bool:
         options = os.WEXITED | os.WNOHANG | os.WNOWAIT
@@ -116,7 +135,7 @@ class _Rank:
         os.kill(self._process.pid, number)
 
     def _conclusion(self, status: int) -> tuple[Ending, dict[str, Any]]:
-        outcome = _last_object(self._stdout)
+        outcome = _last_object(self._printed)
         log = self._attempt.log_file
         if outcome is not None and outcome.get("ok") is True and status == 0:
             return Ending.DONE, {"facts": outcome}
@@ -162,13 +181,10 @@ def _environment(attempt: AttemptFolder, pipe: int) -> dict[str, str]:
     return environment
 
 
-def _last_object(path: Path) -> dict[str, Any] | None:
+def _last_object(printed: bytes) -> dict[str, Any] | None:
     """The object in the last line that the rank printed, if it is one."""
-    with open(path, "rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - _OUTCOME_BYTES))
-        lines = file.read().splitlines()
     try:
-        found = json.loads(lines[-1])
+        found = json.loads(printed.splitlines()[-1])
     except (ValueError, IndexError):
         return None
     return found if isinstance(found, dict) else None

@@ -92,7 +92,9 @@ class RunWatch:
             if view != self._view:
                 self._view = view
                 self._changed()
-            self._seen = (self.waiting, signs, stamp) if is_sure(stamp) else None
+            # What keeps a file from being read may leave no trace in its times.
+            sure = view.state != UNREADABLE and is_sure(stamp)
+            self._seen = (self.waiting, signs, stamp) if sure else None
             return view
 
     def current(self) -> JobWatch | None:
@@ -107,7 +109,7 @@ class RunWatch:
 
     def _read(self) -> RunView:
         identity = self._identify()
-        progress = self._fold.update(keep_open=not self.settled)
+        progress = self._fold.update(keep_open=self.at_work)
         jobs = [_job_view(job, self.waiting.get(job.number)) for job in self.jobs]
         self._sizes.update(tuple(job.state for job in jobs), self.at_work and not self.settled)
         current = self.current()
@@ -140,7 +142,7 @@ class RunWatch:
 
     def _is_unchanged(self) -> bool:
         """Whether everything stands as it did when it was read, which is quickly told."""
-        if self._seen is None or self.at_work or self.problem is not None:
+        if self._seen is None or self.at_work:
             return False
         waiting, signs, stamp = self._seen
         return waiting is self.waiting and stamp == changes_at(signs)

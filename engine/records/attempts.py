@@ -5,6 +5,7 @@
       attempt.json           the supervisor's process id, and what was committed before
       begun                  there once the rank works
       exit.json              how it ended, written by the supervisor
+      supervisor.log         what the supervisor printed
 
 Liveness is the held lock and never a process id: ids are used again.
 """
@@ -53,6 +54,11 @@ class AttemptFolder:
     def log_file(self) -> Path:
         """What its rank printed."""
         return self.path.parents[3] / "logs" / f"{self.job_path.name}-{self.path.name}.log"
+
+    @property
+    def supervisor_log(self) -> Path:
+        """What its supervisor printed: nothing, if all went well."""
+        return self.path / "supervisor.log"
 
     def take_lock(self) -> int:
         """Take the lock; it is held until every copy of the descriptor is closed.

@@ -21,6 +21,8 @@ from engine.records.journal import read_journal
 from engine.records.manifest import read_manifest
 
 FORMAT_VERSION = 1
+# The same as yaml.safe_load, ten times as fast where its library was compiled in.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 STAGING_GRACE_SECONDS = 60.0
 """A staging folder this young may not have its lock yet."""
 
@@ -166,7 +168,7 @@ class RunFolder:
 
     def _read_config_file(self) -> dict[str, Any]:
         try:
-            values = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+            values = yaml.load(self.config_file.read_text(encoding="utf-8"), Loader=_LOADER)
             version = values[RECORD_KEY]["format_version"]
         except FileNotFoundError:
             raise UsageError(
@@ -240,6 +242,6 @@ def find_run(
 
 def _name(run: RunFolder) -> str | None:
     with contextlib.suppress(OSError, yaml.YAMLError, ValueError, TypeError, AttributeError):
-        values = yaml.safe_load(run.config_file.read_text(encoding="utf-8"))
+        values = yaml.load(run.config_file.read_text(encoding="utf-8"), Loader=_LOADER)
         return values.get("name") if isinstance(values, dict) else None
     return None

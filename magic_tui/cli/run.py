@@ -23,6 +23,9 @@ def run(
     """
     from magic_tui.cli.submit import submit_config
 
+    if not detach:
+        # Before the run is asked for: from then on ctrl+c has to find somebody who listens.
+        from magic_tui.cli.work import finish, print_result
     engine, view = submit_config(config, runs_dir, tuple(force or ()))
     if detach:
         if as_json:
@@ -31,8 +34,6 @@ def run(
             typer.echo(view["id"])
             narrate(f"follow it with: magic watch {view['id']}")
         return
-    from magic_tui.cli.work import finish, print_result
-
     facts = finish(engine, view, job=1)
     if as_json:
         print_json(facts)

@@ -7,7 +7,7 @@ import typer
 
 from engine.contract.states import RunState
 from magic_tui.cli.output import narrate, print_json
-from magic_tui.client.engine import Wished, connect
+from magic_tui.client.engine import Wished, connect, is_settled
 from magic_tui.client.outcome import UnfinishedError
 from magic_tui.client.start import View
 
@@ -47,7 +47,7 @@ def _is_there(verb: Wished, view: View) -> bool:
     if verb == "resume":
         resting = (RunState.PAUSED, RunState.FAILED, RunState.CANCELLED, RunState.INTERRUPTED)
         return state not in (*resting, RunState.PAUSING, RunState.CANCELLING)
-    return RunState(state).settled
+    return is_settled(view)
 
 
 def _sentence(verb: Wished, view: View) -> str:

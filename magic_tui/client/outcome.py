@@ -3,8 +3,9 @@
 import contextlib
 from typing import Any
 
-from engine.contract.errors import ExitCode, MagicError
+from engine.contract.errors import ExitCode, MagicError, RunError
 from engine.contract.states import RunState
+from magic_tui.client.engine import UNREADABLE
 from magic_tui.client.start import View
 
 
@@ -55,6 +56,7 @@ def check_outcome(view: View, number: int | None = None) -> None:
     """Return if the job, or the run, succeeded.
 
     Raises:
+        RunError: if the run cannot be read.
         RunFailedError: if it failed.
         UnfinishedError: if it is in any other state.
     """
@@ -62,6 +64,8 @@ def check_outcome(view: View, number: int | None = None) -> None:
     state = view["state"] if job is None else job["state"]
     if state == RunState.SUCCEEDED:
         return
+    if state == UNREADABLE:
+        raise RunError(view["reason"] or f"run {run_id} cannot be read")
     if state == RunState.FAILED and job is not None:
         raise RunFailedError(run_id, job)
     if state in (RunState.PAUSED, RunState.CANCELLED):

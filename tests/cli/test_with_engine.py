@@ -115,15 +115,14 @@ def test_records_come_once_each_though_the_engine_is_killed(
     ranks({"steps": 60, "seconds": 0.05})
     run_id, _ = submitted(magic, runs)
     engine = connect()
-    killed, seen = [], []
+    kill_at, killed, seen = [10, 40], [], []
     for message in follow_events(engine, engine.run(run_id)):
         if message.kind == "record":
             seen.append(message.data["seq"])
-        if len(seen) in (10, 40) and len(killed) < len(seen) // 10 and engine.view["pid"]:
-            pid = engine.view["pid"]
-            if pid not in killed:
-                killed.append(pid)
-                os.kill(pid, signal.SIGKILL)
+        if kill_at and len(seen) >= kill_at[0] and engine.view["pid"] not in killed:
+            kill_at.pop(0)
+            killed.append(engine.view["pid"])
+            os.kill(killed[-1], signal.SIGKILL)
     assert len(killed) == 2 and engine.view["pid"] not in killed
     assert seen == list(range(len(seen))) and len(seen) >= 62
     assert message.kind == "end" and message.data["state"] == "succeeded"
@@ -132,6 +131,8 @@ def test_records_come_once_each_though_the_engine_is_killed(
     ]
 
 
+# The library forgets a socket that it could not connect.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_stopped_engine_stays_stopped_for_who_only_watches(
     magic: Magic, runs: Path, ranks: Any
 ) -> None:
@@ -142,17 +143,21 @@ def test_a_stopped_engine_stays_stopped_for_who_only_watches(
     kinds: list[str] = []
 
     def watch() -> None:
-        kinds.extend(message.kind for message in follow_events(engine, engine.run(run_id)))
+        for message in follow_events(engine, engine.run(run_id)):
+            kinds.append(message.kind)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    time.sleep(0.5)
-    assert magic("engine", "stop").stdout == "engine stopped; 1 run goes on\n"
-    time.sleep(1.0)
-    assert not start.engine_is_alive() and watcher.is_alive()
-    (folder / "go").touch()
-    assert magic("ls").exit_code == 0
-    watcher.join(20)
+    try:
+        until(lambda: connect().view["running"] == 1 and "telemetry" in kinds)
+        stopped = magic("engine", "stop").stdout
+        time.sleep(1.0)
+        alone = not start.engine_is_alive() and watcher.is_alive()
+    finally:
+        (folder / "go").touch()
+        assert magic("ls").exit_code == 0
+        watcher.join(20)
+    assert alone and stopped == "engine stopped; 1 run goes on\n"
     assert kinds.count("waiting") == 1 and kinds[-1] == "end"
     assert magic("wait", run_id).exit_code == 0
 
@@ -169,7 +174,9 @@ def test_ctrl_c_leaves_and_watch_comes_back(
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
-    until(lambda: list(runs.glob("*/jobs/0001/attempts/0001/begun")))
+    assert process.stderr is not None
+    while "training" not in process.stderr.readline():
+        assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=20)
     (run,) = runs.iterdir()

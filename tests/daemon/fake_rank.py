@@ -5,6 +5,7 @@ $FAKE_RANK holds one object per attempt (the last one serves all further ones) w
 ``deaf`` (ignores SIGINT) and ``end``.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -86,7 +87,11 @@ def end(
     if how == "fail":
         message = "the loss is not finite; lower the rate"
         return {"ok": False, "message": message, "exit_code": 2, "ending": "failed"}, 2
-    if how == "full":
+    if how == "fill":
+        with contextlib.suppress(OSError), open(RUN / "big", "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1000))
+    if how in ("full", "fill"):
         message = "the disk is full; free some"
         return {"ok": False, "message": message, "exit_code": 1, "ending": "full"}, 1
     if how in ("die", "useless"):

@@ -127,6 +127,17 @@ def test_a_process_that_cannot_be_started_is_tried_again(
     bench.until(engine, run, "succeeded")
 
 
+def test_a_supervisor_that_fails_is_told_of(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = [sys.executable, "-S", "-c", "raise SystemExit('no such library')"]
+    monkeypatch.setattr(scheduler, "SUPERVISOR_COMMAND", broken)
+    engine = bench.start()
+    run = bench.submit(engine)
+    view = bench.until(engine, run, "failed")
+    log = bench.attempts(run)[2].supervisor_log
+    assert view.reason is not None and view.reason.endswith(f"its supervisor failed; see {log}")
+    assert log.read_text() == "no such library\n"
+
+
 def test_every_run_gets_a_gpu_of_its_own(bench: Bench, nvml: FakeNvml) -> None:
     engine = bench.start()
     runs = [bench.submit(engine, {"wait_for": "go"}) for _ in range(3)]

@@ -81,6 +81,8 @@ def test_the_rank_gets_what_it_needs(
         ('print(\'{"ok": false, "message": "no"}\')', Ending.FAILED, "no"),
         ('print(\'{"ok": false, "message": "m", "ending": "x"}\')', Ending.FAILED, "m"),
         ('print(\'{"ok": false, "message": "m", "ending": "full"}\')', Ending.FULL, "m"),
+        ("print('x' * 3_000_000); print('{\"ok\": true}')", Ending.DONE, None),
+        ("print('{\"ok\": true}', flush=True); import os; os.close(1)", Ending.DONE, None),
         ("import os; os.kill(os.getpid(), 6)", Ending.DIED, "killed by SIGABRT"),
         ("import os; os.kill(os.getpid(), 40)", Ending.DIED, "killed by "),
     ],
@@ -193,6 +195,20 @@ def test_locks_and_leases_are_held_until_the_last_process_is_gone(
     while attempt.is_held() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not attempt.is_held() and attempt.exit() is None
+
+
+def test_the_end_is_recorded_on_a_disk_that_is_full(tmp_path: Path) -> None:
+    script = str(Path(__file__).with_name("on_small_disk.py"))
+    mount = 'mount -t tmpfs -o size=512k none "$1" || exit 77; exec "$2" -P "$3" "$1"'
+    done = subprocess.run(
+        ["unshare", "-Urm", "sh", "-c", mount, "sh", str(tmp_path), sys.executable, script],
+        env=child_environment(os.environ), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip("this system lets nobody mount a small disk of their own")
+    record, state = json.loads(done.stdout)
+    assert (record["ending"], record["message"]) == ("full", "the disk is full; free some")
+    assert state == "blocked"
 
 
 def test_signals_reach_only_the_process_that_was_meant() -> None:

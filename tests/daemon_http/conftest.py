@@ -49,21 +49,23 @@ class Daemon:
             **os.environ,
             "MAGIC_STATE_DIR": str(self.state),
             "MAGIC_RUNTIME_DIR": str(self.runtime),
+            "MAGIC_RUNS": str(self.runs),
             "PYTHONPATH": str(ROOT),
         }
 
-    def spawn(self, **environment: str) -> "subprocess.Popen[bytes]":
-        """Start it and do not wait for it."""
+    def spawn(self, fake: bool = True, **environment: str) -> "subprocess.Popen[bytes]":
+        """Start it and do not wait for it; with a fake engine in it, or the real one."""
+        module = "tests.daemon_http.fake_engine" if fake else "engine.daemon"
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tests.daemon_http.fake_engine"],
+                [sys.executable, "-P", "-m", module],
                 env={**self.environment, **environment}, cwd=self.folder,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         return self.process
 
-    def start(self, **environment: str) -> "Daemon":
-        process = self.spawn(**environment)
+    def start(self, fake: bool = True, **environment: str) -> "Daemon":
+        process = self.spawn(fake, **environment)
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline and process.poll() is None:
             with contextlib.suppress(OSError, httpx2.HTTPError), self.client() as client:
@@ -150,6 +152,15 @@ def daemon(shared_daemon: Daemon) -> Iterator[Daemon]:
     """A daemon that others use, too; its runs are gone after each test."""
     yield shared_daemon
     shutil.rmtree(shared_daemon.runs, ignore_errors=True)
+
+
+@pytest.fixture
+def lives(daemon: Daemon) -> Iterator[None]:
+    """Whatever the test does to it: the daemon answers afterwards and has nothing to report."""
+    before = len(daemon.log.read_text())
+    yield
+    assert daemon.is_alive()
+    assert "Traceback" not in daemon.log.read_text()[before:]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 So that the tests of the HTTP interface decide what it is asked to serve, from their own process.
 """
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -96,15 +97,14 @@ class FakeEngine:
         return Removed(removed=what, freed_bytes=1)
 
     def runs(self, runs_dir: Path) -> list[RunView]:
-        self._folders.add(runs_dir)
         return [self.run(runs_dir, path.parent.name) for path in sorted(runs_dir.glob(f"*/{VIEW}"))]
 
     def run(self, runs_dir: Path, run_id: str) -> RunView:
-        self._folders.add(runs_dir)
         try:
             text = (runs_dir / run_id / VIEW).read_text()
         except FileNotFoundError:
             raise NotFoundError(f"there is no run {run_id} in {runs_dir}") from None
+        self._folders.add(runs_dir)
         if text == "broken":
             raise RunError("the journal is damaged")
         if text == "unforeseen":
@@ -129,16 +129,21 @@ class FakeEngine:
         )  # fmt: skip
 
     def changes(self) -> int:
-        views = [view for folder in self._folders for view in folder.glob(f"*/{VIEW}")]
-        return sum(view.stat().st_mtime_ns for view in views if view.exists())
+        changed = 0
+        for view in [view for folder in set(self._folders) for view in folder.glob(f"*/{VIEW}")]:
+            with contextlib.suppress(FileNotFoundError):
+                changed += view.stat().st_mtime_ns
+        return changed
 
 
 if __name__ == "__main__":
     engine.daemon.engine.Engine = FakeEngine  # type: ignore[assignment,misc]
 
-    from engine.daemon import limits
+    from engine.daemon import limits, server, streams
     from engine.daemon.main import main
 
-    # So that a test need not take half a minute.
+    # So that tests need not wait for long.
+    server._CHECK_TICKS = 4
     limits.REQUEST_SECONDS = float(os.environ.get("MAGIC_TEST_REQUEST_SECONDS", 30))
+    streams.HEARTBEAT_SECONDS = float(os.environ.get("MAGIC_TEST_HEARTBEAT_SECONDS", 15))
     main()

@@ -1,6 +1,6 @@
 """Whatever its own description allows and forbids, asked over the socket by schemathesis.
 
-``MAGIC_FUZZ_SECONDS`` bounds it: more than the default finds more.
+It asks little unless ``MAGIC_FUZZ_SECONDS`` says for how long it may go on.
 """
 
 import json
@@ -21,7 +21,7 @@ from tests.daemon_http.conftest import RUN, Daemon
 from tests.daemon_http.fake_engine import VIEW
 from tests.daemon_http.unix_requests import UnixAdapter
 
-SECONDS = int(os.environ.get("MAGIC_FUZZ_SECONDS", "12"))
+SECONDS = int(os.environ.get("MAGIC_FUZZ_SECONDS", "0"))
 
 
 def settings() -> schemathesis.Config:
@@ -29,11 +29,12 @@ def settings() -> schemathesis.Config:
         {
             "base-url": "http://engine",
             "seed": 0,
-            "max-time": SECONDS,
+            **({"max-time": SECONDS} if SECONDS else {}),
             "request-timeout": 5,
             "max-stream-events": 2,
             "continue-on-failure": True,
-            "generation": {"database": "none"},
+            "generation": {"database": "none", "max-examples": 100 if SECONDS else 8},
+            "phases": {"coverage": {"enabled": SECONDS > 0}},
             # A run that was removed is put back for the next request.
             "checks": {
                 "use_after_free": {"enabled": False},
@@ -122,7 +123,7 @@ def test_the_description_is_true(
     total = sum(adapter.answers.values())
     print(f"{total} requests, by status: {json.dumps(dict(sorted(adapter.answers.items())))}")
     assert not failures, "\n\n".join(f"{name}\n{told}" for name, told in failures.items())
-    assert total > 20 * SECONDS
+    assert total > 50
     assert len([label for label in tested if label and label.startswith(("GET", "POST"))]) >= 12
     assert 500 not in adapter.answers
     assert daemon.is_alive()
