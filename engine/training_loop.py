@@ -85,7 +85,7 @@ class KeptSteps:
         """The state to go on from, given s_0, and the step after which nothing is lacking."""
         resumed, steps = bool(self.writer.manifest.files), self.writer.schedule.steps
         while True:
-            left = remaining(self.writer.manifest, self.writer.schedule) or Remaining(steps, steps)
+            left = remaining(self.writer.manifest, self.writer.schedule) or _nothing(steps)
             try:
                 if left.is_saved:
                     state = self.reader.load_saved_state(left.start)
@@ -93,7 +93,7 @@ class KeptSteps:
                 self._forget(error)
                 continue
             if resumed and left.start < steps:
-                self.steps.observer("resumed", phase="train", step=left.start, done=left.start)
+                self.steps.observer("resumed", phase="train", step=left.done, done=left.done)
             self.writer.take_state(state)
             return state, left.end
 
@@ -136,6 +136,10 @@ class KeptSteps:
             message=f"the {kind} of step {step} on disk is damaged; it is made again from what "
             "came before it",
         )
+
+
+def _nothing(steps: int) -> Remaining:
+    return Remaining(steps, steps, steps)
 
 
 def checked(state: TrainState) -> TrainState:

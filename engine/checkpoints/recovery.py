@@ -12,6 +12,9 @@ class Remaining:
 
     start: int
     end: int
+    done: int
+    """Steps that need not be trained again: their states, or the gradients that give them, are
+    on disk."""
 
     @property
     def is_saved(self) -> bool:
@@ -31,7 +34,8 @@ def remaining(manifest: Manifest, schedule: Schedule) -> Remaining | None:
     first = min(step for _, step in lacking)
     states = [step for kind, step in manifest.files if kind != "gradient" and step <= first]
     end = max(step + (kind == "gradient") for kind, step in lacking)
-    return Remaining(max(states, default=0), end)
+    start = max(states, default=0)
+    return Remaining(start, end, first if schedule.keep_gradients else start)
 
 
 def expected(schedule: Schedule) -> list[Key]:

@@ -43,10 +43,16 @@ def test_taking_what_remains_makes_it_whole(
 def test_one_damaged_state_costs_one_segment() -> None:
     schedule = make_schedule("sqrt", 16)
     keys = [key for key in expected(schedule) if key != ("state", 8)]
-    assert remaining(manifest_of("sqrt", 16, keys), schedule) == Remaining(4, 8)
+    assert remaining(manifest_of("sqrt", 16, keys), schedule) == Remaining(4, 8, 4)
 
 
 def test_a_saved_state_shortens_the_way() -> None:
     schedule = make_schedule("log", 16)
     keys: list[Key] = [("state", 0), ("resume", 11)]
-    assert remaining(manifest_of("log", 16, keys), schedule) == Remaining(11, 16)
+    assert remaining(manifest_of("log", 16, keys), schedule) == Remaining(11, 16, 11)
+
+
+def test_kept_gradients_count_as_done() -> None:
+    schedule = make_schedule("gradients", 16)
+    keys: list[Key] = [("state", 0), ("state", 4), *(("gradient", step) for step in range(7))]
+    assert remaining(manifest_of("gradients", 16, keys), schedule) == Remaining(4, 16, 7)
