@@ -1,1 +1,1 @@
-"""How the faces of magic reach the work: the worker process, and what runs left on disk."""
+"""How the faces of magic reach the work: the engine, a worker process, what runs left on disk."""

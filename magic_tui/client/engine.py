@@ -177,6 +177,8 @@ def connect(runs_dir: Path | None = None) -> Engine:
     """
     reached, started = reach_or_start()
     check_version(reached[1])
+    # Whoever started it, it is not stopped any more.
+    stopped_note().unlink(missing_ok=True)
     engine = Engine(*reached, runs_dir)
     engine.started = started
     return engine

@@ -146,6 +146,16 @@ def test_status_of_all_lists_what_is_not_finished(engine: FakeEngine, magic: Mag
     assert [run["id"] for run in facts["runs"]] == [RUN, "20250104T030405-abc123"]
 
 
+def test_a_run_that_cannot_be_read(engine: FakeEngine, magic: Magic) -> None:
+    engine.add(RUN, "queued")
+    broken = {"state": "unreadable", "reason": "its config is damaged", "job": None, "jobs": []}
+    engine.runs[RUN] |= broken
+    for verb in (["wait"], ["watch"], ["watch", "--jsonl"]):
+        result = magic(*verb)
+        assert result.exit_code == 1 and "magic: its config is damaged" in result.stderr, verb
+    assert "unreadable: its config is damaged" in magic("status", RUN).stdout
+
+
 def test_status_of_a_run_that_is_not_there(engine: FakeEngine, magic: Magic) -> None:
     result = magic("status", "nope", "--json")
     assert result.exit_code == 2 and "no run has the id 'nope'" in result.stderr

@@ -34,7 +34,10 @@ def settings() -> schemathesis.Config:
             "max-stream-events": 2,
             "continue-on-failure": True,
             "generation": {"database": "none", "max-examples": 100 if SECONDS else 8},
-            "phases": {"coverage": {"enabled": SECONDS > 0}},
+            "phases": {
+                "coverage": {"enabled": SECONDS > 0},
+                "stateful": {"enabled": SECONDS > 0},
+            },
             # A run that was removed is put back for the next request.
             "checks": {
                 "use_after_free": {"enabled": False},
