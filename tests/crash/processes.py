@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from engine.records.jobs import jobs_of
 from engine.records.naming import new_run_id
 from engine.records.run_folder import RunFolder
@@ -67,6 +69,7 @@ class Sweep:
         with open(heard, "wb") as output:
             client = subprocess.Popen([*WATCH, run.id, "--runs-dir", str(self.runs)], stdout=output)
         wait_until(lambda: _events(run) >= moment, 120)
+        listening = [p for p in self._pids("all", run, began, client) if _is_on_the_network(p)]
         met = [_kill(pid) for pid in self._pids(target, run, began, client)]
         self.tally.points += 1
         self.tally.hit += any(met)
@@ -76,7 +79,7 @@ class Sweep:
         self.tally.resumed += view["job"]["attempts"] > 1
         found = _shared(run)
         differ = [n for n in {*found, *self.expected} if found.get(n) != self.expected.get(n)]
-        differ += leftovers(run)
+        differ += leftovers(run) + [f"process {pid} is on the network" for pid in listening]
         if target not in ("client", "all"):
             client.wait(60)
             sequence = [json.loads(line)["seq"] for line in heard.read_text().splitlines()]
@@ -108,6 +111,12 @@ def _kill(pid: int) -> bool:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
         return True
+    return False
+
+
+def _is_on_the_network(pid: int) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return bool(psutil.Process(pid).net_connections("inet"))
     return False
 
 
