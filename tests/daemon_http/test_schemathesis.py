@@ -31,7 +31,7 @@ def settings() -> schemathesis.Config:
             "seed": 0,
             **({"max-time": SECONDS} if SECONDS else {}),
             "request-timeout": 5,
-            "max-stream-events": 2,
+            "max-stream-events": 1,
             "continue-on-failure": True,
             "generation": {"database": "none", "max-examples": 100 if SECONDS else 8},
             "phases": {
