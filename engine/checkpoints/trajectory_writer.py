@@ -59,6 +59,7 @@ class TrajectoryWriter:
         self._pace = SavePace(save_seconds)
         self._journal = JournalWriter(folder / MANIFEST)
         self.manifest = self._begin()
+        self._remove_strays()
         self._queue: queue.Queue[tuple[Key, dict[str, Tensor]] | None] = queue.Queue(_WAITING)
         self._error: BaseException | None = None
         self._abandoned = threading.Event()
@@ -181,6 +182,13 @@ class TrajectoryWriter:
             file = self.manifest.files[key]["file"]
             self.drop(key)
             (self.folder / file).unlink(missing_ok=True)
+
+    def _remove_strays(self) -> None:
+        """Remove what a killed writer saved and could not name, or had dropped already."""
+        named = {facts["file"] for facts in self.manifest.files.values()}
+        for file in self.folder.glob("resume-*.safetensors"):
+            if file.name not in named:
+                file.unlink(missing_ok=True)
 
     def _raise(self) -> None:
         if self._error is None:
