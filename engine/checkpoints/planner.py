@@ -51,6 +51,7 @@ class Estimate:
     train_seconds: float
     replay_seconds: float
     why_not: str | None
+    lacks_disk: bool
     """What it needs more of than there is, and what to do, if it does not fit."""
 
     @property
@@ -95,7 +96,7 @@ def estimate(kind: ScheduleKind, costs: Costs, room: Room) -> Estimate:
             f"needs {_size(held)} of memory, {_size(MEMORY_SHARE * room.memory)} may be used: "
             "choose a schedule that holds less"
         )
-    return Estimate(schedule, disk, held, train, replay, why_not)
+    return Estimate(schedule, disk, held, train, replay, why_not, disk > DISK_SHARE * room.disk)
 
 
 def choose(costs: Costs, room: Room) -> tuple[Estimate, str]:

@@ -21,6 +21,7 @@ from engine.checkpoints.tensor_files import (
     remove_unfinished,
     write_tensors,
 )
+from engine.contract.errors import RunError
 from engine.magic.state import Cotangent
 from engine.records.journal import JournalWriter, read_journal
 
@@ -60,7 +61,9 @@ class ReplaySaves:
         """Go on in ``folder``; temporary files of a killed writer are removed."""
         remove_unfinished(folder)
         self.folder = folder
-        self._records = read_journal(folder / JOURNAL)
+        self.damage: str | None = None
+        """What is wrong with the journal, if it had to be given up."""
+        self._records = self._read()
         self._journal = JournalWriter(folder / JOURNAL)
         self._pace = SavePace(save_seconds)
         self._remove_files(keep=self._latest())
@@ -130,10 +133,24 @@ class ReplaySaves:
         self._pace.saved()
         return sum(int(file["bytes"]) for file in files)
 
-    def mark_written(self, queries: Sequence[int]) -> None:
+    def reproduced(self) -> bool | None:
+        """Whether training was reproduced bit for bit, as the passes so far saw it."""
+        seen = [r["reproduced"] for r in self._records if r["event"] == "written"]
+        return seen[-1] if seen else None
+
+    def mark_written(self, queries: Sequence[int], reproduced: bool | None) -> None:
         """Say that the scores of these queries are complete and durable."""
-        self._append("written", queries=list(queries))
+        self._append("written", queries=list(queries), reproduced=reproduced)
         self._remove_files(keep=None)
+
+    def _read(self) -> list[dict[str, Any]]:
+        """The records; none, for the replay to begin again, if they are damaged."""
+        try:
+            return read_journal(self.folder / JOURNAL)
+        except RunError as error:
+            self.damage = f"{str(error).split(';')[0]}; this replay begins again"
+            (self.folder / JOURNAL).unlink()
+            return []
 
     def _latest(self) -> dict[str, Any] | None:
         last = self._records[-1] if self._records else None

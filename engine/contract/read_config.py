@@ -54,12 +54,27 @@ def forced_config(path: Path, force: Sequence[str]) -> RunConfig:
 
 
 def parse_config(values: Any, path: Path) -> RunConfig:
-    """A config from plain values; ``path`` names their origin in messages."""
+    """A config from plain values of a user's file; ``path`` names it in messages.
+
+    Raises:
+        UsageError: naming the key and what to do.
+    """
+    if isinstance(values, dict):
+        values = _with_absolute_paths(values, path.parent)
+    return stored_config(values, path)
+
+
+def stored_config(values: Any, path: Path) -> RunConfig:
+    """A config from plain values, its paths taken as they are.
+
+    Raises:
+        UsageError: naming the key and what to do.
+    """
     if not isinstance(values, dict):
         raise UsageError(f"{path}: expected keys such as model and data, found {_kind(values)}")
     values = {key: value for key, value in values.items() if key != RECORD_KEY}
     try:
-        config = RunConfig.model_validate(_with_absolute_paths(values, path.parent))
+        config = RunConfig.model_validate(values)
     except ValidationError as error:
         raise UsageError(f"{path}: {_sentence(error)}") from None
     if config.queries is not None and config.queries.path == "":

@@ -1,5 +1,7 @@
 """What is asked of a run: its own work, or queries of its kept trajectory."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -14,6 +16,8 @@ class AttributionRequest(Section):
     """Queries asked of a kept trajectory: texts, or query data like those of a config."""
 
     texts: tuple[Text, ...] | None = None
+    prompts: tuple[Text, ...] | None = None
+    """A prompt before each text, perhaps empty; only the text's own loss counts then."""
     queries: SourceConfig | None = None
     reduction: Reduction = "none"
     granularity: Granularity | None = None
@@ -26,6 +30,8 @@ class AttributionRequest(Section):
             raise ValueError("a text is empty; give the text to ask about")
         if self.texts == ():
             raise ValueError("texts is empty; give at least one")
+        if self.prompts is not None and len(self.prompts) != len(self.texts or ()):
+            raise ValueError("prompts go with texts: give one for each, empty where there is none")
         return self
 
 
@@ -35,8 +41,24 @@ def read_asked(values: dict[str, Any]) -> AttributionRequest:
     Raises:
         UsageError: in one sentence.
     """
-    try:
+    with _one_sentence():
         return AttributionRequest.model_validate(values)
+
+
+def read_source(values: dict[str, Any]) -> SourceConfig:
+    """A data source, from plain values.
+
+    Raises:
+        UsageError: in one sentence.
+    """
+    with _one_sentence():
+        return SourceConfig.model_validate(values)
+
+
+@contextlib.contextmanager
+def _one_sentence() -> Iterator[None]:
+    try:
+        yield
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

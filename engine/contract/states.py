@@ -121,10 +121,10 @@ def job_state(facts: JobFacts) -> RunState:
 
 
 def is_crash_loop(attempts: Sequence[AttemptFacts]) -> bool:
-    """Whether the last attempts all died, or filled the disk, without committing anything."""
+    """Whether the last attempts all died without committing anything."""
     last = attempts[-PATIENCE:]
-    return len(last) == PATIENCE and not any(
-        attempt.progressed or attempt.ending is Ending.STOPPED for attempt in last
+    return len(last) == PATIENCE and all(
+        attempt.ending is Ending.DIED and not attempt.progressed for attempt in last
     )
 
 

@@ -1,14 +1,17 @@
 """Whether a job may start now: there has to be room on its disk, and a device that is free."""
 
+import contextlib
 import shutil
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from engine.contract.errors import UsageError
+from engine.contract.errors import RunError, UsageError
 from engine.contract.states import Ending
-from engine.daemon.devices import VISIBLE, Device, Devices, visible_devices
+from engine.daemon.devices import VISIBLE, Device, Devices, visible_devices, wants_none
 from engine.daemon.job_watch import JobWatch
 from engine.daemon.leases import Allotted, Leases, Refused
-from engine.daemon.settings import GIGABYTE, Settings
+from engine.daemon.settings import Settings
 from engine.records.run_folder import RunFolder
 
 _MORE_BYTES = 1 << 20
@@ -22,8 +25,9 @@ class Admission:
         """Nothing is known of jobs yet."""
         self._leases, self._devices, self._settings = leases, devices, settings
         self._found: list[Device] | None = None
-        self._refused: dict[str | None, Refused] = {}
-        """By what the user lets be seen, since the last look: leases only get fewer meanwhile."""
+        self._refused: dict[tuple[str | None, str | None], Refused] = {}
+        """By what the user lets be seen and what the run was prepared on, since the last look:
+        leases only get fewer meanwhile."""
         self._free_when_full: dict[Path, int] = {}
 
     def look(self) -> None:
@@ -43,15 +47,15 @@ class Admission:
 
     def admit(self, job: JobWatch) -> Allotted | Refused:
         """Leases for the job, or why it has to wait."""
-        return self._no_room(job) or self._allot(job)
+        return _not_at_home(job) or self._no_room(job) or self._allot(job)
 
     def _no_room(self, job: JobWatch) -> Refused | None:
         run = job.folder.run
         free, floor = free_bytes(run.path), self._settings.disk_floor
         if free < floor:
             reason = (
-                f"waits for disk: {_gigabytes(free)} are free where {run.path} is, and new work "
-                f"needs {_gigabytes(floor)} (MAGIC_DISK_FLOOR_GB); remove what you can spare, such "
+                f"waits for disk: {_size(free)} are free where {run.path} is, and new work "
+                f"needs {_size(floor)} (MAGIC_DISK_FLOOR_GB); remove what you can spare, such "
                 "as a trajectory: magic rm --trajectory RUN"
             )
             return Refused(reason, others=True)
@@ -59,27 +63,51 @@ class Admission:
         if before is not None and free < before + _MORE_BYTES:
             reason = (
                 f"waits for disk: it was full where {run.path} is, and no more is free now than "
-                f"then ({_gigabytes(free)}); remove what you can spare, such as a trajectory: "
+                f"then ({_size(free)}); remove what you can spare, such as a trajectory: "
                 "magic rm --trajectory RUN"
             )
             return Refused(reason, others=True)
         return None
 
     def _allot(self, job: JobWatch) -> Allotted | Refused:
-        environment = job.request.environment
-        visible = environment.get(VISIBLE)
-        if visible in self._refused:
-            return self._refused[visible]
+        environment, prepared = job.request.environment, _prepared_device(job.folder.run)
+        asked = (environment.get(VISIBLE), prepared)
+        if asked in self._refused:
+            return self._refused[asked]
+        allotted = self._find(job.folder.run, environment, prepared)
+        if isinstance(allotted, Refused):
+            self._refused[asked] = allotted
+        return allotted
+
+    def _find(
+        self, run: RunFolder, environment: Mapping[str, str], prepared: str | None
+    ) -> Allotted | Refused:
+        if prepared == "cpu":
+            # The same numbers come out only where they came out before.
+            allotted = self._leases.allot(run.path, [])
+            return replace(allotted, gpu=False) if isinstance(allotted, Allotted) else allotted
         if self._found is None:
             self._found = self._devices.all()
         try:
             devices = visible_devices(self._found, environment) if self._found else []
-            allotted = self._leases.allot(job.folder.run.path, devices)
         except UsageError as error:
-            allotted = Refused(str(error), others=True)
-        if isinstance(allotted, Refused):
-            self._refused[visible] = allotted
-        return allotted
+            return Refused(str(error), others=True)
+        if not devices:
+            missing = self._missing(environment, prepared)
+            if missing is not None:
+                return Refused(f"waits for a GPU: {missing}", others=True)
+        return self._leases.allot(run.path, devices)
+
+    def _missing(self, environment: Mapping[str, str], prepared: str | None) -> str | None:
+        """Why a job may not do without a GPU; None if it may."""
+        chosen = wants_none(environment)
+        if prepared == "cuda" and chosen:
+            return f"it began on one and cannot go on without, but {VISIBLE} leaves it none"
+        if prepared == "cuda":
+            return "it began on one and cannot go on without, but none is known; see nvidia-smi"
+        if self._devices.seen and not chosen:
+            return "there were some, but the driver tells of none any more; see nvidia-smi"
+        return None
 
 
 def free_bytes(run: Path) -> int:
@@ -89,5 +117,28 @@ def free_bytes(run: Path) -> int:
     return min(shutil.disk_usage(place).free for place in places)
 
 
-def _gigabytes(count: int) -> str:
-    return f"{count / GIGABYTE:.3g} GB"
+def _not_at_home(job: JobWatch) -> Refused | None:
+    """Whoever looks at a copy of a run need not want to compute in it."""
+    home = job.moved_from()
+    if home is None:
+        return None
+    run = job.folder.run.id
+    reason = f"was copied or moved here from {home}; go on with it here with: magic resume {run}"
+    return Refused(reason, others=True)
+
+
+def _prepared_device(run: RunFolder) -> str | None:
+    """What a run was prepared on; None before that, or if it was not noted."""
+    # A damaged file is for the worker to tell.
+    with contextlib.suppress(RunError):
+        device = run.prepared().get("device")
+        return None if device is None else str(device)
+    return None
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

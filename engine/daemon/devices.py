@@ -47,6 +47,8 @@ class Devices:
         self._lock = threading.Lock()
         self._nvml: Any = None
         self._ask_again = 0.0
+        self.seen = False
+        """Whether there ever was one: where none is told of now, something is wrong."""
 
     def all(self) -> list[Device]:
         """The devices and their memory as it is now, in the order of the bus."""
@@ -61,7 +63,9 @@ class Devices:
                 self._nvml = None
                 return []
             found = [_device(nvml, index) for index in range(count)]
-        return [device for device in found if device is not None]
+        devices = [device for device in found if device is not None]
+        self.seen = self.seen or bool(devices)
+        return devices
 
     def _loaded(self) -> Any:
         if self._nvml is None and time.monotonic() >= self._ask_again:
@@ -85,7 +89,7 @@ def visible_devices(
     Raises:
         UsageError: if it names a device that is not there.
     """
-    wanted = asked.get(VISIBLE, own.get(VISIBLE))
+    wanted = _wanted(asked, own)
     if wanted is None:
         return list(devices)
     chosen: list[Device] = []
@@ -94,6 +98,16 @@ def visible_devices(
             break
         chosen.append(_named(devices, name, wanted))
     return chosen
+
+
+def wants_none(asked: Mapping[str, str], own: Mapping[str, str] = os.environ) -> bool:
+    """Whether $CUDA_VISIBLE_DEVICES leaves no device, whatever there is."""
+    wanted = _wanted(asked, own)
+    return wanted is not None and wanted.split(",")[0].strip() in _NONE_AT_ALL
+
+
+def _wanted(asked: Mapping[str, str], own: Mapping[str, str]) -> str | None:
+    return asked.get(VISIBLE, own.get(VISIBLE))
 
 
 def _named(devices: Sequence[Device], name: str, wanted: str) -> Device:

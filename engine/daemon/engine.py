@@ -21,9 +21,10 @@ from engine.daemon.scheduler import Scheduler
 from engine.daemon.settings import Settings
 from engine.daemon.views import RunWatch
 from engine.daemon.wishes import Verb, concerned, make_wish
-from engine.records.jobs import JobFolder, submit_attribution, submit_run
+from engine.records.jobs import JobFolder
 from engine.records.naming import runs_folder
 from engine.records.run_folder import RunFolder, find_run
+from engine.records.submission import submit_attribution, submit_run
 
 
 class Engine:

@@ -70,6 +70,11 @@ class JobWatch:
         facts = self._facts.attempts if self._facts else ()
         return facts[-1].ending if facts else None
 
+    def moved_from(self) -> str | None:
+        """Where its run was when it was last asked for, if that is not where it is now."""
+        home = self.folder.home()
+        return None if home == str(self.folder.run.path.resolve()) else home
+
     def refresh(self) -> None:
         """Read what may have changed.
 
@@ -124,7 +129,7 @@ class JobWatch:
     def _refresh_held(self) -> bool:
         """Of a job at work only the latest attempt and the wish can change."""
         assert self._facts is not None
-        latest = self.attempts[-1].facts([])
+        latest = self.attempts[-1].facts(self.attempts[-1].is_held(), [])
         if latest.held:
             attempts = [*self._facts.attempts[:-1], latest]
             self._facts = replace(self._facts, wish=self.folder.wish(), attempts=attempts)

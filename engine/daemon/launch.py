@@ -28,7 +28,7 @@ def launch(
         attempt, lock = job.new_attempt()
         descriptors.append(lock)
         try:
-            attempt.write_about(devices=allotted.devices)
+            attempt.write_about(devices=allotted.devices, gpu=allotted.gpu)
             return attempt, _spawn([*command, str(attempt.path)], attempt, descriptors)
         except BaseException:
             shutil.rmtree(attempt.path, ignore_errors=True)

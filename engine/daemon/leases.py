@@ -21,6 +21,8 @@ class Allotted:
 
     devices: list[str]
     descriptors: list[int]
+    gpu: bool = True
+    """Whether it may use a GPU that nobody knows of: not if it was prepared without one."""
 
 
 @dataclass(frozen=True)

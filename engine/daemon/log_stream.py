@@ -15,12 +15,12 @@ _log = logging.getLogger(__name__)
 
 
 class LogCursor:
-    """A place in the log files of a folder, whose names are in their order."""
+    """A place in the log files of a folder: by their names, but a late one is not left out."""
 
     def __init__(self, folder: Path) -> None:
         """Begin with the first file of ``folder``, which need not be there yet."""
         self._folder = folder
-        self._name = ""
+        self._read: set[str] = set()
         self._file: int | None = None
 
     def read(self) -> bytes:
@@ -39,7 +39,7 @@ class LogCursor:
 
     def _open_next(self) -> bool:
         try:
-            names = sorted(name for name in os.listdir(self._folder) if name > self._name)
+            names = sorted(set(os.listdir(self._folder)) - self._read)
         except FileNotFoundError:
             return False
         for name in names:
@@ -51,7 +51,8 @@ class LogCursor:
                 continue
             if stat.S_ISREG(os.fstat(file).st_mode):
                 self.close()
-                self._name, self._file = name, file
+                self._read.add(name)
+                self._file = file
                 return True
             os.close(file)
         return False

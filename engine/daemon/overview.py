@@ -38,7 +38,8 @@ class Overview:
             disk_free=disk_free(runs_folder()) or 0,
             disk_floor=self._disk_floor,
             queued=sum(job.state in WAITING for job in jobs),
-            running=sum(job.held for job in jobs),
+            # Not what was last read of the jobs: a lease is held from the first moment on.
+            running=len(self._leases.holders()),
         )
 
     def _device(self, device: Device) -> DeviceView:

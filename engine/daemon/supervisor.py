@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from engine.contract.environment import environment_for_a_run
 from engine.contract.states import Ending
 from engine.daemon.memory_kills import MemoryKills
 from engine.daemon.processes import child_environment, process_start
@@ -173,10 +174,14 @@ def _listen() -> int:
 def _environment(attempt: AttemptFolder, pipe: int) -> dict[str, str]:
     """Ours, then what the user's job depends on, then what is decided here."""
     request = read_json(attempt.job_path / "request.json") or {}
-    environment = child_environment({**os.environ, **request.get("environment", {})})
+    environment = environment_for_a_run(os.environ, request.get("environment", {}))
+    environment = child_environment(environment)
     devices = [d for d in attempt.about().get("devices", []) if d.startswith(GPU_PREFIXES)]
     if devices:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+    elif attempt.about().get("gpu") is False:
+        # Prepared without one, it goes on without one.
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     environment[PIPE_VARIABLE] = str(pipe)
     return environment
 

@@ -5,19 +5,13 @@ from typing import Literal
 
 from engine.contract.errors import ConflictError
 from engine.contract.states import RunState, Wish
-from engine.daemon.job_watch import JobWatch
+from engine.daemon.job_watch import WAITING, JobWatch
 from engine.daemon.views import RunWatch
 
 Verb = Literal["pause", "resume", "cancel"]
 _WISHES: dict[Verb, Wish] = {"pause": Wish.PAUSE, "resume": Wish.RUN, "cancel": Wish.CANCEL}
-_RESUMABLE = (
-    RunState.PAUSED,
-    RunState.PAUSING,
-    RunState.FAILED,
-    RunState.CANCELLED,
-    RunState.INTERRUPTED,
-    RunState.BLOCKED,
-)
+_RESTING = (RunState.PAUSED, RunState.PAUSING, RunState.INTERRUPTED, RunState.BLOCKED)
+_GIVEN_UP = (RunState.FAILED, RunState.CANCELLED)
 
 
 def concerned(watch: RunWatch, verb: Verb) -> list[JobWatch]:
@@ -28,7 +22,7 @@ def concerned(watch: RunWatch, verb: Verb) -> list[JobWatch]:
     """
     run, current = watch.folder.id, watch.current()
     if verb == "resume":
-        jobs = [job for job in watch.jobs if job.state in _RESUMABLE]
+        jobs = _to_go_on(watch)
     else:
         jobs = [job for job in watch.jobs if not job.state.finished]
     if not jobs:
@@ -41,6 +35,22 @@ def concerned(watch: RunWatch, verb: Verb) -> list[JobWatch]:
                 f"run {run} is being cancelled; once it is, it can go on with: magic resume {run}"
             )
     return jobs
+
+
+def _to_go_on(watch: RunWatch) -> list[JobWatch]:
+    """What rests, else only the job that was given up last: earlier ones may be long forgotten."""
+    jobs = [
+        job
+        for job in watch.jobs
+        if job.state in _RESTING or (job.state in WAITING and job.moved_from() is not None)
+    ]
+    if not jobs:
+        jobs = [job for job in watch.jobs if job.state in _GIVEN_UP][-1:]
+    if watch.folder.has_trajectory() or all(job.request.work == "run" for job in jobs):
+        return jobs
+    # There is nothing to ask before the training comes to its end.
+    training = [job for job in watch.jobs if job.request.work == "run" and job.state in _GIVEN_UP]
+    return [*(job for job in training if job not in jobs), *jobs]
 
 
 def make_wish(jobs: Sequence[JobWatch], verb: Verb) -> None:

@@ -110,10 +110,14 @@ class AttemptFolder:
         """How it ended, or None if nobody recorded that."""
         return read_json(self.path / "exit.json")
 
-    def facts(self, mark: list[int]) -> AttemptFacts:
-        """What its state follows from; ``mark`` is what was committed when it had ended."""
-        held = self.is_held()
-        # Read after the lock: the record is written before the lock is let go.
+    def facts(self, held: bool, mark: list[int]) -> AttemptFacts:
+        """What its state follows from.
+
+        Args:
+            held: whether it was held, asked before anything else: what is recorded at its end is
+                written before the lock is let go.
+            mark: what was committed when it had ended.
+        """
         record = self.exit()
         ending = None if record is None else Ending(record["ending"])
         if ending is None and not held:

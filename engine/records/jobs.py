@@ -9,22 +9,22 @@ A job's state follows from these files and the held locks alone.
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
-import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.contract.config import RunConfig
-from engine.contract.errors import RunError, UsageError
-from engine.contract.request import AttributionRequest, Request
+from engine.contract.errors import RunError
+from engine.contract.request import Request
 from engine.contract.states import JobFacts, RunState, Wish, job_state
-from engine.records.atomic import sync_folder, sync_tree, write_atomically
+from engine.records.atomic import sync_folder
 from engine.records.attempts import AttemptFolder as AttemptFolder
 from engine.records.attempts import read_json, write_json
 from engine.records.manifest import read_manifest
-from engine.records.run_folder import RunFolder, sweep
-from engine.records.score_store import list_attributions, next_attribution_id
+from engine.records.run_folder import RunFolder
+from engine.records.score_store import list_attributions
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,16 @@ class JobFolder:
         """What the user last wished."""
         return Wish((read_json(self.path / "wish.json") or {}).get("wish", Wish.RUN))
 
+    def home(self) -> str | None:
+        """Where the run was when this was last asked for: a copy elsewhere is another's."""
+        home = (read_json(self.path / "wish.json") or {}).get("home")
+        return None if home is None else str(home)
+
     def set_wish(self, wish: Wish) -> None:
         """Wish something else from now on; what earlier attempts ended in is forgiven."""
-        write_json(self.path / "wish.json", {"wish": wish, "attempts": len(self.attempts())})
+        home = str(self.run.path.resolve())
+        facts = {"wish": wish, "attempts": len(self.attempts()), "home": home}
+        write_json(self.path / "wish.json", facts)
 
     def attempts(self) -> list[AttemptFolder]:
         """All attempts, the first one first."""
@@ -73,91 +80,59 @@ class JobFolder:
         return []
 
     def new_attempt(self) -> tuple[AttemptFolder, int]:
-        """Make the next attempt's folder; returns it and the descriptor that holds its lock."""
-        attempt = AttemptFolder(self.path / "attempts" / f"{len(self.attempts()) + 1:04d}")
-        attempt.path.mkdir(parents=True)
-        lock = attempt.take_lock()
-        try:
-            attempt.write_about(mark=committed(self.run))
-            sync_folder(attempt.path.parent)
-        except BaseException:
-            # An attempt that never was: a full disk here must not count against the job.
-            shutil.rmtree(attempt.path, ignore_errors=True)
-            os.close(lock)
-            raise
+        """Make the next attempt's folder; returns it and the descriptor that holds its lock.
+
+        It appears with its lock already held. Of several engines one makes it.
+
+        Raises:
+            RunError: if an attempt is at work.
+        """
+        (self.path / "attempts").mkdir(exist_ok=True)
+        with self._one_at_a_time():
+            before = self.attempts()
+            if before and before[-1].is_held():
+                raise RunError(f"{before[-1].path} is at work; wait until it ends")
+            staging = AttemptFolder(self.path / "attempts" / ".next.new")
+            shutil.rmtree(staging.path, ignore_errors=True)
+            staging.path.mkdir()
+            lock = staging.take_lock()
+            try:
+                staging.write_about(mark=committed(self.run))
+                attempt = AttemptFolder(staging.path.with_name(f"{len(before) + 1:04d}"))
+                os.rename(staging.path, attempt.path)
+                sync_folder(attempt.path.parent)
+            except BaseException:
+                # An attempt that never was: a full disk here must not count against the job.
+                shutil.rmtree(staging.path, ignore_errors=True)
+                os.close(lock)
+                raise
         return attempt, lock
 
     def facts(self) -> JobFacts:
         """Everything that its state follows from."""
         wish = read_json(self.path / "wish.json") or {}
         attempts = self.attempts()
+        held = [attempt.is_held() for attempt in attempts]
         # What was committed when an attempt had ended: the next one noted it, or it holds now.
         marks = [attempt.about().get("mark", []) for attempt in attempts[1:]]
         if attempts:
             # Counting takes a while, and of an attempt at work nobody asks.
-            marks.append([] if attempts[-1].is_held() else committed(self.run))
-        return JobFacts(
-            Wish(wish.get("wish", Wish.RUN)),
-            int(wish.get("attempts", 0)),
-            [attempt.facts(mark) for attempt, mark in zip(attempts, marks, strict=True)],
-        )
+            marks.append([] if held[-1] else committed(self.run))
+        facts = [a.facts(*rest) for a, *rest in zip(attempts, held, marks, strict=True)]
+        return JobFacts(Wish(wish.get("wish", Wish.RUN)), int(wish.get("attempts", 0)), facts)
+
+    @contextlib.contextmanager
+    def _one_at_a_time(self) -> Iterator[None]:
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def state(self) -> RunState:
         """Where it stands."""
         return job_state(self.facts())
-
-
-def submit_run(
-    runs: Path, run_id: str, config: RunConfig, environment: dict[str, str] | None = None
-) -> JobFolder:
-    """Make a run's folder with its first job, all at once and durably.
-
-    Raises:
-        FileExistsError: if there is such a run.
-        UsageError: if runs cannot be kept there.
-    """
-    final = runs / run_id
-    if final.exists():
-        raise FileExistsError(run_id)
-    _make_runs_folder(runs)
-    staging = RunFolder(runs / f".{run_id}.new")
-    staging.path.mkdir()
-    now = time.time()
-    staging.write_config(config, run_id, now)
-    request = Request(
-        work="run",
-        attribution=None if config.queries is None else "a0001",
-        environment=environment or {},
-        submitted=now,
-    )
-    _write_request(staging.path / "jobs" / "0001", request)
-    sync_tree(staging.path)
-    os.rename(staging.path, final)
-    sync_folder(runs)
-    return JobFolder(final / "jobs" / "0001")
-
-
-def submit_attribution(
-    run: RunFolder, asked: AttributionRequest, environment: dict[str, str] | None = None
-) -> JobFolder:
-    """Add a job to a run that asks its trajectory something new, durably."""
-    jobs = run.path / "jobs"
-    jobs.mkdir(exist_ok=True)
-    promised = [job.request().attribution for job in jobs_of(run)]
-    request = Request(
-        work="attribute",
-        attribution=next_attribution_id(run.attributions, [p for p in promised if p]),
-        asked=asked,
-        environment=environment or {},
-        submitted=time.time(),
-    )
-    name = f"{len(jobs_of(run)) + 1:04d}"
-    staging = jobs / f".{name}.new"
-    _write_request(staging, request)
-    sync_tree(staging)
-    os.rename(staging, jobs / name)
-    sync_folder(jobs)
-    return JobFolder(jobs / name)
 
 
 def jobs_of(run: RunFolder) -> list[JobFolder]:
@@ -191,18 +166,3 @@ def committed(run: RunFolder) -> list[int]:
         sum(journal.read_bytes().count(b"\n") for journal in journals),
         int((run.path / "prepared.json").exists()),
     ]
-
-
-def _make_runs_folder(runs: Path) -> None:
-    try:
-        runs.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"cannot keep runs in {runs}: {error.strerror}; give another folder with --runs-dir"
-        ) from None
-    sweep(runs)
-
-
-def _write_request(folder: Path, request: Request) -> None:
-    folder.mkdir(parents=True)
-    write_atomically(folder / "request.json", request.model_dump_json(indent=1).encode())

@@ -30,13 +30,12 @@ class JournalWriter:
     def __init__(self, path: Path) -> None:
         """Open for appending, cutting off an unfinished last line."""
         self._file = open(path, "ab+", buffering=0)  # noqa: SIM115 - closed in close()
-        self._file.seek(0)
-        content = self._file.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            self._file.truncate(len(whole))
-        self._next = sum(1 for _ in parse_lines(whole, path)) if whole else 0
         self._lock = threading.Lock()
+        try:
+            self._next = self._cut_off()
+        except BaseException:
+            self._file.close()
+            raise
 
     def append(self, event: str, /, **facts: Any) -> None:
         """Add one record; its ``seq`` and ``time`` are filled in."""
@@ -56,6 +55,15 @@ class JournalWriter:
     def sync(self) -> None:
         """Make everything appended so far durable."""
         os.fsync(self._file.fileno())
+
+    def _cut_off(self) -> int:
+        """Cut an unfinished last line off; returns how many records there are."""
+        self._file.seek(0)
+        content = self._file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            self._file.truncate(len(whole))
+        return sum(1 for _ in parse_lines(whole, Path(self._file.name))) if whole else 0
 
     def close(self) -> None:
         """Sync and close."""

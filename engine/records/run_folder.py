@@ -2,8 +2,10 @@
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +17,7 @@ import yaml
 
 from engine.contract.config import RunConfig, as_plain
 from engine.contract.errors import ConflictError, NotFoundError, RunError, UsageError
-from engine.contract.read_config import RECORD_KEY, parse_config
+from engine.contract.read_config import RECORD_KEY, stored_config
 from engine.records.atomic import write_atomically
 from engine.records.journal import read_journal
 from engine.records.manifest import read_manifest
@@ -24,7 +26,8 @@ FORMAT_VERSION = 1
 # The same as yaml.safe_load, ten times as fast where its library was compiled in.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 STAGING_GRACE_SECONDS = 60.0
-"""A staging folder this young may not have its lock yet."""
+"""A run that is being made takes much less."""
+_STAGING = re.compile(r"\.[0-9]{8}T[0-9]{6}-[0-9a-f]{6,8}\.new")
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class RunFolder:
             UsageError: if the folder is of an unknown format version or the config was changed.
         """
         values = self._read_config_file()
-        config = parse_config(values, self.config_file)
+        config = stored_config(values, self.config_file)
         if config.digest() != values[RECORD_KEY].get("config_hash"):
             raise UsageError(
                 f"{self.config_file} was changed after the run was made; its scores no longer "
@@ -117,21 +120,32 @@ class RunFolder:
         """All events so far."""
         return read_journal(self.events_file)
 
+    def write_prepared(self, facts: dict[str, Any]) -> None:
+        """Say that documents, rows and plan are stored, and what the work depends on besides."""
+        body = json.dumps(facts, sort_keys=True)
+        record = {"facts": facts, "sha256": hashlib.sha256(body.encode()).hexdigest()}
+        write_atomically(self.prepared_file, json.dumps(record).encode())
+
     def prepared(self) -> dict[str, Any]:
-        """What its work depends on besides the config: ``schedule`` and ``threads``.
+        """What its work depends on besides the config, such as ``schedule`` and ``device``.
 
         Raises:
             RunError: if the run was never prepared, or the file is damaged.
         """
         try:
-            facts = json.loads(self.prepared_file.read_bytes())
-            return {"schedule": str(facts["schedule"]), "threads": int(facts["threads"])}
+            record = json.loads(self.prepared_file.read_bytes())
+            facts = dict(record["facts"])
+            body = json.dumps(facts, sort_keys=True)
+            intact = hashlib.sha256(body.encode()).hexdigest() == record["sha256"]
         except FileNotFoundError:
             raise RunError(
                 f"run {self.id} never came to its training; see why with: magic status {self.id}"
             ) from None
         except (ValueError, KeyError, TypeError):
-            raise RunError(f"{self.prepared_file} is damaged; run the config again") from None
+            intact = False
+        if not intact:
+            raise RunError(f"{self.prepared_file} is damaged; run the config again")
+        return facts
 
     def has_trajectory(self) -> bool:
         """Whether training came to its end and its trajectory is still there."""
@@ -185,12 +199,12 @@ class RunFolder:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the staging folders (``.….new``) of runs in ``folder`` that no worker holds."""
+    """Remove what a killed process left of runs that it was about to make in ``folder``."""
     for staging in folder.glob(".*.new"):
-        if time.time() - staging.stat().st_mtime < STAGING_GRACE_SECONDS:
-            continue
-        with contextlib.suppress(RunError, OSError), RunFolder(staging).lock(patience=0.0):
-            shutil.rmtree(staging)
+        # Nothing else in a user's folder is ours, whatever it is called.
+        ours = _STAGING.fullmatch(staging.name) and staging.is_dir()
+        if ours and time.time() - staging.stat().st_mtime >= STAGING_GRACE_SECONDS:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def _try_lock(descriptor: int, kind: int) -> bool:

@@ -1,5 +1,6 @@
 """The tables of a run: documents, rows and queries, as parquet files and Zarr arrays."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,12 @@ from numpy.typing import NDArray
 
 from engine.contract.errors import RunError
 from engine.records.arrays import create_array, open_array, read, rows_per_chunk
+from engine.records.atomic import write_atomically
 
 RESERVED = ("id", "source_row")
+_GROUP_BYTES = 2**19
+_GROUP_ROWS = 64, 65536
+"""Fewest and most documents of a row group."""
 
 
 def write_documents(path: Path, columns: Any, text_columns: tuple[str, ...], rows: Any) -> None:
@@ -33,7 +38,11 @@ def write_documents(path: Path, columns: Any, text_columns: tuple[str, ...], row
         if name not in text_columns:
             kept = f"data_{name}" if name in arrays or name in RESERVED else name
             arrays[kept] = columns.column(name)
-    pq.write_table(pa.table(arrays), path, write_page_checksum=True)
+    table = pa.table(arrays)
+    # A row group is the least that can be read: a screen of documents must not decode them all.
+    fitting = _GROUP_BYTES * table.num_rows // max(1, table.nbytes)
+    size = min(max(fitting, _GROUP_ROWS[0]), _GROUP_ROWS[1])
+    pq.write_table(table, path, row_group_size=size, write_page_checksum=True)
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> Any:
@@ -58,13 +67,24 @@ class RowTable:
     def __init__(self, store: Path) -> None:
         """Open the store; arrays load when asked for."""
         self.store = store
+        self._arrays: dict[str, Any] = {}
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return int(self._array("document_ids").shape[0])
+
+    @property
+    def tokens(self) -> int:
+        """Positions of a row."""
+        return int(self._array("document_ids").shape[1])
 
     def input_ids(self, rows: Any = slice(None)) -> NDArray[np.int32]:
         """Token ids (row, token)."""
         return self._read("input_ids", rows)
 
     def document_ids(self, rows: Any = slice(None)) -> NDArray[np.int64]:
-        """The document of every token, (row, token); -1 on padding."""
+        """The document of every token, (row, token), in their order; -1 on padding."""
         return self._read("document_ids", rows)
 
     def targets(self, rows: Any = slice(None)) -> NDArray[np.bool_]:
@@ -76,7 +96,12 @@ class RowTable:
         return self._read("steps", rows)
 
     def _read(self, name: str, selection: Any) -> NDArray[Any]:
-        return read(open_array(self.store, name), selection, self.store)
+        return read(self._array(name), selection, self.store)
+
+    def _array(self, name: str) -> Any:
+        if name not in self._arrays:
+            self._arrays[name] = open_array(self.store, name)
+        return self._arrays[name]
 
 
 def write_rows(
@@ -100,12 +125,14 @@ def write_rows(
 
 
 def write_queries(path: Path, columns: dict[str, list[Any]]) -> None:
-    """Write ``queries.parquet``; values that no one type fits are written as JSON."""
+    """Write ``queries.parquet`` atomically; values that no one type fits are written as JSON."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     table = pa.table({name: _column(values) for name, values in columns.items()})
-    pq.write_table(table, path, write_page_checksum=True)
+    content = io.BytesIO()
+    pq.write_table(table, content, write_page_checksum=True)
+    write_atomically(path, content.getvalue())
 
 
 def _column(values: list[Any]) -> Any:

@@ -84,11 +84,20 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--attribution", required=True)
     export.add_argument("--out", type=Path, required=True)
     export.add_argument("--format", choices=["pt"], default="pt")
+    losses = jobs.add_parser("losses", help="say what a trained model finds hard in some texts")
+    losses.add_argument("--run", type=Path, required=True)
+    losses.add_argument("--request", type=json.loads, required=True)
+    texts = jobs.add_parser("texts", help="read the texts of query data")
+    texts.add_argument("--source", type=json.loads, required=True)
+    texts.add_argument("--first", type=int, default=1000)
     return parser
 
 
 def _work(options: argparse.Namespace, stop: Stop) -> dict[str, Any]:
+    if options.job == "texts":
+        return _texts(options)
     # Each job's modules load torch, which none of the mistakes caught above needs.
+    from engine.contract.request import read_asked
     from engine.records.run_folder import RunFolder
     from engine.worker.scope import explained
 
@@ -99,15 +108,27 @@ def _work(options: argparse.Namespace, stop: Stop) -> dict[str, Any]:
             from engine.worker.plan import plan
 
             return plan(forced_config(options.config, options.force), options.runs)
+        if options.job == "losses":
+            from engine.worker.losses import token_losses
+
+            return token_losses(RunFolder(options.run), read_asked(options.request))
         from engine.worker.export import export_tensors
 
         return export_tensors(RunFolder(options.run), options.attribution, options.out)
 
 
+def _texts(options: argparse.Namespace) -> dict[str, Any]:
+    from engine.contract.request import read_source
+    from engine.worker.texts import source_texts
+
+    return source_texts(read_source(options.source), options.first)
+
+
 def _attempt(options: argparse.Namespace, stop: Stop) -> dict[str, Any]:
     from engine.contract.request import read_asked
-    from engine.records.jobs import AttemptFolder, submit_attribution, submit_run
+    from engine.records.jobs import AttemptFolder
     from engine.records.run_folder import RunFolder
+    from engine.records.submission import submit_attribution, submit_run
     from engine.worker.alone import alone, unfinished
     from engine.worker.run import work
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.contract.config import Granularity, QueriesConfig, Reduction
+from engine.contract.errors import RunError
 from engine.contract.request import Request
 from engine.records.run_folder import RunFolder
 from engine.worker.job import Job
@@ -45,7 +46,7 @@ def asking_of(folder: RunFolder, request: Request, job: Job) -> Asking:
         UsageError: for whatever is wrong with the queries.
     """
     staging = staging_folder(folder, request)
-    if not (staging / _FILE).exists():
+    if not _is_readable(staging / _FILE):
         store_asked(folder, request, _read(request, job))
     reduction: Reduction = "none"
     granularity = job.config.attribution.granularity
@@ -62,13 +63,24 @@ def forget_asked(staging: Path) -> None:
     (staging / _FILE).unlink(missing_ok=True)
 
 
+def _is_readable(file: Path) -> bool:
+    if not file.exists():
+        return False
+    try:
+        read_asked(file, "none")
+    except RunError:
+        # What was asked can be read once more where it came from.
+        return False
+    return True
+
+
 def _read(request: Request, job: Job) -> Queries:
     asked = request.asked
     if asked is None:
         assert job.config.queries is not None
         return read_queries(job.config.queries, job)
     if asked.texts is not None:
-        return typed_queries(list(asked.texts), asked.reduction, job)
+        return typed_queries(asked, job)
     assert asked.queries is not None
     source = {**asked.queries.model_dump(), "reduction": asked.reduction}
     return read_queries(QueriesConfig.model_validate(source), job)

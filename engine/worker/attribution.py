@@ -1,14 +1,16 @@
 """Asking queries of a kept trajectory: measure, replay, record, and name the result complete."""
 
+import contextlib
 import math
 import os
 
 from engine.checkpoints.replay_saves import remove_saves
+from engine.contract.errors import RunError
 from engine.contract.events import Event, Phase
 from engine.magic.replay import DivergedError
 from engine.records.atomic import sync_folder
 from engine.records.score_store import read_completion
-from engine.records.tables import write_queries
+from engine.records.tables import read_table, write_queries
 from engine.worker.asking import Asking, forget_asked
 from engine.worker.job import Job
 from engine.worker.queries import query_losses, query_table
@@ -28,7 +30,7 @@ def attribute(asking: Asking, job: Job, report: Reporter, stop: Stop, save_secon
         StoppedError: if it is asked to stop, after saving.
     """
     if read_completion(asking.staging) is None:
-        if not (asking.staging / "queries.parquet").exists():
+        if not _is_measured(asking):
             _measure(asking, job, report)
         Replaying(asking, job, report, stop, save_seconds).run()
     facts = read_completion(asking.staging) or {}
@@ -44,6 +46,14 @@ def attribute(asking: Asking, job: Job, report: Reporter, stop: Stop, save_secon
     )
 
 
+def _is_measured(asking: Asking) -> bool:
+    """Whether an earlier attempt measured the queries, and its table can be read."""
+    file = asking.staging / "queries.parquet"
+    with contextlib.suppress(RunError):
+        return file.exists() and read_table(file).num_rows == len(asking.queries.items)
+    return False
+
+
 def _measure(asking: Asking, job: Job, report: Reporter) -> None:
     queries = asking.queries
     report.phase(Phase.MEASURE, len(queries.items), asking.identifier)
@@ -54,7 +64,4 @@ def _measure(asking: Asking, job: Job, report: Reporter) -> None:
         raise DivergedError("query's loss", reader.schedule.steps)
     for query, losses in enumerate(zip(before, after, strict=True)):
         report(Event.MEASURED, query=query, loss_before=losses[0], loss_after=losses[1])
-    file = asking.staging / "queries.parquet"
-    unfinished = file.with_suffix(".unfinished")
-    write_queries(unfinished, query_table(queries, before, after))
-    os.rename(unfinished, file)
+    write_queries(asking.staging / "queries.parquet", query_table(queries, before, after))

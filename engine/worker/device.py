@@ -20,6 +20,19 @@ def set_up_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def arithmetic(device: torch.device) -> dict[str, str | int]:
+    """What of this machine and its libraries decides how sums are rounded."""
+    on_gpu = device.type == "cuda"
+    return {
+        "device": device.type,
+        "processor": torch.cuda.get_device_name(device)
+        if on_gpu
+        else torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+
+
 def memory_in_use(device: torch.device) -> int:
     """Peak bytes this process has held on the device, or in this machine's memory."""
     if device.type == "cuda":

@@ -100,7 +100,7 @@ def new_job(config: RunConfig, device: torch.device) -> tuple[Job, Documents]:
     """
     _check_dtype(config)
     documents = read_documents(config.data, "data")
-    model = _load_model(config, device)
+    model = load_model(config, device)
     length = config.data.sequence_length
     tokenizer = model.tokenizer
     tokenized = tokenize(documents, tokenizer, None if config.data.packing else length, "data")
@@ -127,7 +127,7 @@ def stored_job(folder: RunFolder, device: torch.device) -> Job:
         table.input_ids(), document_ids, table.targets(), (document_ids >= 0).sum(1).astype("int32")
     )
     documents = int(document_ids.max()) + 1
-    job = _job(config, _load_model(config, device), rows, documents, device)
+    job = _job(config, load_model(config, device), rows, documents, device)
     steps = step_table(job.order, len(rows), config.training.epochs)
     if not np.array_equal(steps, table.steps()):
         raise RunError(
@@ -182,7 +182,12 @@ def _check_dtype(config: RunConfig) -> None:
         )
 
 
-def _load_model(config: RunConfig, device: torch.device) -> LoadedModel:
+def load_model(config: RunConfig, device: torch.device) -> LoadedModel:
+    """The config's model, its weights as they were before training.
+
+    Raises:
+        UsageError: if it cannot be loaded, or has too few positions.
+    """
     model = load_causal_lm(
         config.model, config.seed, device, force_dropout="dropout" in config.force
     )
@@ -206,8 +211,15 @@ def _job(
         seed=config.seed,
         shuffle=training.shuffle,
     )
-    optimizer = OptimizerSpec(**training.optimizer.model_dump())
     rate = LearningRateSpec(steps=len(order), **training.schedule.model_dump())
+    trainer = new_trainer(config, model, rate)
+    return Job(config, model, rows, documents, order, trainer, rate, device)
+
+
+def new_trainer(config: RunConfig, model: LoadedModel, rate: LearningRateSpec) -> Trainer:
+    """The trainer that a config describes."""
+    training = config.training
+    optimizer = OptimizerSpec(**training.optimizer.model_dump())
     trainer, _ = Trainer.initialize(
         model.loss,
         build_optimizer(optimizer, rate),
@@ -216,4 +228,4 @@ def _job(
         elementwise=True,
         dropout_seed=config.seed if model.dropout else None,
     )
-    return Job(config, model, rows, documents, order, trainer, rate, device)
+    return trainer

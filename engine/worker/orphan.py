@@ -21,11 +21,20 @@ def die_with_supervisor() -> None:
     if number is None:
         return
     descriptor = int(number)
-    os.set_inheritable(descriptor, False)
+    _keep_descriptors()
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_watch, args=(descriptor,), name="supervisor", daemon=True).start()
+
+
+def _keep_descriptors() -> None:
+    """Let no process that a library starts hold the locks of this one after its end."""
+    for name in os.listdir("/dev/fd"):
+        if int(name) > 2:
+            # The one that lists this folder is closed already.
+            with contextlib.suppress(OSError):
+                os.set_inheritable(int(name), False)
 
 
 def _watch(descriptor: int) -> None:

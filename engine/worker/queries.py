@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.contract.config import QueriesConfig, Reduction, SourceConfig
-from engine.contract.errors import UsageError
+from engine.contract.config import QueriesConfig, Reduction
+from engine.contract.request import AttributionRequest
 from engine.data.sources import Documents, read_documents
 from engine.data.tokens import TokenizedDocument, tokenize
 from engine.magic.state import Batch, TrainState
 from engine.measurements import Measurement
-from engine.records.atomic import sync_tree
 from engine.records.tables import read_table, write_queries
 from engine.worker.job import Job, check_tokens, model_inputs
 
@@ -58,17 +57,21 @@ def read_queries(config: QueriesConfig, job: Job) -> Queries:
     return Queries(items, config.reduction)
 
 
-def typed_queries(texts: list[str], reduction: Reduction, job: Job) -> Queries:
+def typed_queries(asked: AttributionRequest, job: Job) -> Queries:
     """Queries given as texts."""
+    items = _items(typed_documents(asked), job, "--text", asked.reduction, 1.0)
+    return Queries(items, asked.reduction)
+
+
+def typed_documents(asked: AttributionRequest) -> Documents:
+    """The texts of a request, each behind its prompt if there are any."""
     import pyarrow as pa
 
-    for text in texts:
-        if not text.strip():
-            raise UsageError("--text is empty; type what the model should have said")
-    source = SourceConfig(path="typed")
-    rows = np.arange(len(texts), dtype=np.int64)
-    documents = Documents(pa.table({"text": texts}), source.columns, rows)
-    return Queries(_items(documents, job, "--text", reduction, 1.0), reduction)
+    columns = {"text": asked.texts or ()}
+    if asked.prompts is not None:
+        columns = {"prompt": asked.prompts, "completion": asked.texts or ()}
+    rows = np.arange(len(asked.texts or ()), dtype=np.int64)
+    return Documents(pa.table({n: list(c) for n, c in columns.items()}), tuple(columns), rows)
 
 
 def measurement_batches(queries: Queries, job: Job) -> list[Measurement]:
@@ -92,7 +95,6 @@ def query_losses(queries: Queries, job: Job, state: TrainState) -> list[float]:
 def write_asked(path: Path, queries: Queries) -> None:
     """Write queries durably as they are asked, so that a later attempt asks the same."""
     write_queries(path, _table(queries))
-    sync_tree(path.parent)
 
 
 def read_asked(path: Path, reduction: Reduction) -> Queries:

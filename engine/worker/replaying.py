@@ -70,6 +70,9 @@ class Replaying:
 
     def _saved(self) -> Saved | None:
         """The pass that was under way; None, after a warning, if what was saved is damaged."""
+        self.report.reproduced = self.saves.reproduced()
+        if self.saves.damage is not None:
+            self.report(Event.WARNING, message=self.saves.damage)
         try:
             saved = self.saves.latest(self.job.device)
         except DamagedFileError as error:
@@ -112,7 +115,7 @@ class Replaying:
             weights = state.scores[place].double().numpy()
             writer.write(query, weights, self.sums(weights), state.steps[place].numpy())
         writer.sync()
-        self.saves.mark_written(chosen)
+        self.saves.mark_written(chosen, self.report.reproduced)
 
     def _complete(self, writer: ScoreWriter) -> None:
         facts: dict[str, Any] = {

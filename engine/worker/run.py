@@ -1,8 +1,10 @@
 """One attempt at a job: whatever earlier attempts committed is kept, and the rest is done."""
 
-import json
+import contextlib
+import math
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,11 @@ from engine.checkpoints.save_pace import SAVE_SECONDS
 from engine.checkpoints.trajectory_reader import DamagedStepError
 from engine.checkpoints.trajectory_writer import forget
 from engine.contract.config import RunConfig
-from engine.contract.errors import RunError, UsageError
+from engine.contract.errors import DiskFullError, RunError, UsageError
 from engine.contract.events import Event, Phase
 from engine.contract.request import Request
 from engine.magic.schedule import ScheduleKind, make_schedule
-from engine.records.atomic import sync_tree, write_atomically
+from engine.records.atomic import sync_tree
 from engine.records.jobs import AttemptFolder
 from engine.records.journal import JournalWriter
 from engine.records.manifest import Key
@@ -26,7 +28,7 @@ from engine.training_loop import Control
 from engine.worker.asking import asking_of, store_asked
 from engine.worker.attribution import attribute
 from engine.worker.budget import budget_of
-from engine.worker.device import set_up_device
+from engine.worker.device import arithmetic, set_up_device
 from engine.worker.job import Job, new_job, stored_job, warnings_of, write_job
 from engine.worker.queries import Queries, read_queries
 from engine.worker.reporter import Reporter
@@ -46,7 +48,7 @@ def work(attempt: AttemptFolder, stop: Stop) -> dict[str, Any]:
     """
     folder, request = attempt.job.run, attempt.job.request()
     with folder.lock(PATIENCE_SECONDS):
-        report = Reporter(JournalWriter(folder.events_file))
+        report, damage = _reporter(folder)
         with reported(report, request.work):
             config = folder.config()
             report(
@@ -57,12 +59,36 @@ def work(attempt: AttemptFolder, stop: Stop) -> dict[str, Any]:
                 attempt=attempt.number,
                 warnings=warnings_of(config),
             )
+            if damage is not None:
+                report(Event.WARNING, message=damage)
             attempt.begin()
             run = _Run(folder, request, report, stop)
             job = run.prepared(config) if request.work == "run" else run.stored()
             report.job = job
             run.train_and_attribute(job)
     return {"run": folder.id, "path": str(folder.path), "attribution": request.attribution}
+
+
+def _reporter(folder: RunFolder) -> tuple[Reporter, str | None]:
+    """Who writes the events, and what happened to those before if they are damaged.
+
+    Only screens live on events: work that is intact must not end over one of them.
+    """
+    try:
+        return Reporter(JournalWriter(folder.events_file)), None
+    except RunError as error:
+        aside = folder.events_file.with_name(f"events-{time.time_ns()}.damaged")
+        os.rename(folder.events_file, aside)
+        damage = f"{str(error).split(';')[0]}; it was put aside as {aside.name}"
+        return Reporter(JournalWriter(folder.events_file)), damage
+
+
+def _save_seconds() -> float:
+    text = os.environ.get("MAGIC_SAVE_SECONDS", str(SAVE_SECONDS))
+    with contextlib.suppress(ValueError):
+        if 0 <= (seconds := float(text)) < math.inf:
+            return seconds
+    raise UsageError(f"MAGIC_SAVE_SECONDS is {text!r}; give a number of seconds, 0 or more")
 
 
 class _Run:
@@ -73,8 +99,7 @@ class _Run:
         self.request = request
         self.report = report
         self.stop = stop
-        seconds = float(os.environ.get("MAGIC_SAVE_SECONDS", SAVE_SECONDS))
-        self.control = Control(stop, seconds, resume=True)
+        self.control = Control(stop, _save_seconds(), resume=True)
 
     def prepared(self, config: RunConfig) -> Job:
         """The job, its data checked, stored and planned, by this attempt or one before."""
@@ -93,16 +118,33 @@ class _Run:
         sync_tree(self.folder.path)
         kept = [*plan.schedule.checkpoints, plan.schedule.steps]
         self.report(Event.PLANNED, schedule=plan.schedule.kind, reason=reason, checkpoints=kept)
-        facts = {"schedule": plan.schedule.kind, "threads": torch.get_num_threads()}
-        write_atomically(self.folder.prepared_file, json.dumps(facts).encode())
+        facts = {"schedule": plan.schedule.kind, **arithmetic(job.device)}
+        self.folder.write_prepared(facts)
         return job
 
     def stored(self) -> Job:
-        """The job of a run that is prepared, computing as it did before."""
+        """The job of a run that is prepared, computing as it did before.
+
+        Raises:
+            RunError: if it was prepared on another kind of device.
+        """
         facts = self.folder.prepared()
         device = set_up_device()
         # The number of threads decides in which order sums are taken.
         torch.set_num_threads(facts["threads"])
+        now = arithmetic(device)
+        if now["device"] != facts["device"]:
+            raise RunError(
+                f"run {self.folder.id} began on {facts['device']}, but here it would go on on "
+                f"{now['device']}, with other rounding; resume it where it began"
+            )
+        changed = [f"{facts[n]} then, {now[n]} now" for n in now if now[n] != facts[n]]
+        if changed:
+            self.report(
+                Event.WARNING,
+                message=f"this machine computes otherwise than when the run began "
+                f"({'; '.join(changed)}): scores may differ in rounding",
+            )
         return stored_job(self.folder, device)
 
     def train_and_attribute(self, job: Job) -> None:
@@ -170,5 +212,6 @@ def _plan(job: Job, queries: Queries | None, folder: Path) -> tuple[Estimate, st
     schedule = job.config.trajectory.schedule
     plan, reason = job.training.plan(folder, schedule, count, budget.passes)
     if plan.why_not is not None:
-        raise UsageError(f"trajectory.schedule: {plan.schedule.kind} {plan.why_not}")
+        kind = DiskFullError if plan.lacks_disk else UsageError
+        raise kind(f"trajectory.schedule: {plan.schedule.kind} {plan.why_not}")
     return plan, reason

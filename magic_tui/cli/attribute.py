@@ -19,6 +19,10 @@ def attribute(
         list[str] | None,
         typer.Option("--text", metavar="TEXT", help="A query's text; may be repeated."),
     ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", metavar="TEXT", help="What stands before each --text, given."),
+    ] = None,
     queries: Annotated[
         str | None, typer.Option(metavar="FILE", help="Query data: a file, folder or hub id.")
     ] = None,
@@ -45,6 +49,7 @@ def attribute(
     }
     request = {
         **_asked(text, queries, columns),
+        **_prompts(prompt, text),
         "reduction": reduction,
         "granularity": granularity,
     }
@@ -69,6 +74,16 @@ def _print_queued(run: dict[str, Any], attribution: str, as_json: bool) -> None:
         return
     typer.echo(run["id"])
     narrate(f"attribution {attribution}; follow it with: magic watch {run['id']}")
+
+
+def _prompts(prompts: list[str] | None, texts: list[str] | None) -> dict[str, Any]:
+    from engine.contract.errors import UsageError
+
+    if prompts is None:
+        return {}
+    if len(prompts) != len(texts or ()):
+        raise UsageError("give one --prompt for each --text, empty where there is none")
+    return {"prompts": prompts}
 
 
 def _asked(

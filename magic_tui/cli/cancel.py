@@ -10,7 +10,8 @@ def cancel(
 ) -> None:
     """End a run at once.
 
-    What it saved before stays, and magic resume goes on from there.
+    What its training saved stays, and magic resume goes on from there. What an attribution
+    that is not complete saved is removed: it would begin anew.
     """
     from magic_tui.cli.wishes import wish
 

@@ -24,13 +24,14 @@ from magic_tui.cli.run import run
 from magic_tui.cli.show import show
 from magic_tui.cli.status import status
 from magic_tui.cli.top import top
+from magic_tui.cli.tui import tui
 from magic_tui.cli.wait import wait
 from magic_tui.cli.watch import watch
 
 VERBS = (
     *(demo, run, plan, attribute),
     *(ls, status, watch, logs, wait, pause, resume, cancel, rm),
-    *(top, show, export, doctor),
+    *(tui, top, show, export, doctor),
 )
 
 

@@ -35,7 +35,8 @@ def rm(
     if as_json:
         print_json({"run": run_id, **removed})
     else:
-        typer.echo(f"removed {what}: {bytes_text(removed['freed_bytes'])} freed")
+        freed = removed["freed_bytes"]
+        typer.echo(f"removed {what}" + ("" if freed is None else f": {bytes_text(freed)} freed"))
 
 
 def _size(run: dict[str, Any], trajectory: bool) -> int:

@@ -7,7 +7,7 @@ import typer
 
 from engine.contract.states import RunState
 from magic_tui.cli.output import narrate, print_json
-from magic_tui.client.engine import Wished, connect, is_settled
+from magic_tui.client.engine import Wished, connect, is_resting, is_settled
 from magic_tui.client.outcome import UnfinishedError
 from magic_tui.client.start import View
 
@@ -43,11 +43,7 @@ def wish(
 
 
 def _is_there(verb: Wished, view: View) -> bool:
-    state = view["state"]
-    if verb == "resume":
-        resting = (RunState.PAUSED, RunState.FAILED, RunState.CANCELLED, RunState.INTERRUPTED)
-        return state not in (*resting, RunState.PAUSING, RunState.CANCELLING)
-    return is_settled(view)
+    return not is_resting(view) if verb == "resume" else is_settled(view)
 
 
 def _sentence(verb: Wished, view: View) -> str:

@@ -13,12 +13,15 @@ from engine.contract.errors import RunError, UsageError
 from engine.records.run_folder import RunFolder
 from engine.records.score_store import Floats, ScoreReader, find_attribution
 from engine.records.tables import read_table
+from magic_tui.client.texts import DocumentTexts
 
 _PLAIN = {
     *("id", "text", "input_ids", "targets"),
     *("loss_before", "loss_after", "measurement", "coefficient"),
 }
 """Columns of a queries table that are not those of the query data."""
+_KEPT_ORDERS = 4
+"""Queries whose documents stay in their order: those of millions of documents take room."""
 
 
 @dataclass(frozen=True)
@@ -127,10 +130,13 @@ class Attribution:
         return self._ordered(query)[0]
 
     def _ordered(self, query: int) -> tuple[Floats, Any]:
-        if query not in self._orders:
+        kept = self._orders.get(query)
+        if kept is None:
             scores = self.scores.document_scores(query)
-            self._orders[query] = scores, np.argsort(scores, kind="stable")
-        return self._orders[query]
+            kept = self._orders[query] = scores, np.argsort(scores, kind="stable")
+            for oldest in list(self._orders)[:-_KEPT_ORDERS]:
+                self._orders.pop(oldest, None)
+        return kept
 
 
 def open_attribution(run: RunFolder, wanted: str | None = None) -> Attribution:
@@ -146,10 +152,7 @@ def open_attribution(run: RunFolder, wanted: str | None = None) -> Attribution:
 
 def document_texts(run: RunFolder, documents: Sequence[int]) -> list[str]:
     """Texts of some training documents, in the order asked: the text, or prompt → completion."""
-    columns = ["text"] if "text" in _data_columns(run) else ["prompt", "completion"]
-    table = read_table(run.documents_file, columns)
-    # Table.take would load pandas.
-    return [_text_of({name: table[name][d].as_py() for name in columns}) for d in documents]
+    return DocumentTexts(run.documents_file).texts(documents)
 
 
 def data_column(run: RunFolder, name: str) -> list[Any]:

@@ -1,5 +1,6 @@
 """One training document as the model saw it: its tokens, where they stand and their scores."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,27 +105,50 @@ def _sign(token: int) -> str:
 
 
 def _read_tokenizer(path: Path) -> Any:
-    from tokenizers import Tokenizer
-
     try:
-        return Tokenizer.from_file(str(path))
+        return _tokenizer(path, path.stat().st_mtime_ns)
     except Exception:
         # The library raises bare Exception for a missing or damaged file.
         return None
 
 
+@functools.lru_cache(maxsize=2)
+def _tokenizer(path: Path, changed: int) -> Any:
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(path))
+
+
 def _find(table: RowTable, document: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    found: list[tuple[Any, Any]] = []
-    start, block = 0, 1
-    while True:
-        ids = table.document_ids(slice(start, start + block))
-        if not len(ids):
+    """Rows and positions (token,) of a document.
+
+    Rows hold the documents in their order, so the row is found by halving; where each document
+    has a row of its own, it is the first that is looked at.
+    """
+    count = table.rows
+    low, high, probe = 0, count, min(document, count - 1)
+    while low < high:
+        owners = table.document_ids(slice(probe, probe + 1))[0]
+        owners = owners[owners >= 0]
+        if len(owners) and owners[0] <= document <= owners[-1]:
             break
-        rows, positions = np.nonzero(ids == document)
-        found.append((rows + start, positions))
-        start += len(ids)
-        block = rows_per_chunk(ids.shape[1] * ids.dtype.itemsize)
-    return (
-        np.concatenate([rows for rows, _ in found] or [np.zeros(0, np.int64)]),
-        np.concatenate([positions for _, positions in found] or [np.zeros(0, np.int64)]),
-    )
+        if len(owners) and owners[-1] < document:
+            low = probe + 1
+        else:
+            high = probe
+        probe = (low + high) // 2
+    else:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    # Reading a row decodes its whole chunk, so chunks are what the search goes on by.
+    block = rows_per_chunk(8 * table.tokens)
+    first, last = probe // block * block, min(count, (probe // block + 1) * block)
+    while first > 0 and _holds(table, first, document):
+        first -= block
+    while last < count and _holds(table, last - 1, document):
+        last = min(count, last + block)
+    rows, positions = np.nonzero(table.document_ids(slice(first, last)) == document)
+    return rows + first, positions
+
+
+def _holds(table: RowTable, row: int, document: int) -> bool:
+    return bool((table.document_ids(slice(row, row + 1)) == document).any())

@@ -5,39 +5,45 @@ longer than most verbs do.
 """
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from engine.contract.environment import environment_of_a_run
 from engine.contract.errors import ExitCode, MagicError, UnreachableError
 from engine.contract.states import RunState
 from engine.records.naming import runs_folder
-from magic_tui.client.environment import environment_of_a_run
-from magic_tui.client.http import Answer, BrokenOffError, Question, ask
-from magic_tui.client.start import (
-    View,
-    engine_is_alive,
-    reach,
-    reach_or_start,
-    stopped_note,
-)
+from magic_tui.client.http import Answer, BrokenOffError, NobodyError, Question, ask
+from magic_tui.client.start import BUSY, View, reach, reach_or_start, stopped_note
 
 API_VERSION = 1
 """The version of the interface that is spoken here."""
 UNREADABLE = "unreadable"
 """The state of a run whose files cannot be read."""
+_NOT_FOUND, _CONFLICT = 404, 409
 Wished = Literal["pause", "resume", "cancel"]
 _POLL_SECONDS, _LOOK_SECONDS = 25.0, 0.2
-_STOP_SECONDS, _REMOVE_SECONDS = 30.0, 600.0
+_REMOVE_SECONDS, _BUSY_SECONDS = 600.0, 5.0
+_MOST_ASKED = 3
+STOPPED = (
+    "the engine was stopped; runs go on without it; start it with: magic engine start, then ask "
+    "again"
+)
+_RESTING = (RunState.PAUSED, RunState.FAILED, RunState.CANCELLED, RunState.INTERRUPTED)
 
 
 class RefusedError(MagicError):
     """The engine refused a request; carries its sentence and exit code."""
 
-    def __init__(self, message: str, exit_code: int) -> None:
+    repeated = False
+    """Whether it, or an engine before it, may have granted the same request already."""
+
+    def __init__(self, message: str, exit_code: int, status: int = 0) -> None:
         """Keep the engine's own sentence."""
         super().__init__(message)
+        self.status = status
         with contextlib.suppress(ValueError):
             self.exit_code = ExitCode(exit_code)
 
@@ -59,13 +65,13 @@ class Engine:
             "id": run_id,
             "runs_dir": self.runs_dir,
             "config": config,
-            "environment": environment_of_a_run(),
+            "environment": environment_of_a_run(os.environ),
         }
         return self._ask(Question("POST", "/v1/runs", {}, wanted))
 
     def attribute(self, run_id: str, asked: Mapping[str, Any]) -> View:
         """Queue new queries of a run's trajectory: its last job."""
-        wanted = {"asked": asked, "environment": environment_of_a_run()}
+        wanted = {"asked": asked, "environment": environment_of_a_run(os.environ)}
         path = f"/v1/runs/{run_id}/attributions"
         # Asked twice it would be done twice.
         return self._ask(Question("POST", path, self.query(), wanted), again=False)
@@ -85,12 +91,27 @@ class Engine:
 
     def wish(self, run_id: str, verb: Wished) -> View:
         """Ask for a pause, for going on or for an end of all unfinished jobs."""
-        return self._ask(Question("POST", f"/v1/runs/{run_id}/{verb}", self.query()))
+        try:
+            return self._ask(Question("POST", f"/v1/runs/{run_id}/{verb}", self.query()))
+        except RefusedError as error:
+            if not error.repeated or error.status != _CONFLICT:
+                raise
+            # There is nothing to wish any more because it was granted before.
+            view = self.run(run_id)
+            if verb == "resume" and is_resting(view):
+                raise
+            return view
 
     def remove(self, run_id: str, what: Literal["run", "trajectory"]) -> View:
-        """Remove a run or its trajectory; what that freed."""
+        """Remove a run or its trajectory; what that freed, None if nobody counted."""
         query = self.query({"what": what})
-        return self._ask(Question("DELETE", f"/v1/runs/{run_id}", query, timeout=_REMOVE_SECONDS))
+        question = Question("DELETE", f"/v1/runs/{run_id}", query, timeout=_REMOVE_SECONDS)
+        try:
+            return self._ask(question)
+        except RefusedError as error:
+            if not error.repeated or error.status != _NOT_FOUND:
+                raise
+            return {"removed": f"{self.runs_dir}/{run_id}", "freed_bytes": None}
 
     def wait(self, run_id: str, timeout: float | None = None) -> View:
         """The run once all its jobs are settled; or as it is at the time-out."""
@@ -117,20 +138,16 @@ class Engine:
         """End the engine, wait until it has ended, and tell how it was just before.
 
         Raises:
-            UnreachableError: if it does not end.
+            UnreachableError: if there is none any more, or it does not end.
         """
-        before = self._ask(Question("GET", "/v1/engine", {}), again=False)
-        stopped_note().touch()
-        self._ask(Question("POST", "/v1/engine/stop", {}), again=False)
-        deadline = time.monotonic() + _STOP_SECONDS
-        while engine_is_alive():
-            if time.monotonic() > deadline:
-                raise UnreachableError(
-                    f"the engine, process {before['pid']}, has not ended within "
-                    f"{_STOP_SECONDS:.0f} s; end it with: kill {before['pid']}"
-                )
-            time.sleep(0.05)
-        return before
+        from magic_tui.client.stopping import end_engine
+
+        reached = reach()
+        if reached is None:
+            raise UnreachableError("there is no engine any more to be stopped")
+        self.socket, self.view = reached
+        end_engine(self.socket, int(self.view["pid"]))
+        return self.view
 
     def reconnect(self) -> bool:
         """Reach the engine anew; start one unless it was stopped on purpose.
@@ -154,19 +171,29 @@ class Engine:
 
     def _ask(self, question: Question, again: bool = True) -> View:
         """One answer; asked ``again`` of the next engine if this one ends meanwhile."""
-        try:
-            answer = ask(self.socket, question)
-        except BrokenOffError as error:
-            if not again:
-                raise UnreachableError(
-                    f"the engine did not answer ({error}); see with magic status whether it took "
-                    "the request before asking again"
-                ) from None
-            (self.socket, self.view), _ = reach_or_start()
-            return self._ask(question, again=False)
-        if answer.status >= 400:
-            raise refusal(answer)
-        return dict(answer.json())
+        busy_until = time.monotonic() + _BUSY_SECONDS
+        asked = broken = 0
+        while True:
+            try:
+                answer = ask(self.socket, question)
+            except BrokenOffError as error:
+                broken += 1
+                asked += not isinstance(error, NobodyError)
+                if broken == _MOST_ASKED or (asked and not again):
+                    raise UnreachableError(
+                        f"the engine did not answer ({error}); see with magic status whether it "
+                        "took the request before asking again"
+                    ) from None
+                if not self.reconnect():
+                    raise UnreachableError(STOPPED) from None
+                continue
+            if answer.status < 400:
+                return dict(answer.json())
+            if answer.status != BUSY or time.monotonic() >= busy_until:
+                refused = refusal(answer)
+                refused.repeated = bool(asked)
+                raise refused
+            time.sleep(_LOOK_SECONDS)
 
 
 def connect(runs_dir: Path | None = None) -> Engine:
@@ -210,6 +237,11 @@ def is_settled(view: View, job: int | None = None) -> bool:
     return all(RunState(j["state"]).settled for j in wanted)
 
 
+def is_resting(view: View) -> bool:
+    """Whether a run has not been taken up, or is about to end."""
+    return view["state"] in (*_RESTING, RunState.PAUSING, RunState.CANCELLING)
+
+
 def is_finished(view: View) -> bool:
     """Whether a run is over, well or not, or cannot be read at all."""
     return view["state"] == UNREADABLE or RunState(view["state"]).finished
@@ -219,10 +251,11 @@ def refusal(answer: Answer) -> RefusedError:
     """What an answer that reports an error says."""
     problem = answer.json()
     try:
-        return RefusedError(str(problem["message"]), int(problem["exit_code"]))
+        return RefusedError(str(problem["message"]), int(problem["exit_code"]), answer.status)
     except (ValueError, KeyError, TypeError):
         return RefusedError(
             f"the engine answered with HTTP status {answer.status}; see its log: "
             "magic engine status names it",
             int(ExitCode.RUN_FAILED),
+            answer.status,
         )

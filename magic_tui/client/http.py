@@ -19,6 +19,14 @@ class BrokenOffError(Exception):
     """Nobody listens, or whoever did ended or fell silent before answering."""
 
 
+class NobodyError(BrokenOffError):
+    """Nobody listens, so nobody has been asked."""
+
+
+class SilentError(BrokenOffError):
+    """Somebody listens, but has not answered in time."""
+
+
 @dataclass(frozen=True)
 class Question:
     """What is asked."""
@@ -56,13 +64,26 @@ def ask(listening: Path, question: Question) -> Answer:
     body = None if question.body is None else json.dumps(question.body).encode()
     headers = {} if body is None else {"Content-Type": "application/json"}
     try:
+        connection.connect()
+    except BlockingIOError as error:
+        # So many wait to be let in that there is no room for another one.
+        raise SilentError(_told(error)) from None
+    except OSError as error:
+        raise NobodyError(_told(error)) from None
+    try:
         connection.request(question.method, target, body, headers)
         answer = connection.getresponse()
         return Answer(answer.status, answer.read())
+    except TimeoutError:
+        raise SilentError(f"nothing came for {question.timeout:.0f} s") from None
     except (OSError, http.client.HTTPException) as error:
-        raise BrokenOffError(f"{type(error).__name__}: {error}") from None
+        raise BrokenOffError(_told(error)) from None
     finally:
         connection.close()
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 class _Connection(http.client.HTTPConnection):
@@ -73,4 +94,8 @@ class _Connection(http.client.HTTPConnection):
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._listening))
+        try:
+            self.sock.connect(str(self._listening))
+        except BaseException:
+            self.close()
+            raise

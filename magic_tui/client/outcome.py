@@ -69,7 +69,7 @@ def check_outcome(view: View, number: int | None = None) -> None:
     if state == RunState.FAILED and job is not None:
         raise RunFailedError(run_id, job)
     if state in (RunState.PAUSED, RunState.CANCELLED):
-        message = f"run {run_id} was {state}; it goes on from what it saved with: magic resume"
-        raise UnfinishedError(f"{message} {run_id}", view)
+        message = f"run {run_id} was {state}; it can go on with: magic resume {run_id}"
+        raise UnfinishedError(message, view)
     reason = view["reason"] or ""
     raise UnfinishedError(f"run {run_id} is still {state}" + (reason and f": {reason}"), view)

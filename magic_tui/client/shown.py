@@ -15,6 +15,8 @@ from magic_tui.client.document import (
     token_scores,
 )
 
+Parts = tuple[DocumentTokens, list[Piece]]
+
 
 @dataclass(frozen=True)
 class ShownDocument:
@@ -49,8 +51,26 @@ class ShownDocument:
         return [int(index) for index in order if sizes[index] > 0]
 
 
-def read_shown(attribution: Attribution, query: int, document: int) -> ShownDocument:
+def read_parts(attribution: Attribution, document: int) -> Parts:
+    """A document's tokens and their texts, which are the same for every query.
+
+    Raises:
+        UsageError: if no row holds it.
+    """
+    tokens = read_document(attribution.run, document)
+    return tokens, decode_pieces(attribution.run.tokenizer_file, tokens.ids)
+
+
+def read_shown(
+    attribution: Attribution, query: int, document: int, parts: Parts | None = None
+) -> ShownDocument:
     """Read a document's tokens and scores.
+
+    Args:
+        attribution: where to read.
+        query: index of the query.
+        document: id of the document.
+        parts: its tokens and texts, if they have been read already.
 
     Raises:
         UsageError: if there is no such query or document.
@@ -61,7 +81,7 @@ def read_shown(attribution: Attribution, query: int, document: int) -> ShownDocu
         raise UsageError(
             f"run {attribution.run.id} has no document {document}; there are 0 to {len(scores) - 1}"
         )
-    tokens = read_document(attribution.run, document)
+    tokens, pieces = parts or read_parts(attribution, document)
     return ShownDocument(
         attribution.run.id,
         attribution.id,
@@ -72,7 +92,7 @@ def read_shown(attribution: Attribution, query: int, document: int) -> ShownDocu
         float(scores[document]),
         attribution.rank(query, document),
         tokens,
-        decode_pieces(attribution.run.tokenizer_file, tokens.ids),
+        pieces,
         token_scores(attribution, query, tokens),
     )
 

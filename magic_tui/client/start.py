@@ -14,11 +14,13 @@ from typing import Any
 
 from engine.contract.errors import UnreachableError
 from engine.records import places
-from magic_tui.client.http import BrokenOffError, Question, ask
+from magic_tui.client.http import Answer, BrokenOffError, Question, SilentError, ask
 
 START_SECONDS = 20.0
-_ANSWER_SECONDS = 5.0
-_POLL_SECONDS = 0.05
+BUSY = 503
+"""The status of an answer that says no more than that the engine is busy."""
+_ANSWER_SECONDS = 8.0
+_POLL_SECONDS, _BUSY_POLL_SECONDS = 0.05, 0.25
 _LOG_LINES = 8
 
 View = dict[str, Any]
@@ -40,13 +42,20 @@ class StartError(UnreachableError):
 
 
 def reach() -> Reached | None:
-    """The engine that runs; None if none answers."""
+    """The engine that runs; None if there is none.
+
+    Raises:
+        UnreachableError: if there is one, but it does not answer or is too busy to.
+    """
+    deadline = time.monotonic() + _patience()
     for path in _sockets():
-        with contextlib.suppress(BrokenOffError):
-            answer = ask(path, Question("GET", "/v1/engine", {}, timeout=_ANSWER_SECONDS))
-            view = answer.json()
-            if answer.status == 200 and isinstance(view, dict):
-                return path, view
+        answer = _asked(path, deadline)
+        view = None if answer is None else answer.json()
+        if answer is not None and answer.status == 200 and isinstance(view, dict):
+            return path, view
+        if answer is not None and answer.status == BUSY:
+            said = view["message"] if isinstance(view, dict) else "it is busy"
+            raise UnreachableError(f"the engine is there but takes no questions: {said}")
     return None
 
 
@@ -71,6 +80,38 @@ def reach_or_start() -> tuple[Reached, bool]:
     raise StartError(f"no engine answers within {START_SECONDS:.0f} s")
 
 
+def _asked(path: Path, deadline: float) -> Answer | None:
+    """What is answered at a socket by then; None if nobody is there."""
+    while True:
+        try:
+            left = max(_POLL_SECONDS, deadline - time.monotonic())
+            answer = ask(path, Question("GET", "/v1/engine", {}, timeout=left))
+            if answer.status != BUSY or time.monotonic() >= deadline:
+                return answer
+        except SilentError:
+            if time.monotonic() >= deadline:
+                pid = engine_pid()
+                if pid is None:
+                    return None
+                raise UnreachableError(
+                    f"the engine, process {pid}, is there but does not answer; if it was halted, "
+                    f"let it go on with: kill -CONT {pid}; else end it, which runs survive, with: "
+                    f"kill -KILL {pid}"
+                ) from None
+        except BrokenOffError:
+            return None
+        time.sleep(_BUSY_POLL_SECONDS)
+
+
+def _patience() -> float:
+    """Seconds to wait for an answer: an engine that was started just now is still loading."""
+    try:
+        age = time.time() - (places.state_folder() / "engine.lock").stat().st_mtime
+    except FileNotFoundError:
+        return _ANSWER_SECONDS
+    return min(max(_ANSWER_SECONDS, START_SECONDS - age), START_SECONDS)
+
+
 def stopped_note() -> Path:
     """There while the engine is stopped on purpose: who only watches does not start it again."""
     return places.state_folder() / "stopped"
@@ -81,14 +122,16 @@ def engine_log() -> Path:
     return places.state_folder() / "engine.log"
 
 
-def engine_is_alive() -> bool:
-    """Whether a process holds the engine's lock, answering or not."""
+def engine_pid() -> str | None:
+    """The process that holds the engine's lock, answering or not; None if none does."""
     try:
         descriptor = os.open(places.state_folder() / "engine.lock", os.O_RDONLY)
     except FileNotFoundError:
-        return False
+        return None
     try:
-        return not _try_lock(descriptor, fcntl.LOCK_SH)
+        if _try_lock(descriptor, fcntl.LOCK_SH):
+            return None
+        return os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
     finally:
         os.close(descriptor)
 
@@ -101,7 +144,7 @@ def _start(deadline: float) -> Reached:
     process = spawn_engine(engine_log())
     while time.monotonic() < deadline:
         # Asked first: an engine that ends in between may have left the socket to another one.
-        ended = process.poll() is not None and not engine_is_alive()
+        ended = process.poll() is not None and engine_pid() is None
         reached = reach()
         if reached is not None:
             return reached

@@ -15,7 +15,7 @@ import httpx2
 from engine.contract.errors import UnreachableError
 from magic_tui.client.engine import Engine, RefusedError, refusal
 from magic_tui.client.http import Answer
-from magic_tui.client.start import View
+from magic_tui.client.start import BUSY, View
 
 SILENCE_SECONDS = 30.0
 """A stream that follows says something every two seconds; this much silence is a dead engine."""
@@ -71,13 +71,18 @@ def read_logs(engine: Engine, run: View, follow: bool) -> Iterator[str]:
     """
     query = engine.query({"follow": "true" if follow else "false"})
     timeout = httpx2.Timeout(_CONNECT_SECONDS, read=None)
+    path = f"/v1/runs/{run['id']}/logs"
     try:
-        with (
-            _http(engine) as client,
-            client.stream("GET", f"/v1/runs/{run['id']}/logs", params=query, timeout=timeout) as a,
-        ):
-            _check(a)
-            yield from a.iter_lines()
+        for left in reversed(range(_MOST_FAILURES)):
+            with (
+                _http(engine) as client,
+                client.stream("GET", path, params=query, timeout=timeout) as answer,
+            ):
+                if answer.status_code != BUSY or not left:
+                    _check(answer)
+                    yield from answer.iter_lines()
+                    return
+            time.sleep(_PAUSE_SECONDS)
     except httpx2.TransportError:
         raise UnreachableError(
             f"the engine ended while it was sending; the logs are files in {run['path']}/logs"
@@ -105,6 +110,8 @@ def _connected(engine: Engine, run_id: str, cursor: _Cursor) -> Iterator[Message
             max_event_size=None,
         ) as source,
     ):
+        if source.response.status_code == BUSY:
+            return
         _check(source.response)
         for event in source:
             cursor.heard += 1

@@ -9,7 +9,8 @@ import json
 import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from magic_tui.client.signals import signals_as_interrupt
 WORKER_COMMAND = [*PYTHON, "engine.worker"]
 PATIENCE_SECONDS = 30.0
 _LAST_LINES = 8
+_LOOK_SECONDS = 0.1
 
 Facts = dict[str, Any]
 
@@ -41,18 +43,22 @@ class WorkInterruptedError(MagicError):
     exit_code = ExitCode.INTERRUPTED
 
 
-def run_worker(arguments: Sequence[str]) -> Facts:
+def run_worker(arguments: Sequence[str], is_unwanted: Callable[[], bool] | None = None) -> Facts:
     """Run a worker to its end and return the facts it answers with.
+
+    Args:
+        arguments: its verb and options.
+        is_unwanted: asked again and again; once it says so the worker is ended.
 
     Raises:
         WorkerError: if the worker refused, failed or crashed.
-        WorkInterruptedError: on ctrl+c, once the worker has ended.
+        WorkInterruptedError: on ctrl+c or if unwanted, once the worker has ended.
     """
     worker = _Worker(arguments)
     try:
         with signals_as_interrupt():
             try:
-                worker.wait()
+                worker.wait(is_unwanted)
             except KeyboardInterrupt:
                 worker.stop()
                 raise WorkInterruptedError("interrupted") from None
@@ -77,9 +83,15 @@ class _Worker:
                 env=inherited_environment(),
             )
 
-    def wait(self) -> None:
-        """Wait until the worker has ended."""
-        self._process.wait()
+    def wait(self, is_unwanted: Callable[[], bool] | None) -> None:
+        """Wait until the worker has ended, or is not wanted any more."""
+        if is_unwanted is None:
+            self._process.wait()
+            return
+        while self._process.poll() is None:
+            if is_unwanted():
+                raise KeyboardInterrupt
+            time.sleep(_LOOK_SECONDS)
 
     def stop(self) -> None:
         """Ask the worker to end; after 30 s, or a second ctrl+c, end it."""

@@ -39,12 +39,18 @@ def show_lines(shown: ShownDocument, width: int, colour: bool) -> Iterator[Text]
     if any(not shade.learned for shade in shades(shown)):
         yield Text("dim: no loss was taken on these tokens", "dim")
     yield Text()
-    yield from _strongest_lines(shown, width)
+    yield from strongest_lines(shown, width)
 
 
-def shades(shown: ShownDocument) -> list[Shade]:
-    """The document's text, piece by piece, with levels relative to its strongest piece."""
-    strongest, targets = shown.strongest, shown.tokens.targets
+def shades(shown: ShownDocument, scale: float | None = None) -> list[Shade]:
+    """The document's text, piece by piece, with levels relative to its strongest piece.
+
+    Args:
+        shown: the document.
+        scale: a |score| that the levels are relative to instead.
+    """
+    strongest = shown.strongest if scale is None else scale
+    targets = shown.tokens.targets
     last = len(shown.tokens.ids)
     return [
         Shade(
@@ -81,7 +87,8 @@ def _document_head(shown: ShownDocument, width: int) -> Iterator[Text]:
         yield Text(line, "dim")
 
 
-def _strongest_lines(shown: ShownDocument, width: int) -> Iterator[Text]:
+def strongest_lines(shown: ShownDocument, width: int) -> Iterator[Text]:
+    """A head, and a line for each of the strongest tokens: its score, and where it stands."""
     indices = shown.strongest_pieces(STRONGEST)
     if not indices:
         yield Text("every token of this document has the score 0 for this query")
@@ -97,10 +104,10 @@ def _strongest_lines(shown: ShownDocument, width: int) -> Iterator[Text]:
         line = Text(f"  {piece.start:>{place}}  ", no_wrap=True)
         line.append(left, HELPFUL).append(CENTRE, "dim").append(right, HARMFUL)
         line.append(f" {score_text(score)}  ")
-        yield line.append(_in_context(shown, index, width - line.cell_len))
+        yield line.append(in_context(shown, index, width - line.cell_len))
 
 
-def _in_context(shown: ShownDocument, index: int, room: int) -> Text:
+def in_context(shown: ShownDocument, index: int, room: int) -> Text:
     """A token between what stands before and after it; tokens of several lines stand aligned."""
     before = "".join(_visible(piece) for piece in shown.pieces[max(0, index - _CONTEXT) : index])
     after = "".join(_visible(piece) for piece in shown.pieces[index + 1 : index + _CONTEXT])

@@ -51,14 +51,14 @@ def status_lines(status: View, width: int) -> Iterator[Text]:
     for run in status["runs"]:
         yield from run_lines([run], min(width, _LIST_WIDTH))
         if run["phase"] is not None:
-            for line in wrap(" · ".join(_phase_facts(run["phase"])), width - 2, _MOST_LINES):
+            for line in wrap(" · ".join(phase_facts(run["phase"])), width - 2, _MOST_LINES):
                 yield Text("  " + line)
 
 
 def _about_run(run: View) -> Iterator[Fact]:
     yield "state", _state(run)
     if run["phase"] is not None and not _is_over(run):
-        yield "phase", " · ".join(_phase_facts(run["phase"]))
+        yield "phase", " · ".join(phase_facts(run["phase"]))
     job = run["job"]
     if job is not None:
         yield "job", _job(job, len(run["jobs"]))
@@ -106,7 +106,8 @@ def _is_over(run: View) -> bool:
     return run["state"] in ("succeeded", "failed", "cancelled")
 
 
-def _phase_facts(phase: View) -> list[str]:
+def phase_facts(phase: View) -> list[str]:
+    """What a run does now, the most telling first."""
     name = NAMES.get(phase["phase"], str(phase["phase"]))
     facts = [f"{name} {phase['done']}/{phase['total']}" if phase["total"] else name]
     if phase["remaining_seconds"] is not None:

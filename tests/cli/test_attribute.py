@@ -44,6 +44,15 @@ def test_texts_are_asked_and_only_what_is_new_is_shown(trained: FakeEngine, magi
     assert (facts["run"], facts["attribution"]) == (RUN, "a0002")
 
 
+def test_prompts_go_with_their_texts(trained: FakeEngine, magic: Magic) -> None:
+    asked = ("attribute", "--prompt", "say it: ", "--text", "a", "--prompt", "", "--text", "b")
+    assert magic(*asked, "--detach").exit_code == 0
+    ((_, _, _, wanted),) = trained.of_kind("POST", "/attributions")
+    assert wanted["asked"]["prompts"] == ["say it: ", ""]
+    refused = magic("attribute", "--prompt", "p", "--text", "a", "--text", "b")
+    assert refused.exit_code == 2 and "one --prompt for each --text" in refused.stderr
+
+
 def test_a_file_is_asked_by_its_whole_path(
     trained: FakeEngine, magic: Magic, tmp_path: Path
 ) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from engine.contract import api
+from engine.contract.environment import environment_of_a_run
 from magic_tui.client import engine as client
 from magic_tui.client import processes, start
-from magic_tui.client.environment import environment_of_a_run
 from tests.cli.conftest import Magic
 from tests.cli.fake_engine import FakeEngine
 

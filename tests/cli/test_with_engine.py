@@ -18,6 +18,7 @@ from magic_tui.client import processes, start
 from magic_tui.client.engine import connect, connect_if_running
 from magic_tui.client.stream import follow_events
 from tests.cli.conftest import Magic
+from tests.daemon.conftest import end_attempts
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "name: mine\nmodel: {path: m}\ndata: {path: d}\n"
@@ -33,14 +34,21 @@ def _real_engine(
     monkeypatch.setenv("MAGIC_DISK_FLOOR_GB", "0")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     (tmp_path / "run.yaml").write_text(CONFIG)
-    yield
-    engine = connect_if_running()
-    if engine is not None:
-        for run in engine.runs():
-            with contextlib.suppress(Exception):
-                engine.wish(run["id"], "cancel")
-            engine.wait(run["id"], 10)
-        engine.stop()
+    try:
+        yield
+        engine = connect_if_running()
+        if engine is not None:
+            for run in engine.runs():
+                with contextlib.suppress(Exception):
+                    engine.wish(run["id"], "cancel")
+                engine.wait(run["id"], 10)
+            engine.stop()
+    finally:
+        # Ranks wait for their test, which may have failed before it let them go.
+        pid = start.engine_pid()
+        if pid is not None:
+            os.kill(int(pid), signal.SIGKILL)
+        end_attempts(runs)
 
 
 @pytest.fixture
@@ -152,7 +160,7 @@ def test_a_stopped_engine_stays_stopped_for_who_only_watches(
         until(lambda: connect().view["running"] == 1 and "telemetry" in kinds)
         stopped = magic("engine", "stop").stdout
         time.sleep(1.0)
-        alone = not start.engine_is_alive() and watcher.is_alive()
+        alone = start.engine_pid() is None and watcher.is_alive()
     finally:
         (folder / "go").touch()
         assert magic("ls").exit_code == 0

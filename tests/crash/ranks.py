@@ -17,8 +17,9 @@ from typing import Any
 from engine.contract.config import RunConfig
 from engine.contract.request import AttributionRequest
 from engine.contract.states import Ending, RunState
-from engine.records.jobs import JobFolder, jobs_of, submit_attribution, submit_run
+from engine.records.jobs import JobFolder, jobs_of
 from engine.records.run_folder import RunFolder
+from engine.records.submission import submit_attribution, submit_run
 
 COUNTED = {
     *("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree"),

@@ -104,12 +104,17 @@ class Bench:
     def close(self) -> None:
         for engine in self.engines:
             engine.stop()
-        for attempt in self.runs.glob("*/jobs/*/attempts/*"):
-            folder = AttemptFolder(attempt)
-            while folder.is_held():
-                with contextlib.suppress(ProcessLookupError, KeyError):
-                    os.kill(folder.about()["pid"], signal.SIGKILL)
-                time.sleep(0.01)
+        end_attempts(self.runs)
+
+
+def end_attempts(runs: Path) -> None:
+    """Kill the supervisors that are left, and with them their ranks."""
+    for attempt in runs.glob("*/jobs/*/attempts/*"):
+        folder = AttemptFolder(attempt)
+        while folder.is_held():
+            with contextlib.suppress(ProcessLookupError, KeyError):
+                os.kill(folder.about()["pid"], signal.SIGKILL)
+            time.sleep(0.01)
 
 
 @pytest.fixture

@@ -69,7 +69,9 @@ def work(order: dict[str, Any]) -> tuple[dict[str, Any], int]:
     while not (RUN / order.get("wait_for", "")).exists():
         if over := stop(order):
             return over
-        time.sleep(0.005)
+        if not ATTEMPT.path.exists():
+            sys.exit("nobody waits any more")
+        time.sleep(0.01)
     return end(order.get("end", "done"), request, journal, events)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine.contract.config import RunConfig
 from engine.daemon.processes import child_environment
-from engine.records.jobs import submit_run
+from engine.records.submission import submit_run
 
 
 def main() -> None:

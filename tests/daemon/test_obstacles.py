@@ -78,10 +78,24 @@ def test_little_disk_blocks_and_room_releases(bench: Bench, disk: Disk) -> None:
     run = bench.submit(engine)
     view = bench.until(engine, run, "blocked")
     assert view.reason is not None and "MAGIC_DISK_FLOOR_GB" in view.reason
-    assert "0.537 GB are free" in view.reason and str(bench.runs / run) in view.reason
+    assert "537 MB are free" in view.reason and str(bench.runs / run) in view.reason
     assert not bench.attempts(run)
     disk.free = 2 * GIB
     bench.until(engine, run, "succeeded")
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (12_300, "12.3 kB"),
+        (999_600, "1 MB"),
+        (5 * 10**8, "500 MB"),
+        (10**15, "1e+03 TB"),
+    ],
+)
+def test_bytes_are_told_in_a_unit_that_fits(count: int, text: str) -> None:
+    assert admission._size(count) == text
 
 
 def test_a_full_disk_is_tried_again_when_more_is_free(bench: Bench, disk: Disk) -> None:
@@ -92,6 +106,21 @@ def test_a_full_disk_is_tried_again_when_more_is_free(bench: Bench, disk: Disk) 
     assert view.state == "blocked"
     assert bench.exit(run)["ending"] == Ending.FULL and len(bench.attempts(run)) == 1
     disk.free = 6 * GIB
+    bench.until(engine, run, "succeeded")
+
+
+def test_a_disk_that_stays_full_is_no_failure(bench: Bench, disk: Disk) -> None:
+    engine = bench.start()
+    run = bench.submit(engine, *[{"end": "full"}] * 4, {})
+    for attempt in range(1, 5):
+        bench.until(
+            engine,
+            run,
+            lambda view, made=attempt: (  # type: ignore[misc]
+                view.jobs[0].attempts == made and "no more is free now" in (view.reason or "")
+            ),
+        )
+        disk.free += 10 * GIB
     bench.until(engine, run, "succeeded")
 
 

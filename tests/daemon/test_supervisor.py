@@ -15,7 +15,8 @@ from engine.contract.states import Ending
 from engine.daemon import memory_kills, supervisor
 from engine.daemon.memory_kills import MemoryKills
 from engine.daemon.processes import ROOT, child_environment, process_start, send_signal
-from engine.records.jobs import AttemptFolder, submit_run
+from engine.records.jobs import AttemptFolder
+from engine.records.submission import submit_run
 from tests.daemon.conftest import CONFIG
 
 SUPERVISE = str(Path(__file__).with_name("supervise.py"))

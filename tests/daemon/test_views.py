@@ -11,8 +11,8 @@ import pytest
 from engine.contract.errors import ConflictError
 from engine.daemon import run_facts
 from engine.daemon.views import RunWatch
-from engine.records.jobs import submit_run
 from engine.records.journal import JournalWriter
+from engine.records.submission import submit_run
 from tests.cli.fake_run import FakeRun
 from tests.daemon.conftest import CONFIG, Bench
 

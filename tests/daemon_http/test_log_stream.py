@@ -42,3 +42,19 @@ def test_logs_are_followed_over_attempts(client: httpx2.Client, daemon: Daemon) 
                     assert next(lines) == f"{attempt} {step}"
         put(a_view(folder, RunState.FAILED))
         assert list(lines) == []
+
+
+def test_a_job_that_goes_on_after_a_later_one_is_followed(
+    client: httpx2.Client, daemon: Daemon
+) -> None:
+    folder = daemon.make_run(RunState.RUNNING)
+    logs = folder / "logs"
+    logs.mkdir()
+    asked = {"runs_dir": str(daemon.runs), "follow": "true"}
+    with client.stream("GET", f"/v1/runs/{RUN}/logs", params=asked) as answer:
+        lines = answer.iter_lines()
+        for name in ("0002-0001", "0001-0002", "0002-0002", "0001-0003"):
+            (logs / f"{name}.log").write_text(f"{name}\n")
+            assert next(lines) == name
+        put(a_view(folder, RunState.FAILED))
+        assert list(lines) == []

@@ -76,7 +76,7 @@ class Counting:
         self.most_grads = max(self.most_grads, self.grads.now)
 
     def _new_state(self, step: int) -> TrainState:
-        state = TrainState(step, {"step": torch.tensor(step)}, [])
+        state = TrainState(step, {"step": torch.tensor(float(step))}, [])
         self.states.add(state)
         return state
 

@@ -41,6 +41,23 @@ def stop_training_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(run, "Control", lambda *_, **__: control)
 
 
+def stopped_in_replay(
+    start: Start, config: dict[str, Any], runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> RunFolder:
+    """A run r2 that was stopped after it had saved its replay once."""
+    monkeypatch.setenv("MAGIC_SAVE_SECONDS", "0")
+    saved = replay_saves.ReplaySaves.save
+    with monkeypatch.context() as patch:
+
+        def save_and_stop(self: Any, state: Any) -> int:
+            saved(self, state)
+            raise StoppedError("stopped by the test")
+
+        patch.setattr(replay_saves.ReplaySaves, "save", save_and_stop)
+        assert start(config, "r2")["ending"] == "stopped"
+    return RunFolder(runs / "r2")
+
+
 @pytest.mark.parametrize("schedule", ["all", "gradients", "sqrt", "log"])
 def test_training_goes_on_where_it_stopped(
     config: dict[str, Any], start: Start, worker: Worker, runs: Path, tmp_path: Path,
@@ -101,17 +118,7 @@ def test_a_damaged_save_begins_the_replay_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     whole = fingerprint(RunFolder(Path(start(config, "r1")["path"])))
-    monkeypatch.setenv("MAGIC_SAVE_SECONDS", "0")
-    saved = replay_saves.ReplaySaves.save
-    with monkeypatch.context() as patch:
-
-        def save_and_stop(self: Any, state: Any) -> int:
-            saved(self, state)
-            raise StoppedError("stopped by the test")
-
-        patch.setattr(replay_saves.ReplaySaves, "save", save_and_stop)
-        assert start(config, "r2")["ending"] == "stopped"
-    folder = RunFolder(runs / "r2")
+    folder = stopped_in_replay(start, config, runs, monkeypatch)
     [cotangent, *_] = sorted(folder.attributions.rglob("cotangent-*"))
     content = bytearray(cotangent.read_bytes())
     content[-3] ^= 1
@@ -139,6 +146,85 @@ def test_a_damaged_last_state_is_made_again_before_it_is_asked(
     assert len(warnings) == 2 and "state of step 6" in warnings[0]
     ours, theirs = fingerprint(folder), fingerprint(whole)
     assert {n for n in ours if ours[n] != theirs[n]} == {"attributions/a0001/scores.zarr/zarr.json"}
+
+
+@pytest.mark.parametrize(
+    "place", ["events.jsonl", "replay.jsonl", "asked.parquet", "queries.parquet"]
+)
+def test_damage_that_costs_no_work_ends_no_run(
+    config: dict[str, Any], start: Start, worker: Worker, runs: Path,
+    monkeypatch: pytest.MonkeyPatch, place: str,
+) -> None:  # fmt: skip
+    whole = fingerprint(RunFolder(Path(start(config, "r1")["path"])))
+    folder = stopped_in_replay(start, config, runs, monkeypatch)
+    [file] = folder.path.rglob(place)
+    content = file.read_bytes()
+    file.write_bytes(content[:9] + b"#" + content[10:] if place.endswith("l") else b"")
+    assert worker("resume", "--run", folder.path)["ok"]
+    ours = fingerprint(folder)
+    assert {n for n in ours if ours[n] != whole[n]} == {"attributions/a0001/scores.zarr/zarr.json"}
+    if place.endswith("jsonl"):
+        warnings = [e["message"] for e in folder.events() if e["event"] == "warning"]
+        assert len(warnings) == 1 and "is damaged" in warnings[0]
+
+
+def test_what_was_reproduced_is_remembered(
+    config: dict[str, Any], start: Start, worker: Worker, runs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            replaying.Replaying, "_complete", lambda *_: (_ for _ in ()).throw(StoppedError("now"))
+        )
+        start(config)
+    folder = RunFolder(runs / "r1")
+    assert worker("resume", "--run", folder.path)["ok"]
+    record = json.loads((folder.attributions / "a0001" / "complete.json").read_text())
+    assert record["reproduced"] is True and record["passes"] == 1
+
+
+def test_another_arithmetic_is_told_and_another_device_refused(
+    config: dict[str, Any], start: Start, worker: Worker, runs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    for identifier, key, value in (("r1", "processor", "ABACUS"), ("r2", "device", "cuda")):
+        with monkeypatch.context() as patch:
+            stop_training_at(patch, 2)
+            start(config, identifier)
+        folder = RunFolder(runs / identifier)
+        folder.write_prepared({**folder.prepared(), key: value})
+    assert worker("resume", "--run", runs / "r1")["ok"]
+    [warning] = [e["message"] for e in RunFolder(runs / "r1").events() if e["event"] == "warning"]
+    assert "ABACUS then" in warning and "scores may differ in rounding" in warning
+    refused = worker("resume", "--run", runs / "r2")
+    assert refused["exit_code"] == 1 and "began on cuda" in refused["message"]
+    flipped = runs / "r1" / "prepared.json"
+    flipped.write_text(flipped.read_text().replace('"threads": 1', '"threads": 3'))
+    request = json.dumps({"texts": ["the cat"]})
+    asked = worker("attribute", "--run", runs / "r1", "--request", request)
+    assert "prepared.json is damaged" in asked["message"]
+
+
+def test_a_moved_model_stays_the_same_model(
+    config: dict[str, Any], start: Start, worker: Worker, tmp_path: Path
+) -> None:
+    import shutil
+
+    there, moved = tmp_path / "there", tmp_path / "moved"
+    shutil.copytree(config["model"]["path"], there)
+    path = start({**config, "model": {**config["model"], "path": str(there)}})["path"]
+    there.rename(moved)
+    there.symlink_to(moved)
+    request = json.dumps({"texts": ["the cat"]})
+    assert worker("attribute", "--run", path, "--request", request)["ok"]
+
+
+def test_nonsense_to_save_by_is_refused(
+    config: dict[str, Any], start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAGIC_SAVE_SECONDS", "nan")
+    outcome = start(config)
+    assert outcome["exit_code"] == 2 and "MAGIC_SAVE_SECONDS is 'nan'" in outcome["message"]
 
 
 def test_changed_queries_do_not_reach_an_interrupted_run(

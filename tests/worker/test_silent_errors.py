@@ -50,10 +50,12 @@ def test_model_that_looks_ahead(
     assert outcome["exit_code"] == 2 and "no causal language model" in outcome["message"]
 
 
+@pytest.mark.parametrize("schedule", ["all", "gradients", "sqrt", "log"])
 def test_model_changed_after_the_run(
     config: dict[str, Any], start: Start, worker: Callable[..., Outcome], model_folder: Path,
-    tmp_path: Path,
+    tmp_path: Path, schedule: str,
 ) -> None:  # fmt: skip
+    config = {**config, "trajectory": {"schedule": schedule}}
     outcome = start(with_model(config, model_folder, tmp_path / "m"))
     settings = json.loads((tmp_path / "m" / "config.json").read_text())
     (tmp_path / "m" / "config.json").write_text(
@@ -80,12 +82,14 @@ def test_query_columns_of_several_types(config: dict[str, Any], start: Start) ->
     assert start(config)["ok"]
 
 
-def test_abandoned_folders_are_swept(config: dict[str, Any], start: Start, runs: Path) -> None:
-    for name in (".old.new", ".young.new"):
+def test_only_abandoned_runs_are_swept(config: dict[str, Any], start: Start, runs: Path) -> None:
+    old, young = ".20250101T000000-000000.new", ".20250101T000000-000001.new"
+    for name in (old, young, ".important.new"):
         (runs / name).mkdir(parents=True)
-    os.utime(runs / ".old.new", (0, 0))
+        if name != young:
+            os.utime(runs / name, (0, 0))
     assert start(config)["ok"]
-    assert sorted(path.name for path in runs.iterdir()) == [".young.new", "r1"]
+    assert sorted(path.name for path in runs.iterdir()) == sorted([young, ".important.new", "r1"])
 
 
 @pytest.mark.parametrize("text", ["", "  "])

@@ -1,0 +1,88 @@
+"""Asking for work: a run, or queries of one, written so that it is there wholly or not at all."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+from engine.contract.config import RunConfig
+from engine.contract.errors import UsageError
+from engine.contract.request import AttributionRequest, Request
+from engine.contract.states import Wish
+from engine.records.atomic import sync_folder, sync_tree, write_atomically
+from engine.records.attempts import write_json
+from engine.records.jobs import JobFolder, jobs_of
+from engine.records.run_folder import RunFolder, sweep
+from engine.records.score_store import next_attribution_id
+
+
+def submit_run(
+    runs: Path, run_id: str, config: RunConfig, environment: dict[str, str] | None = None
+) -> JobFolder:
+    """Make a run's folder with its first job, all at once and durably.
+
+    Raises:
+        FileExistsError: if there is such a run.
+        UsageError: if runs cannot be kept there.
+    """
+    final = runs / run_id
+    if final.exists():
+        raise FileExistsError(run_id)
+    _make_runs_folder(runs)
+    staging = RunFolder(runs / f".{run_id}.new")
+    shutil.rmtree(staging.path, ignore_errors=True)
+    staging.path.mkdir()
+    now = time.time()
+    staging.write_config(config, run_id, now)
+    request = Request(
+        work="run",
+        attribution=None if config.queries is None else "a0001",
+        environment=environment or {},
+        submitted=now,
+    )
+    _write_job(staging.path / "jobs" / "0001", request, final)
+    sync_tree(staging.path)
+    os.rename(staging.path, final)
+    sync_folder(runs)
+    return JobFolder(final / "jobs" / "0001")
+
+
+def submit_attribution(
+    run: RunFolder, asked: AttributionRequest, environment: dict[str, str] | None = None
+) -> JobFolder:
+    """Add a job to a run that asks its trajectory something new, durably."""
+    jobs = run.path / "jobs"
+    jobs.mkdir(exist_ok=True)
+    promised = [job.request().attribution for job in jobs_of(run)]
+    request = Request(
+        work="attribute",
+        attribution=next_attribution_id(run.attributions, [p for p in promised if p]),
+        asked=asked,
+        environment=environment or {},
+        submitted=time.time(),
+    )
+    name = f"{len(jobs_of(run)) + 1:04d}"
+    staging = jobs / f".{name}.new"
+    shutil.rmtree(staging, ignore_errors=True)
+    _write_job(staging, request, run.path)
+    sync_tree(staging)
+    os.rename(staging, jobs / name)
+    sync_folder(jobs)
+    return JobFolder(jobs / name)
+
+
+def _make_runs_folder(runs: Path) -> None:
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"cannot keep runs in {runs}: {error.strerror}; give another folder with --runs-dir"
+        ) from None
+    sweep(runs)
+
+
+def _write_job(folder: Path, request: Request, run: Path) -> None:
+    folder.mkdir(parents=True)
+    write_atomically(folder / "request.json", request.model_dump_json(indent=1).encode())
+    facts = {"wish": Wish.RUN, "attempts": 0, "home": str(run.resolve())}
+    write_json(folder / "wish.json", facts)

@@ -1,0 +1,253 @@
+"""The dashboard: one engine, one selection, eight screens."""
+
+import importlib
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from textual import work
+from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.filter import LineFilter
+from textual.reactive import reactive
+from textual.screen import Screen
+
+from engine.records.naming import runs_folder
+from magic_tui.client.engine import Engine, connect
+from magic_tui.copying import copy_everywhere
+from magic_tui.paging import page
+from magic_tui.render.ascii_glyphs import AsciiGlyphs, speaks_unicode
+from magic_tui.safe_text import one_line
+from magic_tui.screens.base import MagicScreen
+from magic_tui.selection import Selection
+from magic_tui.theme import ANSI_DARK, ANSI_LIGHT, DARK, LIGHT
+
+WELCOME = 0
+SCREENS: dict[int, str] = {
+    WELCOME: "magic_tui.screens.welcome:WelcomeScreen",
+    1: "magic_tui.screens.runs:RunsScreen",
+    2: "magic_tui.screens.live:LiveScreen",
+    3: "magic_tui.screens.queries:QueriesScreen",
+    4: "magic_tui.screens.influences:InfluencesScreen",
+    5: "magic_tui.screens.document:DocumentScreen",
+    6: "magic_tui.screens.why:WhyScreen",
+    7: "magic_tui.screens.over_training:OverTrainingScreen",
+    8: "magic_tui.screens.trust:TrustScreen",
+}
+NAMES = (
+    *("Welcome", "Runs", "Live", "Queries", "Influences", "Document"),
+    *("Why", "Over training", "Trust"),
+)
+Severity = Literal["information", "warning", "error"]
+
+
+class MagicApp(App[None]):
+    """``magic tui``: holds names only; everything shown is read from the engine or from disk."""
+
+    TITLE = "magic"
+    CSS = """
+    Toast { width: 70; max-width: 90%; padding: 0 1; margin: 0; border-left: outer $primary; }
+    ToastRack { align: right bottom; margin-bottom: 2; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(
+            Binding(str(n), f"app.screen({n})", NAMES[n], show=False, tooltip=f"Go to {NAMES[n]}.")
+            for n in range(1, 9)
+        ),
+        Binding("escape", "app.out", "out", show=False, tooltip="Back to the screen before."),
+        Binding("question_mark", "app.help", "help", tooltip="The keys of this screen."),
+        Binding("q", "app.quit", "quit", tooltip="Leave; runs go on without the dashboard."),
+        Binding("ctrl+c", "app.no_interrupt", show=False, system=True, priority=True),
+    ]
+
+    selection: reactive[Selection] = reactive(lambda: Selection(runs_folder(None)), init=False)
+
+    def __init__(
+        self,
+        runs_dir: Path | None = None,
+        run: str | None = None,
+        start: int = 1,
+        connector: Callable[[Path | None], Engine] = connect,
+    ) -> None:
+        """A dashboard over the runs of a folder.
+
+        Args:
+            runs_dir: where runs live; the usual place if left out.
+            run: id of the run to look at.
+            start: number of the first screen; 0 is the welcome.
+            connector: how to reach the engine.
+        """
+        # Without colour nothing may be drawn by colour alone: grey would be one.
+        super().__init__(ansi_color=True if os.environ.get("NO_COLOR") is not None else None)
+        self.animation_level = "none"
+        self.register_theme(DARK)
+        self.register_theme(LIGHT)
+        self.theme = DARK.name
+        self.ansi_theme_dark, self.ansi_theme_light = ANSI_DARK, ANSI_LIGHT
+        folder = runs_folder(runs_dir).absolute()
+        self.set_reactive(MagicApp.selection, Selection(folder, run))
+        self._start = start
+        self._history: list[int] = []
+        self._connector = connector
+        self._engine: Engine | None = None
+        self._connecting = threading.Lock()
+        self._plain = AsciiGlyphs(enabled=not speaks_unicode())
+
+    @property
+    def has_colour(self) -> bool:
+        """Whether colours may carry meaning."""
+        return not self.no_color
+
+    def engine(self) -> Engine:
+        """The engine, started if none runs; blocks, so only for thread workers.
+
+        Raises:
+            UnreachableError: if none can be reached.
+        """
+        with self._connecting:
+            if self._engine is None:
+                self._engine = self._connector(self.selection.runs_dir)
+            return self._engine
+
+    def start_engine(self) -> Engine:
+        """The engine, started even if it was stopped on purpose; blocks as well."""
+        with self._connecting:
+            self._engine = self._connector(self.selection.runs_dir)
+            return self._engine
+
+    def select(self, **changes: Any) -> None:
+        """Replace fields of the selection and tell the screen that is shown."""
+        self.selection = self.selection.with_changes(**changes)
+
+    def watch_selection(self, selection: Selection) -> None:
+        """Tell the screen that is shown."""
+        shown = self.shown
+        if shown is not None:
+            shown.tell(selection)
+
+    @property
+    def shown(self) -> MagicScreen | None:
+        """The numbered screen that is shown, be it under a dialog."""
+        found = (s for s in reversed(self.screen_stack) if isinstance(s, MagicScreen))
+        return next(found, None)
+
+    def open_screen(self, number: int) -> None:
+        """Go to a screen."""
+        here = self.shown
+        if here is not None and number != here.NUMBER:
+            before = [n for n in self._history if n != here.NUMBER]
+            self._history = [*before[-8:], here.NUMBER]
+        self._go(number)
+
+    def on_mount(self) -> None:
+        """Show the first screen."""
+        self.push_screen(self._made(self._start))
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """What is drawn passes through these last."""
+        return [*super().get_line_filters(), self._plain]
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """What the palette offers: the screens, every action of this one, themes."""
+        for number in range(1, len(NAMES)):
+            go = partial(self.open_screen, number)
+            yield SystemCommand(f"{number} {NAMES[number]}", f"Go to screen {number}", go)
+        for active in screen.active_bindings.values():
+            binding = active.binding
+            if binding.tooltip and not binding.system and not binding.key.isdigit():
+                do = partial(self.run_action, binding.action, active.node)
+                yield SystemCommand(binding.tooltip.rstrip("."), f"Key: {binding.key}", do)
+        yield SystemCommand("Start a run from a config", "Shows its cost first", self.action_new)
+        yield SystemCommand("Light or dark", "Change the colours", self.action_light)
+
+    async def run_action(
+        self, action: Any, default_namespace: Any = None, namespaces: Any = None
+    ) -> bool:
+        """Do an action, or say why that is impossible now."""
+        if isinstance(action, str) and isinstance(self.screen, MagicScreen):
+            reason = self.screen.why_not(action.split("(")[0].split(".")[-1])
+            if reason is not None:
+                self.say(reason, "warning")
+                return True
+        return await super().run_action(action, default_namespace, namespaces)
+
+    def say(self, sentence: str, severity: Severity = "information") -> None:
+        """Show a sentence for a few seconds."""
+        self.clear_notifications()
+        self.notify(one_line(sentence), severity=severity, markup=False, timeout=6)
+
+    @work(thread=True, exclusive=True, group="copy", exit_on_error=False)
+    def copy(self, text: str, name: str) -> None:
+        """Copy a text wherever a terminal may look for it, and say where it went.
+
+        Args:
+            text: what to copy.
+            name: one word for what it is: part of the file's name.
+        """
+        self.call_from_thread(self.copy_to_clipboard, text)
+        places = copy_everywhere(text, name)
+        head = text if len(text) <= 200 and "\n" not in text else name
+        self.call_from_thread(self.say, f"{head} – copied to {', '.join(places)}")
+
+    def page(self, text: str) -> None:
+        """Show a text in the user's pager; the dashboard waits meanwhile."""
+        problem = page(self, text)
+        if problem is not None:
+            self.say(problem, "warning")
+
+    def action_screen(self, number: int) -> None:
+        """Go to a screen."""
+        self.open_screen(number)
+
+    def action_out(self) -> None:
+        """Go back to the screen before."""
+        if self._history:
+            self._go(self._history.pop())
+        elif self.shown is not None and self.shown.NUMBER > 1:
+            self._go(1)
+
+    def action_help(self) -> None:
+        """Show the keys of this screen."""
+        from magic_tui.screens.help import HelpScreen
+
+        if self.shown is not None:
+            self.push_screen(HelpScreen(self.shown))
+
+    def action_new(self) -> None:
+        """Start a run from a config."""
+        from magic_tui.screens.new_run import NewRunScreen
+
+        self.push_screen(NewRunScreen())
+
+    def action_light(self) -> None:
+        """Change between the dark and the light theme."""
+        self.theme = LIGHT.name if self.theme == DARK.name else DARK.name
+
+    def action_no_interrupt(self) -> None:
+        """Say what ctrl+c does here: nothing."""
+        self.say("ctrl+c does nothing here: q leaves, and runs go on")
+
+    def _go(self, number: int) -> None:
+        screen = self._made(number)
+        while isinstance(self.screen, Screen) and not isinstance(self.screen, MagicScreen):
+            self.pop_screen()
+        screen.forget()
+        if screen is self.screen:
+            screen.tell(self.selection)
+        else:
+            self.switch_screen(screen)
+
+    def _made(self, number: int) -> MagicScreen:
+        name = f"screen-{number}"
+        if self.is_screen_installed(name):
+            known = self.get_screen(name)
+            assert isinstance(known, MagicScreen)
+            return known
+        module, attribute = SCREENS[number].split(":")
+        made = getattr(importlib.import_module(module), attribute)()
+        assert isinstance(made, MagicScreen)
+        self.install_screen(made, name)
+        return made

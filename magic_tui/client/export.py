@@ -1,0 +1,55 @@
+"""Exporting an attribution's scores, for the command line and the dashboard alike."""
+
+from pathlib import Path
+from typing import Literal
+
+from engine.contract.errors import UsageError
+from magic_tui.client.attribution import Attribution
+
+Format = Literal["pt", "csv"]
+
+
+def default_folder(attribution: Attribution) -> str:
+    """Where an export goes if nobody says: a folder's name."""
+    return f"{attribution.run.id}-{attribution.id}"
+
+
+def export_scores(attribution: Attribution, format: Format, out: Path) -> list[Path]:
+    """Write the scores into a new folder.
+
+    Args:
+        attribution: what to export.
+        format: ``pt``: tensors and config; ``csv``: document scores.
+        out: the folder; must not be there, or be empty.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UsageError: if there is something in the folder.
+        WorkerError: if the tensors could not be written.
+    """
+    folder = out.expanduser().absolute()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UsageError(f"{folder} is already there and not an empty folder; name another --out")
+    if format == "csv":
+        from magic_tui.client.export_csv import write_documents_csv
+
+        write_documents_csv(attribution, folder)
+    else:
+        _write_tensors(attribution, folder)
+    return sorted(folder.iterdir())
+
+
+def _write_tensors(attribution: Attribution, folder: Path) -> None:
+    from magic_tui.client.worker import run_worker
+
+    run_worker(
+        [
+            "export",
+            *("--run", str(attribution.run.path)),
+            *("--attribution", attribution.id),
+            *("--out", str(folder)),
+            *("--format", "pt"),
+        ]
+    )

@@ -1,0 +1,123 @@
+"""A config being edited: its fields, what is wrong with them, and what its run would cost."""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from engine.contract.config import RunConfig, as_plain
+from engine.contract.read_config import parse_config, read_config
+from magic_tui.client.worker import Facts, run_worker
+
+Key = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field that can be edited."""
+
+    key: Key
+    name: str
+    words: str
+
+
+FIELDS = (
+    Field(("name",), "name", "what the run is called"),
+    Field(("model", "path"), "model", "a folder or a hub id"),
+    Field(("data", "path"), "training data", "a file, a folder or a hub id"),
+    Field(("data", "sequence_length"), "row length", "tokens in a row"),
+    Field(("training", "epochs"), "epochs", "how often every document is seen"),
+    Field(("training", "batch_size"), "batch size", "rows a step"),
+    Field(("training", "optimizer", "name"), "optimizer", "adamw, adam or sgd"),
+    Field(("training", "optimizer", "learning_rate"), "learning rate", "at its highest"),
+    Field(("queries", "path"), "queries", "texts to ask about; empty: ask later"),
+    Field(("attribution", "granularity"), "scores of", "token or document"),
+    Field(("trajectory", "schedule"), "schedule", "auto, all, gradients, sqrt or log"),
+    Field(("seed",), "seed", "of order and fresh weights"),
+)
+
+
+class Draft:
+    """A config's values as they stand, right or wrong."""
+
+    def __init__(self, path: Path) -> None:
+        """Begin with the config in a file.
+
+        Raises:
+            UsageError: if that is no config.
+        """
+        self.path = path
+        self.values: dict[str, Any] = as_plain(read_config(path))
+
+    def text(self, key: Key) -> str:
+        """A field as text; empty if it is not set."""
+        value: Any = self.values
+        for part in key:
+            value = value.get(part) if isinstance(value, Mapping) else None
+        return "" if value is None else str(value)
+
+    def change(self, key: Key, text: str) -> None:
+        """Set a field from text, as YAML would read it."""
+        values = deepcopy(self.values)
+        if key == ("queries", "path"):
+            old = values.get("queries") or {}
+            values["queries"] = {**old, "path": text} if text else None
+        else:
+            block = values
+            for part in key[:-1]:
+                block = block[part]
+            block[key[-1]] = _value(text)
+        self.values = values
+
+    def problems(self) -> dict[Key, str]:
+        """What is wrong, by field."""
+        try:
+            RunConfig.model_validate(self.values)
+        except ValidationError as error:
+            return {
+                tuple(str(part) for part in problem["loc"]): _plain(problem["msg"])
+                for problem in error.errors()
+            }
+        return {}
+
+    def config(self) -> RunConfig:
+        """The config.
+
+        Raises:
+            UsageError: if anything is wrong with it.
+        """
+        return parse_config(deepcopy(self.values), self.path)
+
+
+def cost_of(config: RunConfig, runs: Path, is_unwanted: Callable[[], bool]) -> Facts:
+    """What a run of ``config`` would take; a process of its own finds out, in some seconds.
+
+    It is ended as soon as ``is_unwanted`` says so.
+
+    Raises:
+        WorkerError: if it cannot be found out: the data or the model are not as the config says.
+    """
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="magic-plan-") as file:
+        yaml.safe_dump(as_plain(config), file, sort_keys=False)
+        file.flush()
+        return run_worker(["plan", "--config", file.name, "--runs", str(runs)], is_unwanted)
+
+
+def _plain(message: str) -> str:
+    """What a check says, without the words of the library that made it."""
+    return message.removeprefix("Value error, ").removeprefix("Input ")
+
+
+def _value(text: str) -> Any:
+    """Numbers as numbers, ``1e-4`` too; everything else as text."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

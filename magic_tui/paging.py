@@ -1,0 +1,31 @@
+"""Reading a text in the user's own pager while the dashboard steps aside."""
+
+import os
+import shlex
+import subprocess
+import tempfile
+from typing import Any
+
+from textual.app import App, SuspendNotSupported
+
+
+def page(app: App[Any], text: str) -> str | None:
+    """Show ``text`` in ``$PAGER``, else in less; what went wrong, if anything did.
+
+    The text has to be safe already: a pager may pass control characters through.
+    """
+    try:
+        command = shlex.split(os.environ.get("PAGER") or "less")
+    except ValueError:
+        return "$PAGER is not a command"
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", errors="replace") as file:
+        file.write(text)
+        file.flush()
+        try:
+            with app.suspend():
+                subprocess.run([*command, file.name], check=False)
+        except SuspendNotSupported:
+            return "no other program can be shown here"
+        except OSError as error:
+            return f"the pager {command[0]} does not start: {error.strerror}; set $PAGER"
+    return None

@@ -1,0 +1,50 @@
+"""How the configs of two runs differ, as lines of text."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from engine.contract.config import as_plain
+from engine.contract.errors import MagicError
+from engine.records.run_folder import RunFolder
+from magic_tui.client.start import View
+from magic_tui.render.cells import fit, pad
+from magic_tui.safe_text import one_line
+
+
+def difference_lines(marked: View, run: View, width: int) -> Iterator[Text]:
+    """One line a field: the marked run's value → this run's."""
+    head = f"{one_line(marked['name'])} (marked) → {one_line(run['name'])} {one_line(run['id'])}"
+    yield Text(fit(head, width), "bold")
+    try:
+        before, after = (_flat(RunFolder(Path(view["path"]))) for view in (marked, run))
+    except (MagicError, OSError) as error:
+        yield Text(fit(f"! {one_line(str(error))}", width), "color(172)")
+        return
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    if not names:
+        yield Text("the same config", "dim")
+        return
+    room = min(36, max(len(name) for name in names))
+    half = max(8, (width - room - 6) // 2)
+    for name in names:
+        values = [fit(one_line(str(side.get(name, "–"))), half) for side in (before, after)]
+        line = Text(no_wrap=True).append(pad(name, room), "dim").append("  ")
+        yield line.append(values[0]).append(" → ").append(values[1], "bold")
+
+
+def _flat(run: RunFolder) -> dict[str, Any]:
+    """The config's fields by their dotted names."""
+    found: dict[str, Any] = {}
+
+    def walk(values: dict[str, Any], prefix: str) -> None:
+        for key, value in values.items():
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{key}.")
+            else:
+                found[prefix + key] = value
+
+    walk(as_plain(run.config()), "")
+    return found

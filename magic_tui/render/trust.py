@@ -1,0 +1,142 @@
+"""What is known of how far scores can be trusted, as lines; and the scatter of retrainings."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.text import Text
+
+from magic_tui.client.trust import Numerics, Trust
+from magic_tui.client.validation import Points, Validation
+from magic_tui.render.cells import wrap
+from magic_tui.render.numbers import counted
+from magic_tui.safe_text import one_line
+
+POINT, SEVERAL, OUTLIER, LINE, CURSOR = "•", "●", "◆", "·", "◎"
+GROWTH = 1e4
+"""A cotangent that grows by more over the replay makes much of little rounding."""
+_NAME_WIDTH = 14
+_MOST_LINES = 4
+
+Floats = NDArray[np.float64]
+
+
+def verdict_lines(trust: Trust, width: int) -> Iterator[Text]:
+    """The verdict and its reason."""
+    verdict = trust.verdict
+    yield Text(f"{verdict.sign} {verdict.words}", "bold", no_wrap=True)
+    for line in wrap(one_line(trust.reason), width, _MOST_LINES):
+        yield Text(line, no_wrap=True)
+
+
+def trust_lines(trust: Trust, query: int, width: int) -> Iterator[Text]:
+    """Every fact with its name, wrapped."""
+    for name, value in _facts(trust, query):
+        for index, line in enumerate(wrap(one_line(value), width - _NAME_WIDTH, _MOST_LINES)):
+            label = name if index == 0 else ""
+            yield Text().append(label.ljust(_NAME_WIDTH), "dim").append(line)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What part of the plane a scatter shows; both axes alike, so that y = x is the diagonal."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, points: Points) -> "Frame":
+        """The frame that holds all points, with a little room."""
+        values = np.concatenate([points.predicted, points.actual])
+        low, high = float(values.min()), float(values.max())
+        room = 0.04 * (high - low) or 0.5
+        return cls(low - room, high + room)
+
+    def place(self, values: Floats, cells: int) -> NDArray[np.int64]:
+        """The cell of every value."""
+        share = (values - self.low) / (self.high - self.low)
+        return np.clip((share * cells).astype(np.int64), 0, cells - 1)
+
+
+def scatter_rows(points: Points, width: int, height: int, cursor: int | None) -> list[Text]:
+    """Predicted to the right, what came out upwards, the line where both agree."""
+    frame, off = Frame.of(points), points.outliers()
+    columns, rows = frame.place(points.predicted, width), frame.place(points.actual, height)
+    grid = [[(" ", "") for _ in range(width)] for _ in range(height)]
+    for column in range(width):
+        grid[min(height - 1, column * height // width)][column] = (LINE, "dim")
+    for index, (column, row) in enumerate(zip(columns.tolist(), rows.tolist(), strict=True)):
+        taken = grid[row][column][0] in (POINT, SEVERAL)
+        sign, style = (SEVERAL if taken else POINT), "color(75)"
+        if off[index]:
+            sign, style = OUTLIER, "color(208)"
+        grid[row][column] = (sign, style)
+    if cursor is not None:
+        grid[int(rows[cursor])][int(columns[cursor])] = (CURSOR, "bold reverse")
+    made = []
+    for row_cells in reversed(grid):
+        text = Text(no_wrap=True, end="")
+        for sign, style in row_cells:
+            text.append(sign, style)
+        made.append(text)
+    return made
+
+
+def point_text(points: Points, index: int) -> str:
+    """One retrained subset in a line."""
+    predicted, actual = float(points.predicted[index]), float(points.actual[index])
+    far = ", an outlier" if points.outliers()[index] else ""
+    subset = one_line(points.subsets[index])
+    return (
+        f"subset {subset}: predicted {predicted:.5g}, came out {actual:.5g} "
+        f"({actual - predicted:+.2g}{far})"
+    )
+
+
+def _facts(trust: Trust, query: int) -> Iterator[tuple[str, str]]:
+    validation = trust.validation
+    if validation is not None:
+        yield from _validated(trust, validation, query)
+    yield from _arithmetic(trust.numerics, query)
+
+
+def _validated(trust: Trust, validation: Validation, query: int) -> Iterator[tuple[str, str]]:
+    value = f"{_number(validation.lds)} on average of {counted(len(validation.points), 'query')}"
+    if trust.interval is not None and not math.isnan(trust.interval[0]):
+        value += f", 95 % within {trust.interval[0]:.2f} and {trust.interval[1]:.2f}"
+    yield "LDS", value
+    retrained = counted(validation.subsets, "subset")
+    if validation.skipped:
+        retrained += f", {counted(validation.skipped, 'line')} left out: not finite"
+    yield "retrained", retrained
+    points = validation.of_query(query)
+    if points is None:
+        yield "this query", "was not validated"
+        return
+    yield (
+        "this query",
+        f"LDS {_number(points.lds)}, Pearson {_number(points.pearson)}, mean absolute error "
+        f"{points.error:.2g}, {counted(int(points.outliers().sum()), 'outlier')}",
+    )
+
+
+def _arithmetic(numerics: Numerics, query: int) -> Iterator[tuple[str, str]]:
+    yield "computed in", numerics.dtype + "".join(f", {name} forced" for name in numerics.forced)
+    yield "eps_root", f"{numerics.eps_root:g}"
+    if numerics.reproduced is not None:
+        off = f" (gradients differ by {numerics.difference:.1e})" if numerics.difference else ""
+        same = "came out the same, bit for bit" if numerics.reproduced else f"differs{off}"
+        yield "last step", f"taken again, it {same}"
+    if query in numerics.norms:
+        end, start, most = numerics.norms[query]
+        growth = most / end if end > 0 else math.inf
+        value = f"{end:.3g} at the last step, {start:.3g} at the first, {most:.3g} at most"
+        if growth > GROWTH:
+            value += "; it grows much, and rounding with it"
+        yield "cotangent", value
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}"

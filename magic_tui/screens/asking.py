@@ -1,0 +1,203 @@
+"""What the Queries screen reads and asks for in the background."""
+
+from pathlib import Path
+from typing import Any
+
+from textual import work
+from textual.worker import get_current_worker
+
+from engine.contract.errors import MagicError
+from engine.records.run_folder import RunFolder, find_run
+from magic_tui.client.asking import (
+    Candidate,
+    Source,
+    TextLosses,
+    asked_before,
+    read_losses,
+    read_source,
+    request_of,
+)
+from magic_tui.client.basket import Basket
+from magic_tui.client.query_cost import QueryCost, query_cost
+from magic_tui.client.recent import Recent
+from magic_tui.screens.base import MagicScreen
+from magic_tui.selection import Selection
+
+BASKET, TYPED = "basket", "typed here"
+_KEPT_LOSSES = 200
+_RETRY_SECONDS = 3.0
+
+
+class AskingScreen(MagicScreen):
+    """Holds texts, the basket and what is known of them; :meth:`show_all` draws them."""
+
+    def __init__(self) -> None:
+        """Nothing is known yet."""
+        super().__init__()
+        self.basket = Basket()
+        self.sources: dict[str, Source] = {}
+        """Texts by their origin: those of the run, then files and typed ones."""
+        self.run: RunFolder | None = None
+        self.kept = False
+        """Whether the run has a complete trajectory."""
+        self.cost: QueryCost | None = None
+        self.asking = False
+        """Whether the engine is being asked."""
+        self.pending: tuple[str, str] | None = None
+        """The text whose losses are being computed."""
+        self._losses: Recent[tuple[str, tuple[str, str]], TextLosses] = Recent(_KEPT_LOSSES)
+
+    def show_all(self) -> None:
+        """Draw everything anew."""
+        raise NotImplementedError
+
+    def show_source(self, name: str) -> None:
+        """Show the texts of one origin."""
+        raise NotImplementedError
+
+    def names(self) -> list[str]:
+        """All origins of texts, the basket last."""
+        return [*self.sources, *([BASKET] if len(self.basket) else [])]
+
+    def texts_of(self, name: str) -> list[Candidate]:
+        """The texts of one origin."""
+        if name == BASKET:
+            return list(self.basket)
+        return list(self.sources[name].candidates) if name in self.sources else []
+
+    def add_typed(self, typed: Candidate) -> int:
+        """Put a typed text among the others and into the basket; its place among them."""
+        before = self.sources.get(TYPED)
+        others = [each for each in (before.candidates if before else ()) if each.key != typed.key]
+        self.sources[TYPED] = Source(TYPED, (*others, typed), len(others) + 1)
+        if typed not in self.basket:
+            self.basket.toggle(typed)
+        return len(others)
+
+    def name_file(self, line: str) -> None:
+        """Read the file, and the columns, that a line names."""
+        path, *rest = line.split() or [""]
+        columns = [name for name in ",".join(rest).split(",") if name]
+        pair = ("prompt_column", "completion_column")
+        keys = ("text_column",) if len(columns) < 2 else pair
+        if path:
+            self.read_file(path, dict(zip(keys, columns, strict=False)))
+
+    def known_losses(self, candidate: Candidate) -> TextLosses | None:
+        """The losses of a text, if they were computed before."""
+        return None if self.run is None else self._losses.get((self.run.id, candidate.key))
+
+    def from_thread(self, tell: Any, *arguments: Any) -> None:
+        """Call ``tell`` in the app unless this worker is out of date."""
+        if not get_current_worker().is_cancelled and self.is_mounted:
+            self.app.call_from_thread(tell, *arguments)
+
+    def basket_changed(self) -> None:
+        """Look up what the basket costs now."""
+        self.cost = None
+        if self.run is not None and len(self.basket):
+            self.look_up_cost(self.run, self.basket.queries)
+        self.show_all()
+
+    @work(thread=True, exclusive=True, group="queries", exit_on_error=False)
+    def load(self, selection: Selection) -> None:
+        """Find out what the run was asked before, and whether it can be asked."""
+        try:
+            run = selection.folder or find_run(selection.runs_dir)
+            found, kept = asked_before(run), run.has_trajectory()
+        except (MagicError, OSError) as error:
+            self.from_thread(self._not_loaded, str(error))
+            return
+        self.from_thread(self._loaded, run, found, kept)
+
+    def _loaded(self, run: RunFolder, found: list[Source], kept: bool) -> None:
+        own = {s.name: s for s in self.sources.values() if s.attribution is None}
+        self.sources = {**{source.name: source for source in found}, **own}
+        self.run, self.kept = run, kept
+        self.problem(None)
+        self.basket_changed()
+
+    def _not_loaded(self, sentence: str) -> None:
+        self.sources = {s.name: s for s in self.sources.values() if s.attribution is None}
+        self.run, self.kept, self.cost = None, False, None
+        self.problem(sentence)
+        self.show_all()
+        self.set_timer(_RETRY_SECONDS, self._try_again)
+
+    def _try_again(self) -> None:
+        if self.run is None and self.magic.shown is self:
+            self.load(self.selection)
+
+    @work(thread=True, exclusive=True, group="cost", exit_on_error=False)
+    def look_up_cost(self, run: RunFolder, queries: int) -> None:
+        """Estimate what asking would take."""
+        try:
+            cost = query_cost(run, queries)
+        except (MagicError, OSError) as error:
+            self.from_thread(self.problem, str(error))
+            return
+        self.from_thread(self._costed, cost)
+
+    def _costed(self, cost: QueryCost) -> None:
+        self.cost = cost
+        self.show_all()
+
+    @work(thread=True, exclusive=True, group="losses", exit_on_error=False)
+    def compute_losses(self, run: RunFolder, candidate: Candidate) -> None:
+        """Have a worker process compute the losses of a text."""
+        try:
+            losses, problem = read_losses(run, candidate), None
+        except (MagicError, OSError) as error:
+            losses, problem = None, str(error)
+        self.from_thread(self._computed, (run.id, candidate.key), losses, problem)
+
+    def _computed(
+        self, key: tuple[str, tuple[str, str]], losses: TextLosses | None, problem: str | None
+    ) -> None:
+        if losses is not None:
+            self._losses.put(key, losses)
+        self.pending = None
+        self.problem(problem)
+        self.show_all()
+
+    @work(thread=True, exclusive=True, group="file", exit_on_error=False)
+    def read_file(self, path: str, columns: dict[str, str]) -> None:
+        """Read the texts of query data."""
+        try:
+            source = read_source(path, columns, Path.cwd())
+        except (MagicError, OSError) as error:
+            self.from_thread(self.problem, str(error))
+            return
+        self.from_thread(self._file_read, source)
+
+    def _file_read(self, source: Source) -> None:
+        self.problem(None)
+        self.sources[source.name] = source
+        self.show_source(source.name)
+
+    @work(thread=True, group="ask", exit_on_error=False)
+    def launch(self, run: str, basket: list[Candidate], reduction: str) -> None:
+        """Ask the engine to queue an attribution."""
+        try:
+            engine = self.magic.engine()
+            # A question that may be repeated reaches an engine that was started anew meanwhile.
+            engine.run(run)
+            view = engine.attribute(run, request_of(basket, reduction))
+        except (MagicError, OSError) as error:
+            self.from_thread(self._refused, str(error))
+            return
+        self.from_thread(self._queued, run, str(view["jobs"][-1]["attribution"]))
+
+    def _refused(self, sentence: str) -> None:
+        self.asking = False
+        self.problem(sentence)
+        self.refresh_bindings()
+
+    def _queued(self, run: str, attribution: str) -> None:
+        self.asking = False
+        self.basket.clear()
+        self.basket_changed()
+        self.problem(None)
+        self.magic.say(f"attribution {attribution} is queued; nothing is trained again")
+        self.magic.select(run=run)
+        self.magic.open_screen(2)

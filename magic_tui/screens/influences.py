@@ -1,0 +1,308 @@
+"""Influences: the documents that moved a query, ranked."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from rich.text import Text
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.worker import get_current_worker
+
+from magic_tui.client.explored import Explored
+from magic_tui.client.export import Format, default_folder
+from magic_tui.client.ranking import DIRECTIONS, Ranking
+from magic_tui.client.shown import ShownDocument
+from magic_tui.client.token_figures import MEASURES
+from magic_tui.render import influences as render
+from magic_tui.screens import influences_view as making
+from magic_tui.screens.exploring import ExploringScreen
+from magic_tui.screens.influences_view import Found, Ranked, View
+from magic_tui.screens.listing import listing
+from magic_tui.selection import Selection
+from magic_tui.widgets.lines import Lines
+from magic_tui.widgets.prompt import Prompt
+from magic_tui.widgets.ranked_list import RankedList
+
+_AT_ONCE = 16
+_TALL = 34
+"""Lines of a terminal that has room for a high histogram."""
+
+
+class InfluencesScreen(ExploringScreen):
+    """A list of all documents, however many, and what stands out about them."""
+
+    NUMBER = 4
+    NAME = "Influences"
+    ABOUT = (
+        "Training documents ranked by their influence on the query. Helpful ones lowered its loss, "
+        "harmful ones raised it; a score is how fast the loss changes with the document's weight."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("slash", "search", "search", tooltip="List only documents that hold a text."),
+        Binding("s", "direction", "sign", tooltip="Helpful and harmful, or one of them."),
+        Binding("m", "measure", "measure", tooltip="Rank by sum, mean or strongest token."),
+        Binding("Q", "query(1)", "query", tooltip="Next query."),
+        Binding("right_square_bracket", "query(1)", show=False),
+        Binding("left_square_bracket", "query(-1)", show=False, tooltip="Query before."),
+        Binding("v", "beside", "versus", tooltip="Another query's scores beside these."),
+        Binding("V", "next_beside", show=False, tooltip="Next query beside this one."),
+        Binding("y", "copy", "copy", tooltip="Copy the marked documents, or the current one."),
+        Binding("e", "export", "export", tooltip="Export the scores of all documents."),
+        Binding("o", "pager", "pager", tooltip="Read the list in a pager."),
+        Binding("colon", "go_to", "go to", show=False, tooltip="Go to a place, or a document."),
+        Binding("escape", "back", show=False, tooltip="End the search, else go back."),
+    ]
+
+    def __init__(self) -> None:
+        """Nothing is read yet."""
+        super().__init__()
+        self.view = View()
+        self.ranked: Ranked | None = None
+        self._searched: Found | None = None
+        self._detailed: ShownDocument | None = None
+
+    def body(self) -> ComposeResult:
+        """Query, what is listed, histogram, list, the current document."""
+        yield Lines(3, id="facts")
+        yield Lines(1, id="histogram")
+        yield Lines(1, id="heads", classes="edge")
+        yield RankedList(self._snippet)
+        yield Lines(2, id="detail")
+        yield Prompt()
+
+    @property
+    def ranks(self) -> RankedList:
+        """The list of documents."""
+        return self.query_one(RankedList)
+
+    def on_mount(self) -> None:
+        """Keys go to the list."""
+        self.ranks.focus()
+
+    def on_resize(self) -> None:
+        """More lines for the histogram where there is room."""
+        self.query_one("#histogram", Lines).styles.height = 5 if self.size.height >= _TALL else 1
+        self.call_after_refresh(self._show_facts)
+
+    def selection_changed(self, selection: Selection) -> None:
+        """Rank the documents of the query."""
+        view = self.view
+        if view.beside == selection.query:
+            self.view = view = replace(view, beside=None)
+        self.read("ranking", functools.partial(making.rank, selection.query, view), self._take)
+
+    def cli_equivalent(self) -> str:
+        """``magic top``."""
+        harmful = ["--harmful"] if self.view.direction == "harmful" else []
+        count = max(10, self.ranks.size.height)
+        return self.command("top", "-q", self.selection.query, "-k", count, *harmful)
+
+    def why_not(self, action: str) -> str | None:
+        """What cannot be done now."""
+        if self.explored is None:
+            needs = ("search", "direction", "measure", "query", "beside", "copy", "export", "pager")
+            return "nothing has been read yet" if action in needs else None
+        if action in ("query", "beside", "next_beside") and self.explored.queries == 1:
+            return "this attribution has only one query"
+        if action == "next_beside" and self.view.beside is None:
+            return "no other query is shown; v shows one"
+        if action == "measure":
+            reasons = [self.explored.why_not_measure(m) for m in MEASURES[1:]]
+            return reasons[0] if all(reasons) else None
+        return None
+
+    def action_search(self) -> None:
+        """Ask for a text to search for."""
+        before = self._searched.wanted if self._searched else ""
+        self.query_one(Prompt).open("documents with:", before, self._search)
+
+    def action_direction(self) -> None:
+        """List the next of both signs, helpful, harmful."""
+        place = DIRECTIONS.index(self.view.direction)
+        self._change(direction=DIRECTIONS[(place + 1) % len(DIRECTIONS)])
+
+    def action_measure(self) -> None:
+        """Rank by the next figure that can be had."""
+        assert self.explored is not None
+        possible = [m for m in MEASURES if self.explored.why_not_measure(m) is None]
+        place = possible.index(self.view.measure)
+        self._change(measure=possible[(place + 1) % len(possible)])
+
+    def action_query(self, step: int) -> None:
+        """Look at another query."""
+        self.select_query(step)
+
+    def action_beside(self) -> None:
+        """Show another query's scores beside, or no longer."""
+        assert self.explored is not None
+        following = (self.selection.query + 1) % self.explored.queries
+        self._change(beside=following if self.view.beside is None else None)
+
+    def action_next_beside(self) -> None:
+        """Show the next query beside."""
+        assert self.explored is not None and self.view.beside is not None
+        following = (self.view.beside + 1) % self.explored.queries
+        if following == self.selection.query:
+            following = (following + 1) % self.explored.queries
+        self._change(beside=following)
+
+    def action_go_to(self) -> None:
+        """Ask for a place in the list, or a document."""
+        self.query_one(Prompt).open("place, or d and a document's id:", "", self._go_to)
+
+    def action_back(self) -> None:
+        """End the search, else go back."""
+        if self._searched is not None:
+            self._searched = None
+            self.workers.cancel_group(self, "search")
+            self._show_list(self.ranks.document)
+        else:
+            self.magic.action_out()
+
+    def action_copy(self) -> None:
+        """Copy the marked documents, or the current one."""
+        if self.ranked is None:
+            return
+        marked = sorted(self.ranks.marked, key=lambda d: self._ranking().place(d) or 0)
+        current = [] if self.ranks.document is None else [self.ranks.document]
+        self._listing(marked or current, lambda text: self.magic.copy(text, "documents"))
+
+    def action_pager(self) -> None:
+        """Read the first documents of the list in a pager."""
+        if self.ranked is not None:
+            first = [int(d) for d in self._ranking().order[: render.PAGED]]
+            self._listing(first, self.magic.page)
+
+    def action_export(self) -> None:
+        """Ask where to export to."""
+        if self.explored is not None:
+            value = f"csv {default_folder(self.explored.attribution)}"
+            self.query_one(Prompt).open("csv or pt, and a new folder:", value, self._export)
+
+    @on(RankedList.Opened)
+    def _open(self, event: RankedList.Opened) -> None:
+        self.magic.select(document=event.document)
+        self.magic.open_screen(5)
+
+    @on(RankedList.Moved)
+    def _moved(self, event: RankedList.Moved) -> None:
+        self._show_facts()
+        if event.document is None or self.ranked is None:
+            return
+        make = functools.partial(making.settled, self.ranked.query, event.document)
+        self.read("detail", make, self._detail)
+
+    @on(RankedList.Wanted)
+    def _fetch(self, event: RankedList.Wanted) -> None:
+        self.read("texts", functools.partial(self._load, event.documents), lambda _: None)
+
+    def _snippet(self, document: int) -> str | None:
+        return None if self.explored is None else self.explored.snippets.get(document)
+
+    def _load(self, documents: Sequence[int], explored: Explored) -> None:
+        worker = get_current_worker()
+        for start in range(0, len(documents), _AT_ONCE):
+            part = documents[start : start + _AT_ONCE]
+            explored.load_snippets(part)
+            if not self.from_thread(worker, functools.partial(self.ranks.came, part)):
+                return
+
+    def _take(self, ranked: Ranked) -> None:
+        before, self.ranked = self.ranked, ranked
+        same = before is not None and before.query == ranked.query
+        self._show_list(self.ranks.document if same and before else self.selection.document)
+
+    def _show_list(self, document: int | None) -> None:
+        if self.ranked is None:
+            return
+        self.ranks.show(self._ranking(), self.ranked.other, document)
+        self._show_facts()
+
+    def _ranking(self) -> Ranking:
+        assert self.ranked is not None
+        found = self._searched
+        return self.ranked.ranking if found is None else self.ranked.ranking.only(found.documents)
+
+    def _change(self, **changes: Any) -> None:
+        self.view = replace(self.view, **changes)
+        self.selection_changed(self.selection)
+
+    def _detail(self, shown: ShownDocument | None) -> None:
+        self._detailed = shown
+        self._show_facts()
+
+    def _search(self, wanted: str) -> None:
+        self.workers.cancel_group(self, "search")
+        self._searched = None
+        if not wanted:
+            self._show_list(self.ranks.document)
+            return
+        self._found(Found(wanted, np.zeros(0, np.int64)))
+        self.read("search", functools.partial(self._look_for, wanted), self._found)
+
+    def _look_for(self, wanted: str, explored: Explored) -> Found:
+        worker = get_current_worker()
+
+        def tell(found: Found) -> bool:
+            return self.from_thread(worker, functools.partial(self._found, found))
+
+        return making.search(wanted, tell, explored)
+
+    def _found(self, found: Found) -> None:
+        kept = self.ranks.document if self._searched else None
+        self._searched = found
+        self._show_list(kept)
+
+    def _go_to(self, place: str) -> None:
+        kind, digits = place[:1] == "d", place.strip().lstrip("d").replace(",", "").strip()
+        if not digits.isdecimal():
+            self.magic.say("a place is a number, a document d and its id, as d412", "warning")
+            return
+        index = self._ranking().place(int(digits)) if kind else int(digits) - 1
+        if index is None:
+            self.magic.say(f"document {digits} is not in this list", "warning")
+        else:
+            self.ranks.go_to(index)
+
+    def _listing(self, documents: list[int], give: Any) -> None:
+        if self.ranked is not None:
+            query, ranking = self.ranked.query, self._ranking()
+            self.read("listing", lambda e: listing(e, query, ranking, documents), give)
+
+    def _export(self, answer: str) -> None:
+        kind, _, folder = answer.strip().partition(" ")
+        if kind not in ("csv", "pt") or not folder.strip():
+            self.magic.say("write csv or pt, then the name of a new folder", "warning")
+            return
+        self.magic.say(f"exporting to {folder} …")
+        format: Format = "pt" if kind == "pt" else "csv"
+        make = functools.partial(making.export, format, Path(folder.strip()))
+        self.read("export", make, self.magic.say)
+
+    def _show_facts(self) -> None:
+        if self.ranked is None or self.explored is None or not self.is_mounted:
+            return
+        width, listed = self.size.width - 2, self._ranking()
+        place = (self.ranks.cursor, self._searched)
+        facts = making.fact_lines(self.explored, self.ranked, listed, place, width)
+        self.query_one("#facts", Lines).show(facts)
+        histogram = self.query_one("#histogram", Lines)
+        bins = self.ranked.ranking.histogram(render.histogram_bins(width))
+        histogram.show(list(render.histogram_lines(bins, width, histogram.size.height or 1)))
+        columns = self.ranks.columns()
+        heads = columns.heads(width) if columns is not None else []
+        self.query_one("#heads", Lines).show([Text.assemble(*heads)])
+        self._show_detail(self.ranked.query, width)
+
+    def _show_detail(self, query: int, width: int) -> None:
+        document, shown = self.ranks.document, self._detailed
+        if shown is not None and (shown.document, shown.query.index) == (document, query):
+            lines = render.detail_lines(shown, width)
+        else:
+            lines = render.waiting_lines(document, width)
+        self.query_one("#detail", Lines).show(lines)

@@ -1,0 +1,131 @@
+"""What the Influences screen lists and says: made in a thread, drawn by the screen."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.text import Text
+from textual.worker import get_current_worker
+
+from engine.contract.errors import MagicError
+from magic_tui.client.explored import Explored
+from magic_tui.client.export import Format, export_scores
+from magic_tui.client.ranking import Direction, Ranking, agreement
+from magic_tui.client.shown import ShownDocument
+from magic_tui.client.token_figures import Measure
+from magic_tui.render import influences as render
+from magic_tui.render.cells import fit
+from magic_tui.render.numbers import counted
+from magic_tui.safe_text import one_line
+
+_TELL_SECONDS = 0.2
+_SETTLE_SECONDS = 0.08
+
+
+@dataclass(frozen=True)
+class View:
+    """What is listed, and how."""
+
+    direction: Direction = "both"
+    measure: Measure = "sum"
+    beside: int | None = None
+    """Another query whose scores stand beside."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """What one reading made."""
+
+    query: int
+    view: View
+    ranking: Ranking
+    other: Ranking | None
+    agreement: float | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """Documents that hold a text, as far as the search has come."""
+
+    wanted: str
+    documents: NDArray[np.int64]
+    looked: int = 0
+    """Documents looked at so far."""
+
+    def note(self, total: int) -> str:
+        """What is sought, and how far the search is while it goes on."""
+        note = f"with “{fit(one_line(self.wanted), 20)}”"
+        return note if self.looked >= total else f"{note} ({self.looked / max(1, total):.0%} read)"
+
+
+def rank(query: int, view: View, explored: Explored) -> Ranked:
+    """Put the documents of a query in order."""
+    ranking = explored.ranking(query, view.measure, view.direction)
+    if view.beside is None:
+        return Ranked(query, view, ranking, None, None)
+    other = explored.ranking(view.beside, view.measure)
+    return Ranked(query, view, ranking, other, agreement(ranking.values, other.values))
+
+
+def settled(query: int, document: int, explored: Explored) -> ShownDocument | None:
+    """A document once the cursor has stood on it for a moment; None if it moved on."""
+    time.sleep(_SETTLE_SECONDS)
+    if get_current_worker().is_cancelled:
+        return None
+    return explored.shown(query, document)
+
+
+def search(wanted: str, tell: Callable[[Found], bool], explored: Explored) -> Found:
+    """Look through all texts, telling now and then what was found; ``tell`` may end it."""
+    found: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+    looked, told = 0, time.monotonic()
+    for documents, looked in explored.texts.search(wanted):
+        found.append(documents)
+        if time.monotonic() - told > _TELL_SECONDS:
+            if not tell(Found(wanted, np.concatenate(found), looked)):
+                break
+            told = time.monotonic()
+    return Found(wanted, np.concatenate(found), looked)
+
+
+def export(format: Format, folder: Path, explored: Explored) -> str:
+    """Write the scores; a sentence on what came of it."""
+    try:
+        files = export_scores(explored.attribution, format, folder)
+    except MagicError as error:
+        return str(error)
+    return f"{counted(len(files), 'file')} written to {files[0].parent}"
+
+
+def fact_lines(
+    explored: Explored, ranked: Ranked, listed: Ranking, place: tuple[int, Found | None], width: int
+) -> list[Text]:
+    """The query, what is listed (or the query beside), and what share the first ones carry.
+
+    Args:
+        explored: where to read.
+        ranked: the ranking of all documents.
+        listed: what of it is listed.
+        place: the cursor's index in the list, and the search if there is one.
+        width: cells of a line.
+    """
+    cursor, found = place
+    query = explored.attribution.query(ranked.query)
+    note = found.note(len(explored.texts)) if found is not None else None
+    second = render.listed_line(listed, ranked.view.measure, note, width)
+    if ranked.view.beside is not None:
+        second = _beside_line(explored, ranked.view.beside, ranked.agreement, width)
+    first = render.query_line(query, explored.queries, width)
+    return [first, second, render.carried_line(listed, cursor, width)]
+
+
+def _beside_line(explored: Explored, beside: int, agrees: float | None, width: int) -> Text:
+    line = Text(no_wrap=True)
+    line.append("beside " if agrees is None else f"correlation {agrees:+.2f} with ")
+    other = explored.attribution.query(beside)
+    return line.append_text(
+        render.query_line(other, explored.queries, max(0, width - line.cell_len))
+    )

@@ -1,0 +1,157 @@
+"""Where Live gets its facts: the journal from disk, the state and the machine from the engine."""
+
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from textual import work
+from textual.widget import Widget
+from textual.worker import Worker, get_current_worker
+
+from engine.contract.errors import MagicError
+from engine.records.run_folder import RunFolder
+from magic_tui.client.engine import is_settled
+from magic_tui.client.following import Follower, last_printed
+from magic_tui.client.glance import Glance, glance
+from magic_tui.client.recording import Recording
+from magic_tui.client.start import View
+
+if TYPE_CHECKING:
+    from magic_tui.app import MagicApp
+
+_LOOK_SECONDS, _ASK_SECONDS, _QUIET_SECONDS = 0.4, 1.0, 3.0
+
+
+class Feed(Widget):
+    """Follows one run while its screen is shown."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def magic(self) -> MagicApp:
+            """The app."""
+
+        def problem(self, sentence: str | None) -> None:
+            """Say what is wrong."""
+
+    dirty = False
+    """Whether something changed since the last repaint."""
+    run_view: View | None = None
+    engine_view: View | None = None
+    budget: float | None = None
+    wants_printed = False
+    """Whether what was printed is looked at."""
+
+    def __init__(self) -> None:
+        """Nothing is followed yet."""
+        super().__init__()
+        self.recording = Recording()
+        self.printed: list[str] = []
+        self._follower: Follower | None = None
+        self._resting = threading.Event()
+        self._workers: list[Worker[None]] = []
+        self._problems: dict[str, str] = {}
+
+    def follow(self, run: RunFolder) -> bool:
+        """Follow a run from now on; whether it is another one than before."""
+        another = self._follower is None or self._follower.run != run
+        if another:
+            self.rest()
+            if self._follower is not None:
+                self._follower.close()
+            self._follower = Follower(run)
+            self.recording, self.printed = Recording(), []
+            self.run_view = self.engine_view = self.budget = None
+        if another or self._resting.is_set():
+            self._resting = threading.Event()
+            self._problems = {}
+            assert self._follower is not None
+            self._workers = [
+                self._read(self._follower, self._resting), self._ask(run, self._resting)
+            ]  # fmt: skip
+        return another
+
+    def rest(self) -> None:
+        """Stop reading until asked to follow again."""
+        self._resting.set()
+        for worker in self._workers:
+            worker.cancel()
+
+    def on_unmount(self) -> None:
+        """Stop for good."""
+        self.rest()
+
+    @work(thread=True, group="journal", exit_on_error=False)
+    def _read(self, follower: Follower, resting: threading.Event) -> None:
+        """Read the journal in pieces, then what is added to it."""
+        self._find_budget(follower.run, resting)
+        while not resting.is_set():
+            try:
+                records = follower.read()
+            except (MagicError, OSError) as error:
+                self._tell(resting, self._trouble, "journal", str(error))
+                resting.wait(_QUIET_SECONDS)
+                continue
+            self._tell(resting, self._trouble, "journal", None)
+            if records:
+                self._tell(resting, self._take, records)
+            else:
+                if self.wants_printed:
+                    self._tell(resting, self._print, last_printed(follower.run))
+                resting.wait(_LOOK_SECONDS)
+
+    @work(thread=True, group="engine", exit_on_error=False)
+    def _ask(self, run: RunFolder, resting: threading.Event) -> None:
+        """Ask the engine how the run and the machine are."""
+        while not resting.is_set():
+            try:
+                seen = glance(self.magic.engine(), run.id)
+            except MagicError as error:
+                if run.path.is_dir():
+                    self._tell(resting, self._trouble, "engine", f"{error}; trying again")
+                resting.wait(_QUIET_SECONDS)
+                continue
+            self._tell(resting, self._trouble, "engine", None)
+            self._tell(resting, self._glanced, seen)
+            resting.wait(_QUIET_SECONDS if is_settled(seen.runs[0]) else _ASK_SECONDS)
+
+    def _find_budget(self, run: RunFolder, resting: threading.Event) -> None:
+        with contextlib.suppress(MagicError, OSError):
+            gigabytes = run.config().attribution.memory_budget_gb
+            if gigabytes is not None:
+                self._tell(resting, self._take_budget, gigabytes * 1e9)
+
+    def _tell(self, resting: threading.Event, taker: Callable[..., None], *what: Any) -> None:
+        """Pass something to the screen, unless it does not follow this any more."""
+
+        def take() -> None:
+            if not resting.is_set():
+                taker(*what)
+
+        if not resting.is_set() and not get_current_worker().is_cancelled:
+            self.app.call_from_thread(take)
+
+    def _take(self, records: list[dict[str, Any]]) -> None:
+        self.recording.take(records)
+        self.dirty = True
+
+    def _take_budget(self, budget: float) -> None:
+        self.budget = budget
+
+    def _print(self, lines: list[str]) -> None:
+        if lines != self.printed:
+            self.printed, self.dirty = lines, True
+
+    def _glanced(self, seen: Glance) -> None:
+        run = seen.runs[0]
+        if (run, seen.engine) != (self.run_view, self.engine_view):
+            self.run_view, self.engine_view, self.dirty = run, seen.engine, True
+
+    def _trouble(self, about: str, sentence: str | None) -> None:
+        before = dict(self._problems)
+        self._problems.pop(about, None)
+        if sentence is not None:
+            self._problems[about] = sentence
+        if before != self._problems:
+            self.problem(self._problems.get("journal") or self._problems.get("engine"))

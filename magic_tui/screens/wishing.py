@@ -1,0 +1,123 @@
+"""Asking a run to pause, to go on, to end or to be removed: what Runs and Live share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import work
+from textual.binding import Binding, BindingType
+from textual.widget import Widget
+
+from engine.contract.errors import MagicError
+from engine.contract.states import RunState
+from engine.records.atomic import size_on_disk
+from magic_tui.client.engine import UNREADABLE, Wished
+from magic_tui.client.start import View
+from magic_tui.render.numbers import bytes_text
+from magic_tui.screens.confirm import ConfirmScreen
+
+if TYPE_CHECKING:
+    from magic_tui.app import MagicApp
+
+_CAN_PAUSE = (RunState.QUEUED, RunState.BLOCKED, RunState.STARTING, RunState.RUNNING)
+_CAN_RESUME = (RunState.PAUSED, RunState.FAILED, RunState.CANCELLED, RunState.INTERRUPTED)
+_CAN_CANCEL = (*_CAN_PAUSE, RunState.PAUSING, RunState.PAUSED, RunState.INTERRUPTED)
+
+
+class Wishing(Widget):
+    """A screen with a run that can be paused, resumed and cancelled."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("p", "pause", "pause", tooltip="Pause: it finishes its step and saves."),
+        Binding("r", "resume", "resume", tooltip="Let it go on from what it saved."),
+        Binding("x", "cancel", "cancel", tooltip="End it without saving; asks first."),
+        Binding("E", "start_engine", show=False, tooltip="Start the engine if it was stopped."),
+    ]
+
+    if TYPE_CHECKING:
+
+        @property
+        def magic(self) -> MagicApp:
+            """The app."""
+
+        def problem(self, sentence: str | None) -> None:
+            """Say what is wrong."""
+
+    def chosen_run(self) -> View | None:
+        """The run that is meant."""
+        raise NotImplementedError
+
+    def why_no_wish(self, action: str, run: View | None) -> str | None:
+        """Why the run cannot be paused, resumed or cancelled now."""
+        able = {"pause": _CAN_PAUSE, "resume": _CAN_RESUME, "cancel": _CAN_CANCEL}.get(action)
+        if able is None:
+            return None
+        if run is None:
+            return "there is no run here"
+        if run["state"] == UNREADABLE or run["state"] not in able:
+            return f"run {run['id']} is {run['state']}: there is nothing to {action}"
+        return None
+
+    def action_pause(self) -> None:
+        """Pause."""
+        self._wish_for("pause")
+
+    def action_resume(self) -> None:
+        """Go on."""
+        self._wish_for("resume")
+
+    def action_cancel(self) -> None:
+        """Ask, then cancel."""
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self._wish_for("cancel")
+
+        run = self.chosen_run()
+        if run is not None:
+            question = ConfirmScreen(
+                f"Cancel run {run['name']}?",
+                "It ends without saving; what it had saved before stays, and it can be resumed.",
+            )
+            self.app.push_screen(question, answered)
+
+    def ask_to_remove(self, run: View, then: Callable[[], object]) -> None:
+        """Ask, then remove a run from disk."""
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self._remove(run["id"], then)
+
+        size = bytes_text(size_on_disk(Path(run["path"])))
+        question = ConfirmScreen(
+            f"Remove run {run['name']} ({run['id']})?",
+            f"Its trajectory and its scores, {size}, are deleted for good.",
+        )
+        self.app.push_screen(question, answered)
+
+    def _wish_for(self, verb: Wished) -> None:
+        run = self.chosen_run()
+        if run is not None:
+            self._wish(run["id"], verb)
+
+    @work(thread=True, exit_on_error=False)
+    def _wish(self, run_id: str, verb: Wished) -> None:
+        self._do(lambda: self.magic.engine().wish(run_id, verb), f"asked run {run_id} to {verb}")
+
+    @work(thread=True, exit_on_error=False)
+    def _remove(self, run_id: str, then: Callable[[], object]) -> None:
+        self._do(lambda: self.magic.engine().remove(run_id, "run"), f"run {run_id} is removed")
+        self.app.call_from_thread(then)
+
+    @work(thread=True, exit_on_error=False)
+    def action_start_engine(self) -> None:
+        """Start the engine."""
+        self._do(self.magic.start_engine, "the engine runs")
+
+    def _do(self, deed: Callable[[], object], said: str) -> None:
+        try:
+            deed()
+        except MagicError as error:
+            self.app.call_from_thread(self.magic.say, str(error), "warning")
+        else:
+            self.app.call_from_thread(self.magic.say, said)

@@ -1,0 +1,1 @@
+"""Regions of a screen, one a file."""

@@ -1,0 +1,46 @@
+"""Loss, learning rate and cotangent norm over the same steps, side by side."""
+
+from rich.text import Text
+from textual.content import Content
+from textual.widget import Widget
+
+from magic_tui.client.recording import Moment
+from magic_tui.render.chart import curve_lines
+
+_TITLES = {"loss": "loss", "learning_rate": "learning rate", "cotangent": "cotangent"}
+_GAP = 2
+
+
+class Charts(Widget):
+    """Three curves."""
+
+    DEFAULT_CSS = """
+    Charts { height: 6; padding: 0 1; }
+    """
+
+    _moment: Moment | None = None
+    _steps = (0, 1)
+
+    def show(self, moment: Moment, steps: tuple[int, int]) -> None:
+        """Show the curves of a moment over some steps."""
+        self._moment, self._steps = moment, steps
+        self.refresh()
+
+    def render(self) -> Content:
+        """As many lines as there is height."""
+        if self._moment is None:
+            return Content("")
+        width = (self.size.width - _GAP * 2) // 3
+        size = (width, max(2, self.size.height))
+        charts = [
+            curve_lines(title, self._moment.curves[name], self._steps, size)
+            for name, title in _TITLES.items()
+        ]
+        lines = []
+        for row in zip(*charts, strict=True):
+            line = Text(no_wrap=True)
+            for index, part in enumerate(row):
+                line.append_text(part)
+                line.pad_right(max(0, (index + 1) * (width + _GAP) - line.cell_len))
+            lines.append(line)
+        return Content.from_rich_text(Text("\n", no_wrap=True).join(lines))

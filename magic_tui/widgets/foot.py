@@ -1,0 +1,63 @@
+"""The last line of every screen: its keys, made from the bindings themselves."""
+
+from rich.cells import cell_len
+from textual.binding import Binding
+from textual.content import Content
+from textual.widget import Widget
+
+_SHORT = {
+    "enter": "⏎", "escape": "esc", "question_mark": "?", "slash": "/", "colon": ":",
+    "left_square_bracket": "[", "right_square_bracket": "]", "plus": "+", "minus": "-",
+    "space": "space", "up": "↑", "down": "↓", "left": "←", "right": "→", "ctrl+p": "^p",
+    "less_than_sign": "<", "greater_than_sign": ">", "equals_sign": "=", "comma": ",",
+    "full_stop": ".", "pageup": "pgup", "pagedown": "pgdn",
+}  # fmt: skip
+_ALWAYS = ("question_mark", "q")
+"""Keys that are named at the end of the line, however little room there is."""
+
+
+def key_text(key: str) -> str:
+    """A key as it is printed on a keyboard; several keys, given with commas, as the first."""
+    first = key.split(",")[0]
+    return _SHORT.get(first, first)
+
+
+class Foot(Widget):
+    """As many keys as fit; those that would do nothing now are dim."""
+
+    DEFAULT_CSS = """
+    Foot { dock: bottom; height: 1; background: $panel; padding: 0 1; }
+    """
+
+    def on_mount(self) -> None:
+        """Follow the bindings."""
+        self.screen.bindings_updated_signal.subscribe(self, lambda _: self.refresh())
+
+    def render(self) -> Content:
+        """The keys of this moment."""
+        shown = [active.binding for active in self.screen.active_bindings.values()]
+        last = [self._part(b) for b in shown if b.key in _ALWAYS]
+        room = self.size.width - sum(cell_len(part.plain) + 2 for part in last)
+        kept: list[Content] = []
+        named: set[str] = set()
+        for binding in sorted(shown, key=lambda b: b.key != "enter"):
+            if not binding.show or binding.key in _ALWAYS or binding.system:
+                continue
+            if binding.action in named:
+                continue
+            named.add(binding.action)
+            part = self._part(binding)
+            room -= cell_len(part.plain) + 2
+            if room < 0:
+                break
+            kept.append(part)
+        return Content("  ").join([*kept, *last])
+
+    def _part(self, binding: Binding) -> Content:
+        why_not = getattr(self.screen, "why_not", None)
+        name = binding.action.split("(")[0].split(".")[-1]
+        style = "dim" if why_not is not None and why_not(name) else ""
+        return Content.assemble(
+            (binding.key_display or key_text(binding.key), f"bold {style or '$accent'}"),
+            (f" {binding.description}", style),
+        )

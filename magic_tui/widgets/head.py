@@ -1,0 +1,90 @@
+"""The first line of every screen: where one is, of what, and how far it can be trusted."""
+
+from pathlib import Path
+
+from rich.cells import cell_len
+from textual import work
+from textual.content import Content
+from textual.widget import Widget
+from textual.worker import get_current_worker
+
+from engine.contract.errors import MagicError
+from magic_tui.client.trust import NOT_VALIDATED, Verdict, read_verdict
+from magic_tui.render.cells import fit
+from magic_tui.safe_text import one_line
+from magic_tui.selection import Selection
+
+
+class Head(Widget):
+    """Screen, run, attribution, query and the verdict on the scores."""
+
+    DEFAULT_CSS = """
+    Head { height: 1; background: $panel; padding: 0 1; }
+    """
+
+    def __init__(self) -> None:
+        """Nothing is selected yet."""
+        super().__init__()
+        self._selection: Selection | None = None
+        self._verdict = NOT_VALIDATED
+        self._note = ""
+
+    def show(self, selection: Selection) -> None:
+        """Tell of another selection."""
+        before, self._selection = self._selection, selection
+        about = (selection.folder, selection.attribution)
+        if before is None or about != (before.folder, before.attribution):
+            self._verdict = NOT_VALIDATED
+            if selection.folder is not None:
+                self._read(selection.folder.path, selection.attribution)
+        self.refresh()
+
+    def note(self, text: str) -> None:
+        """Something short that a screen adds, such as ``3 of 12``."""
+        if text != self._note:
+            self._note = text
+            self.refresh()
+
+    def render(self) -> Content:
+        """One line: the verdict at its end stays, what is before it gives way."""
+        verdict = f"{self._verdict.sign} {self._verdict.words}" if self._has_scores() else ""
+        room = self.size.width - cell_len(verdict) - 2
+        name, rest = self._where()
+        left = fit(f"{name}  {rest}" if rest else name, max(0, room))
+        gap = " " * max(1, self.size.width - cell_len(left) - cell_len(verdict))
+        return Content.assemble(
+            (left[: len(name)], "bold $primary"),
+            (left[len(name) :], ""),
+            gap,
+            (verdict, self._verdict.style),
+        )
+
+    def _where(self) -> tuple[str, str]:
+        number, name = getattr(self.screen, "NUMBER", 0), getattr(self.screen, "NAME", "")
+        title = f"{number} {name}" if number else name
+        chosen = self._selection
+        parts = [self._note] if self._note else []
+        if chosen is not None and chosen.run is not None and number != 1:
+            if number > 3:
+                parts.append(f"query {chosen.query}")
+                if chosen.attribution is not None:
+                    parts.append(f"attribution {one_line(chosen.attribution)}")
+            parts.append(f"run {one_line(chosen.run)}")
+        return title, " · ".join(parts)
+
+    def _has_scores(self) -> bool:
+        number = getattr(self.screen, "NUMBER", 0)
+        return number > 1 and self._selection is not None and self._selection.run is not None
+
+    @work(thread=True, exclusive=True, group="verdict", exit_on_error=False)
+    def _read(self, run: Path, attribution: str | None) -> None:
+        try:
+            verdict = read_verdict(run, attribution)
+        except (MagicError, OSError, ValueError):
+            return
+        if not get_current_worker().is_cancelled:
+            self.app.call_from_thread(self._take, verdict)
+
+    def _take(self, verdict: Verdict) -> None:
+        self._verdict = verdict
+        self.refresh()

@@ -1,0 +1,205 @@
+"""What becomes of a question whose engine ends, is stopped, is halted or too busy meanwhile."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.records.places import note_socket, socket_path, state_folder
+from magic_tui.client import engine as client
+from magic_tui.client import http, start, stopping
+from magic_tui.client.engine import RefusedError, connect
+from magic_tui.client.http import Answer, BrokenOffError, NobodyError, Question
+from magic_tui.client.stopping import end_engine
+from tests.cli.conftest import Magic
+from tests.cli.fake_engine import FakeEngine
+
+RUN = "20250102T030405-abc123"
+SILENT = """
+import fcntl, os, socket, sys, time
+lock = open(sys.argv[1], "w")
+fcntl.flock(lock, fcntl.LOCK_EX)
+print(os.getpid(), file=lock, flush=True)
+listening = socket.socket(socket.AF_UNIX)
+listening.bind(sys.argv[2])
+listening.listen(1)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def breaking(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let answers to a kind of question get lost, after the question was heard or before."""
+
+    def lose(method: str, ending: str, error: Exception, heard: bool) -> None:
+        errors = [error]
+
+        def ask(listening: Path, question: Question) -> Answer:
+            meant = question.method == method and question.path.endswith(ending)
+            lost = meant and bool(errors)
+            if lost:
+                errors.clear()
+            if lost and not heard:
+                raise error
+            answer = http.ask(listening, question)
+            if lost:
+                raise error
+            return answer
+
+        monkeypatch.setattr(client, "ask", ask)
+
+    return lose
+
+
+def test_waiting_starts_no_engine_that_was_stopped(
+    engine: FakeEngine, magic: Magic, places: Path
+) -> None:
+    engine.add(RUN, "running")
+    results: list[Any] = []
+    waiting = threading.Thread(target=lambda: results.append(magic("wait", RUN)))
+    waiting.start()
+    while not engine.of_kind("GET", "/wait"):
+        time.sleep(0.01)
+    start.stopped_note().touch()
+    engine.stop()
+    waiting.join(10)
+    assert results[0].exit_code == 3
+    assert results[0].stderr == f"magic: {client.STOPPED}\n"
+    assert not (places / "state" / "engine.log").exists(), "an engine was started"
+    engine.start()
+
+
+def test_a_cancel_that_was_granted_before_the_engine_ended(
+    engine: FakeEngine, magic: Magic, breaking: Callable[..., None]
+) -> None:
+    engine.add(RUN, "running")
+    engine.on_wish = lambda view, verb: engine.turn(RUN, "succeeded")
+    breaking("POST", "/cancel", BrokenOffError("gone"), heard=True)
+    result = magic("cancel", RUN)
+    assert result.exit_code == 0
+    assert result.stdout == f"run {RUN} succeeded before it could be cancelled\n"
+    assert len(engine.of_kind("POST", "/cancel")) == 2
+
+
+def test_a_cancel_that_nobody_heard_is_refused_as_ever(
+    engine: FakeEngine, magic: Magic, breaking: Callable[..., None]
+) -> None:
+    engine.add(RUN, "succeeded")
+    breaking("POST", "/cancel", NobodyError("gone"), heard=False)
+    result = magic("cancel", RUN)
+    assert result.exit_code == 2 and "nothing to cancel" in result.stderr
+
+
+def test_a_removal_that_was_done_before_the_engine_ended(
+    engine: FakeEngine, magic: Magic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.add(RUN, "succeeded")
+    refused = RefusedError("there is no such run", 2, 404)
+    refused.repeated = True
+
+    def ask(self: object, question: Question, again: bool = True) -> Any:
+        if question.method == "DELETE":
+            raise refused
+        return real(self, question, again)  # type: ignore[arg-type]
+
+    real = client.Engine._ask
+    monkeypatch.setattr(client.Engine, "_ask", ask)
+    result = magic("rm", RUN, "--yes")
+    assert (result.exit_code, result.stdout) == (0, f"removed run {RUN} and its scores\n")
+    refused.repeated = False
+    assert magic("rm", RUN, "--yes").exit_code == 2
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_queries_are_never_asked_twice(
+    engine: FakeEngine, breaking: Callable[..., None], heard: bool
+) -> None:
+    engine.add(RUN, "succeeded")
+    breaking("POST", "/attributions", (BrokenOffError if heard else NobodyError)("gone"), heard)
+    connected = connect()
+    if heard:
+        with pytest.raises(client.UnreachableError, match="whether it took the request"):
+            connected.attribute(RUN, {"texts": ["why?"]})
+    else:
+        connected.attribute(RUN, {"texts": ["why?"]})
+    assert len(engine.of_kind("POST", "/attributions")) == 1
+
+
+def test_a_busy_engine_is_asked_again(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, magic: Magic
+) -> None:
+    busy = Answer(503, b'{"message": "too many connections", "exit_code": 3}')
+    answers = [busy, busy]
+
+    def ask(listening: Path, question: Question) -> Answer:
+        return answers.pop() if answers else http.ask(listening, question)
+
+    monkeypatch.setattr(start, "_BUSY_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(start, "ask", ask)
+    monkeypatch.setattr(client, "ask", ask)
+    assert magic("ls").exit_code == 0 and not answers
+    answers = [busy] * 2
+    assert connect().runs() == [] and not answers
+    monkeypatch.setattr(start, "_ANSWER_SECONDS", 0.1)
+    answers = [busy] * 10_000
+    result = magic("ls")
+    assert result.exit_code == 3
+    assert result.stderr == (
+        "magic: the engine is there but takes no questions: too many connections\n"
+    )
+
+
+@pytest.fixture
+def silent(places: Path) -> Iterator[int]:
+    """An engine that has its lock and its socket, and says nothing."""
+    lock, listening = state_folder() / "engine.lock", socket_path()
+    process = subprocess.Popen(
+        [sys.executable, "-c", SILENT, str(lock), str(listening)], stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None and process.stdout.readline()
+    note_socket(state_folder(), listening)
+    os.utime(lock, (0, 0))
+    yield process.pid
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize("verb", [["ls"], ["engine", "status"], ["engine", "stop"]])
+def test_an_engine_that_is_halted_is_told_of(
+    silent: int, magic: Magic, monkeypatch: pytest.MonkeyPatch, verb: list[str]
+) -> None:
+    monkeypatch.setattr(start, "_ANSWER_SECONDS", 0.3)
+    began = time.monotonic()
+    result = magic(*verb)
+    assert result.exit_code == 3 and time.monotonic() - began < 2
+    assert f"the engine, process {silent}, is there but does not answer" in result.stderr
+
+
+def test_it_is_said_within_ten_seconds(silent: int) -> None:
+    assert start._patience() <= 8
+    os.utime(state_folder() / "engine.lock")
+    assert 15 < start._patience() <= start.START_SECONDS, "it may still be loading"
+
+
+def test_stop_waits_for_the_process_and_not_for_the_lock(
+    silent: int, places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    monkeypatch.setattr(stopping, "_STOP_SECONDS", 10.0)
+    threading.Timer(0.3, lambda: os.kill(other.pid, signal.SIGTERM)).start()
+    began = time.monotonic()
+    end_engine(places / "nobody", other.pid)
+    assert 0.3 <= time.monotonic() - began < 5, "another one holds the lock all the time"
+    assert start.engine_pid() == str(silent) and start.stopped_note().exists()
+    other.wait()
+    monkeypatch.setattr(stopping, "_STOP_SECONDS", 0.2)
+    with pytest.raises(client.UnreachableError, match=f"end it with: kill {silent}"):
+        end_engine(places / "nobody", silent)

@@ -1,0 +1,151 @@
+"""What ``resume`` takes up again, and that a copy of a run computes nothing by itself."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from engine.contract.states import Wish
+from engine.daemon.admission import Admission
+from engine.daemon.devices import Devices
+from engine.daemon.job_watch import JobWatch
+from engine.daemon.leases import Allotted, Leases, Refused
+from engine.daemon.settings import Settings
+from engine.records.jobs import JobFolder
+from tests.daemon.conftest import NO_FLOOR, Bench
+from tests.daemon.test_obstacles import FakeNvml, nvml
+
+__all__ = ["nvml"]
+
+
+def states(bench: Bench, engine: object, run: str) -> list[str]:
+    return [str(job.state) for job in engine.run(bench.runs, run).jobs]  # type: ignore[attr-defined]
+
+
+def test_what_rests_goes_on_and_what_failed_long_ago_does_not(bench: Bench) -> None:
+    engine = bench.start()
+    run = bench.submit(engine)
+    bench.until(engine, run, "succeeded")
+    for _ in range(2):
+        bench.ask(engine, run, {"end": "fail"})
+        bench.until(engine, run, lambda view: view.jobs[-1].state == "failed")
+    bench.ask(engine, run, {"wait_for": "go"})
+    bench.until(engine, run, "running")
+    bench.wish(engine, run, "pause")
+    bench.until(engine, run, "paused")
+    bench.wish(engine, run, "resume")
+    bench.until(engine, run, "running")
+    assert states(bench, engine, run) == ["succeeded", "failed", "failed", "running"]
+    bench.allow(run)
+    bench.until(engine, run, "succeeded")
+    bench.wish(engine, run, "resume")
+    bench.until(engine, run, lambda view: view.jobs[2].attempts == 2)
+    assert [len(bench.attempts(run, job)) for job in (2, 3)] == [1, 2]
+
+
+def test_queries_that_were_cancelled_go_on_with_the_training_they_need(bench: Bench) -> None:
+    engine = bench.start()
+    run = bench.submit(engine, {"wait_for": "go"})
+    bench.until(engine, run, "running")
+    bench.ask(engine, run)
+    bench.wish(engine, run, "cancel")
+    bench.until(engine, run, lambda view: all(job.state == "cancelled" for job in view.jobs))
+    bench.wish(engine, run, "resume")
+    bench.allow(run)
+    bench.until(engine, run, lambda view: all(job.state == "succeeded" for job in view.jobs))
+
+
+def test_a_copy_computes_only_when_asked_to(bench: Bench, tmp_path: Path) -> None:
+    engine = bench.start(Settings(disk_floor=10**18))
+    run = bench.submit(engine)
+    bench.until(engine, run, "blocked")
+    bench.stop(engine)
+    copies = tmp_path / "copies"
+    shutil.copytree(bench.runs, copies)
+    engine, original = bench.start(), bench.runs
+    bench.runs = copies
+    view = bench.until(engine, run, "blocked")
+    assert view.reason == (
+        f"was copied or moved here from {original / run}; go on with it here with: "
+        f"magic resume {run}"
+    )
+    assert not bench.attempts(run)
+    bench.wish(engine, run, "resume")
+    bench.until(engine, run, "succeeded")
+
+
+@pytest.fixture
+def waiting(bench: Bench) -> JobFolder:
+    """A job that waits, with no engine there."""
+    engine = bench.start(Settings(disk_floor=10**18))
+    run = bench.submit(engine)
+    bench.until(engine, run, "blocked")
+    bench.stop(engine)
+    return JobFolder(bench.runs / run / "jobs/0001")
+
+
+def admitted(
+    folder: JobFolder, devices: Devices, leases: Leases, device: str | None, **environment: str
+) -> Allotted | Refused:
+    """What becomes of a job whose run was prepared on ``device``."""
+    facts = {"schedule": "x", "threads": 1} | ({"device": device} if device else {})
+    folder.run.write_prepared(facts)
+    job = JobWatch(folder)
+    job.request.environment.clear()
+    job.request.environment.update(environment)
+    return Admission(leases, devices, NO_FLOOR).admit(job)
+
+
+def test_what_began_on_a_gpu_does_not_go_on_without(
+    waiting: JobFolder, nvml: FakeNvml, tmp_path: Path
+) -> None:
+    devices, leases = Devices(), Leases(tmp_path / "leases")
+    nvml.gpus = []
+    refused = admitted(waiting, devices, leases, "cuda")
+    assert isinstance(refused, Refused) and refused.others
+    assert refused.reason.startswith("waits for a GPU: it began on one")
+    nvml.gpus = [(0, 10**9)]
+    refused = admitted(waiting, devices, leases, "cuda", CUDA_VISIBLE_DEVICES="")
+    assert isinstance(refused, Refused) and "CUDA_VISIBLE_DEVICES leaves it none" in refused.reason
+    allotted = admitted(waiting, devices, leases, "cuda")
+    assert isinstance(allotted, Allotted) and (allotted.devices, allotted.gpu) == (["GPU-00"], True)
+
+
+def test_gpus_that_are_gone_are_waited_for(
+    waiting: JobFolder, nvml: FakeNvml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.daemon.devices._RETRY_SECONDS", 0.0)
+    devices, leases = Devices(), Leases(tmp_path / "leases")
+    assert devices.all()
+    nvml.broken = True
+    refused = admitted(waiting, devices, leases, None)
+    assert isinstance(refused, Refused) and refused.others
+    assert "the driver tells of none any more" in refused.reason
+    assert isinstance(admitted(waiting, devices, leases, None, CUDA_VISIBLE_DEVICES="-1"), Allotted)
+
+
+def test_what_began_without_a_gpu_gets_none(bench: Bench, nvml: FakeNvml) -> None:
+    nvml.gpus = []
+    engine = bench.start()
+    run = bench.submit(engine, {"wait_for": "go"})
+    bench.until(engine, run, "running")
+    assert bench.attempts(run)[0].about()["gpu"] is True
+    facts = {"schedule": "x", "threads": 1, "device": "cpu"}
+    bench.attempts(run)[0].job.run.write_prepared(facts)
+    bench.wish(engine, run, "pause")
+    bench.until(engine, run, "paused")
+    nvml.gpus = [(0, 10**9)]
+    bench.wish(engine, run, "resume")
+    view = bench.until(engine, run, "running")
+    assert view.job is not None and view.job.devices == []
+    assert bench.attempts(run)[1].about()["gpu"] is False
+    bench.allow(run)
+    bench.until(engine, run, "succeeded")
+
+
+def test_a_wish_makes_the_folder_its_home(waiting: JobFolder) -> None:
+    waiting.set_wish(Wish.RUN)
+    assert JobWatch(waiting).moved_from() is None
+    moved = waiting.run.path.with_name("20250102T030405-abc123")
+    waiting.run.path.rename(moved)
+    assert JobWatch(JobFolder(moved / "jobs/0001")).moved_from() == str(waiting.run.path)

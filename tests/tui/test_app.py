@@ -1,0 +1,154 @@
+"""What holds on every screen: help, palette, copying, disabled keys, plain terminals."""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+
+from engine.records.run_folder import RunFolder
+from magic_tui import copying
+from magic_tui.app import NAMES, SCREENS, MagicApp
+from magic_tui.screens.base import MagicScreen
+from tests.cli.fake_engine import FakeEngine
+from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows, until
+
+
+def test_the_welcome_explains_itself_and_offers_something(
+    tmp_path: Path, terminal: Terminal
+) -> None:
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "Which training documents")
+        text = screen_text(pilot.app)
+        for offer in ("demo", "finetune-jsonl", "packed-pretrain", "own config"):
+            assert offer in text
+        assert str(tmp_path / "none") in text
+        assert all(len(line) <= terminal.width for line in screen_lines(pilot.app))
+        assert pilot.app.screen.cli_equivalent() == "magic demo"  # type: ignore[attr-defined]
+
+    drive(MagicApp(tmp_path / "none", start=0), task, terminal)
+
+
+@pytest.mark.parametrize("number", sorted(SCREENS))
+def test_every_screen_has_help_from_its_bindings(finished: RunFolder, number: int) -> None:
+    async def task(pilot: Pilot[None]) -> None:
+        screen = pilot.app.screen
+        assert isinstance(screen, MagicScreen)
+        assert screen.ABOUT and screen.cli_equivalent().startswith("magic ")
+        keys = {b.key for b in screen._bindings.key_to_bindings.get("c", [])}
+        assert keys == {"c"}
+        await pilot.press("question_mark")
+        await shows(pilot, "esc closes")
+        await pilot.press("escape")
+        await until(pilot, lambda: pilot.app.screen is screen)
+        await pilot.press("ctrl+p")
+        await until(pilot, lambda: pilot.app.screen is not screen)
+
+    drive(MagicApp(finished.path.parent, finished.id, number), task)
+
+
+def test_digits_open_screens_and_escape_goes_back(finished: RunFolder) -> None:
+    def at(pilot: Pilot[None]) -> Any:
+        return getattr(pilot.app.screen, "NUMBER", None)
+
+    async def task(pilot: Pilot[None]) -> None:
+        for number in range(1, len(NAMES)):
+            await pilot.press(str(number))
+            await until(pilot, lambda number=number: at(pilot) == number, f"screen {number}")
+        await pilot.press("escape")
+        await until(pilot, lambda: at(pilot) == 7)
+        await pilot.press("escape")
+        await until(pilot, lambda: at(pilot) == 6)
+
+    drive(MagicApp(finished.path.parent, finished.id, 1), task)
+
+
+def test_ctrl_c_ends_nothing_and_q_leaves(finished: RunFolder) -> None:
+    async def task(pilot: Pilot[None]) -> None:
+        await pilot.press("ctrl+c")
+        await shows(pilot, "q leaves, and runs go on")
+        await pilot.press("q")
+        await until(pilot, lambda: not pilot.app.is_running)
+
+    drive(MagicApp(finished.path.parent, finished.id, 2), task)
+
+
+def test_a_disabled_key_says_why(finished: RunFolder, engine: FakeEngine) -> None:
+    engine.add(finished.id, "succeeded", path=str(finished.path))
+
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "succeeded")
+        await pilot.press("p")
+        await shows(pilot, "there is nothing to pause")
+        assert engine.of_kind("POST", "/pause") == []
+
+    drive(MagicApp(finished.path.parent, finished.id, 2), task)
+
+
+def test_copying_says_where_it_went(
+    finished: RunFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "tmux").write_text(f"#!/bin/sh\ncat > {tmp_path}/buffer\n")
+    (tools / "tmux").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("TMUX", "/tmp/tmux,1,0")
+    app = MagicApp(finished.path.parent, finished.id, 2)
+
+    async def task(pilot: Pilot[None]) -> None:
+        await pilot.press("c")
+        await shows(pilot, "tmux's buffer")
+        assert app.clipboard == f"magic watch {finished.id}"
+
+    drive(app, task)
+    assert (tmp_path / "buffer").read_text() == f"magic watch {finished.id}"
+    (copy,) = copying.copies_folder().iterdir()
+    assert copy.read_text() == f"magic watch {finished.id}"
+
+
+def test_copying_without_tmux_still_leaves_a_file() -> None:
+    went = copying.copy_everywhere("text", "name")
+    assert len(went) == 2 and Path(went[1]).read_text() == "text"
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_plain_terminals_get_neither_colour_nor_signs(
+    finished: RunFolder, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "linux")
+
+    async def task(pilot: Pilot[None]) -> None:
+        await pilot.pause(0.3)
+        for strip in pilot.app.screen._compositor.render_strips():
+            for segment in strip:
+                assert segment.text.isascii(), segment
+                style = segment.style
+                if style is not None:
+                    assert style.color is None or style.color.is_default, segment
+                    assert style.bgcolor is None or style.bgcolor.is_default, segment
+
+    drive(MagicApp(finished.path.parent, finished.id, number), task)
+
+
+def test_a_resize_in_flight_holds(finished: RunFolder) -> None:
+    async def task(pilot: Pilot[None]) -> None:
+        for size in ((120, 40), (40, 12), (20, 6), (200, 55), (80, 24)):
+            await pilot.resize_terminal(*size)
+            await pilot.pause()
+            assert all(len(line) == size[0] for line in screen_lines(pilot.app))
+
+    for number in (0, 1, 2):
+        drive(MagicApp(finished.path.parent, finished.id, number), task)
+
+
+def test_the_verb_needs_a_terminal(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["python", "-m", "magic_tui", "tui", "--runs-dir", str(tmp_path)],
+        capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False,
+        cwd=Path(__file__).resolve().parents[2],
+    )  # fmt: skip
+    assert done.returncode == 2 and "needs a terminal" in done.stderr

@@ -1,0 +1,240 @@
+"""Influences: ranked, searched, compared, copied and exported, at every size."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from engine.records.run_folder import RunFolder
+from magic_tui.app import MagicApp
+from magic_tui.client.attribution import open_attribution
+from magic_tui.copying import copies_folder
+from magic_tui.screens.influences import InfluencesScreen
+from magic_tui.widgets.ranked_list import RankedList
+from tests.cli.fake_run import FakeRun, sample_texts
+from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows, until
+from tests.tui.hostile import TEXTS, unsafe_in
+
+
+# Lone surrogates cannot be stored.
+STORABLE = [text.encode(errors="replace").decode() for text in TEXTS]
+
+
+def opened(run: RunFolder, screen: int = 4) -> MagicApp:
+    return MagicApp(run.path.parent, run.id, screen)
+
+
+def test_documents_are_ranked(finished: RunFolder, terminal: Terminal) -> None:
+    attribution = open_attribution(finished)
+    best = attribution.ranked(0, 1)[0]
+
+    async def task(pilot):
+        app = pilot.app
+        await shows(pilot, "query 0 of 2")
+        await shows(pilot, "strongest token")
+        text = screen_text(app)
+        assert "23 documents" in text and "loss 6.0000 → 3.0000" in text
+        assert "top 10 =" in text
+        ranks = app.screen.query_one(RankedList)
+        strongest = max((attribution.document_scores(0)), key=abs)
+        assert attribution.document_scores(0)[ranks.document] == strongest
+        line = next(line for line in screen_lines(app) if line.startswith("▸"))
+        assert f"{strongest:+.3e}" in line and ("█" in line)
+        await pilot.press("s")
+        await until(pilot, lambda: ranks.ranking.direction == "helpful", "helpful only")
+        assert ranks.document == best.document or best.document in ranks.ranking.order
+        assert all(len(line) <= terminal.width for line in screen_lines(app))
+        assert not unsafe_in(app)
+
+    drive(opened(finished), task, terminal)
+
+
+def test_moving_marking_and_opening(finished: RunFolder, terminal: Terminal) -> None:
+    async def task(pilot):
+        app = pilot.app
+        await shows(pilot, "strongest token")
+        ranks = app.screen.query_one(RankedList)
+        await pilot.press("j", "j", "k", "space")
+        assert ranks.cursor == 2 and ranks.marked == {int(ranks.ranking.order[1])}
+        await pilot.press("G")
+        assert ranks.cursor == 22
+        await shows(pilot, "to the cursor 100 %")
+        await pilot.press("g", "pagedown")
+        assert ranks.cursor > 0
+        document = ranks.document
+        await pilot.press("colon", "3", "enter")
+        await until(pilot, lambda: ranks.cursor == 2, "place 3")
+        await pilot.press("colon", *f"d{document}", "enter")
+        await until(pilot, lambda: ranks.document == document, "the document")
+        await pilot.press("enter")
+        await until(pilot, lambda: app.shown.NUMBER == 5, "Document")
+        assert app.selection.document == document
+        await pilot.press("escape")
+        await until(pilot, lambda: app.shown.NUMBER == 4, "Influences")
+        await until(pilot, lambda: ranks.document == document, "the same document")
+
+    drive(opened(finished), task, terminal)
+
+
+def test_search_keeps_the_order(tmp_path: Path, terminal: Terminal) -> None:
+    texts = [*sample_texts(20), "a Needle here", "and a needle there", "[needle] x\x1b[2J"]
+    run = FakeRun(texts=texts).write(tmp_path)
+
+    async def task(pilot):
+        app = pilot.app
+        await shows(pilot, "strongest token")
+        ranks = app.screen.query_one(RankedList)
+        await pilot.press("slash", *"needle", "enter")
+        await shows(pilot, "with “needle”: 3 documents")
+        assert set(ranks.ranking.order.tolist()) == {20, 21, 22}
+        sizes = [abs(ranks.ranking.values[d]) for d in ranks.ranking.order]
+        assert sizes == sorted(sizes, reverse=True)
+        assert not unsafe_in(app)
+        await pilot.press("escape")
+        await until(pilot, lambda: len(ranks.ranking) == 23, "all")
+        assert app.shown.NUMBER == 4
+        await pilot.press("slash", *"nowhere", "enter")
+        await shows(pilot, "with “nowhere”: 0 documents")
+
+    drive(opened(run), task, terminal)
+
+
+def test_another_query_in_place_and_beside(finished: RunFolder, terminal: Terminal) -> None:
+    async def task(pilot):
+        app = pilot.app
+        await shows(pilot, "strongest token")
+        await pilot.press("v")
+        await shows(pilot, "correlation -1.00 with query 1 of 2")
+        await pilot.press("v", "Q")
+        await shows(pilot, "query 1 of 2  loss 7.0000 → 4.0000")
+        assert app.selection.query == 1
+        await pilot.press("left_square_bracket")
+        await shows(pilot, "query 0 of 2")
+
+    drive(opened(finished), task, terminal)
+
+
+def test_other_figures(finished: RunFolder) -> None:
+    async def task(pilot):
+        await shows(pilot, "strongest token")
+        await pilot.press("m")
+        await shows(pilot, "by mean per token")
+        await pilot.press("m")
+        await shows(pilot, "by strongest token")
+
+    drive(opened(finished), task)
+
+
+def test_what_is_impossible_says_why(tmp_path: Path) -> None:
+    run = FakeRun(queries=["one"], granularity="document").write(tmp_path)
+
+    async def task(pilot):
+        app = pilot.app
+        await shows(pilot, "no scores of tokens")
+        for key, reason in (("Q", "only one query"), ("m", "keeps no scores of tokens")):
+            await pilot.press(key)
+            await shows(pilot, reason)
+        assert isinstance(app.screen, InfluencesScreen)
+
+    drive(opened(run), task)
+
+
+def test_copy_command_and_export(finished: RunFolder, tmp_path: Path) -> None:
+    async def task(pilot):
+        app = pilot.app
+        await shows(pilot, "strongest token")
+        await pilot.press("space", "space", "y")
+        await until(pilot, lambda: list(copies_folder().glob("documents-*")), "a copy")
+        copied = next(copies_folder().glob("documents-*")).read_text()
+        assert len(copied.splitlines()) == 6 and finished.id in copied
+        command = app.screen.cli_equivalent()
+        assert command.startswith(f"magic top {finished.id} -q 0 -k ")
+        assert f"--runs-dir {finished.path.parent}" in command
+        await pilot.press("e")
+        prompt = app.screen.query_one("Prompt Input")
+        prompt.value = f"csv {tmp_path}/out"
+        await pilot.press("enter")
+        await until(pilot, lambda: (tmp_path / "out" / "documents.csv").exists(), "the csv")
+        await shows(pilot, "1 file written")
+        await pilot.press("e")
+        app.screen.query_one("Prompt Input").value = f"csv {tmp_path}/out"
+        await pilot.press("enter")
+        await shows(pilot, "is already there")
+
+    drive(opened(finished), task)
+
+
+def test_the_pager_shows_the_list(
+    finished: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paged: list[str] = []
+    monkeypatch.setattr("magic_tui.app.page", lambda app, text: paged.append(text))
+
+    async def task(pilot):
+        await shows(pilot, "strongest token")
+        await pilot.press("o")
+        await until(pilot, lambda: paged, "the pager")
+        assert len(paged[0].splitlines()) == 4 + 23
+
+    drive(opened(finished), task)
+
+
+def test_hostile_texts_never_steer(tmp_path: Path, terminal: Terminal) -> None:
+    run = FakeRun(texts=STORABLE, queries=[TEXTS[0] + TEXTS[4], TEXTS[6]]).write(tmp_path)
+
+    async def task(pilot):
+        app = pilot.app
+        await shows(pilot, "query 0 of 2")
+        await shows(pilot, "[bold red]markup[/]" if terminal.width > 80 else "[bold")
+        for key in ("v", "j", "Q", "4", "5", "j", "n", "6", "G"):
+            await pilot.press(key)
+            await pilot.pause(0.1)
+            assert not unsafe_in(app), key
+            assert all(len(line) <= terminal.width for line in screen_lines(app))
+
+    drive(opened(run), task, terminal)
+
+
+def test_a_damaged_store_is_told_in_place_and_tried_again(tmp_path: Path) -> None:
+    run = FakeRun().write(tmp_path)
+    chunk = run.attributions / "a0001/scores.zarr/document_scores/c/0/0"
+    good = chunk.read_bytes()
+    chunk.write_bytes(b"x" * len(good))
+
+    async def task(pilot):
+        await shows(pilot, "is damaged")
+        assert pilot.app.shown.NUMBER == 4
+        chunk.write_bytes(good)
+        await shows(pilot, "23 documents")
+        await until(pilot, lambda: "is damaged" not in screen_text(pilot.app), "it is gone")
+
+    drive(opened(run), task)
+
+
+def test_a_run_that_is_deleted_underneath_is_told(tmp_path: Path) -> None:
+    run = FakeRun().write(tmp_path)
+
+    async def task(pilot):
+        await shows(pilot, "strongest token")
+        shutil.rmtree(run.path)
+        await pilot.press("s")
+        await shows(pilot, "no complete attribution")
+        await pilot.press("j", "5", "6")
+        await shows(pilot, "no complete attribution")
+
+    drive(opened(run), task)
+
+
+def test_a_resize_in_flight(finished: RunFolder) -> None:
+    async def task(pilot):
+        await shows(pilot, "strongest token")
+        for size in ((120, 40), (60, 15), (200, 55), (80, 24)):
+            await pilot.resize_terminal(*size)
+            await pilot.press("j")
+            await pilot.pause(0.1)
+            lines = screen_lines(pilot.app)
+            assert len(lines) == size[1]
+            assert all(len(line) <= size[0] for line in lines)
+            assert any(line.startswith("▸") for line in lines)
+
+    drive(opened(finished), task)

@@ -1,0 +1,174 @@
+"""Screen 2: a run is followed, its history scrubbed, and what breaks is told in place."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+
+from engine.records.journal import JournalWriter
+from engine.records.run_folder import RunFolder
+from magic_tui.app import MagicApp
+from magic_tui.screens.live import LiveScreen
+from tests.cli.fake_engine import FakeEngine
+from tests.cli.fake_run import FakeRun, replay_events
+from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows, until
+from tests.tui.hostile import TEXTS, unsafe_in
+
+STEPS = 12
+PHASE = {
+    "phase": "replay", "done": 6, "total": STEPS, "step": 6, "step_seconds": 0.5, "loss": None,
+    "remaining_seconds": 3.0,
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """A run that has trained and is about to be measured and replayed."""
+    return FakeRun(finished=False).write(tmp_path)
+
+
+def tell(run: RunFolder, count: int | None = None, first: int = 0) -> None:
+    journal = JournalWriter(run.events_file)
+    for event, facts in replay_events(STEPS)[first:count]:
+        journal.append(event, **facts)
+    journal.close()
+
+
+def test_a_run_is_followed_to_its_end(
+    run: RunFolder, engine: FakeEngine, terminal: Terminal
+) -> None:
+    view = engine.add(run.id, "running", path=str(run.path), name="mine", phase=PHASE)
+    half = len(replay_events(STEPS)) // 2
+
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "12/12")
+        await shows(pilot, "mine running · replaying 6/12 · 3.0 s left")
+        tell(run, half)
+        await until(pilot, lambda: "◀" in screen_text(pilot.app), "the cursor")
+        text = screen_text(pilot.app)
+        for words in ("TRAIN", "STORE", "REPLAY", "loss", "learning rate", "cotangent", "memory"):
+            assert words in text
+        assert all(len(line) == terminal.width for line in screen_lines(pilot.app))
+        tell(run, first=half)
+        engine.runs[run.id] = {**view, "state": "succeeded", "phase": None, "attributions": 1}
+        await shows(pilot, "attribution a0001 is complete")
+        await shows(pilot, "4 shows what helped and harmed")
+
+    drive(MagicApp(run.path.parent, run.id, 2), task, terminal)
+
+
+def test_the_history_is_scrubbed_and_left(run: RunFolder) -> None:
+    tell(run)
+
+    async def task(pilot: Pilot[None]) -> None:
+        screen = pilot.app.screen
+        assert isinstance(screen, LiveScreen)
+        await shows(pilot, "attribution a0001 is complete")
+        whole = screen_text(pilot.app).splitlines()[2:6]
+        await pilot.press("left_square_bracket")
+        await shows(pilot, "history")
+        for _ in range(100):
+            await pilot.press("left_square_bracket")
+        await shows(pilot, "history 0 %")
+        assert "no step is trained yet" in screen_text(pilot.app)
+        await pilot.press("right_curly_bracket", "right_curly_bracket")
+        await shows(pilot, "training 0/12")
+        await pilot.press("colon", *"5", "enter")
+        await shows(pilot, "training 6/12")
+        await pilot.press("full_stop")
+        await until(pilot, lambda: "history" not in screen_lines(pilot.app)[0])
+        assert screen_text(pilot.app).splitlines()[2:6] == whole
+
+    drive(MagicApp(run.path.parent, run.id, 2), task)
+
+
+def test_zoom_shows_fewer_steps_and_all_again(run: RunFolder) -> None:
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "12/12")
+        await pilot.press("plus")
+        await shows(pilot, "steps 2 to 11, 0 shows all")
+        await pilot.press("less_than_sign")
+        await shows(pilot, "steps 0 to 9")
+        await pilot.press("0")
+        await shows(pilot, "on disk")
+
+    drive(MagicApp(run.path.parent, run.id, 2), task)
+
+
+def test_closed_and_opened_again_it_shows_the_same(run: RunFolder, engine: FakeEngine) -> None:
+    engine.add(run.id, "running", path=str(run.path), phase=PHASE)
+    tell(run, 10)
+    seen = []
+
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "◀")
+        await shows(pilot, "6/12")
+        await shows(pilot, "machine")
+        await pilot.pause(0.6)
+        seen.append(screen_text(pilot.app))
+
+    for _ in range(2):
+        drive(MagicApp(run.path.parent, run.id, 2), task)
+    assert seen[0] == seen[1]
+
+
+def test_a_run_folder_deleted_underneath(run: RunFolder) -> None:
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "12/12")
+        shutil.rmtree(run.path)
+        await shows(pilot, f"the folder of run {run.id} is gone")
+        await pilot.press("1")
+        await until(pilot, lambda: getattr(pilot.app.screen, "NUMBER", 0) == 1)
+
+    drive(MagicApp(run.path.parent, run.id, 2), task)
+
+
+def test_a_damaged_journal_is_told_in_place(run: RunFolder) -> None:
+    lines = run.events_file.read_bytes().splitlines(keepends=True)
+    lines[5] = lines[5].replace(b"loss", b"lost")
+    run.events_file.write_bytes(b"".join(lines))
+
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "line 6 is damaged")
+
+    drive(MagicApp(run.path.parent, run.id, 2), task)
+
+
+def test_no_message_steers_the_terminal(run: RunFolder, engine: FakeEngine) -> None:
+    journal = JournalWriter(run.events_file)
+    for text in TEXTS:
+        clean = text.encode(errors="replace").decode()
+        journal.append("warning", message=clean)
+    journal.close()
+    run.logs.mkdir()
+    (run.logs / "1.log").write_bytes("\n".join(TEXTS).encode(errors="surrogatepass"))
+    clean = TEXTS[0]
+    engine.add(run.id, "failed", path=str(run.path), name=clean, reason=clean, model=clean)
+
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "surrogates")
+        assert unsafe_in(pilot.app) == []
+        await pilot.press("o")
+        await shows(pilot, "eight bit")
+        assert unsafe_in(pilot.app) == []
+        await pilot.press("question_mark")
+        await pilot.pause(0.1)
+        assert unsafe_in(pilot.app) == []
+
+    drive(MagicApp(run.path.parent, run.id, 2), task, Terminal(120, 40))
+
+
+def test_nothing_is_asked_while_another_screen_is_shown(run: RunFolder, engine: FakeEngine) -> None:
+    engine.add(run.id, "running", path=str(run.path), phase=PHASE)
+
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "replaying")
+        pilot.app.open_screen(0)  # type: ignore[attr-defined]
+        await shows(pilot, "Which training documents")
+        await pilot.pause(1.2)
+        before = len(engine.asked)
+        await pilot.pause(1.5)
+        assert len(engine.asked) == before
+
+    drive(MagicApp(run.path.parent, run.id, 2), task)

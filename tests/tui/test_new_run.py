@@ -1,0 +1,126 @@
+"""Starting a run: cost first, mistakes beside their field, then Live."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from textual.pilot import Pilot
+
+from magic_tui.app import MagicApp
+from magic_tui.client import worker
+from tests.cli.fake_engine import FakeEngine
+from tests.tui.driving import Terminal, drive, screen_text, shows, until
+
+SCRIPT = Path(__file__).resolve().parents[1] / "cli" / "fake_worker.py"
+
+
+@pytest.fixture(autouse=True)
+def _fake_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "WORKER_COMMAND", [sys.executable, str(SCRIPT)])
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    (tmp_path / "texts.jsonl").write_text('{"text": "a"}\n')
+    path = tmp_path / "mine.yaml"
+    values = {"name": "mine", "model": {"path": "org/tiny"}, "data": {"path": "texts.jsonl"}}
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_the_demo_shows_its_cost_and_starts(
+    tmp_path: Path, engine: FakeEngine, terminal: Terminal
+) -> None:
+    async def task(pilot: Pilot[None]) -> None:
+        await pilot.press("enter")
+        await shows(pilot, "1,234,567 parameters")
+        text = screen_text(pilot.app)
+        assert "learning rate" in text and "0.006" in text and "replay" in text
+        assert engine.of_kind("POST", "/v1/runs") == []
+        await pilot.press("s")
+        await until(pilot, lambda: engine.of_kind("POST", "/v1/runs"))
+        await until(pilot, lambda: getattr(pilot.app.screen, "NUMBER", 0) == 2)
+        (asked,) = engine.of_kind("POST", "/v1/runs")
+        assert asked[3]["config"]["name"] == "demo"
+        assert pilot.app.selection.run == asked[3]["id"]  # type: ignore[attr-defined]
+        await pilot.press("escape")
+        await until(pilot, lambda: getattr(pilot.app.screen, "NUMBER", None) != 2)
+
+    drive(MagicApp(tmp_path / "none", start=0), task, terminal)
+
+
+def test_fields_are_edited_and_mistakes_stand_beside_them(config: Path, engine: FakeEngine) -> None:
+    async def task(pilot: Pilot[None]) -> None:
+        await pilot.press("n", *str(config), "enter")
+        await shows(pilot, "parameters")
+        await pilot.press("j", "j", "j", "enter", "ctrl+u", "1", "enter")
+        await shows(pilot, "! should be greater than or equal to 2")
+        await pilot.press("s")
+        await shows(pilot, "something is wrong with a field")
+        await pilot.press("enter", "ctrl+u", *"64", "enter")
+        await shows(pilot, "p counts it anew")
+        await pilot.press("s")
+        await shows(pilot, "its cost is not known yet")
+        await pilot.press("p")
+        await shows(pilot, "parameters")
+        await pilot.press("s")
+        await until(pilot, lambda: engine.of_kind("POST", "/v1/runs"))
+        sent = engine.of_kind("POST", "/v1/runs")[0][3]["config"]
+        assert sent["data"]["sequence_length"] == 64
+        assert sent["data"]["path"] == str(config.parent / "texts.jsonl")
+
+    drive(MagicApp(config.parent / "runs", start=0), task)
+    assert "sequence_length" not in config.read_text()
+
+
+def test_a_config_that_is_none_says_so(tmp_path: Path) -> None:
+    async def task(pilot: Pilot[None]) -> None:
+        await pilot.press("n", *"nowhere.yaml", "enter")
+        await shows(pilot, "no config file at nowhere.yaml")
+        await pilot.press("s")
+        await shows(pilot, "f names its file")
+        await pilot.press("escape")
+        await shows(pilot, "Which training documents")
+
+    drive(MagicApp(tmp_path, start=0), task)
+
+
+def test_a_cost_that_cannot_be_found_out_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_WORKER", "refuse")
+
+    async def task(pilot: Pilot[None]) -> None:
+        await pilot.press("enter")
+        await shows(pilot, "no file x.jsonl")
+        await pilot.press("s")
+        await shows(pilot, "its cost is not known yet")
+
+    drive(MagicApp(tmp_path, start=0), task)
+
+
+def test_leaving_ends_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_WORKER", "slow")
+    noted = tmp_path / "pid"
+    monkeypatch.setenv("FAKE_WORKER_PID", str(noted))
+
+    async def task(pilot: Pilot[None]) -> None:
+        await pilot.press("enter")
+        await until(pilot, noted.exists, "the worker")
+        await pilot.press("escape")
+        await shows(pilot, "Which training documents")
+
+    drive(MagicApp(tmp_path, start=0), task)
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            os.kill(int(noted.read_text()), 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    os.kill(int(noted.read_text()), signal.SIGKILL)
+    raise AssertionError("the worker goes on")

@@ -1,0 +1,246 @@
+"""Screen 3: texts, their losses, the basket with its cost, and asking."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+
+from engine.records.run_folder import RunFolder
+from magic_tui.app import MagicApp
+from magic_tui.client import worker
+from magic_tui.screens.queries import QueriesScreen
+from magic_tui.widgets.candidate_list import CandidateList
+from tests.cli.fake_engine import FakeEngine
+from tests.cli.fake_run import FakeRun
+from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows, until
+from tests.tui.kept_run import HOSTILE, assert_harmless, write_kept
+
+Asked = Callable[[], list[Any]]
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> RunFolder:
+    return write_kept(tmp_path / "runs")
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
+    """Put a small script in the worker's place; call for what it was asked."""
+    script, log = Path(__file__).with_name("fake_losses.py"), tmp_path / "asked.jsonl"
+    monkeypatch.setattr(worker, "WORKER_COMMAND", [sys.executable, str(script)])
+    monkeypatch.setenv("FAKE_LOSSES_LOG", str(log))
+    return lambda: [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def app_of(run: RunFolder) -> MagicApp:
+    return MagicApp(run.path.parent, run.id, start=3)
+
+
+def screen_of(pilot: Pilot[None]) -> QueriesScreen:
+    shown = pilot.app.screen
+    assert isinstance(shown, QueriesScreen)
+    return shown
+
+
+async def type_line(pilot: Pilot[None], key: str, text: str) -> None:
+    """Press the key that opens the line, type into it, and take it."""
+    await pilot.press(key)
+    for character in text:
+        await pilot.press("space" if character == " " else character)
+    await pilot.press("enter")
+
+
+def test_a_basket_with_its_cost_is_asked(
+    kept: RunFolder, engine: FakeEngine, terminal: Terminal
+) -> None:
+    engine.add(kept.id, "succeeded", path=str(kept.path))
+
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "who sat on the mat?")
+        assert "6.0000 →  3.0000" in screen_text(pilot.app)
+        await pilot.press("space", "space")
+        await shows(pilot, "basket: 2 queries")
+        # 12 steps of 0.1 s for two queries, and 12 rebuilt states of 0.01 s.
+        await shows(pilot, "replay ≈ 1.3 s")
+        assert "disk ≈" in screen_text(pilot.app) and "no retraining" in screen_text(pilot.app)
+        await pilot.press("a")
+        await until(pilot, lambda: engine.of_kind("POST", "/attributions"), "asked")
+        await until(pilot, lambda: pilot.app.screen is not None and _number(pilot) == 2, "Live")
+
+    drive(app_of(kept), task, terminal)
+    ((_, _, _, wanted),) = engine.of_kind("POST", "/attributions")
+    assert wanted["asked"]["texts"] == ["who sat on the mat?", "wörld peace"]
+    assert wanted["asked"]["reduction"] == "none"
+
+
+def _number(pilot: Pilot[None]) -> int:
+    return int(getattr(pilot.app.screen, "NUMBER", -1))
+
+
+def test_a_typed_text_with_its_losses(kept: RunFolder, asked: Asked, terminal: Terminal) -> None:
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "who sat on the mat?")
+        await type_line(pilot, "i", "the cat sat down")
+        await shows(pilot, "typed here")
+        await shows(pilot, "basket: 1 query")
+        await pilot.press("t")
+        await shows(pilot, "mean loss 2.5000")
+        await pilot.press("n")
+        await shows(pilot, "loss 8.2500")
+        await pilot.press("h", "h")
+        await shows(pilot, "is given")
+        await pilot.press("escape")
+        assert isinstance(pilot.app.focused, CandidateList)
+        if not terminal.colour:
+            lines = screen_lines(pilot.app)
+            below = next(i for i, line in enumerate(lines) if "⟨90000⟩⟨90001⟩" in line) + 1
+            assert "#######" in lines[below]
+        await pilot.press("t")
+        await pilot.pause(0.2)
+
+    drive(app_of(kept), task, terminal)
+    # What is known is not asked for again.
+    ((verb, options),) = asked()
+    assert (verb, options["--run"]) == ("losses", str(kept.path))
+    assert json.loads(options["--request"])["texts"] == ["the cat sat down"]
+
+
+def test_texts_of_a_file(kept: RunFolder, asked: Asked, tmp_path: Path) -> None:
+    rows = [{"q": f"ask{n} ", "a": f"say{n} it"} for n in range(30)]
+    file = tmp_path / "q.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "who sat on the mat?")
+        await pilot.press("f")
+        for character in f"{file} q,a":
+            await pilot.press("space" if character == " " else character)
+        await pilot.press("enter")
+        await shows(pilot, "30 of 30 texts")
+        assert "the first of 37" in screen_text(pilot.app)
+        await shows(pilot, "ask1 → say1 it")
+        await type_line(pilot, "slash", "say2")
+        await shows(pilot, "11 of 30 texts")
+        await type_line(pilot, "colon", "11")
+        screen = screen_of(pilot)
+        assert screen.current is not None and screen.current.text == "ask29 say29 it"
+        await pilot.press("space")
+        command = screen.cli_equivalent()
+        assert f"attribute {kept.id} --prompt 'ask29 ' --text 'say29 it'" in command
+        await pilot.press("t")
+        await until(pilot, lambda: len(asked()) == 2, "losses")
+
+    drive(app_of(kept), task)
+    request = json.loads(asked()[1][1]["--request"])
+    assert (request["prompts"], request["texts"]) == (["ask29 "], ["say29 it"])
+
+
+def test_reduction_basket_and_command(kept: RunFolder) -> None:
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "who sat on the mat?")
+        screen = screen_of(pilot)
+        assert screen.why_not("ask") is not None
+        await pilot.press("space", "space", "r")
+        await shows(pilot, "the mean loss of 2 texts")
+        assert "--reduction mean" in screen.cli_equivalent()
+        await pilot.press("r")
+        await shows(pilot, "the summed loss of 2 texts")
+        await pilot.press("b")
+        await shows(pilot, "2 of 2 texts · basket")
+        await pilot.press("space")
+        await shows(pilot, "1 of 1 text · basket")
+        await pilot.press("x")
+        await shows(pilot, "asked in a0001")
+        assert len(screen.basket) == 0
+
+    drive(app_of(kept), task)
+
+
+def test_enter_on_an_asked_query_opens_its_influences(kept: RunFolder) -> None:
+    app = app_of(kept)
+
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "who sat on the mat?")
+        await pilot.press("j", "enter")
+        await until(pilot, lambda: _number(pilot) == 4, "Influences")
+
+    drive(app, task)
+    assert (app.selection.attribution, app.selection.query) == ("a0001", 1)
+
+
+def test_without_a_trajectory_nothing_is_asked(kept: RunFolder, engine: FakeEngine) -> None:
+    shutil.rmtree(kept.trajectory)
+    engine.add(kept.id, "succeeded", path=str(kept.path))
+    app, said = app_of(kept), []
+    app.say = lambda sentence, severity="information": said.append(sentence)  # type: ignore[method-assign]
+
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "who sat on the mat?")
+        await pilot.press("space", "a", "t")
+        await pilot.pause()
+
+    drive(app, task)
+    assert len(said) == 2 and all("keeps no complete trajectory" in each for each in said)
+    assert not engine.of_kind("POST", "/attributions")
+
+
+def test_no_engine_is_told_in_place(kept: RunFolder) -> None:
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "who sat on the mat?")
+        await pilot.press("space", "a")
+        await shows(pilot, "!")
+        await until(pilot, lambda: not screen_of(pilot).asking, "given up")
+        assert len(screen_of(pilot).basket) == 1
+
+    drive(app_of(kept), task)
+
+
+def test_a_refusing_worker_is_told_in_place(
+    kept: RunFolder, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_LOSSES", "refuse")
+
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "who sat on the mat?")
+        await pilot.press("t")
+        await shows(pilot, "the text is too short")
+        assert_harmless(screen_text(pilot.app))
+
+    drive(app_of(kept), task)
+
+
+def test_a_run_deleted_underneath(kept: RunFolder) -> None:
+    app = app_of(kept)
+
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "who sat on the mat?")
+        shutil.rmtree(kept.path)
+        app.open_screen(3)
+        await pilot.press("space")
+        app.select(query=1)
+        await shows(pilot, "! ")
+        assert "Traceback" not in screen_text(app)
+
+    drive(app, task)
+
+
+def test_hostile_texts(tmp_path: Path, asked: Asked, terminal: Terminal) -> None:
+    texts = [text for text in HOSTILE if text.isprintable() or "\ud800" not in text]
+    kept = write_kept(tmp_path / "runs", FakeRun(queries=texts))
+
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "asked in a0001")
+        for _ in texts:
+            assert_harmless(screen_text(pilot.app))
+            await pilot.press("space")
+        await pilot.press("b", "t")
+        await shows(pilot, "mean loss")
+        assert_harmless(screen_text(pilot.app))
+        assert "[bold red]markup" in screen_text(pilot.app)
+
+    drive(app_of(kept), task, terminal)

@@ -1,0 +1,110 @@
+"""What a journal tells of every moment of a run, and how the strip and the curves draw it."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from magic_tui.client.recording import Recording
+from magic_tui.render.ascii_glyphs import as_ascii
+from magic_tui.render.chart import curve_lines
+from magic_tui.render.residency import LABEL_WIDTH, strip_lines
+from tests.cli.fake_run import replay_events, training_events
+
+STEPS = 6
+
+
+def recorded(*parts: list[tuple[str, dict[str, Any]]]) -> Recording:
+    recording = Recording()
+    events = [pair for part in parts for pair in part]
+    recording.take({"event": e, "time": float(i), **facts} for i, (e, facts) in enumerate(events))
+    return recording
+
+
+def checkpoints(*steps: int) -> list[tuple[str, dict[str, Any]]]:
+    return [("checkpoint", {"kind": "state", "step": step, "bytes": 1}) for step in steps]
+
+
+def strip(recording: Recording, seq: int | None = None, width: int = 40) -> list[str]:
+    moment = recording.at(seq)
+    return [line.plain for line in strip_lines(moment, 0, moment.steps, width)]
+
+
+def test_training_fills_the_strip_step_by_step() -> None:
+    recording = recorded(training_events(STEPS)[:-2], checkpoints(0, 3))
+    moment = recording.at()
+    assert (moment.trained, moment.steps, moment.cursor) == (4, STEPS, None)
+    train, store, replay = strip(recording, width=LABEL_WIDTH + STEPS + 1 + 3)
+    assert train == "TRAIN   ████░░ 4/6"
+    assert store == "STORE   D··D·· 2 D"
+    assert replay.startswith("REPLAY  ······ –")
+
+
+def test_replay_carries_the_cursor_and_shows_what_it_holds() -> None:
+    replay = replay_events(STEPS)
+    begun = recorded(training_events(STEPS), checkpoints(0, STEPS), replay[: -2 - 2 * 2 - 1])
+    moment = begun.at()
+    assert moment.cursor == 3 and moment.rebuilding == (2, 2)
+    assert np.flatnonzero(moment.held).tolist() == [2]
+    _, store, line = strip(begun, width=LABEL_WIDTH + STEPS + 1 + 7)
+    assert store == "STORE   D·R··· 2 D 1 R"
+    assert line == "REPLAY  ··▒◀▓▓ 3/6"
+    done = recorded(training_events(STEPS), checkpoints(0, STEPS), replay).at()
+    assert done.cursor == 0 and done.rebuilding is None
+
+
+def test_any_moment_of_the_history_is_what_it_was_then() -> None:
+    events = [*training_events(STEPS), *checkpoints(0), *replay_events(STEPS)]
+    whole = recorded(events)
+    for seq in range(len(events)):
+        part = recorded(events[: seq + 1])
+        then, now = whole.at(seq), part.at()
+        assert (then.trained, then.cursor, then.phase) == (now.trained, now.cursor, now.phase)
+        assert (then.disk == now.disk).all() and (then.held == now.held).all()
+        assert then.seconds == now.seconds and then.memory == now.memory
+        for name, (steps, values) in now.curves.items():
+            assert np.array_equal(then.curves[name][0], steps)
+            assert np.array_equal(then.curves[name][1], values)
+        assert whole.story_until(seq) == part.story
+    assert whole.at(0).steps == 0 and strip(whole, 0)[0].rstrip().endswith("0/0")
+
+
+def test_what_an_earlier_attempt_did_stays() -> None:
+    resumed = ("resumed", {"phase": "train", "step": 3, "done": 3})
+    phase = ("phase", {"phase": "train", "total": STEPS, "attribution": None})
+    recording = recorded(training_events(STEPS)[:-1], [phase, resumed])
+    assert recording.at().trained == 3
+    replay = replay_events(STEPS)[:-6]
+    again = ("resumed", {"phase": "replay", "step": 4, "done": 2})
+    recording = recorded(training_events(STEPS), replay[:3], replay[3:5], [again])
+    assert recording.at().cursor == 4
+
+
+def test_many_steps_share_a_cell_which_counts_what_is_kept() -> None:
+    recording = recorded(training_events(1000)[:754], checkpoints(*range(0, 750, 25)))
+    train, store, _ = strip(recording, width=80)
+    assert len(train) <= 80 and len(store) <= 80
+    cells = store[LABEL_WIDTH:].split()[0]
+    assert set(cells) == set("D·")
+    room = len(train.split()[1])
+    assert train.count("█") == pytest.approx(room * 750 / 1000, abs=1)
+    packed = recorded(training_events(1000), checkpoints(*range(0, 1000, 3)))
+    assert set(strip(packed, width=80)[1][LABEL_WIDTH:].split()[0]) <= set("456")
+
+
+def test_curves_fit_their_place_and_name_their_extremes() -> None:
+    values = np.array([2.0, 4.0, np.nan, 8.0])
+    lines = curve_lines("loss", (np.arange(4.0), values), (0, 4), (30, 6))
+    assert len(lines) == 6 and all(line.cell_len <= 30 for line in lines)
+    assert lines[0].plain == "loss 8" and lines[1].plain.startswith("8")
+    assert lines[-1].plain.startswith("2")
+    assert lines[1].plain.rstrip().endswith("█")
+    assert set(as_ascii("".join(line.plain for line in lines))) <= set("los 248#-=_")
+    empty = curve_lines("loss", (np.zeros(0), np.zeros(0)), (0, 4), (30, 6))
+    assert len(empty) == 6 and "nothing yet" in empty[1].plain
+    flat = curve_lines("loss", (np.arange(2.0), np.ones(2)), (0, 2), (20, 3))
+    assert len(flat) == 3
+
+
+def test_ascii_keeps_the_width() -> None:
+    assert as_ascii("▓▒◀ D··R ✓ – 语") == "#%< D..R v - ??"

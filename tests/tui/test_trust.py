@@ -1,0 +1,149 @@
+"""Screen 8 and the verdict: what retrained subsets say of the scores."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from textual.pilot import Pilot
+
+from engine.contract.errors import RunError
+from engine.records.run_folder import RunFolder
+from magic_tui.app import MagicApp
+from magic_tui.client.trust import read_verdict
+from magic_tui.client.validation import read_validation, spearman
+from tests.cli.fake_run import FakeRun
+from tests.tui.driving import Terminal, drive, screen_text, shows
+from tests.tui.kept_run import HOSTILE, assert_harmless, write_kept
+
+HEAD = "query,subset,predicted,actual\n"
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> RunFolder:
+    return write_kept(tmp_path / "runs")
+
+
+def validated(run: RunFolder, noise: float, subsets: int = 20, outlier: str | None = None) -> Path:
+    """Write retrainings of both queries, as far from the predictions as ``noise``."""
+    random, lines = np.random.default_rng(0), [HEAD]
+    for subset in range(subsets):
+        for query in range(2):
+            predicted = random.normal()
+            actual = predicted + noise * random.normal() + 40 * (str(subset) == outlier)
+            lines.append(f"{query},{subset},{predicted!r},{actual!r}\n")
+    file = run.attributions / "a0001" / "validation.csv"
+    file.write_text("".join(lines))
+    return file
+
+
+def app_of(run: RunFolder) -> MagicApp:
+    return MagicApp(run.path.parent, run.id, start=8)
+
+
+def test_spearman_is_the_correlation_of_mean_ranks() -> None:
+    ties = np.array([1.0, 2.0, 2.0, 3.0])
+    # By hand: ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4.
+    expected = 4.5 / math.sqrt(4.5 * 5.0)
+    assert spearman(ties, np.array([10.0, 20.0, 30.0, 40.0])) == pytest.approx(expected)
+    assert spearman(ties, -ties) == pytest.approx(-1.0)
+    assert spearman(np.exp(ties), ties**3) == pytest.approx(1.0)
+    assert math.isnan(spearman(ties[:2], ties[:2])) and math.isnan(spearman(ties, ties * 0))
+
+
+@pytest.mark.parametrize(
+    ("noise", "subsets", "sign", "words"),
+    [(0.05, 20, "✓", "trusted"), (1.2, 40, "!", "doubtful"), (9.0, 20, "✗", "don't"),
+     (0.05, 4, "!", "4 retrained")],
+)  # fmt: skip
+def test_verdicts(kept: RunFolder, noise: float, subsets: int, sign: str, words: str) -> None:
+    assert read_verdict(kept.path, None).words == "not validated"
+    validated(kept, noise, subsets)
+    verdict = read_verdict(kept.path, "a0001")
+    assert verdict.sign == sign and words in verdict.words
+
+
+def test_a_step_that_was_not_reproduced_is_doubtful(tmp_path: Path) -> None:
+    kept = write_kept(tmp_path)
+    record = kept.attributions / "a0001" / "complete.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "reproduced": False}))
+    assert read_verdict(kept.path, None).words == "not reproduced"
+
+
+def test_a_growing_file_and_lines_that_are_not_finite(kept: RunFolder) -> None:
+    file = validated(kept, 0.05, 6)
+    with file.open("a") as more:
+        more.write("0,6,nan,1.0\n1,6,0.5,0.5\n0,7,0.2")
+    found = read_validation(file.parent)
+    assert found is not None
+    assert [len(points.subsets) for points in found.points] == [6, 7]
+    assert (found.subsets, found.skipped) == (7, 1)
+    low, high = found.interval
+    assert low <= found.lds <= high
+    file.write_text(HEAD)
+    assert read_validation(file.parent) is None
+
+
+@pytest.mark.parametrize("text", ["query,subset\n1,2\n", HEAD + "0,1,x,2\n", "\xff\n", "a,b\n\0\n"])
+def test_a_damaged_file(kept: RunFolder, text: str) -> None:
+    file = kept.attributions / "a0001" / "validation.csv"
+    file.write_text(text, encoding="latin-1")
+    with pytest.raises(RunError, match=r"validation\.csv"):
+        read_validation(file.parent)
+
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "! ")
+        await shows(pilot, "validation.csv")
+        assert "Traceback" not in screen_text(pilot.app)
+
+    drive(app_of(kept), task)
+
+
+def test_not_validated(kept: RunFolder, terminal: Terminal) -> None:
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "nobody has left documents out")
+        shown = screen_text(pilot.app)
+        assert "○ not validated" in shown and "float32" in shown
+        assert "1 at the last step, 1 at the first" in " ".join(shown.split())
+        await pilot.press("Q")
+        await shows(pilot, "2 at the last step")
+
+    drive(app_of(kept), task, terminal)
+
+
+def test_the_scatter_its_outlier_and_more_of_it(
+    kept: RunFolder, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("magic_tui.screens.trust._LOOK_SECONDS", 0.2)
+    validated(kept, 0.05, outlier="13")
+
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "20 subsets")
+        await shows(pilot, "predicted = actual")
+        assert "✓ trusted" in screen_text(pilot.app) and "1 outlier" in screen_text(pilot.app)
+        assert screen_text(pilot.app).count("◆") == 2
+        await pilot.press("n")
+        await shows(pilot, "subset 13: predicted")
+        assert "an outlier" in screen_text(pilot.app)
+        validated(kept, 0.05, 30, outlier="13")
+        await shows(pilot, "30 subsets")
+
+    drive(app_of(kept), task, terminal)
+
+
+def test_hostile_subset_names(tmp_path: Path) -> None:
+    kept = write_kept(tmp_path / "runs", FakeRun())
+    names = [each for each in HOSTILE if not set(each) & set("\n\r\0\ud800")]
+    rows = [f'0,"{name}",{i},{i + (i == 0) * 50}\n' for i, name in enumerate(names)]
+    file = kept.attributions / "a0001" / "validation.csv"
+    file.write_text(HEAD + "".join(rows), encoding="utf-8", newline="")
+
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "predicted = actual")
+        for _ in names:
+            await pilot.press("n")
+            await shows(pilot, "subset ")
+            assert_harmless(screen_text(pilot.app))
+
+    drive(app_of(kept), task)
