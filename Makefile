@@ -11,7 +11,7 @@ BENCH_MODEL ?= $(wildcard ../shared/data/models/stories15M)
 TEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint test test-crash check bench clean
+.PHONY: help setup demo lint test test-crash check bench pictures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ check: lint test ## lint, then test
 
 bench: $(INSTALLED) ## time training and replay; BENCH_MODEL=folder for a model of your own
 	OMP_WAIT_POLICY=PASSIVE THP_MEM_ALLOC_ENABLE=1 $(BIN)/python -m tests.benchmarks.bench_step $(if $(BENCH_MODEL),--model $(BENCH_MODEL))
+
+pictures: $(INSTALLED) ## draw every screen of the dashboard on the demo into docs/pictures
+	$(BIN)/python -m tests.tui.pictures
 
 clean: ## remove .venv, caches and built packages; runs stay
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -33,17 +33,16 @@ class Library:
         with self._counting:
             self._changes += 1
 
-    def runs(self, runs_dir: Path, look: bool = True) -> list[RunWatch]:
-        """The runs in a folder, oldest first; without ``look`` those known of it already."""
+    def runs(self, runs_dir: Path) -> list[RunWatch]:
+        """The runs in a folder, oldest first."""
         with self._lock:
-            if look or runs_dir not in self._folders:
-                self._scan(runs_dir)
+            self._scan(runs_dir)
             return list(self._folders[runs_dir].values())
 
-    def all(self, look: bool = False) -> list[RunWatch]:
-        """The runs in all folders."""
+    def all(self) -> list[RunWatch]:
+        """The known runs in all folders."""
         with self._lock:
-            return [watch for folder in list(self._folders) for watch in self.runs(folder, look)]
+            return [watch for folder in self._folders.values() for watch in folder.values()]
 
     def find(self, runs_dir: Path, run_id: str) -> RunWatch:
         """The run of an id.

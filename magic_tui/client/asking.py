@@ -1,8 +1,9 @@
 """Texts to ask about: where they come from, what the model finds hard in them, the basket."""
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class TextLosses:
     loss: float
     tokens: tuple[TokenLoss, ...]
 
-    @property
+    @functools.cached_property
     def hardest(self) -> float:
         """The largest loss: the scale of the colours."""
         return max((token.loss for token in self.tokens if token.loss is not None), default=0.0)
@@ -80,6 +81,12 @@ def asked_before(run: RunFolder) -> list[Source]:
         RunError: if a file is damaged.
     """
     return [_asked(run, folder.name) for folder in list_attributions(run.attributions)]
+
+
+def with_answers(source: Source, found: Sequence[Source]) -> Source:
+    """Texts of one origin that know which attribution asked them meanwhile."""
+    answers = {each.key: each for asked in found for each in asked.candidates}
+    return replace(source, candidates=tuple(answers.get(c.key, c) for c in source.candidates))
 
 
 def read_source(path: str, columns: Mapping[str, str], folder: Path) -> Source:

@@ -1,5 +1,6 @@
 """How a query's influence arose over the training: a figure a step, beside loss and rate."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,16 +32,19 @@ class Curves:
         """Length of the training."""
         return len(self.influence)
 
-    @property
+    @functools.cached_property
     def cumulative(self) -> Floats:
         """The sum up to and with each step."""
         return np.cumsum(self.influence)
 
     def share(self, first: int, last: int) -> float:
         """The share of the total |influence| that steps from ``first`` up to ``last`` carry."""
-        sizes = np.abs(self.influence)
-        total = float(sizes.sum())
-        return float(sizes[first:last].sum()) / total if total > 0 else 0.0
+        part = float(np.abs(self.influence[first:last]).sum())
+        return part / self._total if self._total > 0 else 0.0
+
+    @functools.cached_property
+    def _total(self) -> float:
+        return float(np.abs(self.influence).sum())
 
     def csv(self) -> str:
         """A line a step."""

@@ -26,8 +26,14 @@ def shared_runs(query: str, document: str, most: int = 3) -> list[str]:
             runs.append((length, here))
         here += max(1, length)
     runs.sort(key=lambda run: -run[0])
-    texts = [document[matches[at].start() : matches[at + n - 1].end()] for n, at in runs]
-    return list(dict.fromkeys(texts))[:most]
+    kept: list[str] = []
+    told: list[str] = []
+    for length, at in runs:
+        run = f" {' '.join(words[at : at + length])} "
+        if not any(run in longer for longer in told):
+            told.append(run)
+            kept.append(document[matches[at].start() : matches[at + length - 1].end()])
+    return kept[:most]
 
 
 def _length(first: list[str], second: list[str]) -> int:

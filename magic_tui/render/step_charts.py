@@ -132,6 +132,18 @@ def bounds(values: Floats) -> tuple[float, float]:
     return (float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)
 
 
+def heights(room: int) -> tuple[int, int, int, int]:
+    """Rows of the charts of influence, its sum, loss and rate; those further down give way first."""
+    if room < 9:
+        return max(3, room), 0, 0, 0
+    if room < 13:
+        return room - 3, 0, 3, 0
+    rate = max(2, room // 9)
+    loss = max(3, room // 6)
+    total = max(3, room // 4)
+    return room - total - loss - rate, total, loss, rate
+
+
 def _halves(value: float, scale: SignedScale) -> int:
     if np.isnan(value) or value == 0 or not scale.unit > 0:
         return 0

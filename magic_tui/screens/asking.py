@@ -16,6 +16,7 @@ from magic_tui.client.asking import (
     read_losses,
     read_source,
     request_of,
+    with_answers,
 )
 from magic_tui.client.basket import Basket
 from magic_tui.client.query_cost import QueryCost, query_cost
@@ -104,6 +105,7 @@ class AskingScreen(MagicScreen):
         """Find out what the run was asked before, and whether it can be asked."""
         try:
             run = selection.folder or find_run(selection.runs_dir)
+            run.record()
             found, kept = asked_before(run), run.has_trajectory()
         except (MagicError, OSError) as error:
             self.from_thread(self._not_loaded, str(error))
@@ -111,8 +113,9 @@ class AskingScreen(MagicScreen):
         self.from_thread(self._loaded, run, found, kept)
 
     def _loaded(self, run: RunFolder, found: list[Source], kept: bool) -> None:
-        own = {s.name: s for s in self.sources.values() if s.attribution is None}
-        self.sources = {**{source.name: source for source in found}, **own}
+        own = [s for s in self.sources.values() if s.attribution is None]
+        shown = [*found, *(with_answers(source, found) for source in own)]
+        self.sources = {source.name: source for source in shown}
         self.run, self.kept = run, kept
         self.problem(None)
         self.basket_changed()

@@ -4,6 +4,7 @@ from rich.cells import cell_len
 from textual.binding import Binding
 from textual.content import Content
 from textual.widget import Widget
+from textual.widgets import Input
 
 _SHORT = {
     "enter": "⏎", "escape": "esc", "question_mark": "?", "slash": "/", "colon": ":",
@@ -35,7 +36,12 @@ class Foot(Widget):
 
     def render(self) -> Content:
         """The keys of this moment."""
-        shown = [active.binding for active in self.screen.active_bindings.values()]
+        active_bindings = list(self.screen.active_bindings.values())
+        if isinstance(self.screen.focused, Input):
+            # Whatever else is pressed is typed.
+            above = (self.screen, self.app)
+            active_bindings = [active for active in active_bindings if active.node not in above]
+        shown = [active.binding for active in active_bindings]
         last = [self._part(b) for b in shown if b.key in _ALWAYS]
         room = self.size.width - sum(cell_len(part.plain) + 2 for part in last)
         kept: list[Content] = []

@@ -47,5 +47,7 @@ class Lines(Widget):
 
 def text_strip(text: Text, widget: Widget) -> Strip:
     """A line of text on a widget's own background."""
-    segments = [s for s in text.render(widget.app.console, end="") if s.text]
-    return Strip(segments).apply_style(widget.rich_style)
+    console = widget.app.console
+    # Rich leaves the style of a whole text out if no part of it has another one.
+    style = widget.rich_style + console.get_style(text.style, default="")
+    return Strip([s for s in text.render(console, end="") if s.text]).apply_style(style)

@@ -123,10 +123,12 @@ class LossText(Widget, can_focus=True):
 
     def _show_cursor(self) -> None:
         lines = self._lines()
-        places = [n for n, line in enumerate(lines) if any(i == self.cursor for i, _ in line)]
+        # Tokens come in order; a line may be empty or hold the middle of one.
+        firsts = [line[0][0] if line else -1 for line in lines]
+        place = max((n for n, first in enumerate(firsts) if 0 <= first <= self.cursor), default=0)
         height = max(1, (self.size.height - 1) // (1 if self._colour else 2))
-        if places and not self._top <= places[0] < self._top + height:
-            self._top = max(0, places[0] - height // 2)
+        if not self._top <= place < self._top + height:
+            self._top = max(0, place - height // 2)
         self.refresh()
 
     def _head(self) -> Text:

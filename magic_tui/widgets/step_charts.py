@@ -19,6 +19,7 @@ from magic_tui.render.step_charts import (
     Window,
     bounds,
     filled_rows,
+    heights,
     scale_text,
     signed_rows,
 )
@@ -67,6 +68,8 @@ class StepCharts(Widget, can_focus=True):
         self.cursor = 0
         self._first, self._count = 0, 0
         self._drawn: list[Text] = []
+        self._bare: tuple[object, list[Text]] | None = None
+        """The charts without their cursor, and what they depend on."""
 
     @property
     def group(self) -> tuple[int, int]:
@@ -85,7 +88,7 @@ class StepCharts(Widget, can_focus=True):
     def show(self, curves: Curves | None, cursor: int | None = None) -> None:
         """Show other curves, the cursor where it was unless it is said where."""
         changed = (curves and curves.steps) != (self.curves and self.curves.steps)
-        self.curves = curves
+        self.curves, self._bare = curves, None
         if curves is not None and changed:
             self._first, self._count = 0, curves.steps
         if curves is not None:
@@ -162,9 +165,15 @@ class StepCharts(Widget, can_focus=True):
         self.refresh()
 
     def _charts(self) -> list[Text]:
+        key = (id(self.curves), self._window(), self.size.height)
+        if self._bare is None or self._bare[0] != key:
+            self._bare = key, self._without_cursor()
+        return [*(self._with_cursor(row.copy()) for row in self._bare[1]), self._axis()]
+
+    def _without_cursor(self) -> list[Text]:
         assert self.curves is not None
         curves, window = self.curves, self._window()
-        influence, total, loss, rate = _heights(self.size.height - 1)
+        influence, total, loss, rate = heights(self.size.height - 1)
         rows = self._signed("influence", window.grouped(curves.influence, "sum"), influence)
         if total:
             rows += self._signed("sum so far", window.grouped(curves.cumulative, "last"), total)
@@ -173,7 +182,7 @@ class StepCharts(Widget, can_focus=True):
         if rate:
             values = window.grouped(curves.rates, "mean")
             rows += self._filled("rate", values, rate, _RATE, from_zero=True)
-        return [*(self._with_cursor(row) for row in rows), self._axis()]
+        return rows
 
     def _signed(self, name: str, values: Floats, height: int) -> list[Text]:
         scale = SignedScale.of(values, height)
@@ -236,15 +245,3 @@ class StepCharts(Widget, can_focus=True):
         before, after = max(0, place - 1), min(len(line), place + len(here) + 1)
         line[before:after] = " " * (place - before) + here + " " * (after - place - len(here))
         return Text("step".rjust(GUTTER - 1) + " " + "".join(line), "dim", no_wrap=True, end="")
-
-
-def _heights(room: int) -> tuple[int, int, int, int]:
-    """Rows of the four charts; those further down give way first."""
-    if room < 9:
-        return max(3, room), 0, 0, 0
-    if room < 13:
-        return room - 3, 0, 3, 0
-    rate = max(2, room // 9)
-    loss = max(3, room // 6)
-    total = max(3, room // 4)
-    return room - total - loss - rate, total, loss, rate

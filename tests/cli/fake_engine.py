@@ -37,6 +37,8 @@ class FakeEngine:
         self.break_off: list[int] = []
         """After how many records each next stream breaks off."""
         self.reset_at: int | None = None
+        self.busy = 0
+        """How many of the next requests find too many others."""
         self.view = engine_view(str(path))
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
@@ -131,6 +133,9 @@ def _app(engine: FakeEngine) -> FastAPI:
         query = dict(request.query_params)
         told = json.loads(body) if body else None
         engine.asked.append((request.method, request.url.path, query, told))
+        if engine.busy:
+            engine.busy -= 1
+            return _problem(503, "too many connections", 3)
         return await call_next(request)
 
     @app.get("/v1/engine")

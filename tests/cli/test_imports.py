@@ -68,5 +68,6 @@ def test_facts_as_json_load_nothing_slow(engine: FakeEngine, arguments: list[str
     assert loaded & SLOW == set()
     # Typer uses pydantic; reading our models with it would take longer than asking the engine.
     assert {name for name in loaded if name.startswith("engine.contract")} <= {
-        "engine.contract", "engine.contract.errors", "engine.contract.states",
+        "engine.contract", "engine.contract.environment", "engine.contract.errors",
+        "engine.contract.states",
     }  # fmt: skip

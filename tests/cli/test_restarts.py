@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from engine.contract.errors import UnreachableError
 from engine.records.places import note_socket, socket_path, state_folder
 from magic_tui.client import engine as client
-from magic_tui.client import http, start, stopping
+from magic_tui.client import http, start, stopping, stream
 from magic_tui.client.engine import RefusedError, connect
 from magic_tui.client.http import Answer, BrokenOffError, NobodyError, Question
 from magic_tui.client.stopping import end_engine
@@ -57,24 +58,6 @@ def breaking(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(client, "ask", ask)
 
     return lose
-
-
-def test_waiting_starts_no_engine_that_was_stopped(
-    engine: FakeEngine, magic: Magic, places: Path
-) -> None:
-    engine.add(RUN, "running")
-    results: list[Any] = []
-    waiting = threading.Thread(target=lambda: results.append(magic("wait", RUN)))
-    waiting.start()
-    while not engine.of_kind("GET", "/wait"):
-        time.sleep(0.01)
-    start.stopped_note().touch()
-    engine.stop()
-    waiting.join(10)
-    assert results[0].exit_code == 3
-    assert results[0].stderr == f"magic: {client.STOPPED}\n"
-    assert not (places / "state" / "engine.log").exists(), "an engine was started"
-    engine.start()
 
 
 def test_a_cancel_that_was_granted_before_the_engine_ended(
@@ -126,7 +109,7 @@ def test_queries_are_never_asked_twice(
     breaking("POST", "/attributions", (BrokenOffError if heard else NobodyError)("gone"), heard)
     connected = connect()
     if heard:
-        with pytest.raises(client.UnreachableError, match="whether it took the request"):
+        with pytest.raises(UnreachableError, match="whether it took the request"):
             connected.attribute(RUN, {"texts": ["why?"]})
     else:
         connected.attribute(RUN, {"texts": ["why?"]})
@@ -155,6 +138,21 @@ def test_a_busy_engine_is_asked_again(
     assert result.stderr == (
         "magic: the engine is there but takes no questions: too many connections\n"
     )
+
+
+def test_streams_of_a_busy_engine_are_asked_for_again(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "_PAUSE_SECONDS", 0.01)
+    run, connected = engine.add(RUN, "succeeded"), connect()
+    engine.busy = 2
+    assert list(stream.read_logs(connected, run, follow=False)) == engine.logs.splitlines()
+    engine.busy = 1
+    assert [m.kind for m in stream.follow_events(connected, run)] == ["state", "end"]
+    engine.busy = 10_000
+    with pytest.raises(RefusedError, match="too many connections"):
+        list(stream.read_logs(connected, run, follow=False))
+    engine.busy = 0
 
 
 @pytest.fixture
@@ -194,12 +192,12 @@ def test_stop_waits_for_the_process_and_not_for_the_lock(
 ) -> None:
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     monkeypatch.setattr(stopping, "_STOP_SECONDS", 10.0)
-    threading.Timer(0.3, lambda: os.kill(other.pid, signal.SIGTERM)).start()
     began = time.monotonic()
+    threading.Timer(0.3, lambda: os.kill(other.pid, signal.SIGTERM)).start()
     end_engine(places / "nobody", other.pid)
     assert 0.3 <= time.monotonic() - began < 5, "another one holds the lock all the time"
     assert start.engine_pid() == str(silent) and start.stopped_note().exists()
     other.wait()
     monkeypatch.setattr(stopping, "_STOP_SECONDS", 0.2)
-    with pytest.raises(client.UnreachableError, match=f"end it with: kill {silent}"):
+    with pytest.raises(UnreachableError, match=f"end it with: kill {silent}"):
         end_engine(places / "nobody", silent)

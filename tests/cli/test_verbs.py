@@ -100,6 +100,12 @@ def test_resume_waits_until_the_run_is_taken_up(engine: FakeEngine, magic: Magic
     assert result.exit_code == 0 and json.loads(result.stdout)["state"] == "queued"
 
 
+def test_the_help_of_cancel_tells_what_is_lost(magic: Magic) -> None:
+    text = flat(magic("cancel", "--help").stdout)
+    assert "What its training saved stays" in text
+    assert "What an attribution that is not complete saved is removed" in text
+
+
 def test_a_wish_that_makes_no_sense(engine: FakeEngine, magic: Magic) -> None:
     engine.add(RUN, "succeeded")
     result = magic("pause", RUN)

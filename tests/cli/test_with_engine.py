@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from engine.contract.errors import ExitCode, MagicError
 from magic_tui.client import processes, start
-from magic_tui.client.engine import connect, connect_if_running
+from magic_tui.client.engine import STOPPED, connect, connect_if_running
 from magic_tui.client.stream import follow_events
 from tests.cli.conftest import Magic
 from tests.daemon.conftest import end_attempts
@@ -168,6 +169,28 @@ def test_a_stopped_engine_stays_stopped_for_who_only_watches(
     assert alone and stopped == "engine stopped; 1 run goes on\n"
     assert kinds.count("waiting") == 1 and kinds[-1] == "end"
     assert magic("wait", run_id).exit_code == 0
+
+
+def test_who_waits_starts_no_engine_that_was_stopped(magic: Magic, runs: Path, ranks: Any) -> None:
+    ranks({"wait_for": "go"})
+    run_id, _ = submitted(magic, runs)
+    until(lambda: state(magic, run_id) == "running")
+    engine = connect()
+    told: list[MagicError] = []
+
+    def wait() -> None:
+        try:
+            engine.wait(run_id)
+        except MagicError as error:
+            told.append(error)
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    time.sleep(0.2)
+    assert connect().stop()["running"] == 1
+    waiter.join(10)
+    assert start.engine_pid() is None
+    assert [(str(error), error.exit_code) for error in told] == [(STOPPED, ExitCode.UNREACHABLE)]
 
 
 def test_ctrl_c_leaves_and_watch_comes_back(

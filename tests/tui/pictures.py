@@ -41,7 +41,7 @@ PICTURES = (
     Picture("welcome", 0, "own config"),
     Picture("runs", 1, "succeeded"),
     Picture("live", 2, "history", ("left_square_bracket",) * 8),
-    Picture("queries", 3, "1 text", ("space",)),
+    Picture("queries", 3, "no retraining", ("space",)),
     Picture("influences", 4, "%"),
     Picture("document", 5, "token"),
     Picture("why", 6, "document"),

@@ -12,7 +12,7 @@ from engine.records.arrays import open_array
 from engine.records.atomic import size_on_disk
 from engine.records.journal import JournalWriter
 from engine.records.run_folder import RunFolder
-from magic_tui.client.asking import Candidate, asked_before, request_of
+from magic_tui.client.asking import Candidate, Source, asked_before, request_of, with_answers
 from magic_tui.client.basket import Basket, attribute_command
 from magic_tui.client.query_cost import query_cost
 from magic_tui.render.losses import (
@@ -102,6 +102,13 @@ def test_asked_before_names_every_query(kept: RunFolder) -> None:
         ("who sat on the mat?", ("a0001", 0), 6.0, 3.0),
         ("wörld peace", ("a0001", 1), 7.0, 4.0),
     ]
+
+
+def test_texts_learn_who_asked_them_meanwhile(kept: RunFolder) -> None:
+    typed = Source("typed", (Candidate("wörld peace"), PROMPTED), 2)
+    answered = with_answers(typed, asked_before(kept))
+    assert answered.candidates[0].asked == ("a0001", 1)
+    assert answered.candidates[1] == PROMPTED and answered.name == "typed"
 
 
 def test_levels_of_loss() -> None:

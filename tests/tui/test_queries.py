@@ -223,7 +223,7 @@ def test_a_run_deleted_underneath(kept: RunFolder) -> None:
         app.open_screen(3)
         await pilot.press("space")
         app.select(query=1)
-        await shows(pilot, "! ")
+        await shows(pilot, "is not a run folder")
         assert "Traceback" not in screen_text(app)
 
     drive(app, task)

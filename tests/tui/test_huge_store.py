@@ -1,0 +1,63 @@
+"""A store too large to read as a whole: only what is on screen is read, and little is written."""
+
+from pathlib import Path
+
+import pytest
+
+from engine.records import score_store, tables
+from engine.records.arrays import read
+from magic_tui.app import MagicApp
+from magic_tui.client import texts as texts_module
+from magic_tui.widgets.ranked_list import RankedList
+from tests.tui.driving import drive, shows, until
+from tests.tui.huge_store import NEEDLE, RUN_ID, write_huge
+
+DOCUMENTS, TOKENS, QUERIES = 60_000, 512, 3
+
+
+@pytest.fixture(scope="module")
+def huge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("huge")
+    write_huge(folder, DOCUMENTS, TOKENS, QUERIES)
+    return folder
+
+
+def test_only_what_is_on_screen_is_read(huge: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows_read: list[int] = []
+    groups: set[int] = set()
+    looked_up = texts_module.DocumentTexts._group
+
+    def counting(array, selection, store):
+        values = read(array, selection, store)
+        if values.ndim == 2:
+            rows_read.append(len(values))
+        return values
+
+    def group(self, number, keep=True):
+        groups.add(number)
+        return looked_up(self, number, keep)
+
+    monkeypatch.setattr(tables, "read", counting)
+    monkeypatch.setattr(score_store, "read", counting)
+    monkeypatch.setattr(texts_module.DocumentTexts, "_group", group)
+
+    async def task(pilot):
+        app = pilot.app
+        await shows(pilot, "60,000 documents")
+        await shows(pilot, "strongest token")
+        ranks = app.screen.query_one(RankedList)
+        await until(pilot, lambda: None not in map(ranks._snippet_of, ranks.on_screen()), "texts")
+        assert len(groups) <= 3 * ranks.size.height
+        await pilot.press("G")
+        assert ranks.cursor == DOCUMENTS - 1
+        await shows(pilot, "to the cursor 100 %")
+        await pilot.press("g", "slash", *NEEDLE, "enter")
+        await shows(pilot, f"with “{NEEDLE}”: 2 documents")
+        await pilot.press("escape", "enter")
+        await shows(pilot, "scale: this document")
+        await pilot.press("6")
+        await shows(pilot, "what lowered it most")
+        # A document lies within one chunk of rows; nothing reads all of them.
+        assert max(rows_read) <= 2 * 1024
+
+    drive(MagicApp(huge, RUN_ID, 4), task)
