@@ -133,7 +133,7 @@ def bounds(values: Floats) -> tuple[float, float]:
 
 
 def heights(room: int) -> tuple[int, int, int, int]:
-    """Rows of the charts of influence, its sum, loss and rate; those further down give way first."""
+    """Rows of the charts of influence, its sum, loss and rate; the last ones give way first."""
     if room < 9:
         return max(3, room), 0, 0, 0
     if room < 13:

@@ -1,7 +1,6 @@
 """Document: a training document, its tokens coloured by their effect on the query."""
 
 import functools
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -9,9 +8,6 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
-from engine.contract.errors import UsageError
-from magic_tui.client.explored import Explored
-from magic_tui.client.shown import ShownDocument
 from magic_tui.render.document import (
     document_line,
     legend_line,
@@ -22,6 +18,7 @@ from magic_tui.render.document import (
 )
 from magic_tui.render.influences import query_line
 from magic_tui.render.show import STRONGEST, shades
+from magic_tui.screens.document_view import Sheet, find_piece, neighbour, read_sheet
 from magic_tui.screens.exploring import ExploringScreen
 from magic_tui.selection import Selection
 from magic_tui.widgets.lines import Lines
@@ -30,14 +27,6 @@ from magic_tui.widgets.prompt import Prompt
 
 _AROUND = 6
 """Lines of the screen that are not the text's."""
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """What one reading made; ``scale`` is None for the document's own."""
-
-    shown: ShownDocument
-    scale: float | None
 
 
 class DocumentScreen(ExploringScreen):
@@ -96,7 +85,7 @@ class DocumentScreen(ExploringScreen):
 
     def selection_changed(self, selection: Selection) -> None:
         """Read the document."""
-        make = functools.partial(_read, selection.query, selection.document, self._all)
+        make = functools.partial(read_sheet, selection.query, selection.document, self._all)
         self.read("document", make, self._take)
 
     def cli_equivalent(self) -> str:
@@ -126,7 +115,7 @@ class DocumentScreen(ExploringScreen):
         """Look at the next document in the ranking of the query."""
         if self.sheet is None:
             return
-        make = functools.partial(_neighbour, self.selection.query, self.sheet.shown.document, step)
+        make = functools.partial(neighbour, self.selection.query, self.sheet.shown.document, step)
         self.read("neighbour", make, self._go)
 
     def action_scale(self) -> None:
@@ -242,35 +231,3 @@ class DocumentScreen(ExploringScreen):
             self.magic.say(f"{path}: {error.strerror}", "warning")
             return
         self.magic.say(f"written to {path}")
-
-
-def find_piece(shown: ShownDocument, wanted: str, after: int) -> int | None:
-    """The first piece behind ``after``, going round, at which a text begins, whatever its case."""
-    text = "".join(piece.text for piece in shown.pieces).lower()
-    starts: list[int] = []
-    place = 0
-    for piece in shown.pieces:
-        place += len(piece.text.lower())
-        starts.append(place)
-    behind = starts[after] if after < len(starts) else 0
-    found = text.find(wanted.lower(), behind)
-    if found < 0:
-        found = text.find(wanted.lower())
-    return next((i for i, stop in enumerate(starts) if stop > found), None) if found >= 0 else None
-
-
-def _read(query: int, document: int | None, everything: bool, explored: Explored) -> Sheet:
-    if document is None:
-        strongest = explored.ranking(query).order[:1]
-        if not len(strongest):
-            raise UsageError("this run has no documents")
-        document = int(strongest[0])
-    shown = explored.shown(query, document)
-    scale = explored.scale(query) if everything and explored.has_tokens else None
-    return Sheet(shown, scale)
-
-
-def _neighbour(query: int, document: int, step: int, explored: Explored) -> int:
-    ranking = explored.ranking(query)
-    place = ranking.place(document) or 0
-    return int(ranking.order[min(max(0, place + step), len(ranking) - 1)])

@@ -70,6 +70,7 @@ class LiveScreen(Wishing, Feed, MagicScreen):
         self._printed = False
         self._states: tuple[str | None, bool] = (None, False)
         """What the keys that can be pressed depend on."""
+        self._painted: dict[str, Text] = {}
 
     def body(self) -> ComposeResult:
         """State, strip, curves, machine, log."""
@@ -216,6 +217,9 @@ class LiveScreen(Wishing, Feed, MagicScreen):
 
     def _show(self, where: str, lines: list[Text]) -> None:
         shown = Text("\n", no_wrap=True).join(lines)
+        if shown == self._painted.get(where):
+            return
+        self._painted[where] = shown
         place = self.query_one(where, Static)
         # Laying out all of a screen takes ten times as long as painting one region.
         place.update(Content.from_rich_text(shown), layout=place.size.height != len(lines))

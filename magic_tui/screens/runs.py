@@ -1,6 +1,7 @@
 """Screen 1: the runs, what each is doing, and one of them in detail."""
 
 import contextlib
+import time
 from typing import ClassVar
 
 from rich.text import Text
@@ -28,7 +29,7 @@ from magic_tui.widgets.line_list import LineList
 from magic_tui.widgets.prompt import Prompt
 from magic_tui.widgets.run_list import RunList, head_line
 
-_BUSY_SECONDS, _IDLE_SECONDS = 1.0, 3.0
+_BUSY_SECONDS, _IDLE_SECONDS, _STALE_SECONDS = 1.0, 3.0, 20.0
 
 
 class RunsScreen(Wishing, MagicScreen):
@@ -61,6 +62,7 @@ class RunsScreen(Wishing, MagicScreen):
         self._filter = ""
         self._marked: str | None = None
         self._timer: Timer | None = None
+        self._shown = 0.0
 
     def body(self) -> ComposeResult:
         """Columns, list, detail."""
@@ -166,10 +168,12 @@ class RunsScreen(Wishing, MagicScreen):
             self.app.call_from_thread(self._take, runs[::-1], problem)
 
     def _take(self, runs: list[View], problem: str | None) -> None:
-        first = self._runs is None
+        first, before = self._runs is None, self._runs
         self._runs = runs
         self.problem(problem)
-        self._show()
+        # Ages and silences change by themselves, but nobody waits for their minute.
+        if runs != before or time.monotonic() - self._shown > _STALE_SECONDS:
+            self._show()
         if first and self.selection.run is not None:
             ids = [run["id"] for run in runs]
             with contextlib.suppress(ValueError):
@@ -178,6 +182,7 @@ class RunsScreen(Wishing, MagicScreen):
     def _show(self) -> None:
         if not self.is_mounted or self._runs is None:
             return
+        self._shown = time.monotonic()
         listed = [run for run in self._runs if self._filter in _searched(run)]
         self.query_one("#columns", Static).update(
             Content.from_rich_text(head_line(self.size.width - 1))

@@ -20,16 +20,31 @@ class Charts(Widget):
 
     _moment: Moment | None = None
     _steps = (0, 1)
+    _drawn = Text()
 
     def show(self, moment: Moment, steps: tuple[int, int]) -> None:
         """Show the curves of a moment over some steps."""
         self._moment, self._steps = moment, steps
-        self.refresh()
+        self._paint()
+
+    def on_resize(self) -> None:
+        """Draw in another size."""
+        self._paint()
 
     def render(self) -> Content:
         """As many lines as there is height."""
+        return Content.from_rich_text(self._drawn)
+
+    def _paint(self) -> None:
+        """Send nothing over the line if nothing changed."""
+        drawn = self._draw()
+        if drawn != self._drawn:
+            self._drawn = drawn
+            self.refresh()
+
+    def _draw(self) -> Text:
         if self._moment is None:
-            return Content("")
+            return Text()
         width = (self.size.width - _GAP * 2) // 3
         size = (width, max(2, self.size.height))
         charts = [
@@ -43,4 +58,4 @@ class Charts(Widget):
                 line.append_text(part)
                 line.pad_right(max(0, (index + 1) * (width + _GAP) - line.cell_len))
             lines.append(line)
-        return Content.from_rich_text(Text("\n", no_wrap=True).join(lines))
+        return Text("\n", no_wrap=True).join(lines)

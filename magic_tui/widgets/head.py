@@ -1,6 +1,7 @@
 """The first line of every screen: where one is, of what, and how far it can be trusted."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 from textual import work
@@ -9,10 +10,12 @@ from textual.widget import Widget
 from textual.worker import get_current_worker
 
 from engine.contract.errors import MagicError
-from magic_tui.client.trust import NOT_VALIDATED, Verdict, read_verdict
 from magic_tui.render.cells import fit
 from magic_tui.safe_text import one_line
 from magic_tui.selection import Selection
+
+if TYPE_CHECKING:
+    from magic_tui.client.trust import Verdict
 
 
 class Head(Widget):
@@ -26,7 +29,7 @@ class Head(Widget):
         """Nothing is selected yet."""
         super().__init__()
         self._selection: Selection | None = None
-        self._verdict = NOT_VALIDATED
+        self._verdict: Verdict | None = None
         self._note = ""
 
     def show(self, selection: Selection) -> None:
@@ -34,7 +37,7 @@ class Head(Widget):
         before, self._selection = self._selection, selection
         about = (selection.folder, selection.attribution)
         if before is None or about != (before.folder, before.attribution):
-            self._verdict = NOT_VALIDATED
+            self._verdict = None
             if selection.folder is not None:
                 self._read(selection.folder.path, selection.attribution)
         self.refresh()
@@ -47,7 +50,8 @@ class Head(Widget):
 
     def render(self) -> Content:
         """One line: the verdict at its end stays, what is before it gives way."""
-        verdict = f"{self._verdict.sign} {self._verdict.words}" if self._has_scores() else ""
+        known = self._verdict if self._has_scores() else None
+        verdict = f"{known.sign} {known.words}" if known is not None else ""
         room = self.size.width - cell_len(verdict) - 2
         name, rest = self._where()
         left = fit(f"{name}  {rest}" if rest else name, max(0, room))
@@ -56,7 +60,7 @@ class Head(Widget):
             (left[: len(name)], "bold $primary"),
             (left[len(name) :], ""),
             gap,
-            (verdict, self._verdict.style),
+            (verdict, known.style if known is not None else ""),
         )
 
     def _where(self) -> tuple[str, str]:
@@ -78,6 +82,9 @@ class Head(Widget):
 
     @work(thread=True, exclusive=True, group="verdict", exit_on_error=False)
     def _read(self, run: Path, attribution: str | None) -> None:
+        # With what it reads it takes as long to load as all the rest of the first screen.
+        from magic_tui.client.trust import read_verdict
+
         try:
             verdict = read_verdict(run, attribution)
         except (MagicError, OSError, ValueError):
@@ -85,6 +92,6 @@ class Head(Widget):
         if not get_current_worker().is_cancelled:
             self.app.call_from_thread(self._take, verdict)
 
-    def _take(self, verdict: Verdict) -> None:
+    def _take(self, verdict: "Verdict") -> None:
         self._verdict = verdict
         self.refresh()

@@ -22,6 +22,7 @@ class Residency(Widget):
     _shown = 0
     """Steps in the window; 0 for all of them."""
     _first = 0
+    _drawn = Text()
 
     @property
     def window(self) -> tuple[int, int]:
@@ -34,7 +35,7 @@ class Residency(Widget):
     def show(self, moment: Moment) -> None:
         """Show a moment."""
         self.moment = moment
-        self.refresh()
+        self._paint()
 
     def zoom(self, factor: float) -> None:
         """Show fewer steps (``factor`` above 1) or more, around where the work is."""
@@ -45,26 +46,39 @@ class Residency(Widget):
         centre = (first + last) // 2 if self._shown else self._busy()
         self._shown = 0 if count >= self.moment.steps else count
         self._first = max(0, centre - count // 2)
-        self.refresh()
+        self._paint()
 
     def pan(self, share: float) -> None:
         """Move the window by a share of its width."""
         first, last = self.window
         self._first = max(0, first + round((last - first) * share))
         self._first = self.window[0]
-        self.refresh()
+        self._paint()
+
+    def on_resize(self) -> None:
+        """Draw in another width."""
+        self._paint()
 
     def render(self) -> Content:
         """Four lines."""
-        width = self.size.width
+        return Content.from_rich_text(self._drawn)
+
+    def _paint(self) -> None:
+        """Send nothing over the line if nothing changed."""
+        drawn = self._draw(self.size.width)
+        if drawn != self._drawn:
+            self._drawn = drawn
+            self.refresh()
+
+    def _draw(self, width: int) -> Text:
         if self.moment is None or not self.moment.steps:
-            return Content("\nno step is trained yet")
+            return Text("\nno step is trained yet")
         first, last = self.window
         lines = [*strip_lines(self.moment, first, last, width), legend(width)]
         if self._shown:
             note = f"steps {count_text(first)} to {count_text(last - 1)}, 0 shows all"
             lines[-1] = Text(note.rjust(width), "dim", no_wrap=True)
-        return Content.from_rich_text(Text("\n", no_wrap=True).join(lines))
+        return Text("\n", no_wrap=True).join(lines)
 
     def _busy(self) -> int:
         """The step that is worked on."""

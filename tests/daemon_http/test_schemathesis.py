@@ -61,7 +61,7 @@ def settings() -> schemathesis.Config:
                             "expected-statuses": ["2xx", "404", "409", "422"]
                         },
                         "negative_data_rejection": {
-                            "expected-statuses": ["2xx", "400", "404", "409", "422"]
+                            "expected-statuses": ["2xx", "400", "404", "409", "413", "422"]
                         },
                     },
                 },

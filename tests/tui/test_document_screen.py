@@ -12,7 +12,7 @@ from magic_tui.client.explored import explore
 from magic_tui.client.why import read_why
 from magic_tui.copying import copies_folder
 from magic_tui.render.why import sentence
-from magic_tui.screens.document import find_piece
+from magic_tui.screens.document_view import find_piece
 from magic_tui.widgets.pane import Pane
 from magic_tui.widgets.paper import Paper
 from tests.cli.fake_run import FakeRun

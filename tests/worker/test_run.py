@@ -173,3 +173,10 @@ def test_plan_writes_nothing(
     disk = {option["name"]: option["disk_bytes"] for option in plan["schedules"]}
     assert disk["all"] > disk["gradients"] > disk["sqrt"] > disk["log"] > 0
     assert plan["chosen"] in disk and plan["reason"]
+
+
+def test_auto_plans_and_says_why(config: dict[str, Any], start: Start) -> None:
+    folder = RunFolder(Path(start({**config, "trajectory": {"schedule": "auto"}})["path"]))
+    [planned] = [event for event in folder.events() if event["event"] == "planned"]
+    assert planned["schedule"] == folder.prepared()["schedule"]
+    assert planned["reason"] and planned["checkpoints"][-1] == 6
