@@ -14,6 +14,7 @@ from textual.binding import Binding, BindingType
 from textual.filter import LineFilter
 from textual.reactive import reactive
 from textual.screen import Screen
+from textual.worker import get_current_worker
 
 from engine.records.naming import runs_folder
 from magic_tui.client.engine import Engine, connect
@@ -22,25 +23,11 @@ from magic_tui.paging import page
 from magic_tui.render.ascii_glyphs import AsciiGlyphs, speaks_unicode
 from magic_tui.safe_text import one_line
 from magic_tui.screens.base import MagicScreen
+from magic_tui.screens.numbered import NAMES, SCREENS
 from magic_tui.selection import Selection
 from magic_tui.theme import ANSI_DARK, ANSI_LIGHT, DARK, LIGHT
+from magic_tui.warming import warm_up
 
-WELCOME = 0
-SCREENS: dict[int, str] = {
-    WELCOME: "magic_tui.screens.welcome:WelcomeScreen",
-    1: "magic_tui.screens.runs:RunsScreen",
-    2: "magic_tui.screens.live:LiveScreen",
-    3: "magic_tui.screens.queries:QueriesScreen",
-    4: "magic_tui.screens.influences:InfluencesScreen",
-    5: "magic_tui.screens.document:DocumentScreen",
-    6: "magic_tui.screens.why:WhyScreen",
-    7: "magic_tui.screens.over_training:OverTrainingScreen",
-    8: "magic_tui.screens.trust:TrustScreen",
-}
-NAMES = (
-    *("Welcome", "Runs", "Live", "Queries", "Influences", "Document"),
-    *("Why", "Over training", "Trust"),
-)
 Severity = Literal["information", "warning", "error"]
 
 
@@ -146,6 +133,10 @@ class MagicApp(App[None]):
         """Show the first screen."""
         self.push_screen(self._made(self._start))
 
+    def on_ready(self) -> None:
+        """Load what other screens need, now that something is on screen."""
+        self._warm_up()
+
     def get_line_filters(self) -> Sequence[LineFilter]:
         """What is drawn passes through these last."""
         return [*super().get_line_filters(), self._plain]
@@ -229,6 +220,12 @@ class MagicApp(App[None]):
     def action_no_interrupt(self) -> None:
         """Say what ctrl+c does here: nothing."""
         self.say("ctrl+c does nothing here: q leaves, and runs go on")
+
+    @work(thread=True, group="warm up", exit_on_error=False)
+    def _warm_up(self) -> None:
+        worker = get_current_worker()
+        modules = (place.split(":")[0] for place in SCREENS.values())
+        warm_up(modules, lambda: worker.is_cancelled)
 
     def _go(self, number: int) -> None:
         screen = self._made(number)

@@ -31,6 +31,12 @@ class Selection:
         """The folder of the run, which may be gone."""
         return None if self.run is None else RunFolder(self.runs_dir / self.run)
 
+    @property
+    def latest(self) -> str | None:
+        """Id of the run's latest complete attribution."""
+        found = self.folder.attributions.glob("[!.]*/complete.json") if self.folder else ()
+        return max((file.parent.name for file in found), default=None)
+
     def with_changes(self, **changes: Any) -> "Selection":
         """Fields replaced; what hung off a field that really changed starts anew."""
         follow: dict[str, Any] = {}

@@ -32,7 +32,8 @@ def tui(
         raise UsageError("magic tui needs a terminal; for scripts there are: magic ls, magic top")
     folder = runs_folder(runs_dir)
     chosen = find_run(folder, run) if run is not None else None
-    from magic_tui.app import WELCOME, MagicApp
+    from magic_tui.app import MagicApp
+    from magic_tui.screens.numbered import WELCOME
 
     start = 2 if chosen is not None else 1 if list_runs(folder) else WELCOME
     MagicApp(runs_dir, None if chosen is None else chosen.id, start).run(mouse=not no_mouse)

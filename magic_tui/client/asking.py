@@ -12,7 +12,7 @@ import numpy as np
 from engine.contract.read_config import absolute_path
 from engine.records.run_folder import RunFolder
 from engine.records.score_store import list_attributions
-from magic_tui.client.attribution import open_attribution
+from magic_tui.client.attribution import QueryDocument, open_attribution
 from magic_tui.client.document import decode_pieces
 from magic_tui.client.worker import run_worker
 
@@ -89,6 +89,16 @@ def with_answers(source: Source, found: Sequence[Source]) -> Source:
     return replace(source, candidates=tuple(answers.get(c.key, c) for c in source.candidates))
 
 
+def candidate_of(document: QueryDocument) -> Candidate:
+    """A document of query data as the model read it: a prompt's completion follows it directly."""
+    prompt = str(document.columns.get("prompt") or "")
+    completion = str(document.columns.get("completion") or "")
+    # Data with a text may have columns of these names as well.
+    if document.text == f"{prompt} → {completion}":
+        return Candidate(prompt + completion, prompt)
+    return Candidate(document.text)
+
+
 def read_source(path: str, columns: Mapping[str, str], folder: Path) -> Source:
     """The texts of query data: a file, a folder, or a data set of the hub.
 
@@ -138,8 +148,8 @@ def request_of(basket: Sequence[Candidate], reduction: str) -> dict[str, Any]:
 def _asked(run: RunFolder, attribution: str) -> Source:
     opened = open_attribution(run, attribution)
     candidates = tuple(
-        Candidate(
-            document.text,
+        replace(
+            candidate_of(document),
             asked=(attribution, query.index),
             before=document.loss_before,
             after=document.loss_after,

@@ -1,6 +1,6 @@
 """The reasons of a query as sentences."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,9 +30,17 @@ class Line:
     document: int | None = None
 
 
-def why_lines(why: Why, width: int, colour: bool) -> Iterator[Line]:
-    """The query, what its strongest documents did, when it happened, and how far to trust it."""
+def why_lines(why: Why, width: int, colour: bool, losses: Iterable[Text] = ()) -> Iterator[Line]:
+    """The query, what its strongest documents did, when it happened, and how far to trust it.
+
+    Args:
+        why: the facts.
+        width: cells of a line.
+        colour: whether colours may carry meaning.
+        losses: lines on the query's own tokens, which stand below it.
+    """
     yield from map(Line, _query_lines(why, width))
+    yield from map(Line, losses)
     if why.chosen is not None:
         yield from _section("the document you chose", "bold", [why.chosen], why, width, colour)
     yield from _section("what lowered it most", f"bold {HELPFUL}", why.helpful, why, width, colour)

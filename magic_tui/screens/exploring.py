@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from textual.worker import Worker, get_current_worker
@@ -12,6 +13,7 @@ from engine.records.run_folder import find_run
 from magic_tui.client.explored import Explored, explore
 from magic_tui.screens.base import MagicScreen
 from magic_tui.selection import Selection
+from magic_tui.widgets.head import Head
 
 Made = TypeVar("Made")
 _RETRY_SECONDS = 3.0
@@ -44,7 +46,7 @@ class ExploringScreen(MagicScreen):
                 sentence = str(error)
                 self.from_thread(worker, lambda: self._failed(sentence))
             else:
-                self.from_thread(worker, lambda: self._read(explored, made, take))
+                self.from_thread(worker, lambda: self._read(selection, explored, made, take))
 
         self.run_worker(job, thread=True, exclusive=True, group=group, exit_on_error=False)
 
@@ -73,13 +75,25 @@ class ExploringScreen(MagicScreen):
         if self.explored is not None:
             self.magic.select(query=(self.selection.query + step) % self.explored.queries)
 
-    def _read(self, explored: Explored, made: Made, take: Callable[[Made], Any]) -> None:
+    def _read(
+        self, selection: Selection, explored: Explored, made: Made, take: Callable[[Made], Any]
+    ) -> None:
         self.explored = explored
+        self._stay(selection, explored)
         if self._failing:
             self._failing = False
             self.problem(None)
         take(made)
         self.refresh_bindings()
+
+    def _stay(self, selection: Selection, explored: Explored) -> None:
+        """Look at this attribution from now on, also once a later one is complete."""
+        if selection.attribution is None and selection == self.selection:
+            attribution = explored.attribution
+            # This screen shows it already.
+            self._told = replace(selection, run=attribution.run.id, attribution=attribution.id)
+            self.query_one(Head).show(self._told)
+            self.magic.selection = self._told
 
     def _failed(self, sentence: str) -> None:
         self.problem(sentence)

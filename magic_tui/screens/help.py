@@ -1,6 +1,7 @@
 """``?``: what a screen shows and its keys, made from the bindings themselves."""
 
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import ClassVar
 
 from rich.text import Text
@@ -64,10 +65,11 @@ class HelpScreen(ModalScreen[None]):
             lines = wrap(words, width - _KEY_WIDTH, 3)
             if reason is not None:
                 lines += wrap(f"not now: {reason}", width - _KEY_WIDTH, 3)
-            for index, line in enumerate(lines):
-                label = pad(keys, _KEY_WIDTH) if index == 0 else " " * _KEY_WIDTH
+            # A cell stays free between the keys and the words.
+            labels = wrap(keys, _KEY_WIDTH - 1, 3)
+            for label, line in zip_longest(labels, lines, fillvalue=""):
                 style = "" if reason is None else "dim"
-                yield Text().append(label, style or "bold").append(line, style)
+                yield Text().append(pad(label, _KEY_WIDTH), style or "bold").append(line, style)
 
     def _keys(self) -> Iterator[tuple[str, str, str | None]]:
         """Keys, what they do, and why they would do nothing now; each action once."""

@@ -54,7 +54,7 @@ class LiveScreen(Wishing, Feed, MagicScreen):
         Binding("greater_than_sign,L", "pan(0.25)", show=False, tooltip="Later steps."),
         Binding("o", "log", "log", tooltip="The log of events, or what libraries printed."),
         Binding("colon", "go_to", show=False, tooltip="Go to when a step was trained."),
-        Binding("i", "app.screen(4)", "influences", tooltip="Go to the scores."),
+        Binding("i", "influences", "influences", tooltip="Go to the latest scores."),
         Binding("y", "copy", show=False, tooltip="Copy the log."),
     ]
     DEFAULT_CSS = """
@@ -168,6 +168,11 @@ class LiveScreen(Wishing, Feed, MagicScreen):
     def action_go_to(self) -> None:
         """Ask for a step and go to when it was trained."""
         self.query_one(Prompt).open("step", "", self._go_to_step)
+
+    def action_influences(self) -> None:
+        """Go to the scores that were made last."""
+        self.magic.select(attribution=self.selection.latest)
+        self.magic.open_screen(4)
 
     def action_copy(self) -> None:
         """Copy the log."""

@@ -29,6 +29,8 @@ from magic_tui.widgets.line_list import LineList
 from magic_tui.widgets.prompt import Prompt
 from magic_tui.widgets.run_list import RunList, head_line
 
+_OF_A_RUN = ("Live", "Queries", "Influences", "Document", "Why", "Over training", "Trust")
+"""The screens that show one run, from 2 on."""
 _BUSY_SECONDS, _IDLE_SECONDS, _STALE_SECONDS = 1.0, 3.0, 20.0
 
 
@@ -48,6 +50,10 @@ class RunsScreen(Wishing, MagicScreen):
         Binding("D", "remove", "remove", tooltip="Remove the run from disk; asks first."),
         Binding("w", "app.screen(0)", show=False, tooltip="The welcome: demo and samples."),
         Binding("y", "copy", show=False, tooltip="Copy the run's id."),
+        *(
+            Binding(str(n), f"look({n})", show=False, tooltip=f"Go to {name} of this run.")
+            for n, name in enumerate(_OF_A_RUN, 2)
+        ),
     ]
     DEFAULT_CSS = """
     RunsScreen #columns { height: 1; color: $text-muted; }
@@ -121,7 +127,16 @@ class RunsScreen(Wishing, MagicScreen):
         if run is not None:
             self.magic.select(run=run["id"])
             over = run["attributions"] and (_is_over(run) or run["state"] == UNREADABLE)
+            if over:
+                self.magic.select(attribution=self.selection.latest)
             self.magic.open_screen(4 if over else 2)
+
+    def action_look(self, number: int) -> None:
+        """Go to a screen; without a run under the cursor it says what is missing."""
+        run = self.chosen_run()
+        if run is not None:
+            self.magic.select(run=run["id"])
+        self.magic.open_screen(number)
 
     def action_filter(self) -> None:
         """Type a filter."""

@@ -1,20 +1,33 @@
 """Why: what moved a query, in sentences made from facts alone."""
 
 import functools
+from pathlib import Path
 from typing import ClassVar
 
-from textual import on
+from rich.text import Text
+from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.worker import get_current_worker
 
+from engine.contract.errors import MagicError
+from engine.records.run_folder import RunFolder
+from magic_tui.client.asking import Candidate, TextLosses, candidate_of, read_losses
 from magic_tui.client.explored import Explored
+from magic_tui.client.recent import Recent
 from magic_tui.client.why import Why, read_why
+from magic_tui.render.query_losses import loss_lines, note_lines
 from magic_tui.render.why import why_lines
 from magic_tui.screens.exploring import ExploringScreen
 from magic_tui.selection import Selection
 from magic_tui.widgets.pane import Pane
 
 _COPY_WIDTH = 100
+_COMPUTING = "its tokens' losses are being computed: the trained model is loaded for it …"
+_KEPT_LOSSES = 50
+
+Asked = tuple[Path, Candidate]
+"""A run and a text whose losses are asked for."""
 
 
 class WhyScreen(ExploringScreen):
@@ -30,6 +43,7 @@ class WhyScreen(ExploringScreen):
         Binding("Q", "query(1)", "query", tooltip="Next query."),
         Binding("right_square_bracket", "query(1)", show=False),
         Binding("left_square_bracket", "query(-1)", show=False, tooltip="Query before."),
+        Binding("l", "losses", "losses", tooltip="The query's own tokens by their losses."),
         Binding("y", "copy", "copy", tooltip="Copy all of this."),
         Binding("o", "pager", "pager", tooltip="Read all of this in a pager."),
     ]
@@ -38,6 +52,9 @@ class WhyScreen(ExploringScreen):
         """Nothing is read yet."""
         super().__init__()
         self.why: Why | None = None
+        self._losses: Recent[Asked, TextLosses] = Recent(_KEPT_LOSSES)
+        self._pending: Asked | None = None
+        self._refusal: tuple[Asked, str] | None = None
 
     def body(self) -> ComposeResult:
         """One text."""
@@ -61,15 +78,28 @@ class WhyScreen(ExploringScreen):
 
     def why_not(self, action: str) -> str | None:
         """What cannot be done now."""
-        if action in ("query", "copy", "pager", "open") and self.why is None:
+        if action in ("query", "losses", "copy", "pager", "open") and self.why is None:
             return "nothing has been read yet"
         if action == "query" and self.explored is not None and self.explored.queries == 1:
             return "this attribution has only one query"
+        if action == "losses" and self._pending is not None:
+            return "losses are being computed already"
         return None
 
     def action_query(self, step: int) -> None:
         """Look at another query."""
         self.select_query(step)
+
+    def action_losses(self) -> None:
+        """Have the losses of the query's own tokens computed, once."""
+        asked = self._asked()
+        if asked is None or self._pending is not None:
+            return
+        self.query_one(Pane).scroll_to(y=0, animate=False)
+        if self._losses.get(asked) is None:
+            self._pending, self._refusal = asked, None
+            self._compute(asked)
+            self._show()
 
     def action_copy(self) -> None:
         """Copy all of this."""
@@ -93,14 +123,51 @@ class WhyScreen(ExploringScreen):
         width = pane.scrollable_content_region.width
         if self.why is None or width < 10:
             return
-        lines = list(why_lines(self.why, width, self.magic.has_colour))
+        extra = self._loss_lines(width, self.magic.has_colour)
+        lines = list(why_lines(self.why, width, self.magic.has_colour, extra))
         pane.show([line.text for line in lines], [line.document for line in lines])
 
     def _plain(self) -> str:
         if self.why is None:
             return ""
-        lines = why_lines(self.why, _COPY_WIDTH, colour=False)
+        extra = self._loss_lines(_COPY_WIDTH, colour=False)
+        lines = why_lines(self.why, _COPY_WIDTH, False, extra)
         return "\n".join(line.text.plain.rstrip() for line in lines) + "\n"
+
+    def _asked(self) -> Asked | None:
+        if self.why is None or self.explored is None:
+            return None
+        return self.explored.attribution.run.path, candidate_of(self.why.query.documents[0])
+
+    def _loss_lines(self, width: int, colour: bool) -> list[Text]:
+        asked = self._asked()
+        if asked is None or self.why is None:
+            return []
+        losses = self._losses.get(asked)
+        if losses is not None:
+            return list(loss_lines(losses, len(self.why.query.documents), width, colour))
+        if self._refusal is not None and self._refusal[0] == asked:
+            return note_lines(f"its tokens' losses: {self._refusal[1]}", width)
+        return note_lines(_COMPUTING, width) if self._pending == asked else []
+
+    @work(thread=True, exclusive=True, group="losses", exit_on_error=False)
+    def _compute(self, asked: Asked) -> None:
+        worker = get_current_worker()
+        losses, refusal = None, ""
+        try:
+            losses = read_losses(RunFolder(asked[0]), asked[1])
+        except (MagicError, OSError) as error:
+            refusal = str(error)
+        self.from_thread(worker, lambda: self._computed(asked, losses, refusal))
+
+    def _computed(self, asked: Asked, losses: TextLosses | None, refusal: str) -> None:
+        self._pending = None
+        if losses is None:
+            self._refusal = asked, refusal
+        else:
+            self._losses.put(asked, losses)
+        self._show()
+        self.refresh_bindings()
 
 
 def _read(query: int, document: int | None, explored: Explored) -> Why:

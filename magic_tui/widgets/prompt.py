@@ -16,6 +16,10 @@ from magic_tui.safe_text import one_line
 class TypedLine(Input):
     """A line that takes keys in the order they were typed, however fast they come."""
 
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "submit", "take", tooltip="Take the line."),
+    ]
+
     async def action_submit(self) -> None:
         """Submit behind what was typed before: a key that is bound overtakes those that are not."""
         self.call_later(super().action_submit)

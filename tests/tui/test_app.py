@@ -10,8 +10,9 @@ from textual.pilot import Pilot
 
 from engine.records.run_folder import RunFolder
 from magic_tui import copying
-from magic_tui.app import NAMES, SCREENS, MagicApp
+from magic_tui.app import MagicApp
 from magic_tui.screens.base import MagicScreen
+from magic_tui.screens.numbered import NAMES, SCREENS
 from tests.cli.fake_engine import FakeEngine
 from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows, until
 
@@ -47,6 +48,16 @@ def test_every_screen_has_help_from_its_bindings(finished: RunFolder, number: in
         await until(pilot, lambda: pilot.app.screen is not screen)
 
     drive(MagicApp(finished.path.parent, finished.id, number), task)
+
+
+def test_help_keeps_keys_and_words_apart(finished: RunFolder, terminal: Terminal) -> None:
+    async def task(pilot: Pilot[None]) -> None:
+        await pilot.press("question_mark")
+        await shows(pilot, "pgdn ctrl+f")
+        (line,) = (each for each in screen_lines(pilot.app) if "One page down" in each)
+        assert " One page down" in line
+
+    drive(MagicApp(finished.path.parent, start=0), task, terminal)
 
 
 def test_digits_open_screens_and_escape_goes_back(finished: RunFolder) -> None:

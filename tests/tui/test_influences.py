@@ -223,6 +223,24 @@ def test_a_run_that_is_deleted_underneath_is_told(tmp_path: Path) -> None:
     drive(opened(run), task)
 
 
+def test_scores_that_come_later_change_nothing_that_is_looked_at(tmp_path: Path) -> None:
+    run = FakeRun().write(tmp_path)
+    app = opened(run)
+
+    async def task(pilot):
+        await shows(pilot, "strongest token")
+        shutil.copytree(run.attributions / "a0001", run.attributions / "a0002")
+        await pilot.press("Q")
+        await shows(pilot, "query 1 of 2")
+        assert app.selection.attribution == "a0001" and app.selection.latest == "a0002"
+        assert "-a a0001" in app.screen.cli_equivalent()
+        await pilot.press("2", "i")
+        await until(pilot, lambda: app.selection.attribution == "a0002", "the latest")
+        await shows(pilot, "query 0 of 2")
+
+    drive(app, task)
+
+
 def test_a_resize_in_flight(finished: RunFolder) -> None:
     async def task(pilot):
         await shows(pilot, "strongest token")

@@ -43,6 +43,22 @@ def test_runs_are_listed_newest_first_and_opened(
     drive(MagicApp(finished.path.parent), task, terminal)
 
 
+def test_digits_look_at_the_run_under_the_cursor(tmp_path: Path, engine: FakeEngine) -> None:
+    for run in (A, B):
+        FakeRun().write(tmp_path, run)
+        engine.add(run, "succeeded", path=str(tmp_path / run))
+    app = MagicApp(tmp_path)
+
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, f"✓ {B}")
+        for keys, number, run in ((("2",), 2, B), (("1", "j", "8"), 8, A)):
+            await pilot.press(*keys)
+            await until(pilot, lambda n=number: getattr(app.screen, "NUMBER", 0) == n)
+            assert app.selection.run == run
+
+    drive(app, task)
+
+
 def test_the_list_changes_while_it_is_looked_at(tmp_path: Path, engine: FakeEngine) -> None:
     engine.add(A, "queued", reason="waits for its turn")
 
@@ -91,6 +107,7 @@ def test_filter_and_mark(tmp_path: Path, engine: FakeEngine) -> None:
         await shows(pilot, "alpha")
         await pilot.press("slash", *"alp")
         await until(pilot, lambda: "beta" not in screen_text(pilot.app), "filtered")
+        await shows(pilot, "⏎ take  esc leave")
         await pilot.press("escape")
         await shows(pilot, "beta")
         await pilot.press("g", "space", "j")

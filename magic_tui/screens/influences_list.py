@@ -1,0 +1,99 @@
+"""What is said about a list of documents, and how it leaves the dashboard."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from magic_tui.client.export import Format, default_folder
+from magic_tui.client.ranking import Ranking
+from magic_tui.client.shown import ShownDocument
+from magic_tui.render import influences as render
+from magic_tui.screens import influences_view as making
+from magic_tui.screens.exploring import ExploringScreen
+from magic_tui.screens.influences_view import Found, Ranked, View
+from magic_tui.screens.listing import listing
+from magic_tui.widgets.lines import Lines
+from magic_tui.widgets.prompt import Prompt
+from magic_tui.widgets.ranked_list import RankedList
+
+
+class ListedScreen(ExploringScreen):
+    """Holds a ranking and what is shown of it; copies, pages and exports it."""
+
+    def __init__(self) -> None:
+        """Nothing is read yet."""
+        super().__init__()
+        self.view = View()
+        self.ranked: Ranked | None = None
+        self._searched: Found | None = None
+        self._detailed: ShownDocument | None = None
+
+    @property
+    def ranks(self) -> RankedList:
+        """The list of documents."""
+        return self.query_one(RankedList)
+
+    def action_copy(self) -> None:
+        """Copy the marked documents, or the current one."""
+        if self.ranked is None:
+            return
+        marked = sorted(self.ranks.marked, key=lambda d: self._ranking().place(d) or 0)
+        current = [] if self.ranks.document is None else [self.ranks.document]
+        self._listing(marked or current, lambda text: self.magic.copy(text, "documents"))
+
+    def action_pager(self) -> None:
+        """Read the first documents of the list in a pager."""
+        if self.ranked is not None:
+            first = [int(d) for d in self._ranking().order[: render.PAGED]]
+            self._listing(first, self.magic.page)
+
+    def action_export(self) -> None:
+        """Ask where to export to."""
+        if self.explored is not None:
+            value = f"csv {default_folder(self.explored.attribution)}"
+            self.query_one(Prompt).open("csv or pt, and a new folder:", value, self._export)
+
+    def _ranking(self) -> Ranking:
+        assert self.ranked is not None
+        found = self._searched
+        return self.ranked.ranking if found is None else self.ranked.ranking.only(found.documents)
+
+    def _listing(self, documents: list[int], give: Any) -> None:
+        if self.ranked is not None:
+            query, ranking = self.ranked.query, self._ranking()
+            self.read("listing", lambda e: listing(e, query, ranking, documents), give)
+
+    def _export(self, answer: str) -> None:
+        kind, _, folder = answer.strip().partition(" ")
+        if kind not in ("csv", "pt") or not folder.strip():
+            self.magic.say("write csv or pt, then the name of a new folder", "warning")
+            return
+        self.magic.say(f"exporting to {folder} …")
+        format: Format = "pt" if kind == "pt" else "csv"
+        make = functools.partial(making.export, format, Path(folder.strip()))
+        self.read("export", make, self.magic.say)
+
+    def _show_facts(self) -> None:
+        if self.ranked is None or self.explored is None or not self.is_mounted:
+            return
+        width, listed = self.size.width - 2, self._ranking()
+        place = (self.ranks.cursor, self._searched)
+        facts = making.fact_lines(self.explored, self.ranked, listed, place, width)
+        self.query_one("#facts", Lines).show(facts)
+        histogram = self.query_one("#histogram", Lines)
+        bins = self.ranked.ranking.histogram(render.histogram_bins(width))
+        histogram.show(list(render.histogram_lines(bins, width, histogram.size.height or 1)))
+        columns = self.ranks.columns()
+        heads = columns.heads(width) if columns is not None else []
+        self.query_one("#heads", Lines).show([Text.assemble(*heads)])
+        self._show_detail(self.ranked.query, width)
+
+    def _show_detail(self, query: int, width: int) -> None:
+        document, shown = self.ranks.document, self._detailed
+        if shown is not None and (shown.document, shown.query.index) == (document, query):
+            lines = render.detail_lines(shown, width)
+        else:
+            lines = render.waiting_lines(document, width)
+        self.query_one("#detail", Lines).show(lines)

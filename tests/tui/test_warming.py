@@ -1,0 +1,52 @@
+"""What is loaded before the first frame, and what behind it."""
+
+import subprocess
+import sys
+
+from magic_tui.screens.numbered import SCREENS
+from magic_tui.warming import LIBRARIES, warm_up
+
+HEAVY = ("torch", "numpy", "pyarrow", "zarr", "tokenizers", "httpx2", "rich.markdown")
+
+FIRST = f"""
+import asyncio, sys
+from pathlib import Path
+from magic_tui.app import MagicApp
+
+async def look():
+    app = MagicApp(Path(sys.argv[1]), start=1)
+    before = {{}}
+    warm = app._warm_up
+    def first():
+        before["heavy"] = [m for m in {HEAVY!r} if m in sys.modules]
+        warm()
+    app._warm_up = first
+    async with app.run_test() as pilot:
+        for _ in range(3000):
+            if all(m in sys.modules for m in {LIBRARIES!r}):
+                break
+            await pilot.pause(0.01)
+        await app.workers.wait_for_complete()
+    missing = [m for m in {LIBRARIES!r} if m not in sys.modules]
+    print(before["heavy"], missing, "torch" in sys.modules)
+
+asyncio.run(look())
+"""
+
+
+def test_nothing_slow_before_the_first_frame_and_all_of_it_after(tmp_path: object) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "[] [] False", done.stderr
+
+
+def test_leaving_ends_it_and_what_is_missing_does_not() -> None:
+    left = iter([False, False, True])
+    warm_up(["no_such_module_at_all", "json"], lambda: next(left))
+    assert next(left, "all asked") == "all asked"
+
+
+def test_every_screen_is_warmed_by_its_own_name() -> None:
+    warm_up([place.split(":")[0] for place in SCREENS.values()], lambda: False)
+    assert all(place.split(":")[0] in sys.modules for place in SCREENS.values())

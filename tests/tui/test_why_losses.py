@@ -1,0 +1,133 @@
+"""Why: the query's own tokens by their losses, asked for by key and only once."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.cells import cell_len
+from textual.pilot import Pilot
+
+from engine.records.run_folder import RunFolder
+from magic_tui.app import MagicApp
+from magic_tui.client import worker
+from magic_tui.client.asking import TextLosses, TokenLoss, candidate_of
+from magic_tui.client.attribution import QueryDocument
+from magic_tui.copying import copies_folder
+from magic_tui.render.query_losses import loss_lines
+from magic_tui.screens import why as screen
+from magic_tui.widgets.pane import Pane
+from tests.cli.fake_run import FakeRun
+from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows, until
+from tests.tui.hostile import unsafe_in
+from tests.tui.kept_run import HOSTILE, assert_harmless
+
+Asked = Callable[[], list[Any]]
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
+    """Put a small script in the worker's place; call for what it was asked."""
+    script, log = Path(__file__).with_name("fake_losses.py"), tmp_path / "asked.jsonl"
+    monkeypatch.setattr(worker, "WORKER_COMMAND", [sys.executable, str(script)])
+    monkeypatch.setenv("FAKE_LOSSES_LOG", str(log))
+    return lambda: [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def opened(run: RunFolder) -> MagicApp:
+    return MagicApp(run.path.parent, run.id, 6)
+
+
+def plain(pilot: Pilot[None]) -> str:
+    return "\n".join(line.plain for line in pilot.app.screen.query_one(Pane)._lines)
+
+
+def test_tokens_by_loss_are_asked_once(
+    finished: RunFolder, asked: Asked, terminal: Terminal
+) -> None:
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "what lowered it most")
+        assert "by loss" not in plain(pilot)
+        await pilot.press("l")
+        await shows(pilot, "its own tokens by loss, mean 2.5")
+        assert "hardest: " in plain(pilot) and "8.25" in plain(pilot)
+        assert all(cell_len(line) <= terminal.width for line in screen_lines(pilot.app))
+        lines = pilot.app.screen.query_one(Pane)._lines
+        assert all(line.cell_len <= terminal.width for line in lines)
+        await pilot.press("y")
+        await until(pilot, lambda: list(copies_folder().glob("why-*")), "a copy")
+        copies = [each.read_text() for each in copies_folder().glob("why-*")]
+        assert any("hardest: " in copy for copy in copies)
+        await pilot.press("Q")
+        await shows(pilot, "query 1 of 2")
+        assert "by loss" not in plain(pilot)
+        await pilot.press("Q")
+        await shows(pilot, "query 0 of 2")
+        await pilot.press("l")
+        assert "its own tokens by loss" in plain(pilot)
+        assert [verb for verb, _ in asked()] == ["losses"]
+
+    drive(opened(finished), task, terminal)
+
+
+def test_waiting_and_refusal_are_sentences(
+    finished: RunFolder, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_LOSSES", "refuse")
+    slow = "import time; time.sleep(0.7); import runpy, sys; sys.argv = sys.argv[1:]; "
+    script = str(Path(__file__).with_name("fake_losses.py"))
+    run_it = slow + "runpy.run_path(sys.argv[0], run_name='__main__')"
+    monkeypatch.setattr(worker, "WORKER_COMMAND", [sys.executable, "-c", run_it, script])
+
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "what lowered it most")
+        await pilot.press("l")
+        await shows(pilot, "its tokens' losses are being computed")
+        assert pilot.app.screen.why_not("losses") is not None  # type: ignore[attr-defined]
+        await shows(pilot, "its tokens' losses: the text is too short")
+        assert not unsafe_in(pilot.app)
+        # What failed may be asked again.
+        monkeypatch.setenv("FAKE_LOSSES", "")
+        await pilot.press("l")
+        await shows(pilot, "its own tokens by loss")
+        assert "too short" not in screen_text(pilot.app)
+
+    drive(opened(finished), task)
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_lines_are_cut_and_harmless(colour: bool) -> None:
+    tokens = tuple(TokenLoss(text, float(n)) for n, text in enumerate(HOSTILE * 40))
+    losses = TextLosses(2.0, (TokenLoss("first", None), *tokens))
+    for width in (20, 79):
+        lines = list(loss_lines(losses, 3, width, colour))
+        assert all(line.cell_len <= width for line in lines)
+        text = "\n".join(line.plain for line in lines)
+        assert_harmless(text)
+        assert "more line" in text or "more" in text
+        assert lines[1].plain.startswith("the tokens of its")
+        assert len(lines) == 2 + (12 if colour else 24) + 2
+
+
+def test_a_prompt_is_followed_directly_by_its_completion() -> None:
+    columns = {"prompt": "2 + 2 =", "completion": " 4"}
+    pair = candidate_of(QueryDocument("2 + 2 = →  4", 1.0, 1.0, 1.0, columns))
+    assert (pair.prompt, pair.text) == ("2 + 2 =", "2 + 2 = 4")
+    text = candidate_of(QueryDocument("a → b", 1.0, 1.0, 1.0, columns))
+    assert (text.prompt, text.text) == ("", "a → b")
+
+
+def test_only_a_finished_reading_is_asked_about(tmp_path: Path, asked: Asked) -> None:
+    run = FakeRun().write(tmp_path / "runs")
+
+    async def task(pilot: Pilot[None]) -> None:
+        shown = pilot.app.screen
+        assert isinstance(shown, screen.WhyScreen)
+        shown.why = None
+        assert shown.why_not("losses") == "nothing has been read yet"
+        shown.action_losses()
+        assert shown._pending is None
+
+    drive(opened(run), task)
