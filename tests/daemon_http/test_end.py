@@ -21,7 +21,10 @@ NewDaemon = Callable[[], Daemon]
 def test_signals_end_it_quickly_in_the_middle_of_streams(
     new_daemon: NewDaemon, number: signal.Signals
 ) -> None:
+    # Under nohup, and in the background of a shell, children would inherit that it is ignored.
+    before = signal.signal(number, signal.SIG_DFL)
     daemon = new_daemon().start()
+    signal.signal(number, before)
     daemon.make_run(RunState.RUNNING, events=3)
     asked = {"runs_dir": str(daemon.runs), "follow": "true"}
     with (

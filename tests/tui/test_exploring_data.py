@@ -1,6 +1,5 @@
 """The data under Influences, Document and Why: paged texts, rankings, layouts, shared words."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -69,8 +68,9 @@ def test_a_damaged_table_is_told(tmp_path: Path) -> None:
     data = bytearray(run.documents_file.read_bytes())
     column = pq.ParquetFile(run.documents_file).metadata.row_group(0).column(1)
     assert column.path_in_schema == "text"
-    end = column.data_page_offset + column.total_compressed_size
-    data[end - 40 : end - 10] = os.urandom(30)
+    start = column.dictionary_page_offset or column.data_page_offset
+    end = start + column.total_compressed_size
+    data[end - 20 : end - 10] = bytes(byte ^ 0xFF for byte in data[end - 20 : end - 10])
     run.documents_file.write_bytes(bytes(data))
     with pytest.raises(RunError, match=r"documents\.parquet is missing or damaged"):
         DocumentTexts(run.documents_file).texts([0])
