@@ -12,6 +12,9 @@ FIRST = f"""
 import asyncio, sys
 from pathlib import Path
 from magic_tui.app import MagicApp
+from magic_tui.client import processes
+
+processes.ENGINE_COMMAND = [sys.executable, "-c", "import sys; sys.exit(7)"]
 
 async def look():
     app = MagicApp(Path(sys.argv[1]), start=1)
