@@ -1,4 +1,4 @@
-"""Processes of ours: their environment, and signals that never hit a stranger.
+"""Processes of ours: when they started, and signals that never hit a stranger.
 
 A supervisor starts with this module, so it imports little.
 """
@@ -7,21 +7,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[2]
-_INSTALLED = ("site-packages", "dist-packages")
-
-
-def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment in which Python finds magic, also from a checkout that is not installed."""
-    found = dict(environment)
-    if ROOT.name not in _INSTALLED:
-        known = found.get("PYTHONPATH")
-        if str(ROOT) not in (known or "").split(os.pathsep):
-            found["PYTHONPATH"] = f"{ROOT}{os.pathsep}{known}" if known else str(ROOT)
-    return found
 
 
 def process_start(pid: int) -> float | None:

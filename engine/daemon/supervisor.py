@@ -22,10 +22,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engine.contract.environment import environment_for_a_run
+from engine.contract.environment import child_environment, environment_for_a_run
 from engine.contract.states import Ending
 from engine.daemon.memory_kills import MemoryKills
-from engine.daemon.processes import child_environment, process_start
+from engine.daemon.processes import process_start
 from engine.records.attempts import AttemptFolder, read_json
 
 RANK_COMMAND = [sys.executable, "-P", "-m", "engine.worker", "job", "--attempt"]

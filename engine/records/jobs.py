@@ -143,16 +143,6 @@ def jobs_of(run: RunFolder) -> list[JobFolder]:
     return []
 
 
-def current_job(run: RunFolder) -> tuple[JobFolder | None, RunState]:
-    """The first job that is not finished, else the last, and its state."""
-    latest: tuple[JobFolder | None, RunState] = (None, RunState.INTERRUPTED)
-    for job in jobs_of(run):
-        latest = (job, job.state())
-        if not latest[1].finished:
-            break
-    return latest
-
-
 def committed(run: RunFolder) -> list[int]:
     """Numbers that grow with everything a run's jobs have committed; compared in order."""
     manifest = None

@@ -152,14 +152,6 @@ class RunFolder:
         manifest = read_manifest(self.trajectory)
         return manifest is not None and manifest.complete
 
-    def is_busy(self) -> bool:
-        """Whether a worker holds the run's lock."""
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            return not _try_lock(descriptor, fcntl.LOCK_SH)
-        finally:
-            os.close(descriptor)
-
     @contextlib.contextmanager
     def lock(self, patience: float = 1.0) -> Iterator[None]:
         """Hold the run for one writer, waiting ``patience`` seconds for others to let go.

@@ -4,26 +4,14 @@ import contextlib
 import os
 import subprocess
 import sys
-import sysconfig
 import threading
 from pathlib import Path
 
-from engine.contract import errors
+from engine.contract.environment import child_environment
 
 # -P: a file in the user's folder named like a library must not be imported in its place.
 PYTHON = (sys.executable, "-P", "-m")
 ENGINE_COMMAND = [*PYTHON, "engine.daemon"]
-
-
-def inherited_environment() -> dict[str, str]:
-    """The same environment; where magic is not installed its folder is found by path."""
-    root = str(Path(errors.__file__).resolve().parents[2])
-    environment = dict(os.environ)
-    installed = {str(Path(sysconfig.get_path(name)).resolve()) for name in ("purelib", "platlib")}
-    if root not in installed:
-        known = environment.get("PYTHONPATH")
-        environment["PYTHONPATH"] = f"{root}{os.pathsep}{known}" if known else root
-    return environment
 
 
 def spawn_engine(log: Path) -> "subprocess.Popen[bytes]":
@@ -36,7 +24,7 @@ def spawn_engine(log: Path) -> "subprocess.Popen[bytes]":
             stderr=output,
             cwd="/",
             start_new_session=True,
-            env=inherited_environment(),
+            env=child_environment(os.environ),
         )
     # Somebody has to collect it, or it stays a zombie for as long as this process lives.
     threading.Thread(target=process.wait, daemon=True).start()

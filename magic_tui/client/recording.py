@@ -57,7 +57,6 @@ class Moment:
     seq: int
     time: float
     phase: str | None
-    phase_total: int
     attribution: str | None
     steps: int
     """Steps of the training, T; 0 while that is not known."""
@@ -120,7 +119,6 @@ class Recording:
             last,
             self.times[last] if last >= 0 else 0.0,
             phase[1] if phase else None,
-            phase[2] if phase else 0,
             phase[3] if phase else None,
             steps,
             self._trained(last),

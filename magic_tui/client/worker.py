@@ -6,6 +6,7 @@ asked to stop with SIGINT, given time to finish what it is writing, and killed o
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import tempfile
@@ -14,8 +15,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.contract.environment import child_environment
 from engine.contract.errors import ExitCode, MagicError
-from magic_tui.client.processes import PYTHON, inherited_environment, last_lines
+from magic_tui.client.processes import PYTHON, last_lines
 from magic_tui.client.signals import signals_as_interrupt
 
 WORKER_COMMAND = [*PYTHON, "engine.worker"]
@@ -80,7 +82,7 @@ class _Worker:
                 stdout=self._output,
                 stderr=errors,
                 process_group=0,
-                env=inherited_environment(),
+                env=child_environment(os.environ),
             )
 
     def wait(self, is_unwanted: Callable[[], bool] | None) -> None:

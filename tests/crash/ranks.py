@@ -62,6 +62,16 @@ def next_job(run: RunFolder) -> JobFolder | None:
     return next((job for job in jobs_of(run) if job.state() is not RunState.SUCCEEDED), None)
 
 
+def current_job(run: RunFolder) -> tuple[JobFolder | None, RunState]:
+    """The first job that is not finished, else the last, and its state."""
+    latest: tuple[JobFolder | None, RunState] = (None, RunState.INTERRUPTED)
+    for job in jobs_of(run):
+        latest = (job, job.state())
+        if not latest[1].finished:
+            break
+    return latest
+
+
 def finish(run: RunFolder) -> None:
     """Let every job come to its end without harm."""
     while (job := next_job(run)) is not None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from engine.contract.config import RunConfig
-from engine.daemon.processes import child_environment
+from engine.contract.environment import child_environment
 from engine.records.submission import submit_run
 
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from engine.contract.environment import ROOT, child_environment
 from engine.contract.states import Ending
 from engine.daemon import memory_kills, supervisor
 from engine.daemon.memory_kills import MemoryKills
-from engine.daemon.processes import ROOT, child_environment, process_start, send_signal
+from engine.daemon.processes import process_start, send_signal
 from engine.records.jobs import AttemptFolder
 from engine.records.submission import submit_run
 from tests.daemon.conftest import CONFIG

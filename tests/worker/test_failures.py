@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from engine.contract.states import RunState
-from engine.records.jobs import current_job
 from engine.records.run_folder import RunFolder
+from tests.crash.ranks import current_job
 
 Outcome = dict[str, Any]
 Start = Callable[..., Outcome]

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from engine.contract.states import RunState
-from engine.records.jobs import current_job
 from engine.records.run_folder import RunFolder
 from engine.records.score_store import ScoreReader
 from engine.records.tables import RowTable
+from tests.crash.ranks import current_job
 
 Outcome = dict[str, Any]
 Start = Callable[..., Outcome]
