@@ -11,7 +11,7 @@ BENCH_MODEL ?= $(wildcard ../shared/data/models/stories15M)
 TEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint test test-crash check bench pictures clean
+.PHONY: help setup demo lint test test-crash check bench pictures snapshots clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ bench: $(INSTALLED) ## time training and replay; BENCH_MODEL=folder for a model 
 
 pictures: $(INSTALLED) ## draw every screen of the dashboard on the demo into docs/pictures
 	$(BIN)/python -m tests.tui.pictures
+
+snapshots: $(INSTALLED) ## accept how the dashboard looks now, where tests/tui/snapshots differs
+	MAGIC_ACCEPT_SNAPSHOTS=1 $(BIN)/pytest tests/tui/test_snapshots.py
 
 clean: ## remove .venv, caches and built packages; runs stay
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -4,12 +4,11 @@ import importlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from textual import work
-from textual.app import App, SystemCommand
+from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.filter import LineFilter
 from textual.reactive import reactive
@@ -20,18 +19,21 @@ from engine.records.naming import runs_folder
 from magic_tui.client.engine import Engine, connect
 from magic_tui.copying import copy_everywhere
 from magic_tui.paging import page
+from magic_tui.palette import commands
 from magic_tui.render.ascii_glyphs import AsciiGlyphs, speaks_unicode
+from magic_tui.render.light_colours import LightColours
 from magic_tui.safe_text import one_line
 from magic_tui.screens.base import MagicScreen
 from magic_tui.screens.numbered import NAMES, SCREENS
 from magic_tui.selection import Selection
 from magic_tui.theme import ANSI_DARK, ANSI_LIGHT, DARK, LIGHT
+from magic_tui.thin_output import ThinApp
 from magic_tui.warming import warm_up
 
 Severity = Literal["information", "warning", "error"]
 
 
-class MagicApp(App[None]):
+class MagicApp(ThinApp):
     """``magic tui``: holds names only; everything shown is read from the engine or from disk."""
 
     TITLE = "magic"
@@ -82,6 +84,7 @@ class MagicApp(App[None]):
         self._engine: Engine | None = None
         self._connecting = threading.Lock()
         self._plain = AsciiGlyphs(enabled=not speaks_unicode())
+        self._light = LightColours(enabled=False)
 
     @property
     def has_colour(self) -> bool:
@@ -139,20 +142,12 @@ class MagicApp(App[None]):
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         """What is drawn passes through these last."""
-        return [*super().get_line_filters(), self._plain]
+        self._light.enabled = not self.current_theme.dark and self.has_colour
+        return [*super().get_line_filters(), self._plain, self._light]
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
-        """What the palette offers: the screens, every action of this one, themes."""
-        for number in range(1, len(NAMES)):
-            go = partial(self.open_screen, number)
-            yield SystemCommand(f"{number} {NAMES[number]}", f"Go to screen {number}", go)
-        for active in screen.active_bindings.values():
-            binding = active.binding
-            if binding.tooltip and not binding.system and not binding.key.isdigit():
-                do = partial(self.run_action, binding.action, active.node)
-                yield SystemCommand(binding.tooltip.rstrip("."), f"Key: {binding.key}", do)
-        yield SystemCommand("Start a run from a config", "Shows its cost first", self.action_new)
-        yield SystemCommand("Light or dark", "Change the colours", self.action_light)
+        """What the palette offers."""
+        return commands(self, screen)
 
     async def run_action(
         self, action: Any, default_namespace: Any = None, namespaces: Any = None
@@ -165,10 +160,10 @@ class MagicApp(App[None]):
                 return True
         return await super().run_action(action, default_namespace, namespaces)
 
-    def say(self, sentence: str, severity: Severity = "information") -> None:
+    def say(self, sentence: str, severity: Severity = "information", seconds: float = 6.0) -> None:
         """Show a sentence for a few seconds."""
         self.clear_notifications()
-        self.notify(one_line(sentence), severity=severity, markup=False, timeout=6)
+        self.notify(one_line(sentence), severity=severity, markup=False, timeout=seconds)
 
     @work(thread=True, exclusive=True, group="copy", exit_on_error=False)
     def copy(self, text: str, name: str) -> None:
@@ -180,8 +175,10 @@ class MagicApp(App[None]):
         """
         self.call_from_thread(self.copy_to_clipboard, text)
         places = copy_everywhere(text, name)
-        head = text if len(text) <= 200 and "\n" not in text else name
-        self.call_from_thread(self.say, f"{head} – copied to {', '.join(places)}")
+        if name == "command":
+            self.call_from_thread(self.say, f"copied: {text}")
+        else:
+            self.call_from_thread(self.say, f"{name} sent to {', '.join(places)}", seconds=3.0)
 
     def page(self, text: str) -> None:
         """Show a text in the user's pager; the dashboard waits meanwhile."""

@@ -12,28 +12,39 @@ import subprocess
 import time
 from pathlib import Path
 
+from engine.contract.errors import MagicError
 from engine.records import places
 from engine.records.atomic import write_atomically
 
 _TMUX_SECONDS = 5.0
 _KEPT = 20
+_LONGEST_PATH = 30
+"""So that where a copy went fits in one line of 80 cells."""
 
 
 def copy_everywhere(text: str, name: str) -> list[str]:
-    """Copy to tmux, if this is one, and to a file; where it went, for people to read.
+    """Copy to tmux, if this is one, and to a file; where it went, in a few words.
 
     The terminal's clipboard is the caller's: only the app may write to the terminal.
     """
-    went = ["the terminal's clipboard (if it allows that)"]
+    went = ["clipboard"]
     if _to_tmux(text):
-        went.append("tmux's buffer")
+        went.append("tmux")
     path = _to_file(text, name)
-    return [*went, str(path)] if path is not None else went
+    return [*went, _short(path.parent)] if path is not None else went
 
 
 def copies_folder() -> Path:
     """Where copies are kept."""
     return places.state_folder() / "copies"
+
+
+def _short(folder: Path) -> str:
+    """A folder's path as people write it; of a long one the end."""
+    with contextlib.suppress(ValueError, RuntimeError):
+        folder = Path("~") / folder.relative_to(Path.home())
+    path = str(folder)
+    return path if len(path) <= _LONGEST_PATH else f"…{path[1 - _LONGEST_PATH :]}"
 
 
 def _to_tmux(text: str) -> bool:
@@ -53,9 +64,9 @@ def _to_tmux(text: str) -> bool:
 
 
 def _to_file(text: str, name: str) -> Path | None:
-    folder = copies_folder()
-    path = folder / f"{name}-{time.strftime('%Y%m%dT%H%M%S')}.txt"
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, MagicError):
+        folder = copies_folder()
+        path = folder / f"{name}-{time.strftime('%Y%m%dT%H%M%S')}.txt"
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text.encode(errors="replace"))
         for old in sorted(folder.glob("*.txt"), key=lambda p: p.stat().st_mtime)[:-_KEPT]:

@@ -29,6 +29,14 @@ def safe_text(text: str, keep_newlines: bool = False) -> str:
     return _SUSPECT.sub(lambda match: _visible(match[0]), text)
 
 
+def same_length(text: str) -> str:
+    """Safe text with a character for each of ``text``: for where a cursor stands in it."""
+    # Character by character a long text would take longer than drawing it may.
+    seen = {character: _visible(character) for character in set(text)}
+    odd = {ord(c): sign if len(sign) == 1 else "\ufffd" for c, sign in seen.items() if sign != c}
+    return text.translate(odd) if odd else text
+
+
 def one_line(text: str) -> str:
     """Safe text with every run of white space made one space: what a table cell may hold."""
     return safe_text(" ".join(text.split()))

@@ -1,6 +1,7 @@
 """What screens will need, loaded in the background so that the first visit to them is quick."""
 
 import contextlib
+import gc
 import importlib
 from collections.abc import Callable, Iterable
 
@@ -23,3 +24,5 @@ def warm_up(modules: Iterable[str], is_unwanted: Callable[[], bool]) -> None:
         # Whoever needs a module that is missing or broken imports it again, and can tell of it.
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
+    # What was loaded stays: looking through all of it again and again would stall a key.
+    gc.freeze()

@@ -9,7 +9,9 @@ from pydantic import Field, ValidationError, model_validator
 from engine.contract.config import Granularity, Reduction, Section, SourceConfig
 from engine.contract.errors import UsageError
 
-Text = Annotated[str, Field(max_length=100_000)]
+LONGEST_TEXT = 100_000
+"""Characters of a text that is asked as it is; a longer one goes into a file of query data."""
+Text = Annotated[str, Field(max_length=LONGEST_TEXT)]
 
 
 class AttributionRequest(Section):

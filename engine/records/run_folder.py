@@ -11,20 +11,20 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from engine.contract.config import RunConfig, as_plain
 from engine.contract.errors import ConflictError, NotFoundError, RunError, UsageError
-from engine.contract.read_config import RECORD_KEY, stored_config
 from engine.records.atomic import write_atomically
 from engine.records.journal import read_journal
 from engine.records.manifest import read_manifest
 
+if TYPE_CHECKING:
+    from engine.contract.config import RunConfig
+
+# YAML and the config's models are imported where they are used: they take longer to load than
+# naming and listing runs takes.
+
 FORMAT_VERSION = 1
-# The same as yaml.safe_load, ten times as fast where its library was compiled in.
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 STAGING_GRACE_SECONDS = 60.0
 """A run that is being made takes much less."""
 _STAGING = re.compile(r"\.[0-9]{8}T[0-9]{6}-[0-9a-f]{6,8}\.new")
@@ -88,25 +88,32 @@ class RunFolder:
 
     def record(self) -> dict[str, Any]:
         """What ``run_config.yaml`` says about the run itself, after checking its format version."""
-        return dict(self._read_config_file()[RECORD_KEY])
+        return self._read_config_file()[0]
 
-    def config(self) -> RunConfig:
+    def config(self) -> "RunConfig":
         """The resolved config.
 
         Raises:
             UsageError: if the folder is of an unknown format version or the config was changed.
         """
-        values = self._read_config_file()
+        from engine.contract.read_config import stored_config
+
+        record, values = self._read_config_file()
         config = stored_config(values, self.config_file)
-        if config.digest() != values[RECORD_KEY].get("config_hash"):
+        if config.digest() != record.get("config_hash"):
             raise UsageError(
                 f"{self.config_file} was changed after the run was made; its scores no longer "
                 "belong to it: restore the file, or run the new config as a new run"
             )
         return config
 
-    def write_config(self, config: RunConfig, run_id: str, created: float) -> None:
+    def write_config(self, config: "RunConfig", run_id: str, created: float) -> None:
         """Write the resolved config with the record that names the run."""
+        import yaml
+
+        from engine.contract.config import as_plain
+        from engine.contract.read_config import RECORD_KEY
+
         record = {
             "format_version": FORMAT_VERSION,
             "run_id": run_id,
@@ -172,10 +179,16 @@ class RunFolder:
         finally:
             os.close(descriptor)
 
-    def _read_config_file(self) -> dict[str, Any]:
+    def _read_config_file(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The record, and the whole of the file."""
+        import yaml
+
+        from engine.contract.read_config import RECORD_KEY
+
         try:
-            values = yaml.load(self.config_file.read_text(encoding="utf-8"), Loader=_LOADER)
-            version = values[RECORD_KEY]["format_version"]
+            values = dict(_read_yaml(self.config_file))
+            record = dict(values[RECORD_KEY])
+            version = record["format_version"]
         except FileNotFoundError:
             raise UsageError(
                 f"{self.path} is not a run folder: it has no run_config.yaml"
@@ -187,7 +200,7 @@ class RunFolder:
                 f"{self.path} has format version {version}, this magic reads {FORMAT_VERSION}; "
                 "use the version of magic that wrote it"
             )
-        return dict(values)
+        return record, values
 
 
 def sweep(folder: Path) -> None:
@@ -247,7 +260,17 @@ def find_run(
 
 
 def _name(run: RunFolder) -> str | None:
+    import yaml
+
     with contextlib.suppress(OSError, yaml.YAMLError, ValueError, TypeError, AttributeError):
-        values = yaml.load(run.config_file.read_text(encoding="utf-8"), Loader=_LOADER)
+        values = _read_yaml(run.config_file)
         return values.get("name") if isinstance(values, dict) else None
     return None
+
+
+def _read_yaml(path: Path) -> Any:
+    """The same as yaml.safe_load, ten times as fast where its library was compiled in."""
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)

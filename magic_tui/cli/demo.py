@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.contract.errors import UsageError
 from magic_tui.cli.options import AsJson, RunsDir
 from magic_tui.cli.output import has_colour, print_json, reports_errors, stderr, stdout
+from magic_tui.client.samples import demo_config
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,22 +51,6 @@ def demo(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
     _print_tables(console, attribution, tables)
     _print_matches(console, matches)
     print_try_next(console, next_commands(tables, attribution.run, runs_dir))
-
-
-def demo_config() -> Path:
-    """The demo's config: of the repository, or of the installed package.
-
-    Raises:
-        UsageError: if neither is there.
-    """
-    import magic_tui
-
-    package = Path(magic_tui.__file__).resolve().parent
-    places = (package.parent / "sample_configs", package / "sample_configs")
-    for place in places:
-        if (place / "demo.yaml").is_file():
-            return place / "demo.yaml"
-    raise UsageError(f"the demo's config is not in {places[0]} or {places[1]}; install magic again")
 
 
 def _print_tables(console: "Console", attribution: "Attribution", tables: list["Top"]) -> None:

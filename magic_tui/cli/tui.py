@@ -1,6 +1,5 @@
 """``magic tui``: the dashboard. Only this verb loads Textual, and only when it is called."""
 
-import sys
 from typing import Annotated
 
 import typer
@@ -24,16 +23,6 @@ def tui(
 
     Closing it changes nothing: runs go on.
     """
-    from engine.contract.errors import UsageError
-    from engine.records.naming import runs_folder
-    from engine.records.run_folder import find_run, list_runs
+    from magic_tui.cli.dashboard import dashboard
 
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UsageError("magic tui needs a terminal; for scripts there are: magic ls, magic top")
-    folder = runs_folder(runs_dir)
-    chosen = find_run(folder, run) if run is not None else None
-    from magic_tui.app import MagicApp
-    from magic_tui.screens.numbered import WELCOME
-
-    start = 2 if chosen is not None else 1 if list_runs(folder) else WELCOME
-    MagicApp(runs_dir, None if chosen is None else chosen.id, start).run(mouse=not no_mouse)
+    dashboard(run, runs_dir).run(mouse=not no_mouse)

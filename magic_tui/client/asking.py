@@ -1,18 +1,19 @@
-"""Texts to ask about: where they come from, what the model finds hard in them, the basket."""
+"""Texts to ask about: where they come from, what the model finds hard in them, how to ask."""
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from engine.contract.read_config import absolute_path
+from engine.contract.request import LONGEST_TEXT
 from engine.records.run_folder import RunFolder
-from engine.records.score_store import list_attributions
-from magic_tui.client.attribution import QueryDocument, open_attribution
+from magic_tui.client.attribution import QueryDocument
 from magic_tui.client.document import decode_pieces
 from magic_tui.client.worker import run_worker
 
@@ -49,7 +50,9 @@ class Source:
     total: int
     """How many there are, of which not all may have been read."""
     attribution: str | None = None
-    """The attribution that asked them, if one did."""
+    """The attribution that asked them, or is asking them."""
+    answered: bool = True
+    """Whether an attribution that asks them is complete."""
 
 
 @dataclass(frozen=True)
@@ -73,22 +76,6 @@ class TextLosses:
         return max((token.loss for token in self.tokens if token.loss is not None), default=0.0)
 
 
-def asked_before(run: RunFolder) -> list[Source]:
-    """What each attribution of a run asked, the earliest first.
-
-    Raises:
-        UsageError: if the run is of an unknown format version.
-        RunError: if a file is damaged.
-    """
-    return [_asked(run, folder.name) for folder in list_attributions(run.attributions)]
-
-
-def with_answers(source: Source, found: Sequence[Source]) -> Source:
-    """Texts of one origin that know which attribution asked them meanwhile."""
-    answers = {each.key: each for asked in found for each in asked.candidates}
-    return replace(source, candidates=tuple(answers.get(c.key, c) for c in source.candidates))
-
-
 def candidate_of(document: QueryDocument) -> Candidate:
     """A document of query data as the model read it: a prompt's completion follows it directly."""
     prompt = str(document.columns.get("prompt") or "")
@@ -99,19 +86,48 @@ def candidate_of(document: QueryDocument) -> Candidate:
     return Candidate(document.text)
 
 
-def read_source(path: str, columns: Mapping[str, str], folder: Path) -> Source:
+def why_not_ask(text: str) -> str | None:
+    """Why a text would be refused, whatever the run."""
+    if len(text) <= LONGEST_TEXT:
+        return None
+    return (
+        f"the text has {len(text):,} characters, of which {LONGEST_TEXT:,} can be asked at once; "
+        "shorten it"
+    )
+
+
+def source_named(line: str) -> tuple[str, dict[str, str]]:
+    """The path, and the columns if any, that a typed line names: ``file column,column``."""
+    try:
+        path, *rest = shlex.split(line) or [""]
+    except ValueError:
+        path, rest = line.strip(), []
+    columns = [name for name in ",".join(rest).split(",") if name]
+    pair = ("prompt_column", "completion_column")
+    keys = ("text_column",) if len(columns) < 2 else pair
+    return path, dict(zip(keys, columns, strict=False))
+
+
+def read_source(
+    path: str,
+    columns: Mapping[str, str],
+    folder: Path,
+    is_unwanted: Callable[[], bool] | None = None,
+) -> Source:
     """The texts of query data: a file, a folder, or a data set of the hub.
 
     Args:
         path: where it is; a relative one starts from ``folder``.
         columns: ``text_column``, or ``prompt_column`` and ``completion_column``.
         folder: the folder that the user is in.
+        is_unwanted: reading ends as soon as it says so.
 
     Raises:
         WorkerError: if it cannot be read.
     """
     source = {"path": absolute_path(path, folder), **columns}
-    facts = run_worker(["texts", "--source", json.dumps(source), "--first", str(MOST_TEXTS)])
+    command = ["texts", "--source", json.dumps(source), "--first", str(MOST_TEXTS)]
+    facts = run_worker(command, is_unwanted)
     texts = facts["texts"]
     prompts = facts["prompts"] or [""] * len(texts)
     made = tuple(Candidate(p + t, p) for p, t in zip(prompts, texts, strict=True))
@@ -143,21 +159,6 @@ def request_of(basket: Sequence[Candidate], reduction: str) -> dict[str, Any]:
     if any(each.prompt for each in basket):
         asked["prompts"] = [each.prompt for each in basket]
     return asked
-
-
-def _asked(run: RunFolder, attribution: str) -> Source:
-    opened = open_attribution(run, attribution)
-    candidates = tuple(
-        replace(
-            candidate_of(document),
-            asked=(attribution, query.index),
-            before=document.loss_before,
-            after=document.loss_after,
-        )
-        for query in opened.queries
-        for document in query.documents
-    )
-    return Source(f"asked in {attribution}", candidates, len(candidates), attribution)
 
 
 def _mean(losses: Sequence[float | None]) -> float | None:

@@ -13,6 +13,7 @@ from engine.contract.errors import RunError, UsageError
 from engine.records.run_folder import RunFolder
 from engine.records.score_store import Floats, ScoreReader, find_attribution
 from engine.records.tables import read_table
+from magic_tui.client.recent import Recent
 from magic_tui.client.texts import DocumentTexts
 
 _PLAIN = {
@@ -20,8 +21,8 @@ _PLAIN = {
     *("loss_before", "loss_after", "measurement", "coefficient"),
 }
 """Columns of a queries table that are not those of the query data."""
-_KEPT_ORDERS = 4
-"""Queries whose documents stay in their order: those of millions of documents take room."""
+_KEPT_QUERIES = 4
+"""Queries whose document scores stay in memory: those of millions of documents take room."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,9 @@ class Attribution:
     run: RunFolder
     path: Path
     scores: ScoreReader
-    _orders: dict[int, tuple[Floats, Any]] = field(default_factory=dict, repr=False)
+    _scores: Recent[int, Floats] = field(
+        default_factory=lambda: Recent(_KEPT_QUERIES), repr=False, compare=False
+    )
 
     @property
     def id(self) -> str:
@@ -109,8 +112,9 @@ class Attribution:
 
         Documents whose score has the other sign, or is zero, are never listed.
         """
-        scores, order = self._ordered(query)
+        scores = self.document_scores(query)
         total = float(np.abs(scores).sum())
+        order = np.argsort(scores, kind="stable")
         chosen = order[::-1] if harmful else order
         sign = 1 if harmful else -1
         return [
@@ -121,22 +125,13 @@ class Attribution:
 
     def rank(self, query: int, document: int) -> int:
         """Place of a document among those of its sign, the strongest being 1."""
-        scores, _ = self._ordered(query)
+        scores = self.document_scores(query)
         score = scores[document]
         return int(((scores > score) if score > 0 else (scores < score)).sum()) + 1
 
     def document_scores(self, query: int) -> Floats:
         """Scores (document,) of a query."""
-        return self._ordered(query)[0]
-
-    def _ordered(self, query: int) -> tuple[Floats, Any]:
-        kept = self._orders.get(query)
-        if kept is None:
-            scores = self.scores.document_scores(query)
-            kept = self._orders[query] = scores, np.argsort(scores, kind="stable")
-            for oldest in list(self._orders)[:-_KEPT_ORDERS]:
-                self._orders.pop(oldest, None)
-        return kept
+        return self._scores.made(query, lambda: self.scores.document_scores(query))
 
 
 def open_attribution(run: RunFolder, wanted: str | None = None) -> Attribution:

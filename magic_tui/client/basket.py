@@ -20,7 +20,7 @@ class Basket:
         return len(self._texts)
 
     def __iter__(self) -> Iterator[Candidate]:
-        return iter(self._texts.values())
+        return iter(list(self._texts.values()))
 
     def __contains__(self, candidate: Candidate) -> bool:
         return candidate.key in self._texts
@@ -29,6 +29,10 @@ class Basket:
     def queries(self) -> int:
         """How many measurements its texts make."""
         return len(self) if self.reduction == "none" else min(1, len(self))
+
+    def add(self, candidate: Candidate) -> None:
+        """Put a text in unless it is there."""
+        self._texts.setdefault(candidate.key, candidate)
 
     def toggle(self, candidate: Candidate) -> None:
         """Put a text in, or take it out."""

@@ -31,7 +31,7 @@ class DocumentTokens:
     """Steps that trained on it, over all epochs."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Piece:
     """The text of the tokens from ``start`` up to ``stop``: one, or all that share a character."""
 
@@ -40,13 +40,13 @@ class Piece:
     stop: int
 
 
-def read_document(run: RunFolder, document: int) -> DocumentTokens:
-    """Find a document's tokens in the rows of a run.
+def read_document(run: RunFolder, document: int, table: RowTable | None = None) -> DocumentTokens:
+    """Find a document's tokens in the rows of a run, in ``table`` if that is open already.
 
     Raises:
         UsageError: if no row holds it.
     """
-    table = RowTable(run.rows_store)
+    table = table or RowTable(run.rows_store)
     rows, positions = _find(table, document)
     if not len(rows):
         raise UsageError(

@@ -21,6 +21,8 @@ from magic_tui.client.top import snippet
 
 RANKABLE_TOKENS = 20_000_000
 """Up to this many tokens documents are also ranked by figures that need all token scores."""
+KEPT_TOKENS = 2**15
+"""Tokens of the documents that are kept; the latest document is kept however long it is."""
 SCALE_DOCUMENTS = 10
 """Documents of each direction whose tokens make the scale for all documents."""
 
@@ -34,10 +36,12 @@ class Explored:
         self.texts = DocumentTexts(attribution.run.documents_file)
         self.rows = RowTable(attribution.run.rows_store)
         self.snippets: Recent[int, str] = Recent(8192)
-        self._rankings: Recent[tuple[int, Measure, Direction], Ranking] = Recent(4)
+        self._rankings: Recent[tuple[int, Measure, Direction], Ranking] = Recent(3)
         self._figures: Recent[tuple[int, Measure], Floats] = Recent(4)
-        self._parts: Recent[int, Parts] = Recent(64)
-        self._shown: Recent[tuple[int, int], ShownDocument] = Recent(64)
+        self._parts: Recent[int, Parts] = Recent(KEPT_TOKENS, lambda parts: len(parts[0].ids))
+        self._shown: Recent[tuple[int, int], ShownDocument] = Recent(
+            KEPT_TOKENS, lambda shown: len(shown.tokens.ids)
+        )
         self._scales: Recent[int, float] = Recent(64)
 
     @property
@@ -116,7 +120,9 @@ class Explored:
         if not 0 <= document < count:
             # Its rows would be searched for in vain.
             return read_shown(self.attribution, query, document)
-        parts = self._parts.made(document, lambda: read_parts(self.attribution, document))
+        parts = self._parts.made(
+            document, lambda: read_parts(self.attribution, document, self.rows)
+        )
         return read_shown(self.attribution, query, document, parts)
 
     def _scale(self, query: int) -> float:

@@ -31,7 +31,7 @@ def export_scores(attribution: Attribution, format: Format, out: Path) -> list[P
     """
     folder = out.expanduser().absolute()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UsageError(f"{folder} is already there and not an empty folder; name another --out")
+        raise UsageError(f"{folder} is already there and not an empty folder; name another one")
     if format == "csv":
         from magic_tui.client.export_csv import write_documents_csv
 

@@ -3,9 +3,12 @@
 import csv
 from pathlib import Path
 
-from magic_tui.client.attribution import Attribution, document_texts
+from magic_tui.client.attribution import Attribution
+from magic_tui.client.texts import DocumentTexts
 from magic_tui.client.top import snippet
 
+_AT_ONCE = 1000
+"""Documents whose texts are held at a time."""
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -16,17 +19,20 @@ def write_documents_csv(attribution: Attribution, folder: Path) -> Path:
         The file's path.
     """
     queries = range(len(attribution.queries))
-    scores = [attribution.document_scores(query) for query in queries]
+    scores = [attribution.scores.document_scores(query) for query in queries]
     count = len(scores[0])
-    texts = document_texts(attribution.run, range(count))
+    texts = DocumentTexts(attribution.run.documents_file)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "documents.csv"
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    path, part = folder / "documents.csv", folder / ".documents.csv.part"
+    with open(part, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["id", *(f"score_{query}" for query in queries), "snippet"])
-        for document in range(count):
-            numbers = [str(column[document]) for column in scores]
-            writer.writerow([document, *numbers, text_cell(snippet(texts[document]))])
+        for first in range(0, count, _AT_ONCE):
+            documents = range(first, min(count, first + _AT_ONCE))
+            for document, text in zip(documents, texts.texts(documents), strict=True):
+                numbers = [str(column[document]) for column in scores]
+                writer.writerow([document, *numbers, text_cell(snippet(text))])
+    part.rename(path)
     return path
 
 

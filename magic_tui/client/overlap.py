@@ -21,7 +21,7 @@ def shared_runs(query: str, document: str, most: int = 3) -> list[str]:
     here = 0
     while here <= len(words) - LEAST_WORDS:
         places = starts.get(tuple(words[here : here + LEAST_WORDS]), [])
-        length = max((_length(asked[i:], words[here:]) for i in places), default=0)
+        length = max((_length(asked, i, words, here) for i in places), default=0)
         if length:
             runs.append((length, here))
         here += max(1, length)
@@ -36,6 +36,7 @@ def shared_runs(query: str, document: str, most: int = 3) -> list[str]:
     return kept[:most]
 
 
-def _length(first: list[str], second: list[str]) -> int:
-    pairs = zip(first, second, strict=False)
-    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
+def _length(first: list[str], i: int, second: list[str], j: int) -> int:
+    """How many words are the same from the ``i``-th and the ``j``-th on."""
+    most = min(len(first) - i, len(second) - j)
+    return next((n for n in range(most) if first[i + n] != second[j + n]), most)

@@ -24,22 +24,25 @@ class Field:
     key: Key
     name: str
     words: str
+    is_number: bool = False
 
 
 FIELDS = (
     Field(("name",), "name", "what the run is called"),
     Field(("model", "path"), "model", "a folder or a hub id"),
     Field(("data", "path"), "training data", "a file, a folder or a hub id"),
-    Field(("data", "sequence_length"), "row length", "tokens in a row"),
-    Field(("training", "epochs"), "epochs", "how often every document is seen"),
-    Field(("training", "batch_size"), "batch size", "rows a step"),
+    Field(("data", "sequence_length"), "row length", "tokens in a row", True),
+    Field(("training", "epochs"), "epochs", "how often every document is seen", True),
+    Field(("training", "batch_size"), "batch size", "rows a step", True),
     Field(("training", "optimizer", "name"), "optimizer", "adamw, adam or sgd"),
-    Field(("training", "optimizer", "learning_rate"), "learning rate", "at its highest"),
+    Field(("training", "optimizer", "learning_rate"), "learning rate", "at its highest", True),
     Field(("queries", "path"), "queries", "texts to ask about; empty: ask later"),
     Field(("attribution", "granularity"), "scores of", "token or document"),
     Field(("trajectory", "schedule"), "schedule", "auto, all, gradients, sqrt or log"),
-    Field(("seed",), "seed", "of order and fresh weights"),
+    Field(("seed",), "seed", "of order and fresh weights", True),
 )
+_NUMBERS = frozenset(field.key for field in FIELDS if field.is_number)
+_PATHS: tuple[Key, ...] = (("model", "path"), ("data", "path"))
 
 
 class Draft:
@@ -62,7 +65,7 @@ class Draft:
         return "" if value is None else str(value)
 
     def change(self, key: Key, text: str) -> None:
-        """Set a field from text, as YAML would read it."""
+        """Set a field from text; numbers are numbers where one belongs."""
         values = deepcopy(self.values)
         if key == ("queries", "path"):
             old = values.get("queries") or {}
@@ -71,7 +74,7 @@ class Draft:
             block = values
             for part in key[:-1]:
                 block = block[part]
-            block[key[-1]] = _value(text)
+            block[key[-1]] = _number(text) if key in _NUMBERS else text
         self.values = values
 
     def problems(self) -> dict[Key, str]:
@@ -80,10 +83,10 @@ class Draft:
             RunConfig.model_validate(self.values)
         except ValidationError as error:
             return {
-                tuple(str(part) for part in problem["loc"]): _plain(problem["msg"])
+                tuple(str(part) for part in problem["loc"]): _plain(problem)
                 for problem in error.errors()
             }
-        return {}
+        return {path: "give a path" for path in _PATHS if not self.text(path)}
 
     def config(self) -> RunConfig:
         """The config.
@@ -108,13 +111,36 @@ def cost_of(config: RunConfig, runs: Path, is_unwanted: Callable[[], bool]) -> F
         return run_worker(["plan", "--config", file.name, "--runs", str(runs)], is_unwanted)
 
 
-def _plain(message: str) -> str:
-    """What a check says, without the words of the library that made it."""
-    return message.removeprefix("Value error, ").removeprefix("Input ")
+def field_of(problem: str) -> Key | None:
+    """The field that a sentence of the worker is about, such as ``data.path: no file …``."""
+    named = (f.key for f in FIELDS if problem.startswith(".".join(f.key) + ":"))
+    return next(named, None)
 
 
-def _value(text: str) -> Any:
-    """Numbers as numbers, ``1e-4`` too; everything else as text."""
+def _plain(problem: Mapping[str, Any]) -> str:
+    """What is wrong, in one's own words rather than those of the library that found it."""
+    kind, facts = problem["type"], problem.get("ctx") or {}
+    if kind in ("int_parsing", "int_type", "int_from_float"):
+        return "give a whole number"
+    if kind in ("float_parsing", "float_type"):
+        return "give a number, such as 0.001 or 1e-3"
+    if kind == "finite_number":
+        return "too large a number"
+    if kind == "greater_than_equal":
+        return f"give {facts['ge']:g} or more"
+    if kind == "less_than":
+        return f"give less than {facts['lt']}"
+    if kind == "literal_error":
+        return f"give {str(facts['expected']).replace(chr(39), '')}"
+    if kind == "string_too_short":
+        return "give a name"
+    if kind == "string_too_long":
+        return f"give at most {facts['max_length']} characters"
+    return str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input ")
+
+
+def _number(text: str) -> Any:
+    """A number, ``1e-4`` too; what is none as text, so that it can be told."""
     for kind in (int, float):
         try:
             return kind(text)

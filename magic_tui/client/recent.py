@@ -10,11 +10,17 @@ Value = TypeVar("Value")
 
 
 class Recent(Generic[Key, Value]):
-    """Keeps the values of the keys used last, and never more than ``most`` of them."""
+    """Keeps the values of the keys used last, and never more than ``most`` of them.
 
-    def __init__(self, most: int) -> None:
+    Where values differ in size, ``most`` counts what ``weight`` says of each; the one used last is
+    kept whatever its weight.
+    """
+
+    def __init__(self, most: int, weight: Callable[[Value], int] = lambda _: 1) -> None:
         """Start empty."""
         self.most = most
+        self._weight = weight
+        self._total = 0
         self._values: OrderedDict[Key, Value] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -32,10 +38,13 @@ class Recent(Generic[Key, Value]):
     def put(self, key: Key, value: Value) -> None:
         """Keep a value, and forget the ones longest unused where there are too many."""
         with self._lock:
+            if key in self._values:
+                self._total -= self._weight(self._values[key])
             self._values[key] = value
             self._values.move_to_end(key)
-            while len(self._values) > self.most:
-                self._values.popitem(last=False)
+            self._total += self._weight(value)
+            while self._total > self.most and len(self._values) > 1:
+                self._total -= self._weight(self._values.popitem(last=False)[1])
 
     def made(self, key: Key, make: Callable[[], Value]) -> Value:
         """The value of a key, made if it is not kept; two threads may both make it."""

@@ -7,7 +7,7 @@ is found without going through all that came before.
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ _STORY = frozenset(
         Event.INTERRUPTED,
     )
 )
+_ENDINGS = frozenset((Event.ATTRIBUTED, Event.FINISHED, Event.FAILED, Event.INTERRUPTED))
 
 
 class Column:
@@ -76,6 +77,10 @@ class Moment:
     memory: float | None
     peak: float | None
 
+    def without_states(self) -> "Moment":
+        """The same with no train state left on disk."""
+        return replace(self, disk=np.zeros_like(self.disk))
+
 
 @dataclass
 class Recording:
@@ -95,6 +100,7 @@ class Recording:
     _turns: list[tuple[int, int | None]] = field(default_factory=list)
     """Where a replay began or went on: event, and the step it stood at if it went on."""
     _resumes: list[tuple[int, int]] = field(default_factory=list)
+    _endings: list[int] = field(default_factory=list)
 
     @property
     def count(self) -> int:
@@ -160,6 +166,8 @@ class Recording:
             self._turns.append((seq, None))
         elif kind == Event.RESUMED:
             self._resumed(seq, event)
+        elif kind in _ENDINGS:
+            self._endings.append(seq)
 
     def _resumed(self, seq: int, event: dict[str, Any]) -> None:
         step = int(event.get("step") or 0)
@@ -202,6 +210,9 @@ class Recording:
         rebuilt = self.rebuilds.until(last)
         first = self.rebuilds.until(began)
         taken = self.rebuilds.get("step", rebuilt, first)
+        latest = max(began, self.rebuilds.seqs[rebuilt - 1] if rebuilt else -1)
+        if bisect_right(self._endings, last) > bisect_right(self._endings, latest):
+            return cursor, None, held
         if phases[-1][1] == Phase.REPLAY and rebuilt:
             known = [step for step in self._held[rebuilt - 1] if step <= cursor and step <= steps]
             held[known] = True

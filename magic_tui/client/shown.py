@@ -1,11 +1,14 @@
 """A training document next to one query: its tokens, their scores and its place among all."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.contract.errors import UsageError
+from engine.records.tables import RowTable
 from magic_tui.client.attribution import Attribution, Query
 from magic_tui.client.document import (
     DocumentTokens,
@@ -35,29 +38,43 @@ class ShownDocument:
     scores: Any
     """Scores (token,), or None if only documents' scores were kept."""
 
-    def piece_score(self, piece: Piece) -> float:
-        """The sum over the tokens of a piece; 0 if there are no scores per token."""
-        return 0.0 if self.scores is None else float(self.scores[piece.start : piece.stop].sum())
+    @cached_property
+    def piece_scores(self) -> NDArray[np.float64]:
+        """Sums over the tokens of each piece; 0 if there are no scores per token."""
+        if self.scores is None or not self.pieces:
+            return np.zeros(len(self.pieces))
+        return np.add.reduceat(self.scores, self._starts).astype(np.float64)
 
-    @property
+    @cached_property
+    def learned(self) -> NDArray[np.bool_]:
+        """Whether a loss was taken on any token of each piece."""
+        if not self.pieces:
+            return np.zeros(0, np.bool_)
+        return np.logical_or.reduceat(self.tokens.targets, self._starts)
+
+    @cached_property
     def strongest(self) -> float:
         """The largest |score| of a piece: the scale of the colours."""
-        return max((abs(self.piece_score(piece)) for piece in self.pieces), default=0.0)
+        return float(np.abs(self.piece_scores).max(initial=0.0))
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [piece.start for piece in self.pieces]
 
     def strongest_pieces(self, count: int) -> list[int]:
         """Indices of the pieces of largest |score|, the strongest first; never one of zero."""
-        sizes = np.array([abs(self.piece_score(piece)) for piece in self.pieces])
+        sizes = np.abs(self.piece_scores)
         order = np.argsort(-sizes, kind="stable")[:count]
         return [int(index) for index in order if sizes[index] > 0]
 
 
-def read_parts(attribution: Attribution, document: int) -> Parts:
+def read_parts(attribution: Attribution, document: int, table: RowTable | None = None) -> Parts:
     """A document's tokens and their texts, which are the same for every query.
 
     Raises:
         UsageError: if no row holds it.
     """
-    tokens = read_document(attribution.run, document)
+    tokens = read_document(attribution.run, document, table)
     return tokens, decode_pieces(attribution.run.tokenizer_file, tokens.ids)
 
 

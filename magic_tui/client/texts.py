@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from engine.contract.errors import RunError
 
-KEPT_BYTES = 32 * 2**20
+KEPT_BYTES = 8 * 2**20
 """Row groups kept decoded, in bytes; the latest one is kept whatever its size."""
 
 
@@ -94,8 +94,11 @@ class DocumentTexts:
         return sum(int(table.nbytes) for table in self._kept.values())
 
     def _open(self) -> Any:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
+        # Arrow's own pool keeps what was read once; the system's gives it back.
+        pa.set_memory_pool(pa.system_memory_pool())
         try:
             return pq.ParquetFile(self.path, page_checksum_verification=True)
         except Exception as error:

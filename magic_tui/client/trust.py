@@ -1,5 +1,6 @@
 """How far the scores of an attribution can be trusted: what validation found, if there was any."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,9 @@ TRUSTED, DOUBTFUL = 0.8, 0.5
 """Mean LDS from which scores are trusted, and under which they are not to be believed."""
 FEWEST = 5
 """Retrained subsets without which no verdict is given."""
+
+Stamp = tuple[int, int] | None
+"""When a file was changed and how long it is; None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,7 @@ def read_verdict(run: Path, attribution: str | None) -> Verdict:
         RunError: if ``validation.csv`` is damaged.
     """
     path = find_attribution(RunFolder(run).attributions, attribution)
-    record = read_completion(path) or {}
-    return _judged(read_validation(path), record.get("reproduced"))[0]
+    return _verdict(path, _stamp(path / "complete.json"), _stamp(path / "validation.csv"))
 
 
 def read_trust(opened: Attribution) -> Trust:
@@ -84,6 +87,21 @@ def read_trust(opened: Attribution) -> Trust:
     interval = None if validation is None else validation.interval
     queries = opened.scores.queries
     return Trust(opened.id, verdict, reason, validation, interval, numerics, queries)
+
+
+@functools.lru_cache(maxsize=4)
+def _verdict(path: Path, completed: Stamp, validated: Stamp) -> Verdict:
+    """The verdict on an attribution as long as its files are those of the stamps."""
+    record = read_completion(path) or {}
+    return _judged(read_validation(path), record.get("reproduced"))[0]
+
+
+def _stamp(file: Path) -> Stamp:
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 def _judged(validation: Validation | None, reproduced: bool | None) -> tuple[Verdict, str]:

@@ -6,7 +6,6 @@ from typing import Any
 
 from rich.text import Text
 
-from engine.contract.config import as_plain
 from engine.contract.errors import MagicError
 from engine.records.run_folder import RunFolder
 from magic_tui.client.start import View
@@ -37,6 +36,9 @@ def difference_lines(marked: View, run: View, width: int) -> Iterator[Text]:
 
 def _flat(run: RunFolder) -> dict[str, Any]:
     """The config's fields by their dotted names."""
+    # Only here are the config's models wanted, which take long to load.
+    from engine.contract.config import as_plain
+
     found: dict[str, Any] = {}
 
     def walk(values: dict[str, Any], prefix: str) -> None:

@@ -16,7 +16,7 @@ from magic_tui.render.tokens import THRESHOLDS, legend
 from magic_tui.render.top import HARMFUL, HELPFUL
 from magic_tui.safe_text import safe_text
 
-_PAGER_WIDTH = 100
+_COPY_WIDTH = 100
 
 
 def document_line(shown: ShownDocument, width: int) -> Text:
@@ -63,7 +63,7 @@ def token_line(shown: ShownDocument, index: int, width: int) -> Text:
         line.append(f" (and {piece.stop - piece.start - 1} more)", "dim")
     if shown.scores is None:
         return line
-    score = shown.piece_score(piece)
+    score = float(shown.piece_scores[index])
     line.append(f"  {score:+.6e}", HELPFUL if score < 0 else HARMFUL if score > 0 else "")
     return line.append(_place(shown, index, max(0, width - line.cell_len)), "dim")
 
@@ -73,7 +73,7 @@ def _place(shown: ShownDocument, index: int, width: int) -> str:
     if not tokens.targets[piece.start : piece.stop].any():
         return fit("  no loss was taken here", width)
     total = float(abs(shown.scores).sum())
-    share = share_text(abs(shown.piece_score(piece)) / total) if total > 0 else "–"
+    share = share_text(abs(float(shown.piece_scores[index])) / total) if total > 0 else "–"
     row, position = int(tokens.rows[piece.start]), int(tokens.positions[piece.start])
     parts = [
         f"{share} of its |influence|",
@@ -83,9 +83,9 @@ def _place(shown: ShownDocument, index: int, width: int) -> str:
     return "  " + join_that_fit(parts, width - 2, " · ")
 
 
-def plain_document(shown: ShownDocument) -> str:
+def plain_document(shown: ShownDocument, width: int = _COPY_WIDTH) -> str:
     """The document as ``magic show`` prints it without colour."""
-    lines = show_lines(shown, _PAGER_WIDTH, False)
+    lines = show_lines(shown, width, False)
     return "\n".join(line.plain.rstrip() for line in lines) + "\n"
 
 

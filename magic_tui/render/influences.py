@@ -91,7 +91,7 @@ def detail_lines(shown: ShownDocument, width: int) -> list[Text]:
     strongest = shown.strongest_pieces(1)
     if not strongest:
         return [head, Text("no scores of tokens" if shown.scores is None else "", "dim")]
-    score = shown.piece_score(shown.pieces[strongest[0]])
+    score = float(shown.piece_scores[strongest[0]])
     line = Text(no_wrap=True).append(f"strongest token {score_text(score)}  ", "dim")
     return [head, line.append_text(in_context(shown, strongest[0], width - line.cell_len))]
 

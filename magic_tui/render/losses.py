@@ -109,7 +109,7 @@ def basket_lines(count: int, reduction: str, cost: QueryCost | None, width: int)
         yield Text(fit("the kept trajectory answers; nothing is trained again", width), "dim")
         return
     made = {
-        "none": f"{counted(count, 'query')}, each with scores of its own",
+        "none": f"{counted(count, 'query')}{', each with scores of its own' if count > 1 else ''}",
         "mean": f"1 query: the mean loss of {counted(count, 'text')}",
         "sum": f"1 query: the summed loss of {counted(count, 'text')}",
     }[reduction]

@@ -1,32 +1,43 @@
 """What a run does at one moment, in two lines."""
 
+from typing import TYPE_CHECKING
+
+from rich.cells import cell_len
 from rich.text import Text
 
 from engine.contract.events import Phase
 from engine.contract.states import RunState
 from magic_tui.client.engine import UNREADABLE
-from magic_tui.client.recording import Moment
 from magic_tui.client.start import View
-from magic_tui.render.cells import fit, join_that_fit
+from magic_tui.render.cells import fit, join_that_fit, wrap
 from magic_tui.render.numbers import pace_text
 from magic_tui.render.phases import NAMES
 from magic_tui.render.states import MEANINGS, sign
 from magic_tui.render.status import phase_facts
 from magic_tui.safe_text import one_line
 
+if TYPE_CHECKING:
+    from magic_tui.client.recording import Moment
 
-def now_lines(moment: Moment, run: View | None, width: int) -> list[Text]:
-    """State and phase, then how long steps take; without ``run`` what the journal says alone."""
+_NAME_WIDTH = 24
+_MOST_LINES = 2
+
+
+def now_lines(moment: "Moment", run: View | None, width: int) -> list[Text]:
+    """State and phase, then how long steps take and what waits; at most four lines.
+
+    Without ``run`` only what the journal says of that moment.
+    """
     if run is None:
-        line = Text("◷ ", no_wrap=True).append(_moment_words(moment))
+        lines = [Text("◷ ", no_wrap=True).append(_moment_words(moment))]
     else:
-        line = sign(run["state"]).append(f"{one_line(run['name'])} ", "bold")
-        line.append(fit(_state_words(run), max(8, width - line.cell_len)))
+        lines = _state_lines(run, width)
     paces = [f"{name} {pace_text(s)}" for name, s in moment.seconds.items()]
-    return [line, Text(join_that_fit(paces, width, " · "), "dim", no_wrap=True)]
+    waiting = _waiting(run) if run is not None else []
+    return [*lines, Text(join_that_fit([*waiting, *paces], width, " · "), "dim", no_wrap=True)]
 
 
-def _moment_words(moment: Moment) -> str:
+def _moment_words(moment: "Moment") -> str:
     """What the journal says was done at a moment."""
     name = NAMES.get(moment.phase or "", "nothing yet")
     if moment.phase == Phase.REPLAY and moment.cursor is not None:
@@ -34,11 +45,35 @@ def _moment_words(moment: Moment) -> str:
     return f"{name} {moment.trained}/{moment.steps}" if moment.phase == Phase.TRAIN else name
 
 
-def _state_words(run: View) -> str:
-    state, reason = str(run["state"]), run["reason"]
+def _state_lines(run: View, width: int) -> list[Text]:
+    """Facts that do not fit are left out as wholes; a long sentence goes below."""
+    head = sign(run["state"]).append(f"{fit(one_line(run['name']), _NAME_WIDTH)} ", "bold")
+    room = max(8, width - head.cell_len)
+    state = str(run["state"])
     if run["phase"] is not None and state != UNREADABLE and not RunState(state).finished:
-        return " · ".join([state, *phase_facts(run["phase"])])
+        facts = [state, *phase_facts(run["phase"])]
+        return [head.append(join_that_fit(facts, room, " · "))]
+    state, words = _state_words(run)
+    if cell_len(state) + cell_len(words) <= room:
+        return [head.append(state + words)]
+    more = wrap(words.lstrip(": "), width - 2, _MOST_LINES)
+    return [head.append(state), *(Text("  " + line, no_wrap=True) for line in more)]
+
+
+def _waiting(run: View) -> list[str]:
+    """The attributions that wait behind the job at work."""
+    jobs = [job for job in run["jobs"] if not RunState(job["state"]).settled]
+    behind = [job["attribution"] for job in jobs[1:] if job["attribution"] is not None]
+    if not behind:
+        return []
+    first = jobs[0]["attribution"]
+    return [f"{', '.join(behind)} waits behind {'the training' if first is None else first}"]
+
+
+def _state_words(run: View) -> tuple[str, str]:
+    """The state, and what is to be said about it."""
+    state, reason = str(run["state"]), run["reason"]
     if state == RunState.SUCCEEDED:
-        return f"{state} · 4 shows what helped and harmed" if run["attributions"] else state
+        return state, " · 4 shows what helped and harmed" if run["attributions"] else ""
     words = reason or MEANINGS.get(state)
-    return f"{state}: {one_line(words)}" if words else state
+    return state, f": {one_line(words)}" if words else ""

@@ -25,18 +25,20 @@ _HARDEST = 5
 _LONGEST_NAME = 18
 
 
-def loss_lines(losses: TextLosses, texts: int, width: int, colour: bool) -> Iterator[Text]:
+def loss_lines(
+    losses: TextLosses, place: tuple[int, int], width: int, colour: bool
+) -> Iterator[Text]:
     """The tokens by their losses under the trained model.
 
     Args:
-        losses: those of the query's first text.
-        texts: of how many texts the query is.
+        losses: those of one of the query's texts.
+        place: which text it is, from 0, and how many there are.
         width: cells of a line.
         colour: whether colours may carry meaning; signs below the tokens do it otherwise.
     """
     room = max(1, width - len(_INDENT))
     yield Text()
-    yield _head(losses, texts, width, colour)
+    yield _head(losses, place, width, colour)
     lines = wrap_tokens([token.text for token in losses.tokens], room)
     for line in lines[:_MOST_LINES]:
         yield _shaded(losses, line)
@@ -53,8 +55,11 @@ def note_lines(note: str, width: int) -> list[Text]:
     return [Text(), *(Text(_INDENT + line, "dim") for line in wrap(one_line(note), width - 2, 4))]
 
 
-def _head(losses: TextLosses, texts: int, width: int, colour: bool) -> Text:
-    of = "its own tokens by loss" if texts == 1 else f"the tokens of its first text (of {texts})"
+def _head(losses: TextLosses, place: tuple[int, int], width: int, colour: bool) -> Text:
+    text, texts = place
+    of = "its own tokens by loss"
+    if texts > 1:
+        of = f"the tokens of text {text + 1} of {texts} (l: next)"
     head = Text(fit(f"{of}, mean {loss_text(losses.loss)}", width), "bold", no_wrap=True)
     shades = Text("   ").append_text(legend(losses.hardest, colour))
     return head.append_text(shades) if head.cell_len + shades.cell_len <= width else head

@@ -10,7 +10,15 @@ from magic_tui.client.shown import ShownDocument
 from magic_tui.render.bars import CENTRE, signed_bar
 from magic_tui.render.cells import fit, wrap
 from magic_tui.render.numbers import count_text, counted, score_text
-from magic_tui.render.tokens import Shade, legend, level_of, line_text, mark_text, wrap_shades
+from magic_tui.render.tokens import (
+    Colours,
+    Shade,
+    legend,
+    levels_of,
+    line_text,
+    mark_text,
+    wrap_shades,
+)
 from magic_tui.render.top import HARMFUL, HELPFUL, query_lines
 from magic_tui.safe_text import safe_text
 
@@ -36,7 +44,7 @@ def show_lines(shown: ShownDocument, width: int, colour: bool) -> Iterator[Text]
         yield Text("no scores of tokens: this attribution keeps those of documents alone", "dim")
         return
     yield from legend(shown.strongest, colour, width)
-    if any(not shade.learned for shade in shades(shown)):
+    if not colours(shown).learned.all():
         yield Text("dim: no loss was taken on these tokens", "dim")
     yield Text()
     yield from strongest_lines(shown, width)
@@ -49,18 +57,17 @@ def shades(shown: ShownDocument, scale: float | None = None) -> list[Shade]:
         shown: the document.
         scale: a |score| that the levels are relative to instead.
     """
+    found = colours(shown, scale)
+    return [found.shade(index, piece.text) for index, piece in enumerate(shown.pieces)]
+
+
+def colours(shown: ShownDocument, scale: float | None = None) -> Colours:
+    """How to show each piece of a document; see :func:`shades`."""
+    learned = shown.learned.copy()
+    # Nothing follows the last token, so it never has a loss; that needs no showing.
+    learned[-1:] = True
     strongest = shown.strongest if scale is None else scale
-    targets = shown.tokens.targets
-    last = len(shown.tokens.ids)
-    return [
-        Shade(
-            piece.text,
-            level_of(shown.piece_score(piece), strongest),
-            # Nothing follows the last token, so it never has a loss; that needs no showing.
-            piece.stop == last or bool(targets[piece.start : piece.stop].any()),
-        )
-        for piece in shown.pieces
-    ]
+    return Colours(levels_of(shown.piece_scores, strongest), learned)
 
 
 def plain_line(line: list[Shade]) -> Text:
@@ -99,7 +106,7 @@ def strongest_lines(shown: ShownDocument, width: int) -> Iterator[Text]:
     place = len(str(len(shown.tokens.ids) - 1))
     for index in indices:
         piece = shown.pieces[index]
-        score = shown.piece_score(piece)
+        score = float(shown.piece_scores[index])
         left, right = signed_bar(score, shown.strongest, half)
         line = Text(f"  {piece.start:>{place}}  ", no_wrap=True)
         line.append(left, HELPFUL).append(CENTRE, "dim").append(right, HARMFUL)

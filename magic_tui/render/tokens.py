@@ -4,9 +4,12 @@ Levels are relative to the strongest token shown. Without colour each line of te
 line of marks: ``= -`` under helpful tokens and ``+ #`` under harmful ones.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
@@ -28,6 +31,9 @@ _STYLES = {
 }
 _MARKS = {-3: "=", -2: "-", -1: " ", 0: " ", 1: " ", 2: "+", 3: "#"}
 _NO_LOSS = Style(dim=True)
+_PARTS = re.compile(r"\n|[^ \n]* |[^ \n]+")
+_LONGEST_WORD = 256
+"""Tokens of a word that are kept on one line."""
 
 
 @dataclass(frozen=True)
@@ -52,22 +58,55 @@ def level_of(score: float, strongest: float) -> int:
     return -level if score < 0 else level
 
 
-def wrap_shades(shades: Sequence[Shade], width: int) -> list[list[Shade]]:
+@dataclass(frozen=True)
+class Colours:
+    """How to show each piece of a document, however many there are."""
+
+    levels: NDArray[np.int8]
+    learned: NDArray[np.bool_]
+
+    def shade(self, piece: int, text: str) -> Shade:
+        """A stretch of a piece's text."""
+        return Shade(text, int(self.levels[piece]), bool(self.learned[piece]))
+
+
+NO_COLOURS = Colours(np.zeros(0, np.int8), np.zeros(0, np.bool_))
+
+
+def levels_of(scores: NDArray[np.float64], strongest: float) -> NDArray[np.int8]:
+    """Levels of many scores: see :func:`level_of`."""
+    levels = np.zeros(len(scores), np.int8)
+    if strongest > 0:
+        for threshold in THRESHOLDS:
+            levels += np.abs(scores) >= threshold * strongest
+    return np.where(scores < 0, -levels, levels)
+
+
+def wrap_shades(shades: Iterable[Shade], width: int) -> list[list[Shade]]:
     """Lines of at most ``width`` cells, broken between words and at line feeds."""
-    lines: list[list[Shade]] = [[]]
+    return list(wrapped(shades, width))
+
+
+def wrapped(shades: Iterable[Shade], width: int) -> Iterator[list[Shade]]:
+    """The same line by line: no more of ``shades`` is looked at than a line needs."""
+    line: list[Shade] = []
     used = 0
     for word in _words(shades):
         text = "".join(shade.text for shade in word)
+        if text == "\n" or (used and used + cell_len(text.rstrip(" ")) > width):
+            yield _merged(line)
+            line, used = [], 0
         if text == "\n":
-            lines.append([])
-            used = 0
             continue
-        if used and used + cell_len(text.rstrip(" ")) > width:
-            lines.append([])
-            used = 0
         for shade in word:
-            used = _place(lines, shade, used, width)
-    return [_merged(line) for line in lines]
+            for part in _fitting(shade, used, width):
+                if part is None:
+                    yield _merged(line)
+                    line, used = [], 0
+                else:
+                    line.append(part)
+                    used += cell_len(part.text)
+    yield _merged(line)
 
 
 def line_text(line: Sequence[Shade]) -> Text:
@@ -101,11 +140,11 @@ def legend(strongest: float, colour: bool, width: int) -> Iterator[Text]:
     yield Text(scale, "dim")
 
 
-def _words(shades: Sequence[Shade]) -> Iterator[list[Shade]]:
+def _words(shades: Iterable[Shade]) -> Iterator[list[Shade]]:
     """Stretches that are kept on one line: up to and with the space behind a word."""
     word: list[Shade] = []
     for shade in shades:
-        for part in _parts(safe_text(shade.text, keep_newlines=True)):
+        for part in _PARTS.findall(safe_text(shade.text, keep_newlines=True)):
             if part == "\n":
                 if word:
                     yield word
@@ -113,41 +152,33 @@ def _words(shades: Sequence[Shade]) -> Iterator[list[Shade]]:
                 yield [Shade("\n")]
                 continue
             word.append(Shade(part, shade.level, shade.learned))
-            if part.endswith(" "):
+            # Some scripts, and some data, know no spaces.
+            if part.endswith(" ") or len(word) >= _LONGEST_WORD:
                 yield word
                 word = []
     if word:
         yield word
 
 
-def _parts(text: str) -> Iterator[str]:
-    start = 0
-    for index, character in enumerate(text):
-        if character == "\n":
-            if start < index:
-                yield text[start:index]
-            yield "\n"
-            start = index + 1
-        elif character == " ":
-            yield text[start : index + 1]
-            start = index + 1
-    if start < len(text):
-        yield text[start:]
-
-
-def _place(lines: list[list[Shade]], shade: Shade, used: int, width: int) -> int:
-    """Append a part to the last line, going on in a new one where it is full."""
-    text = shade.text
-    for character in text:
+def _fitting(shade: Shade, used: int, width: int) -> Iterator[Shade | None]:
+    """What of a stretch fits on the line, None for a new line, what fits on that, and so on."""
+    if used + cell_len(shade.text) <= width:
+        yield shade
+        return
+    fits = ""
+    for character in shade.text:
         cells = cell_len(character)
         if used + cells > width:
             if character == " ":
                 continue
-            lines.append([])
-            used = 0
-        lines[-1].append(Shade(character, shade.level, shade.learned))
+            if fits:
+                yield Shade(fits, shade.level, shade.learned)
+            yield None
+            fits, used = "", 0
+        fits += character
         used += cells
-    return used
+    if fits:
+        yield Shade(fits, shade.level, shade.learned)
 
 
 def _merged(line: Sequence[Shade]) -> list[Shade]:

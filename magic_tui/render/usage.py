@@ -1,21 +1,24 @@
 """What a run and its machine use of memory, of devices and of disk, as lines of text."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from magic_tui.client.recording import Moment
 from magic_tui.client.start import View
 from magic_tui.render.cells import fit, pad
 from magic_tui.render.numbers import bytes_text
 from magic_tui.safe_text import one_line
+
+if TYPE_CHECKING:
+    from magic_tui.client.recording import Moment
 
 _NAME_WIDTH = 8
 _FULL, _EMPTY, _BUDGET = "█", "░", "│"
 
 
 def usage_lines(
-    moment: Moment, run: View | None, engine: View | None, budget: float | None, width: int
+    moment: "Moment", run: View | None, engine: View | None, budget: float | None, width: int
 ) -> Iterator[Text]:
     """Memory and disk, then one line a device."""
     bar_width = max(6, min(24, width - 62))

@@ -11,7 +11,7 @@ from engine.records.score_store import Floats
 from magic_tui.client.why import Reason, Why
 from magic_tui.render.cells import fit, wrap
 from magic_tui.render.numbers import counted, loss_text, score_text, share_text
-from magic_tui.render.show import ordinal, shades
+from magic_tui.render.show import colours, ordinal
 from magic_tui.render.tokens import Shade, line_text, mark_text
 from magic_tui.render.top import HARMFUL, HELPFUL
 from magic_tui.safe_text import one_line, safe_text
@@ -107,22 +107,26 @@ def _reason_lines(reason: Reason, name: str, width: int, colour: bool) -> Iterat
 
 def window(reason: Reason, width: int) -> list[Shade]:
     """The text around a document's strongest token, coloured, on one line."""
-    pieces = shades(reason.shown)
+    pieces, found = reason.shown.pieces, colours(reason.shown)
+
+    def shade(index: int) -> Shade:
+        return _flat(found.shade(index, pieces[index].text), width)
+
     middle = reason.strongest or 0
-    kept = [_flat(pieces[middle], width)]
+    kept = [shade(middle)]
     used = cell_len(kept[0].text)
     before, after = middle - 1, middle + 1
     while before >= 0 or after < len(pieces):
         sides = [s for s in (before, after) if 0 <= s < len(pieces)]
-        fitting = [s for s in sides if used + cell_len(_flat(pieces[s], width).text) <= width]
+        fitting = [s for s in sides if used + cell_len(shade(s).text) <= width]
         if not fitting:
             break
         for side in fitting:
-            shade = _flat(pieces[side], width)
-            if used + cell_len(shade.text) > width:
+            next_one = shade(side)
+            if used + cell_len(next_one.text) > width:
                 continue
-            used += cell_len(shade.text)
-            kept = [shade, *kept] if side == before else [*kept, shade]
+            used += cell_len(next_one.text)
+            kept = [next_one, *kept] if side == before else [*kept, next_one]
         before -= before in fitting or len(pieces)
         after += 1 if after in fitting else len(pieces)
     return kept

@@ -8,19 +8,21 @@ from textual.worker import get_current_worker
 
 from engine.contract.errors import MagicError
 from engine.records.run_folder import RunFolder, find_run
+from magic_tui.client.asked import Known, read_known, with_answers
 from magic_tui.client.asking import (
     Candidate,
     Source,
     TextLosses,
-    asked_before,
     read_losses,
     read_source,
     request_of,
-    with_answers,
+    source_named,
 )
 from magic_tui.client.basket import Basket
+from magic_tui.client.basket_file import keep_basket, kept_basket
 from magic_tui.client.query_cost import QueryCost, query_cost
 from magic_tui.client.recent import Recent
+from magic_tui.safe_text import one_line
 from magic_tui.screens.base import MagicScreen
 from magic_tui.selection import Selection
 
@@ -38,9 +40,9 @@ class AskingScreen(MagicScreen):
         self.basket = Basket()
         self.sources: dict[str, Source] = {}
         """Texts by their origin: those of the run, then files and typed ones."""
-        self.run: RunFolder | None = None
-        self.kept = False
-        """Whether the run has a complete trajectory."""
+        self.known: Known | None = None
+        self.reading = ""
+        """The file whose texts are being read."""
         self.cost: QueryCost | None = None
         self.asking = False
         """Whether the engine is being asked."""
@@ -56,6 +58,20 @@ class AskingScreen(MagicScreen):
         """Show the texts of one origin."""
         raise NotImplementedError
 
+    @property
+    def run(self) -> RunFolder | None:
+        """The run that can be asked."""
+        return None if self.known is None else self.known.run
+
+    @property
+    def note(self) -> str:
+        """What is going on where texts will be; empty if nothing is."""
+        if self.reading:
+            return f"reading {one_line(self.reading)} …"
+        if not self.names() and self.known is not None and self.known.awaited is not None:
+            return f"the run has not read its own queries yet: {one_line(self.known.awaited)}"
+        return ""
+
     def names(self) -> list[str]:
         """All origins of texts, the basket last."""
         return [*self.sources, *([BASKET] if len(self.basket) else [])]
@@ -68,21 +84,16 @@ class AskingScreen(MagicScreen):
 
     def add_typed(self, typed: Candidate) -> int:
         """Put a typed text among the others and into the basket; its place among them."""
-        before = self.sources.get(TYPED)
-        others = [each for each in (before.candidates if before else ()) if each.key != typed.key]
+        others = [each for each in self.texts_of(TYPED) if each.key != typed.key]
         self.sources[TYPED] = Source(TYPED, (*others, typed), len(others) + 1)
-        if typed not in self.basket:
-            self.basket.toggle(typed)
+        self.basket.add(typed)
         return len(others)
 
     def name_file(self, line: str) -> None:
         """Read the file, and the columns, that a line names."""
-        path, *rest = line.split() or [""]
-        columns = [name for name in ",".join(rest).split(",") if name]
-        pair = ("prompt_column", "completion_column")
-        keys = ("text_column",) if len(columns) < 2 else pair
+        path, columns = source_named(line)
         if path:
-            self.read_file(path, dict(zip(keys, columns, strict=False)))
+            self.read_file(path, columns)
 
     def known_losses(self, candidate: Candidate) -> TextLosses | None:
         """The losses of a text, if they were computed before."""
@@ -94,41 +105,69 @@ class AskingScreen(MagicScreen):
             self.app.call_from_thread(tell, *arguments)
 
     def basket_changed(self) -> None:
-        """Look up what the basket costs now."""
+        """Keep the basket, and look up what it costs now."""
+        if self.run is not None:
+            self._keep(self.run.id, self.basket)
+        self.show_basket()
+
+    def show_basket(self) -> None:
+        """Draw the basket, and look up what it costs."""
         self.cost = None
         if self.run is not None and len(self.basket):
             self.look_up_cost(self.run, self.basket.queries)
         self.show_all()
+
+    @work(thread=True, group="basket", exit_on_error=False)
+    def _keep(self, run: str, basket: Basket) -> None:
+        try:
+            keep_basket(run, basket)
+        except MagicError as error:
+            self.from_thread(self.problem, str(error))
 
     @work(thread=True, exclusive=True, group="queries", exit_on_error=False)
     def load(self, selection: Selection) -> None:
         """Find out what the run was asked before, and whether it can be asked."""
         try:
             run = selection.folder or find_run(selection.runs_dir)
-            run.record()
-            found, kept = asked_before(run), run.has_trajectory()
+            known = read_known(run)
+            before = self.run
+            basket = None if before is not None and before == run else kept_basket(run.id)
         except (MagicError, OSError) as error:
             self.from_thread(self._not_loaded, str(error))
             return
-        self.from_thread(self._loaded, run, found, kept)
+        self.from_thread(self._loaded, known, basket)
 
-    def _loaded(self, run: RunFolder, found: list[Source], kept: bool) -> None:
-        own = [s for s in self.sources.values() if s.attribution is None]
-        shown = [*found, *(with_answers(source, found) for source in own)]
+    def _loaded(self, known: Known, kept: tuple[Basket, str | None] | None) -> None:
+        if known.will_change:
+            self.set_timer(_RETRY_SECONDS, self._try_again)
+        if known == self.known:
+            self.show_all()
+            return
+        others = [s for s in self.sources.values() if s.attribution is None]
+        answered = [source for source in known.sources if source.answered]
+        shown = [*known.sources, *(with_answers(source, answered) for source in others)]
         self.sources = {source.name: source for source in shown}
-        self.run, self.kept = run, kept
+        unclaimed, self.known = self.basket if self.run is None else Basket(), known
         self.problem(None)
-        self.basket_changed()
+        if kept is not None:
+            self.basket, problem = kept
+            for candidate in unclaimed:
+                self.basket.add(candidate)
+            self.problem(problem)
+        self.show_basket()
 
     def _not_loaded(self, sentence: str) -> None:
         self.sources = {s.name: s for s in self.sources.values() if s.attribution is None}
-        self.run, self.kept, self.cost = None, False, None
+        if self.known is not None:
+            self.basket = Basket()
+        self.known, self.cost = None, None
         self.problem(sentence)
         self.show_all()
         self.set_timer(_RETRY_SECONDS, self._try_again)
 
     def _try_again(self) -> None:
-        if self.run is None and self.magic.shown is self:
+        waits = self.known is None or self.known.will_change
+        if waits and self.magic.shown is self:
             self.load(self.selection)
 
     @work(thread=True, exclusive=True, group="cost", exit_on_error=False)
@@ -148,17 +187,14 @@ class AskingScreen(MagicScreen):
     @work(thread=True, exclusive=True, group="losses", exit_on_error=False)
     def compute_losses(self, run: RunFolder, candidate: Candidate) -> None:
         """Have a worker process compute the losses of a text."""
+        problem = None
         try:
-            losses, problem = read_losses(run, candidate), None
+            self._losses.put((run.id, candidate.key), read_losses(run, candidate))
         except (MagicError, OSError) as error:
-            losses, problem = None, str(error)
-        self.from_thread(self._computed, (run.id, candidate.key), losses, problem)
+            problem = str(error)
+        self.from_thread(self._computed, problem)
 
-    def _computed(
-        self, key: tuple[str, tuple[str, str]], losses: TextLosses | None, problem: str | None
-    ) -> None:
-        if losses is not None:
-            self._losses.put(key, losses)
+    def _computed(self, problem: str | None) -> None:
         self.pending = None
         self.problem(problem)
         self.show_all()
@@ -166,14 +202,22 @@ class AskingScreen(MagicScreen):
     @work(thread=True, exclusive=True, group="file", exit_on_error=False)
     def read_file(self, path: str, columns: dict[str, str]) -> None:
         """Read the texts of query data."""
+        self.from_thread(self._reads, path, None)
+        worker = get_current_worker()
         try:
-            source = read_source(path, columns, Path.cwd())
+            source = read_source(path, columns, Path.cwd(), lambda: worker.is_cancelled)
         except (MagicError, OSError) as error:
-            self.from_thread(self.problem, str(error))
+            self.from_thread(self._reads, "", str(error))
             return
         self.from_thread(self._file_read, source)
 
+    def _reads(self, path: str, problem: str | None) -> None:
+        self.reading = path
+        self.problem(problem)
+        self.show_all()
+
     def _file_read(self, source: Source) -> None:
+        self.reading = ""
         self.problem(None)
         self.sources[source.name] = source
         self.show_source(source.name)
@@ -186,7 +230,7 @@ class AskingScreen(MagicScreen):
             # A question that may be repeated reaches an engine that was started anew meanwhile.
             engine.run(run)
             view = engine.attribute(run, request_of(basket, reduction))
-        except (MagicError, OSError) as error:
+        except (MagicError, OSError, UnicodeError) as error:
             self.from_thread(self._refused, str(error))
             return
         self.from_thread(self._queued, run, str(view["jobs"][-1]["attribution"]))

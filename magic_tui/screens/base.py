@@ -65,6 +65,10 @@ class MagicScreen(Screen[None]):
         """The command that prints what this screen shows."""
         return "magic ls"
 
+    def go_to(self, number: int) -> None:
+        """Go to another screen from here."""
+        self.magic.open_screen(number)
+
     def why_not(self, action: str) -> str | None:
         """Why an action (``copy`` of ``action_copy``) is impossible now; None if it is possible.
 

@@ -17,7 +17,9 @@ from magic_tui.render.document import (
     tokens_csv,
 )
 from magic_tui.render.influences import query_line
-from magic_tui.render.show import STRONGEST, shades
+from magic_tui.render.numbers import count_text
+from magic_tui.render.show import STRONGEST, colours
+from magic_tui.render.tokens import NO_COLOURS
 from magic_tui.screens.document_view import Sheet, find_piece, neighbour, read_sheet
 from magic_tui.screens.exploring import ExploringScreen
 from magic_tui.selection import Selection
@@ -70,6 +72,13 @@ class DocumentScreen(ExploringScreen):
         yield Lines(2, id="token")
         yield Prompt()
 
+    def clear(self) -> None:
+        """Show nothing: what was shown is not what is selected."""
+        self.sheet = None
+        self.paper.show([], NO_COLOURS, False)
+        for lines in self.query(Lines):
+            lines.show([])
+
     @property
     def paper(self) -> Paper:
         """The text."""
@@ -116,7 +125,7 @@ class DocumentScreen(ExploringScreen):
         if self.sheet is None:
             return
         make = functools.partial(neighbour, self.selection.query, self.sheet.shown.document, step)
-        self.read("neighbour", make, self._go)
+        self.read_more("neighbour", make, self._go)
 
     def action_scale(self) -> None:
         """Colours relative to this document's strongest token, or to those of all."""
@@ -145,14 +154,14 @@ class DocumentScreen(ExploringScreen):
     def action_pager(self) -> None:
         """Read the document in a pager."""
         if self.sheet is not None:
-            self.magic.page(plain_document(self.sheet.shown))
+            self.magic.page(plain_document(self.sheet.shown, self.size.width))
 
     def action_export(self) -> None:
         """Ask where to write the tokens."""
         if self.sheet is not None:
             shown = self.sheet.shown
             name = f"{shown.run}-{shown.attribution}-document-{shown.document}.csv"
-            self.query_one(Prompt).open("new csv file:", name, self._export)
+            self.query_one(Prompt).open("new csv file:", str(Path(name).absolute()), self._export)
 
     def action_screen(self, number: int) -> None:
         """Go to a screen."""
@@ -167,15 +176,15 @@ class DocumentScreen(ExploringScreen):
         colour = self.magic.has_colour
         marks = not colour if self._marks is None else self._marks
         marks = marks and sheet.shown.scores is not None
-        self.paper.show(sheet.shown.pieces, shades(sheet.shown, sheet.scale), marks)
+        self.paper.show(sheet.shown.pieces, colours(sheet.shown, sheet.scale), marks)
         self._show_facts()
 
     def _show_facts(self) -> None:
-        if self.sheet is None or self.explored is None:
+        if self.sheet is None:
             return
         shown, width = self.sheet.shown, self.size.width - 2
         lines = [
-            query_line(shown.query, self.explored.queries, width),
+            query_line(shown.query, shown.queries, width),
             document_line(shown, width),
         ]
         self.query_one("#facts", Lines).show(lines)
@@ -210,11 +219,14 @@ class DocumentScreen(ExploringScreen):
             self.paper.go_to(piece)
 
     def _go_to(self, answer: str) -> None:
-        digits = answer.strip().lstrip("d").replace(",", "")
-        if digits.isdecimal():
-            self._go(int(digits))
-        else:
+        digits, sheet = answer.strip().lstrip("d").replace(",", ""), self.sheet
+        if not digits.isdecimal():
             self.magic.say("a document's id is a number", "warning")
+        elif sheet is not None and int(digits) >= sheet.shown.documents:
+            last = count_text(sheet.shown.documents - 1)
+            self.magic.say(f"the run has no document {digits}; there are 0 to {last}", "warning")
+        else:
+            self._go(int(digits))
 
     def _go(self, document: int) -> None:
         self.magic.select(document=document)

@@ -5,12 +5,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from textual.timer import Timer
 from textual.worker import Worker, get_current_worker
 
 from engine.contract.errors import MagicError
 from engine.records.naming import runs_folder
 from engine.records.run_folder import find_run
 from magic_tui.client.explored import Explored, explore
+from magic_tui.client.no_scores import why_no_scores
 from magic_tui.screens.base import MagicScreen
 from magic_tui.selection import Selection
 from magic_tui.widgets.head import Head
@@ -20,10 +22,19 @@ _RETRY_SECONDS = 3.0
 
 
 class ExploringScreen(MagicScreen):
-    """Reads with :meth:`read`; what cannot be read is told in place and tried again."""
+    """Reads with :meth:`read`; what cannot be read is told in place and tried again.
+
+    What is shown is of one reading: if another attribution or query cannot be read, :meth:`clear`
+    takes away what stands there of the former one.
+    """
 
     explored: Explored | None = None
-    _failing = False
+    _shown_of: Selection | None = None
+    """What was selected when the latest reading was shown."""
+    _retry: Timer | None = None
+
+    def clear(self) -> None:
+        """Show nothing: what was shown is not what is selected."""
 
     def read(
         self, group: str, make: Callable[[Explored], Made], take: Callable[[Made], Any]
@@ -43,10 +54,30 @@ class ExploringScreen(MagicScreen):
                 explored = open_selected(selection)
                 made = make(explored)
             except (MagicError, OSError) as error:
-                sentence = str(error)
-                self.from_thread(worker, lambda: self._failed(sentence))
+                sentence = _explained(selection, error)
+                self.from_thread(worker, lambda: self._failed(selection, sentence))
             else:
                 self.from_thread(worker, lambda: self._read(selection, explored, made, take))
+
+        self.run_worker(job, thread=True, exclusive=True, group=group, exit_on_error=False)
+
+    def read_more(
+        self, group: str, make: Callable[[Explored], Made], take: Callable[[Made], Any]
+    ) -> None:
+        """Make something more of the attribution that is shown already; see :meth:`read`."""
+        selection, explored = self.selection, self.explored
+        if explored is None:
+            return
+
+        def job() -> None:
+            worker = get_current_worker()
+            try:
+                made = make(explored)
+            except (MagicError, OSError) as error:
+                sentence = _explained(selection, error)
+                self.from_thread(worker, lambda: self._failed(selection, sentence))
+            else:
+                self.from_thread(worker, lambda: self._more(explored, made, take))
 
         self.run_worker(job, thread=True, exclusive=True, group=group, exit_on_error=False)
 
@@ -57,14 +88,14 @@ class ExploringScreen(MagicScreen):
         self.app.call_from_thread(tell)
         return True
 
-    def command(self, verb: str, *arguments: object) -> str:
-        """A command line about the selected run and attribution."""
+    def command(self, verb: str, *arguments: object, attribution: bool = True) -> str:
+        """A command line about the selected run, and the attribution if the verb takes one."""
         chosen = self.selection
         parts = ["magic", verb]
         if chosen.run is not None:
             parts.append(chosen.run)
         parts += [str(argument) for argument in arguments]
-        if chosen.attribution is not None:
+        if attribution and chosen.attribution is not None:
             parts += ["-a", chosen.attribution]
         if chosen.runs_dir != runs_folder(None).absolute():
             parts += ["--runs-dir", str(chosen.runs_dir)]
@@ -80,28 +111,46 @@ class ExploringScreen(MagicScreen):
     ) -> None:
         self.explored = explored
         self._stay(selection, explored)
-        if self._failing:
-            self._failing = False
+        self._shown_of = replace(
+            selection, run=explored.attribution.run.id, attribution=explored.attribution.id
+        )
+        if self._retry is not None:
+            self._retry.stop()
+            self._retry = None
             self.problem(None)
         take(made)
         self.refresh_bindings()
+
+    def _more(self, explored: Explored, made: Made, take: Callable[[Made], Any]) -> None:
+        # Another attribution may have come in meanwhile.
+        if explored is self.explored:
+            take(made)
 
     def _stay(self, selection: Selection, explored: Explored) -> None:
         """Look at this attribution from now on, also once a later one is complete."""
         if selection.attribution is None and selection == self.selection:
             attribution = explored.attribution
-            # This screen shows it already.
-            self._told = replace(selection, run=attribution.run.id, attribution=attribution.id)
-            self.query_one(Head).show(self._told)
-            self.magic.selection = self._told
+            self.select_quietly(run=attribution.run.id, attribution=attribution.id)
+            self.query_one(Head).show(self.selection)
 
-    def _failed(self, sentence: str) -> None:
+    def select_quietly(self, **changes: Any) -> None:
+        """Note in the selection what this screen shows already."""
+        self._told = replace(self.selection, **changes)
+        self.magic.selection = self._told
+
+    def _failed(self, selection: Selection, sentence: str) -> None:
+        shown = self._shown_of
+        if shown is not None and shown != replace(selection, document=shown.document):
+            self.explored = self._shown_of = None
+            self.clear()
         self.problem(sentence)
-        self._failing = True
-        self.set_timer(_RETRY_SECONDS, self._try_again)
+        if self._retry is not None:
+            self._retry.stop()
+        self._retry = self.set_timer(_RETRY_SECONDS, self._try_again)
+        self.refresh_bindings()
 
     def _try_again(self) -> None:
-        if self._failing and self.magic.shown is self:
+        if self.magic.shown is self:
             self.selection_changed(self.selection)
 
 
@@ -113,3 +162,9 @@ def open_selected(selection: Selection) -> Explored:
     """
     run = selection.folder or find_run(selection.runs_dir)
     return explore(run, selection.attribution)
+
+
+def _explained(selection: Selection, error: Exception) -> str:
+    """Why nothing can be shown: what the run does now, if it has no scores; else the error."""
+    known = None if selection.folder is None else why_no_scores(selection.folder)
+    return known or str(error)

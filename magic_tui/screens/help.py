@@ -1,12 +1,12 @@
 """``?``: what a screen shows and its keys, made from the bindings themselves."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from typing import ClassVar
 
 from rich.text import Text
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import ActiveBinding, Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen, Screen
@@ -16,6 +16,9 @@ from magic_tui.render.cells import pad, wrap
 from magic_tui.widgets.foot import key_text
 
 _KEY_WIDTH = 18
+_OF_EVERY_SCREEN = ("cli",)
+_Described = tuple[str, str, str | None]
+"""Keys, what they do, and why they would do nothing now."""
 
 
 class HelpScreen(ModalScreen[None]):
@@ -60,33 +63,54 @@ class HelpScreen(ModalScreen[None]):
     def _lines(self, width: int) -> Iterator[Text]:
         for line in wrap(getattr(self._about, "ABOUT", ""), width, 8):
             yield Text(line)
-        yield Text()
-        for keys, words, reason in self._keys():
-            lines = wrap(words, width - _KEY_WIDTH, 3)
-            if reason is not None:
-                lines += wrap(f"not now: {reason}", width - _KEY_WIDTH, 3)
-            # A cell stays free between the keys and the words.
-            labels = wrap(keys, _KEY_WIDTH - 1, 3)
-            for label, line in zip_longest(labels, lines, fillvalue=""):
-                style = "" if reason is None else "dim"
-                yield Text().append(pad(label, _KEY_WIDTH), style or "bold").append(line, style)
+        for heading, part in self._parts():
+            yield Text()
+            yield Text(heading, "dim")
+            for keys, words, reason in part:
+                yield from _key_lines(keys, words, reason, width)
 
-    def _keys(self) -> Iterator[tuple[str, str, str | None]]:
+    def _parts(self) -> Iterator[tuple[str, list[_Described]]]:
+        """The keys of what is done here, then those that move about, then those of every screen."""
+        app, screen = self._about.app, self._about
+        here: list[ActiveBinding] = []
+        moving: list[ActiveBinding] = []
+        always: list[ActiveBinding] = []
+        for key, active in screen.active_bindings.items():
+            binding = active.binding
+            if not binding.tooltip or binding.system or key == "ctrl+q":
+                continue
+            if active.node is app or binding.action in _OF_EVERY_SCREEN:
+                always.append(active)
+            elif active.node is screen or binding.show:
+                here.append(active)
+            else:
+                moving.append(active)
+        # As at the foot: the way on comes first.
+        here.sort(key=lambda active: active.binding.key != "enter")
+        for heading, part in (("here", here), ("moving", moving), ("everywhere", always)):
+            if part:
+                yield heading, self._described(part)
+
+    def _described(self, active_bindings: Iterable[ActiveBinding]) -> list[_Described]:
         """Keys, what they do, and why they would do nothing now; each action once."""
         found: dict[tuple[str, str], list[str]] = {}
-        actions: dict[tuple[str, str], str] = {}
-        app, screen = self._about.app, self._about
-        # The screen's own keys tell most, those of every screen least.
-        active_bindings = sorted(
-            screen.active_bindings.items(),
-            key=lambda item: (item[1].node is app, item[1].node is not screen),
-        )
-        for key, active in active_bindings:
+        for active in active_bindings:
             binding = active.binding
-            words = binding.tooltip
-            if words and not binding.system and key != "ctrl+q":
-                found.setdefault((binding.action, words), []).append(key_text(key))
-                actions[binding.action, words] = binding.action.split("(")[0].split(".")[-1]
+            keys = found.setdefault((binding.action, binding.tooltip), [])
+            keys.append(key_text(binding.key))
         why_not = getattr(self._about, "why_not", lambda action: None)
-        for (action, words), keys in found.items():
-            yield " ".join(keys), words, why_not(actions[action, words])
+        return [
+            (" ".join(keys), words, why_not(action.split("(")[0].split(".")[-1]))
+            for (action, words), keys in found.items()
+        ]
+
+
+def _key_lines(keys: str, words: str, reason: str | None, width: int) -> Iterator[Text]:
+    lines = wrap(words, width - _KEY_WIDTH, 3)
+    if reason is not None:
+        lines += wrap(f"not now: {reason}", width - _KEY_WIDTH, 3)
+    # A cell stays free between the keys and the words.
+    labels = wrap(keys, _KEY_WIDTH - 1, 3)
+    for label, line in zip_longest(labels, lines, fillvalue=""):
+        style = "" if reason is None else "dim"
+        yield Text().append(pad(label, _KEY_WIDTH), style or "bold").append(line, style)

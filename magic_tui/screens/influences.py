@@ -73,10 +73,8 @@ class InfluencesScreen(ListedScreen):
 
     def selection_changed(self, selection: Selection) -> None:
         """Rank the documents of the query."""
-        view = self.view
-        if view.beside == selection.query:
-            self.view = view = replace(view, beside=None)
-        self.read("ranking", functools.partial(making.rank, selection.query, view), self._take)
+        make = functools.partial(making.rank, selection.query, self.view)
+        self.read("ranking", make, self._take)
 
     def cli_equivalent(self) -> str:
         """``magic top``."""
@@ -153,15 +151,24 @@ class InfluencesScreen(ListedScreen):
 
     @on(RankedList.Moved)
     def _moved(self, event: RankedList.Moved) -> None:
-        self._show_facts()
-        if event.document is None or self.ranked is None:
+        ranked, document = self.ranked, self.ranks.document
+        if ranked is None:
             return
-        make = functools.partial(making.settled, self.ranked.query, event.document)
-        self.read("detail", make, self._detail)
+        self._show_facts()
+        if document is None or event.document != document:
+            return
+        chosen = self.selection
+        at = (ranked.run, ranked.attribution, ranked.query)
+        if (chosen.run, chosen.attribution, chosen.query) == at:
+            # The other screens show the document that the cursor stands on.
+            self.select_quietly(document=document)
+        self.read_more(
+            "detail", functools.partial(making.settled, ranked.query, document), self._detail
+        )
 
     @on(RankedList.Wanted)
     def _fetch(self, event: RankedList.Wanted) -> None:
-        self.read("texts", functools.partial(self._load, event.documents), lambda _: None)
+        self.read_more("texts", functools.partial(self._load, event.documents), lambda _: None)
 
     def _snippet(self, document: int) -> str | None:
         return None if self.explored is None else self.explored.snippets.get(document)
@@ -175,9 +182,17 @@ class InfluencesScreen(ListedScreen):
                 return
 
     def _take(self, ranked: Ranked) -> None:
-        before, self.ranked = self.ranked, ranked
-        same = before is not None and before.query == ranked.query
-        self._show_list(self.ranks.document if same and before else self.selection.document)
+        before, self.ranked, self.view = self.ranked, ranked, ranked.view
+        document = self.selection.document
+        if before is not None and before.run != ranked.run:
+            # The same numbers are other documents there.
+            self._searched = None
+            self.ranks.marked.clear()
+        if before is not None and before.query != ranked.query and self.ranks.cursor == 0:
+            # Who stands at the top wants to see the top.
+            document = None
+        self._detailed = None
+        self._show_list(document)
 
     def _show_list(self, document: int | None) -> None:
         if self.ranked is None:
@@ -200,7 +215,7 @@ class InfluencesScreen(ListedScreen):
             self._show_list(self.ranks.document)
             return
         self._found(Found(wanted, np.zeros(0, np.int64)))
-        self.read("search", functools.partial(self._look_for, wanted), self._found)
+        self.read_more("search", functools.partial(self._look_for, wanted), self._found)
 
     def _look_for(self, wanted: str, explored: Explored) -> Found:
         worker = get_current_worker()

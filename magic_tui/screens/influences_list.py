@@ -1,11 +1,12 @@
 """What is said about a list of documents, and how it leaves the dashboard."""
 
-import functools
 from pathlib import Path
 from typing import Any
 
 from rich.text import Text
+from textual.worker import get_current_worker
 
+from magic_tui.client.explored import Explored
 from magic_tui.client.export import Format, default_folder
 from magic_tui.client.ranking import Ranking
 from magic_tui.client.shown import ShownDocument
@@ -52,8 +53,17 @@ class ListedScreen(ExploringScreen):
     def action_export(self) -> None:
         """Ask where to export to."""
         if self.explored is not None:
-            value = f"csv {default_folder(self.explored.attribution)}"
+            folder = Path(default_folder(self.explored.attribution)).absolute()
+            value = f"csv {folder}"
             self.query_one(Prompt).open("csv or pt, and a new folder:", value, self._export)
+
+    def clear(self) -> None:
+        """Show nothing: what was shown is not what is selected."""
+        self.ranked = self._searched = self._detailed = None
+        self.workers.cancel_group(self, "search")
+        self.ranks.clear()
+        for lines in self.query(Lines):
+            lines.show([])
 
     def _ranking(self) -> Ranking:
         assert self.ranked is not None
@@ -63,17 +73,23 @@ class ListedScreen(ExploringScreen):
     def _listing(self, documents: list[int], give: Any) -> None:
         if self.ranked is not None:
             query, ranking = self.ranked.query, self._ranking()
-            self.read("listing", lambda e: listing(e, query, ranking, documents), give)
+            self.read_more("listing", lambda e: listing(e, query, ranking, documents), give)
 
     def _export(self, answer: str) -> None:
         kind, _, folder = answer.strip().partition(" ")
         if kind not in ("csv", "pt") or not folder.strip():
             self.magic.say("write csv or pt, then the name of a new folder", "warning")
             return
-        self.magic.say(f"exporting to {folder} …")
+        path = Path(folder.strip()).expanduser().absolute()
+        self.magic.say(f"exporting to {path} …")
         format: Format = "pt" if kind == "pt" else "csv"
-        make = functools.partial(making.export, format, Path(folder.strip()))
-        self.read("export", make, self.magic.say)
+
+        def make(explored: Explored) -> None:
+            # It goes on, and tells what came of it, whatever is looked at meanwhile.
+            told = making.export(format, path, explored)
+            self.from_thread(get_current_worker(), lambda: self.magic.say(told))
+
+        self.read_more("export", make, lambda _: None)
 
     def _show_facts(self) -> None:
         if self.ranked is None or self.explored is None or not self.is_mounted:

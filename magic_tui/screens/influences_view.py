@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,11 +34,21 @@ class View:
     beside: int | None = None
     """Another query whose scores stand beside."""
 
+    def fitting(self, explored: Explored, query: int) -> "View":
+        """The same without what this attribution does not have."""
+        beside = self.beside
+        if beside is not None and (beside == query or beside >= explored.queries):
+            beside = None
+        measure = self.measure if explored.why_not_measure(self.measure) is None else "sum"
+        return replace(self, beside=beside, measure=measure)
+
 
 @dataclass(frozen=True)
 class Ranked:
     """What one reading made."""
 
+    run: str
+    attribution: str
     query: int
     view: View
     ranking: Ranking
@@ -63,11 +73,14 @@ class Found:
 
 def rank(query: int, view: View, explored: Explored) -> Ranked:
     """Put the documents of a query in order."""
+    run, attribution = explored.attribution.run.id, explored.attribution.id
+    view = view.fitting(explored, query)
     ranking = explored.ranking(query, view.measure, view.direction)
     if view.beside is None:
-        return Ranked(query, view, ranking, None, None)
+        return Ranked(run, attribution, query, view, ranking, None, None)
     other = explored.ranking(view.beside, view.measure)
-    return Ranked(query, view, ranking, other, agreement(ranking.values, other.values))
+    agrees = agreement(ranking.values, other.values)
+    return Ranked(run, attribution, query, view, ranking, other, agrees)
 
 
 def settled(query: int, document: int, explored: Explored) -> ShownDocument | None:
@@ -97,6 +110,8 @@ def export(format: Format, folder: Path, explored: Explored) -> str:
         files = export_scores(explored.attribution, format, folder)
     except MagicError as error:
         return str(error)
+    except OSError as error:
+        return f"{folder}: {error.strerror}"
     return f"{counted(len(files), 'file')} written to {files[0].parent}"
 
 

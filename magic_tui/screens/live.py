@@ -1,7 +1,7 @@
 """Screen 2: what a run does now, or did at any moment of its recorded history."""
 
 import time
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
 from textual import events
@@ -11,7 +11,6 @@ from textual.content import Content
 from textual.widgets import Static
 
 from engine.contract.events import Event
-from magic_tui.client.recording import Moment
 from magic_tui.client.start import View
 from magic_tui.render.now import now_lines
 from magic_tui.render.numbers import share_text
@@ -26,6 +25,10 @@ from magic_tui.widgets.prompt import Prompt
 from magic_tui.widgets.residency import Residency
 from magic_tui.widgets.story_list import StoryList
 
+if TYPE_CHECKING:
+    from magic_tui.client.recording import Moment
+
+_REPAINT_SECONDS = 1.0
 _SCRUBS = 50
 """Presses of ``[`` from the end of the history to its beginning."""
 
@@ -58,7 +61,7 @@ class LiveScreen(Wishing, Feed, MagicScreen):
         Binding("y", "copy", show=False, tooltip="Copy the log."),
     ]
     DEFAULT_CSS = """
-    LiveScreen #now { height: 2; padding: 0 1; }
+    LiveScreen #now { height: auto; min-height: 2; max-height: 4; padding: 0 1; }
     LiveScreen #usage { height: auto; max-height: 10; padding: 0 1; margin: 0 0 1 0; }
     """
 
@@ -82,8 +85,8 @@ class LiveScreen(Wishing, Feed, MagicScreen):
         yield Prompt()
 
     def on_mount(self) -> None:
-        """Repaint twice a second at most, and only if something changed."""
-        self.set_interval(0.5, self._repaint_if_needed)
+        """Repaint once a second at most, and only if something changed."""
+        self.set_interval(_REPAINT_SECONDS, self._repaint_if_needed)
         self.query_one(StoryList).focus()
 
     def selection_changed(self, selection: Selection) -> None:
@@ -122,7 +125,7 @@ class LiveScreen(Wishing, Feed, MagicScreen):
 
     def why_not(self, action: str) -> str | None:
         """Scrubbing needs a history, scores have to be there."""
-        count = self.recording.count
+        count = self._count
         if action in ("scrub", "chapter", "now", "go_to") and not count:
             return "nothing is recorded yet"
         if action == "now" and self._at is None:
@@ -133,22 +136,23 @@ class LiveScreen(Wishing, Feed, MagicScreen):
 
     def action_scrub(self, way: int) -> None:
         """Go back or on by a fiftieth of the history."""
-        last = self.recording.count - 1
+        last = self._count - 1
         stride = max(1, round(last / _SCRUBS))
         here = last if self._at is None else self._at
         self._go(here + way * stride)
 
     def action_chapter(self, way: int) -> None:
         """Go to where a phase begins."""
-        last = self.recording.count - 1
+        last = self._count - 1
         here = last if self._at is None else self._at
+        assert self.recording is not None
         starts = [e["seq"] for e in self.recording.story if e["event"] == Event.PHASE]
         found = [s for s in starts if (s < here if way < 0 else s > here)]
         self._go((found[-1] if way < 0 else found[0]) if found else (0 if way < 0 else last))
 
     def action_now(self) -> None:
         """Leave the history."""
-        self._go(self.recording.count)
+        self._go(self._count)
 
     def action_zoom(self, factor: float) -> None:
         """Show fewer or more steps."""
@@ -180,12 +184,18 @@ class LiveScreen(Wishing, Feed, MagicScreen):
         text = "\n".join(story.line(index, 200).plain for index in range(story.count()))
         self.magic.copy(text, "log")
 
+    @property
+    def _count(self) -> int:
+        """How many events were read."""
+        return 0 if self.recording is None else self.recording.count
+
     def _go(self, seq: int) -> None:
-        self._at = None if seq >= self.recording.count - 1 else max(0, seq)
+        self._at = None if seq >= self._count - 1 else max(0, seq)
         self.refresh_bindings()
         self.repaint()
 
     def _go_to_step(self, text: str) -> None:
+        assert self.recording is not None
         steps = self.recording.train.values["step"]
         try:
             place = steps.index(float(text))
@@ -201,16 +211,22 @@ class LiveScreen(Wishing, Feed, MagicScreen):
     def repaint(self) -> None:
         """Show everything anew."""
         self.dirty = False
-        states = (self.run_view or {}).get("state"), self.recording.count > 0
+        states = (self.run_view or {}).get("state"), self._count > 0
         if states != self._states:
             self._states = states
             self.refresh_bindings()
+        if self.recording is None:
+            self._show("#now", [Text("reading what was recorded …", "dim"), Text()])
+            return
         moment = self.recording.at(self._at)
+        if self._at is None and self.is_removed:
+            moment = moment.without_states()
         strip = self.query_one(Residency)
         strip.show(moment)
         self.query_one(Charts).show(moment, strip.window)
         width = max(20, self.size.width - 2)
-        self._show("#now", now_lines(moment, self._run_now(), width))
+        now = self.run_view if self._at is None else None
+        self._show("#now", now_lines(moment, now, width))
         lines = usage_lines(moment, self.run_view, self.engine_view, self.budget, width)
         self._show("#usage", list(lines))
         story = self.query_one(StoryList)
@@ -218,7 +234,7 @@ class LiveScreen(Wishing, Feed, MagicScreen):
             story.print(self.printed)
         else:
             story.tell(self.recording.story_until(moment.seq))
-        self.query_one(Head).note(self._note(moment))
+        self.query_one(Head).note("" if self._at is None else self._note(moment))
 
     def _show(self, where: str, lines: list[Text]) -> None:
         shown = Text("\n", no_wrap=True).join(lines)
@@ -229,12 +245,6 @@ class LiveScreen(Wishing, Feed, MagicScreen):
         # Laying out all of a screen takes ten times as long as painting one region.
         place.update(Content.from_rich_text(shown), layout=place.size.height != len(lines))
 
-    def _run_now(self) -> View | None:
-        """The run as it is now; None in the history, which knows nothing of that."""
-        return self.run_view if self._at is None else None
-
-    def _note(self, moment: Moment) -> str:
-        if self._at is None:
-            return ""
-        share = share_text(moment.seq / max(1, self.recording.count - 1))
+    def _note(self, moment: "Moment") -> str:
+        share = share_text(moment.seq / max(1, self._count - 1))
         return f"history {share}, {time.strftime('%H:%M:%S', time.localtime(moment.time))}"

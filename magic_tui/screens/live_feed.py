@@ -14,13 +14,13 @@ from engine.records.run_folder import RunFolder
 from magic_tui.client.engine import is_settled
 from magic_tui.client.following import Follower, last_printed
 from magic_tui.client.glance import Glance, glance
-from magic_tui.client.recording import Recording
 from magic_tui.client.start import View
 
 if TYPE_CHECKING:
     from magic_tui.app import MagicApp
+    from magic_tui.client.recording import Recording
 
-_LOOK_SECONDS, _ASK_SECONDS, _QUIET_SECONDS = 0.4, 1.0, 3.0
+_LOOK_SECONDS, _ASK_SECONDS, _QUIET_SECONDS = 0.5, 1.0, 3.0
 
 
 class Feed(Widget):
@@ -35,18 +35,24 @@ class Feed(Widget):
         def problem(self, sentence: str | None) -> None:
             """Say what is wrong."""
 
+        def repaint(self) -> None:
+            """Show everything anew."""
+
     dirty = False
     """Whether something changed since the last repaint."""
     run_view: View | None = None
     engine_view: View | None = None
     budget: float | None = None
+    is_removed = False
+    """Whether the trajectory was removed since it was recorded."""
     wants_printed = False
     """Whether what was printed is looked at."""
 
     def __init__(self) -> None:
         """Nothing is followed yet."""
         super().__init__()
-        self.recording = Recording()
+        self.recording: Recording | None = None
+        """What was read of the journal; None until reading began."""
         self.printed: list[str] = []
         self._follower: Follower | None = None
         self._resting = threading.Event()
@@ -61,16 +67,20 @@ class Feed(Widget):
             if self._follower is not None:
                 self._follower.close()
             self._follower = Follower(run)
-            self.recording, self.printed = Recording(), []
+            self.recording, self.printed = None, []
             self.run_view = self.engine_view = self.budget = None
+            self.is_removed = False
         if another or self._resting.is_set():
             self._resting = threading.Event()
             self._problems = {}
-            assert self._follower is not None
-            self._workers = [
-                self._read(self._follower, self._resting), self._ask(run, self._resting)
-            ]  # fmt: skip
+            # Behind the next frame: what reads takes long to load.
+            self.call_after_refresh(self._start, run, self._resting)
         return another
+
+    def _start(self, run: RunFolder, resting: threading.Event) -> None:
+        if not resting.is_set():
+            assert self._follower is not None
+            self._workers = [self._read(self._follower, resting), self._ask(run, resting)]
 
     def rest(self) -> None:
         """Stop reading until asked to follow again."""
@@ -85,6 +95,10 @@ class Feed(Widget):
     @work(thread=True, group="journal", exit_on_error=False)
     def _read(self, follower: Follower, resting: threading.Event) -> None:
         """Read the journal in pieces, then what is added to it."""
+        if self.recording is None:
+            from magic_tui.client.recording import Recording
+
+            self._tell(resting, self._begin, Recording())
         self._find_budget(follower.run, resting)
         while not resting.is_set():
             try:
@@ -93,7 +107,11 @@ class Feed(Widget):
                 self._tell(resting, self._trouble, "journal", str(error))
                 resting.wait(_QUIET_SECONDS)
                 continue
-            self._tell(resting, self._trouble, "journal", None)
+            if "journal" in self._problems:
+                self._tell(resting, self._trouble, "journal", None)
+            removed = not follower.run.trajectory.is_dir()
+            if removed != self.is_removed:
+                self._tell(resting, self._keep, removed)
             if records:
                 self._tell(resting, self._take, records)
             else:
@@ -112,7 +130,8 @@ class Feed(Widget):
                     self._tell(resting, self._trouble, "engine", f"{error}; trying again")
                 resting.wait(_QUIET_SECONDS)
                 continue
-            self._tell(resting, self._trouble, "engine", None)
+            if "engine" in self._problems:
+                self._tell(resting, self._trouble, "engine", None)
             self._tell(resting, self._glanced, seen)
             resting.wait(_QUIET_SECONDS if is_settled(seen.runs[0]) else _ASK_SECONDS)
 
@@ -132,12 +151,22 @@ class Feed(Widget):
         if not resting.is_set() and not get_current_worker().is_cancelled:
             self.app.call_from_thread(take)
 
+    def _begin(self, recording: "Recording") -> None:
+        self.recording, self.dirty = recording, True
+
     def _take(self, records: list[dict[str, Any]]) -> None:
+        assert self.recording is not None
+        first = not self.recording.count
         self.recording.take(records)
         self.dirty = True
+        if first and self.is_mounted:
+            self.repaint()
 
     def _take_budget(self, budget: float) -> None:
         self.budget = budget
+
+    def _keep(self, removed: bool) -> None:
+        self.is_removed, self.dirty = removed, True
 
     def _print(self, lines: list[str]) -> None:
         if lines != self.printed:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from rich.text import Text
-from textual import work
+from textual import events, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
@@ -43,7 +43,10 @@ class NewRunScreen(MagicScreen):
     ]
     DEFAULT_CSS = """
     NewRunScreen FieldList { margin: 0 1; }
-    NewRunScreen VerticalScroll { height: 1fr; border-top: solid $border-blurred; padding: 0 1; }
+    NewRunScreen VerticalScroll {
+        height: 1fr; padding: 0 1;
+        border-top: solid $border-blurred; border-title-color: $text-muted;
+    }
     NewRunScreen #cost { height: auto; }
     """
 
@@ -100,9 +103,15 @@ class NewRunScreen(MagicScreen):
 
             def changed(text: str) -> None:
                 draft.change(key, text.strip())
+                self.problem(None)
                 self._edited()
 
             self.query_one(Prompt).open(field.name, draft.text(key), changed)
+
+    def action_page(self, pages: int) -> None:
+        """Scroll the cost where it is longer than its place."""
+        box = self.query_one(VerticalScroll)
+        box.scroll_relative(y=pages * max(1, box.size.height - 1), animate=False)
 
     def action_file(self) -> None:
         """Ask for a config file."""
@@ -159,12 +168,27 @@ class NewRunScreen(MagicScreen):
         lines = list(plan_lines(self._facts, width)) if self._facts is not None else []
         if self._counting:
             lines = [Text("counting the cost: reading the data and timing a step …", "dim")]
+        elif not self.query_one(FieldList).is_good:
+            lines = []
         elif self._draft is not None and self._counted != self._draft.values:
-            lines = [Text("! changed since the cost was counted: p counts it anew", "color(215)")]
+            changed = "changed since the cost was counted: p counts it anew"
+            unknown = "its cost is not known: p tries again"
+            lines = [Text(f"! {changed if self._counted else unknown}", "color(215)")]
         if self._draft is not None and self._draft.values["model"].get("trust_remote_code"):
             lines.append(Text(f"! {FOREIGN_CODE}", "color(215)"))
         self.query_one("#cost", Static).update(Content.from_rich_text(Text("\n").join(lines)))
         self.refresh_bindings()
+        self.call_after_refresh(self._name_cost)
+
+    def _name_cost(self) -> None:
+        """Say above the cost how to see what of it does not fit."""
+        box = self.query_one(VerticalScroll)
+        more = box.max_scroll_y > 0
+        box.border_title = "what it takes – pgdn shows the rest" if more else "what it takes"
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Wrap the cost anew."""
+        self._show_cost()
 
     @work(thread=True, exclusive=True, group="cost", exit_on_error=False)
     def _count(self, config: RunConfig, values: dict[str, object]) -> None:
@@ -182,6 +206,8 @@ class NewRunScreen(MagicScreen):
         self._counting, self._facts = False, facts
         self._counted = values if facts is not None else None
         self.problem(problem)
+        if problem is not None:
+            self.query_one(FieldList).tell(problem)
         self._show_cost()
 
     @work(thread=True, exclusive=True, group="start", exit_on_error=False)

@@ -58,8 +58,14 @@ class OverTrainingScreen(ExploringScreen):
         query = selection.query
         self.read("curves", lambda explored: read_curves(explored.attribution, query), self._take)
 
+    def clear(self) -> None:
+        """Show nothing: what was shown is not what is selected."""
+        self.remove_class("-batch")
+        self.query_one(StepCharts).show(None)
+        self.query_one("#about", Lines).show([])
+
     def cli_equivalent(self) -> str:
-        """The scores themselves: no verb prints steps."""
+        """The whole scores of the documents, which are the nearest: no verb prints steps."""
         return self.command("top", "--query", self.selection.query)
 
     def why_not(self, action: str) -> str | None:
@@ -171,7 +177,7 @@ class OverTrainingScreen(ExploringScreen):
             explored.load_snippets([each.document for each in documents])
             return step, documents
 
-        self.read("batch", make, self._take_batch)
+        self.read_more("batch", make, self._take_batch)
 
     def _take_batch(self, found: tuple[int, list[BatchDocument]]) -> None:
         step, documents = found

@@ -8,7 +8,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
 from engine.records.naming import runs_folder
-from magic_tui.client.asking import Candidate
+from magic_tui.client.asking import Candidate, why_not_ask
 from magic_tui.client.basket import attribute_command
 from magic_tui.render.cells import fit
 from magic_tui.render.losses import basket_lines, source_text
@@ -23,8 +23,7 @@ from magic_tui.widgets.prompt import Prompt
 
 _LOSSES_HINT = "t: its tokens with their losses under the trained model"
 _COMPUTING = "its losses are being computed: the trained model is loaded for it …"
-_MOST_FILTERED = 2000
-"""Characters of a text that a filter looks at."""
+_FILTERED_CHARACTERS = 2000
 
 
 class QueriesScreen(AskingScreen):
@@ -65,7 +64,7 @@ class QueriesScreen(AskingScreen):
     def body(self) -> ComposeResult:
         """Where the texts are from, the texts, one of them in full, the basket, a prompt."""
         yield Lines(id="source")
-        yield CandidateList(self.basket.__contains__)
+        yield CandidateList(lambda candidate: candidate in self.basket)
         yield LossText()
         yield Lines(2, id="basket")
         yield Prompt()
@@ -84,9 +83,9 @@ class QueriesScreen(AskingScreen):
     def cli_equivalent(self) -> str:
         """The command that asks what is in the basket, or the text under the cursor."""
         chosen = list(self.basket) or ([self.current] if self.current else [])
-        run = self.run.id if self.run is not None else "RUN"
         folder = self.selection.runs_dir
         elsewhere = None if folder == runs_folder(None).absolute() else str(folder)
+        run = self.run.id if self.run is not None else "RUN"
         return attribute_command(run, chosen, self.basket.reduction, elsewhere)
 
     def why_not(self, action: str) -> str | None:
@@ -95,8 +94,8 @@ class QueriesScreen(AskingScreen):
             return "the basket is empty: put texts in with space"
         if action in ("ask", "tokens") and self.run is None:
             return "there is no run to ask: choose one in screen 1"
-        if action in ("ask", "tokens") and not self.kept:
-            return "this run keeps no complete trajectory, so it cannot be asked: train it again"
+        if action in ("ask", "tokens") and not (self.known and self.known.kept):
+            return "it keeps no complete trajectory: wait until it is trained, or train it again"
         if action == "ask" and self.asking:
             return "the engine is being asked already"
         needs_text = ("mark", "tokens", "copy", "pager", "filter", "go_to")
@@ -200,7 +199,7 @@ class QueriesScreen(AskingScreen):
         every, wanted = self.texts_of(self._source), self._filter.casefold()
         if not wanted:
             return every
-        return [each for each in every if wanted in each.text[:_MOST_FILTERED].casefold()]
+        return [each for each in every if wanted in each.text[:_FILTERED_CHARACTERS].casefold()]
 
     def show_all(self) -> None:
         """Draw everything anew."""
@@ -211,7 +210,7 @@ class QueriesScreen(AskingScreen):
         width, source = self.size.width - 2, self.sources.get(self._source)
         known, total = len(self.texts_of(self._source)), source.total if source else 0
         about = source_text(self._source, candidates.count(), known, total, self._filter)
-        self.query_one("#source", Lines).show([Text(fit(about, width), end="")])
+        self.query_one("#source", Lines).show([Text(fit(self.note or about, width), end="")])
         basket = basket_lines(len(self.basket), self.basket.reduction, self.cost, width)
         self.query_one("#basket", Lines).show(list(basket))
         self._show_text()
@@ -233,7 +232,8 @@ class QueriesScreen(AskingScreen):
         self.query_one(LossText).show(current.text, self.known_losses(current), hint)
 
     def _typed(self, text: str) -> None:
-        if not text.strip():
+        self.problem(why_not_ask(text))
+        if why_not_ask(text) or not text.strip():
             return
         place = self.add_typed(Candidate(text))
         self.show_source(TYPED)

@@ -17,6 +17,7 @@ from engine.contract.errors import MagicError
 from engine.contract.states import RunState
 from magic_tui.client.engine import UNREADABLE
 from magic_tui.client.glance import glance, runs_on_disk
+from magic_tui.client.lds import KnownLds
 from magic_tui.client.start import View
 from magic_tui.render.difference import difference_lines
 from magic_tui.render.status import run_detail
@@ -69,6 +70,7 @@ class RunsScreen(Wishing, MagicScreen):
         self._marked: str | None = None
         self._timer: Timer | None = None
         self._shown = 0.0
+        self._lds = KnownLds()
 
     def body(self) -> ComposeResult:
         """Columns, list, detail."""
@@ -91,7 +93,8 @@ class RunsScreen(Wishing, MagicScreen):
         """Look again."""
         if self._timer is not None:
             self._timer.resume()
-        self._look()
+        # Behind the next frame: what asks takes long to load.
+        self.call_after_refresh(self._look)
 
     def on_resize(self, event: events.Resize) -> None:
         """Other columns fit."""
@@ -132,9 +135,13 @@ class RunsScreen(Wishing, MagicScreen):
             self.magic.open_screen(4 if over else 2)
 
     def action_look(self, number: int) -> None:
-        """Go to a screen; without a run under the cursor it says what is missing."""
+        """Go to a screen."""
+        self.go_to(number)
+
+    def go_to(self, number: int) -> None:
+        """Go to a screen of the run under the cursor; without one it says what is missing."""
         run = self.chosen_run()
-        if run is not None:
+        if run is not None and number > self.NUMBER:
             self.magic.select(run=run["id"])
         self.magic.open_screen(number)
 
@@ -179,6 +186,7 @@ class RunsScreen(Wishing, MagicScreen):
         except MagicError as error:
             problem = str(error)
             runs = runs_on_disk(self.selection.runs_dir)
+        runs = self._lds.with_lds(runs)
         if not get_current_worker().is_cancelled:
             self.app.call_from_thread(self._take, runs[::-1], problem)
 

@@ -64,9 +64,15 @@ class TrustScreen(ExploringScreen):
         """Read what is known of another attribution."""
         self.read("trust", lambda explored: read_trust(explored.attribution), self._take)
 
+    def clear(self) -> None:
+        """Show nothing: what was shown is not what is selected."""
+        self._trust = None
+        self.query_one(Scatter).show(None)
+        self._draw()
+
     def cli_equivalent(self) -> str:
-        """The run in detail: no verb prints the verdict yet."""
-        return self.command("top", "--query", self.selection.query)
+        """The run in detail, which is the nearest: no verb prints the verdict."""
+        return self.command("status", "--json", attribution=False)
 
     def why_not(self, action: str) -> str | None:
         """Why a key does nothing now."""

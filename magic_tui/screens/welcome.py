@@ -11,6 +11,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from engine.contract.errors import MagicError
+from magic_tui.client.samples import demo_config
 from magic_tui.render.cells import fit, pad
 from magic_tui.safe_text import one_line
 from magic_tui.screens.base import MagicScreen
@@ -24,7 +25,7 @@ ABOUT = (
     "raise (harmful) the query's loss. New queries need no new training.",
 )
 _KNOWN = {
-    "demo": "the demo: a small model learns passages of eight books; nothing is downloaded",
+    "demo": "a small model learns eight books; nothing is downloaded",
     "finetune-jsonl": "sample: fine-tune a model on a file of texts",
     "packed-pretrain": "sample: pretrain from scratch on packed texts",
 }
@@ -111,8 +112,6 @@ class WelcomeScreen(MagicScreen):
 
 def offers() -> list[Offer]:
     """The demo, the sample configs, and a config of the user's own."""
-    from magic_tui.cli.demo import demo_config
-
     found = []
     try:
         demo = demo_config()

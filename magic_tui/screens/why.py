@@ -43,7 +43,7 @@ class WhyScreen(ExploringScreen):
         Binding("Q", "query(1)", "query", tooltip="Next query."),
         Binding("right_square_bracket", "query(1)", show=False),
         Binding("left_square_bracket", "query(-1)", show=False, tooltip="Query before."),
-        Binding("l", "losses", "losses", tooltip="The query's own tokens by their losses."),
+        Binding("l", "losses", "losses", tooltip="The query's own tokens by loss, text by text."),
         Binding("y", "copy", "copy", tooltip="Copy all of this."),
         Binding("o", "pager", "pager", tooltip="Read all of this in a pager."),
     ]
@@ -53,6 +53,8 @@ class WhyScreen(ExploringScreen):
         super().__init__()
         self.why: Why | None = None
         self._losses: Recent[Asked, TextLosses] = Recent(_KEPT_LOSSES)
+        self._text = 0
+        """Which of the query's texts is looked at."""
         self._pending: Asked | None = None
         self._refusal: tuple[Asked, str] | None = None
 
@@ -71,6 +73,11 @@ class WhyScreen(ExploringScreen):
     def selection_changed(self, selection: Selection) -> None:
         """Read the reasons."""
         self.read("why", functools.partial(_read, selection.query, selection.document), self._take)
+
+    def clear(self) -> None:
+        """Show nothing: what was shown is not what is selected."""
+        self.why = None
+        self.query_one(Pane).show([], [])
 
     def cli_equivalent(self) -> str:
         """``magic top``, which lists the same documents."""
@@ -91,23 +98,28 @@ class WhyScreen(ExploringScreen):
         self.select_query(step)
 
     def action_losses(self) -> None:
-        """Have the losses of the query's own tokens computed, once."""
+        """Have the losses of the query's own tokens computed, once; then those of its next text."""
+        if self.why is None or self._pending is not None:
+            return
         asked = self._asked()
-        if asked is None or self._pending is not None:
+        if asked is not None and self._losses.get(asked) is not None:
+            self._text = (self._text + 1) % len(self.why.query.documents)
+            asked = self._asked()
+        if asked is None:
             return
         self.query_one(Pane).scroll_to(y=0, animate=False)
         if self._losses.get(asked) is None:
             self._pending, self._refusal = asked, None
             self._compute(asked)
-            self._show()
+        self._show()
 
     def action_copy(self) -> None:
         """Copy all of this."""
-        self.magic.copy(self._plain(), "why")
+        self.magic.copy(self._plain(_COPY_WIDTH), "why")
 
     def action_pager(self) -> None:
         """Read all of this in a pager."""
-        self.magic.page(self._plain())
+        self.magic.page(self._plain(self.size.width))
 
     @on(Pane.Opened)
     def _open(self, event: Pane.Opened) -> None:
@@ -115,6 +127,8 @@ class WhyScreen(ExploringScreen):
         self.magic.open_screen(5)
 
     def _take(self, why: Why) -> None:
+        if self.why is None or self.why.query != why.query:
+            self._text = 0
         self.why = why
         self._show()
 
@@ -127,17 +141,18 @@ class WhyScreen(ExploringScreen):
         lines = list(why_lines(self.why, width, self.magic.has_colour, extra))
         pane.show([line.text for line in lines], [line.document for line in lines])
 
-    def _plain(self) -> str:
+    def _plain(self, width: int) -> str:
         if self.why is None:
             return ""
-        extra = self._loss_lines(_COPY_WIDTH, colour=False)
-        lines = why_lines(self.why, _COPY_WIDTH, False, extra)
+        extra = self._loss_lines(width, colour=False)
+        lines = why_lines(self.why, width, False, extra)
         return "\n".join(line.text.plain.rstrip() for line in lines) + "\n"
 
     def _asked(self) -> Asked | None:
         if self.why is None or self.explored is None:
             return None
-        return self.explored.attribution.run.path, candidate_of(self.why.query.documents[0])
+        text = self.why.query.documents[self._text]
+        return self.explored.attribution.run.path, candidate_of(text)
 
     def _loss_lines(self, width: int, colour: bool) -> list[Text]:
         asked = self._asked()
@@ -145,7 +160,8 @@ class WhyScreen(ExploringScreen):
             return []
         losses = self._losses.get(asked)
         if losses is not None:
-            return list(loss_lines(losses, len(self.why.query.documents), width, colour))
+            place = self._text, len(self.why.query.documents)
+            return list(loss_lines(losses, place, width, colour))
         if self._refusal is not None and self._refusal[0] == asked:
             return note_lines(f"its tokens' losses: {self._refusal[1]}", width)
         return note_lines(_COMPUTING, width) if self._pending == asked else []

@@ -1,11 +1,13 @@
 """Loss, learning rate and cotangent norm over the same steps, side by side."""
 
+from typing import TYPE_CHECKING
+
 from rich.text import Text
 from textual.content import Content
 from textual.widget import Widget
 
-from magic_tui.client.recording import Moment
-from magic_tui.render.chart import curve_lines
+if TYPE_CHECKING:
+    from magic_tui.client.recording import Moment
 
 _TITLES = {"loss": "loss", "learning_rate": "learning rate", "cotangent": "cotangent"}
 _GAP = 2
@@ -18,11 +20,11 @@ class Charts(Widget):
     Charts { height: 6; padding: 0 1; }
     """
 
-    _moment: Moment | None = None
+    _moment: "Moment | None" = None
     _steps = (0, 1)
     _drawn = Text()
 
-    def show(self, moment: Moment, steps: tuple[int, int]) -> None:
+    def show(self, moment: "Moment", steps: tuple[int, int]) -> None:
         """Show the curves of a moment over some steps."""
         self._moment, self._steps = moment, steps
         self._paint()
@@ -45,6 +47,9 @@ class Charts(Widget):
     def _draw(self) -> Text:
         if self._moment is None:
             return Text()
+        # Behind the first frame: it computes with arrays, which take long to load.
+        from magic_tui.render.chart import curve_lines
+
         width = (self.size.width - _GAP * 2) // 3
         size = (width, max(2, self.size.height))
         charts = [

@@ -1,8 +1,12 @@
 """The fields of a config, each with what is wrong with it beside it."""
 
-from rich.text import Text
+from typing import ClassVar
 
-from magic_tui.client.plan import FIELDS, Draft, Field, Key
+from rich.cells import cell_len
+from rich.text import Text
+from textual.binding import Binding, BindingType
+
+from magic_tui.client.plan import FIELDS, Draft, Field, Key, field_of
 from magic_tui.render.cells import fit, pad
 from magic_tui.safe_text import one_line
 from magic_tui.widgets.line_list import LineList
@@ -16,16 +20,29 @@ class FieldList(LineList):
     DEFAULT_CSS = """
     FieldList { height: auto; }
     """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("pagedown,ctrl+f,ctrl+d", "screen.page(1)", show=False, tooltip="The cost, on."),
+        Binding("pageup,ctrl+u", "screen.page(-1)", show=False, tooltip="The cost, back."),
+    ]
 
     draft: Draft | None = None
     _problems: dict[Key, str] = {}  # noqa: RUF012 - replaced, never changed
+    _told: dict[Key, str] = {}  # noqa: RUF012 - replaced, never changed
 
     def show(self, draft: Draft | None) -> None:
         """Show a draft."""
         self.draft = draft
         self._problems = draft.problems() if draft is not None else {}
+        self._told = {}
         self.styles.height = max(1, self.count())
         self.changed()
+
+    def tell(self, problem: str) -> None:
+        """Put beside its field what was found out only when the cost was counted."""
+        key = field_of(problem)
+        if key is not None:
+            self._told = {key: problem.split(": ", 1)[1]}
+            self.refresh()
 
     @property
     def current(self) -> Field | None:
@@ -49,19 +66,22 @@ class FieldList(LineList):
             sentence = f"! {'.'.join(key)}: {self._problems[key]}"
             return Text(fit(one_line(sentence), width), "color(215)", no_wrap=True)
         field = FIELDS[index]
-        problem = self._problem(field.key)
+        problem = self._problems.get(field.key) or self._told.get(field.key)
         line = Text(no_wrap=True).append(pad(field.name, _NAME_WIDTH), "dim")
-        value = one_line(self.draft.text(field.key)) or "–"
+        column = self._value_width(width)
+        line.append(pad(_shortened(self._value(field.key), column), column), "bold").append("  ")
         note = f"! {problem}" if problem else field.words
-        room = width - _NAME_WIDTH
-        value = _shortened(value, max(_LEAST_VALUE, room - len(note) - 2))
-        line.append(pad(value, max(_LEAST_VALUE, len(value))), "bold").append("  ")
         return line.append(fit(one_line(note), max(0, width - line.cell_len)),
                            "color(215)" if problem else "dim")  # fmt: skip
 
-    def _problem(self, key: Key) -> str | None:
-        """What is wrong with a field, or with the block it is the first field of."""
-        return self._problems.get(key)
+    def _value(self, key: Key) -> str:
+        return one_line(self.draft.text(key)) if self.draft and self.draft.text(key) else "–"
+
+    def _value_width(self, width: int) -> int:
+        """Cells for the values: as many as the longest takes, and the words leave."""
+        longest = max(cell_len(self._value(field.key)) for field in FIELDS)
+        room = width - _NAME_WIDTH - 2 - max(len(field.words) for field in FIELDS)
+        return max(_LEAST_VALUE, min(longest, room))
 
     def _others(self) -> list[Key]:
         known = {field.key for field in FIELDS}
@@ -70,4 +90,8 @@ class FieldList(LineList):
 
 def _shortened(value: str, width: int) -> str:
     """Of a long path the end, which tells most."""
-    return value if len(value) <= width else "…" + value[-(width - 1) :]
+    if cell_len(value) <= width:
+        return value
+    while cell_len(value) > width - 1:
+        value = value[1:]
+    return "…" + value

@@ -1,5 +1,6 @@
 """The first line of every screen: where one is, of what, and how far it can be trusted."""
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from magic_tui.selection import Selection
 if TYPE_CHECKING:
     from magic_tui.client.trust import Verdict
 
+_LOOK_SECONDS = 3.0
+
 
 class Head(Widget):
     """Screen, run, attribution, query and the verdict on the scores."""
@@ -32,14 +35,18 @@ class Head(Widget):
         self._verdict: Verdict | None = None
         self._note = ""
 
+    def on_mount(self) -> None:
+        """Follow the files: a validation may come in while nobody presses a key."""
+        self.set_interval(_LOOK_SECONDS, self._look)
+
     def show(self, selection: Selection) -> None:
         """Tell of another selection."""
         before, self._selection = self._selection, selection
         about = (selection.folder, selection.attribution)
         if before is None or about != (before.folder, before.attribution):
             self._verdict = None
-            if selection.folder is not None:
-                self._read(selection.folder.path, selection.attribution)
+            # Behind the next frame: what reads a verdict takes long to load.
+            self.call_after_refresh(self._look)
         self.refresh()
 
     def note(self, text: str) -> None:
@@ -68,7 +75,7 @@ class Head(Widget):
         title = f"{number} {name}" if number else name
         chosen = self._selection
         parts = [self._note] if self._note else []
-        if chosen is not None and chosen.run is not None and number != 1:
+        if chosen is not None and chosen.run is not None and number > 1:
             if number > 3:
                 parts.append(f"query {chosen.query}")
                 if chosen.attribution is not None:
@@ -80,18 +87,23 @@ class Head(Widget):
         number = getattr(self.screen, "NUMBER", 0)
         return number > 1 and self._selection is not None and self._selection.run is not None
 
+    def _look(self) -> None:
+        chosen = self._selection
+        if chosen is not None and chosen.folder is not None and self.screen.is_current:
+            self._read(chosen.folder.path, chosen.attribution)
+
     @work(thread=True, exclusive=True, group="verdict", exit_on_error=False)
     def _read(self, run: Path, attribution: str | None) -> None:
         # With what it reads it takes as long to load as all the rest of the first screen.
         from magic_tui.client.trust import read_verdict
 
-        try:
+        verdict: Verdict | None = None
+        with contextlib.suppress(MagicError, OSError, ValueError):
             verdict = read_verdict(run, attribution)
-        except (MagicError, OSError, ValueError):
-            return
         if not get_current_worker().is_cancelled:
             self.app.call_from_thread(self._take, verdict)
 
-    def _take(self, verdict: "Verdict") -> None:
-        self._verdict = verdict
-        self.refresh()
+    def _take(self, verdict: "Verdict | None") -> None:
+        if verdict != self._verdict:
+            self._verdict = verdict
+            self.refresh()

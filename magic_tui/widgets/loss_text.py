@@ -24,7 +24,7 @@ from magic_tui.render.numbers import loss_text
 from magic_tui.safe_text import one_line
 from magic_tui.widgets.lines import text_strip
 
-_CURSOR = Style(color="color(16)", bgcolor="color(231)", bold=True, underline=True)
+_CURSOR = Style(reverse=True, bold=True, underline=True)
 _LONGEST = 20_000
 """Characters of a text that are shown before its losses are known."""
 
@@ -158,7 +158,7 @@ class LossText(Widget, can_focus=True):
         loss = self.losses.tokens[index].loss
         style = STYLES[loss_level(loss, self.losses.hardest)] if loss is not None else NOT_PREDICTED
         if index == self.cursor and self.has_focus:
-            style = _CURSOR if self._colour else style + Style(reverse=True)
+            style += _CURSOR if self._colour else Style(reverse=True)
         return style
 
     def _marks(self, line: list[Run]) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
@@ -12,19 +13,27 @@ from textual.geometry import Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
+from textual.timer import Timer
 
 from magic_tui.client.document import Piece
-from magic_tui.render.layout import Layout, lay_out
-from magic_tui.render.tokens import Shade, mark_text
+from magic_tui.render.layout import Layout
+from magic_tui.render.tokens import NO_COLOURS, Colours, Shade, mark_text
 
 _MARGIN = 1
 _CURSOR = Style(reverse=True, bold=True)
+_AT_ONCE = 150
+"""Lines that are laid out in one go: more than any screen has."""
+_REST_SECONDS = 0.02
+_MOST_STRIPS = 1000
 _STRONG = 2
 """The level from which a token is one to stop at."""
 
 
 class Paper(ScrollView, can_focus=True):
-    """Laid out once a document and width; a strip is made when its line comes into view."""
+    """Laid out once a document and width; a strip is made when its line comes into view.
+
+    Of a long document only what is on screen is laid out at once, and the rest in small parts.
+    """
 
     DEFAULT_CSS = """
     Paper {
@@ -60,9 +69,10 @@ class Paper(ScrollView, can_focus=True):
         self.marks = False
         """Whether a line of marks stands below each line of text."""
         self._pieces: Sequence[Piece] = []
-        self._shades: Sequence[Shade] = []
-        self._layout = Layout([])
+        self._colours = NO_COLOURS
+        self._layout = Layout([], 1)
         self._strips: dict[int, Strip] = {}
+        self._laying: Timer | None = None
 
     @property
     def room(self) -> int:
@@ -71,19 +81,19 @@ class Paper(ScrollView, can_focus=True):
 
     @property
     def height(self) -> int:
-        """Lines that the whole text takes."""
+        """Lines that the text takes, as far as it is laid out."""
         return self._height * len(self._layout.lines)
 
-    def show(self, pieces: Sequence[Piece], shades: Sequence[Shade], marks: bool) -> None:
+    def show(self, pieces: Sequence[Piece], colours: Colours, marks: bool) -> None:
         """Show a document, or the same one in other colours; the cursor then stays.
 
         Args:
             pieces: its text.
-            shades: how to show each piece.
+            colours: how to show each piece.
             marks: whether signs stand below the tokens.
         """
         other = pieces is not self._pieces
-        self._pieces, self._shades, self.marks = pieces, shades, marks
+        self._pieces, self._colours, self.marks = pieces, colours, marks
         if other:
             self.cursor = 0
             self._lay_out()
@@ -108,9 +118,16 @@ class Paper(ScrollView, can_focus=True):
         """A line of text, or of the marks below it."""
         number = y + self.scroll_offset.y
         width = self.scrollable_content_region.width
+        if len(self._strips) > _MOST_STRIPS:
+            self._strips.clear()
         if number not in self._strips:
             self._strips[number] = self._line(number).adjust_cell_length(width, self.rich_style)
         return self._strips[number]
+
+    def notify_style_update(self) -> None:
+        """Other colours: what was drawn in the former ones is of no use."""
+        super().notify_style_update()
+        self._strips.clear()
 
     def on_resize(self, event: events.Resize) -> None:
         """Lay the text out anew."""
@@ -133,6 +150,7 @@ class Paper(ScrollView, can_focus=True):
     def action_line(self, step: int) -> None:
         """The token below or above; lines without text are passed over."""
         number, cell = self._layout.line_of(self.cursor), self._layout.cell_of(self.cursor)
+        self._layout.reach(number + _AT_ONCE)
         for line in range(number + step, len(self._layout.lines) if step > 0 else -1, step):
             piece = self._layout.nearest(line, cell)
             if piece is not None and piece != self.cursor:
@@ -145,6 +163,7 @@ class Paper(ScrollView, can_focus=True):
             return
         lines = int(pages * max(1, self.size.height - 1)) // self._height
         number = self._layout.line_of(self.cursor) + lines
+        self._layout.reach(number + _AT_ONCE)
         number = min(max(0, number), len(self._layout.lines) - 1)
         step = -1 if number == len(self._layout.lines) - 1 else 1
         while 0 < number < len(self._layout.lines) - 1 and not self._layout.lines[number]:
@@ -160,13 +179,12 @@ class Paper(ScrollView, can_focus=True):
 
     def action_strong(self, step: int) -> None:
         """The next token of a strong colour, going round at the end."""
-        strong = [i for i, shade in enumerate(self._shades) if abs(shade.level) >= _STRONG]
-        if not strong:
+        strong = np.flatnonzero(np.abs(self._colours.levels) >= _STRONG)
+        if not len(strong):
             return
-        if step > 0:
-            self.go_to(next((i for i in strong if i > self.cursor), strong[0]))
-        else:
-            self.go_to(next((i for i in reversed(strong) if i < self.cursor), strong[-1]))
+        after = strong[strong > self.cursor] if step > 0 else strong[strong < self.cursor][::-1]
+        found = after if len(after) else strong[::step]
+        self.go_to(int(found[0]))
 
     @property
     def _height(self) -> int:
@@ -191,20 +209,37 @@ class Paper(ScrollView, can_focus=True):
         return Strip(segments).simplify()
 
     def _shade(self, piece: int, text: str) -> Shade:
-        shade = self._shades[piece]
-        return Shade(text, shade.level, shade.learned)
+        return self._colours.shade(piece, text)
 
     def _lay_out(self) -> None:
-        self._layout = lay_out(self._pieces, self.room)
+        self._layout = Layout(self._pieces, self.room)
+        self._layout.reach(_AT_ONCE)
+        if self._laying is not None:
+            self._laying.stop()
+        self._laying = None
+        if not self._layout.complete:
+            self._laying = self.set_interval(_REST_SECONDS, self._lay_more)
+
+    def _lay_more(self) -> None:
+        self._layout.reach(len(self._layout.lines) + _AT_ONCE)
+        self._measure()
+        if self._layout.complete and self._laying is not None:
+            self._laying.stop()
+            self._laying = None
+
+    def _measure(self) -> None:
+        self.virtual_size = Size(self.scrollable_content_region.width, self.height)
 
     def _resize(self) -> None:
         self._strips.clear()
-        self.virtual_size = Size(self.scrollable_content_region.width, self.height)
+        self._measure()
 
     def _keep_cursor_visible(self) -> None:
         if not self._layout.lines:
             return
         line = self._layout.line_of(self.cursor) * self._height
+        if line + self._height > self.virtual_size.height:
+            self._measure()
         height, top = max(1, self.size.height), self.scroll_offset.y
         if line < top:
             self.scroll_to(y=line, animate=False, force=True)

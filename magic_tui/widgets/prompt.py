@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from typing import ClassVar
 
+from rich.cells import cell_len
+from rich.text import Text
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
@@ -10,7 +13,7 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Input, Static
 
-from magic_tui.safe_text import one_line
+from magic_tui.safe_text import one_line, same_length
 
 
 class TypedLine(Input):
@@ -20,9 +23,34 @@ class TypedLine(Input):
         Binding("enter", "submit", "take", tooltip="Take the line."),
     ]
 
+    _drawn = ("", "")
+    """The value, and what is drawn of it."""
+
     async def action_submit(self) -> None:
         """Submit behind what was typed before: a key that is bound overtakes those that are not."""
         self.call_later(super().action_submit)
+
+    def _on_paste(self, event: events.Paste) -> None:
+        """Take all that was pasted, as :class:`Input` does not: a text may have several lines."""
+        # Terminals send a carriage return for every line feed.
+        pasted = event.text.replace("\r\n", "\n").replace("\r", "\n")
+        self.replace(pasted.encode(errors="replace").decode(), *sorted(self.selection))
+        event.stop()
+        # It would paste once more what Input's own handler takes.
+        event.prevent_default()
+
+    @property
+    def _value(self) -> Text:
+        return Text(self._safe(), no_wrap=True, overflow="ignore", end="")
+
+    def _position_to_cell(self, position: int) -> int:
+        return cell_len(self._safe()[:position])
+
+    def _safe(self) -> str:
+        """What is drawn of the value: what was pasted may hold anything."""
+        if self._drawn[0] != self.value:
+            self._drawn = self.value, same_length(self.value)
+        return self._drawn[1]
 
 
 class Prompt(Horizontal):

@@ -1,12 +1,15 @@
 """The step-residency strip with its window of steps."""
 
+from typing import TYPE_CHECKING
+
 from rich.text import Text
 from textual.content import Content
 from textual.widget import Widget
 
-from magic_tui.client.recording import Moment
 from magic_tui.render.numbers import count_text
-from magic_tui.render.residency import legend, strip_lines
+
+if TYPE_CHECKING:
+    from magic_tui.client.recording import Moment
 
 _LEAST = 10
 
@@ -18,7 +21,7 @@ class Residency(Widget):
     Residency { height: 4; padding: 0 1; }
     """
 
-    moment: Moment | None = None
+    moment: "Moment | None" = None
     _shown = 0
     """Steps in the window; 0 for all of them."""
     _first = 0
@@ -32,7 +35,7 @@ class Residency(Widget):
         first = max(0, min(self._first, steps - count))
         return first, first + count
 
-    def show(self, moment: Moment) -> None:
+    def show(self, moment: "Moment") -> None:
         """Show a moment."""
         self.moment = moment
         self._paint()
@@ -72,7 +75,10 @@ class Residency(Widget):
 
     def _draw(self, width: int) -> Text:
         if self.moment is None or not self.moment.steps:
-            return Text("\nno step is trained yet")
+            return Text("\nno step is trained yet" if self.moment is not None else "")
+        # Behind the first frame: it computes with arrays, which take long to load.
+        from magic_tui.render.residency import legend, strip_lines
+
         first, last = self.window
         lines = [*strip_lines(self.moment, first, last, width), legend(width)]
         if self._shown:

@@ -33,8 +33,9 @@ class Column:
 _COLUMNS = (
     Column("name", 16),
     Column("state", 11),
-    Column("doing", 22),
+    Column("doing", 20),
     Column("left", 7, True),
+    Column("LDS", 5, True),
     Column("age", 6, True),
     Column("scores", 6, True),
     Column("memory", 7, True),
@@ -125,6 +126,7 @@ def _cells(run: View) -> list[str]:
         run["state"] if run["state"] != UNREADABLE else "unknown" if known else "unreadable",
         doing,
         "" if left == "–" else left,
+        "–" if run.get("lds") is None else f"{run['lds']:.2f}",
         run_age(run),
         str(run["attributions"]),
         bytes_text(run["memory"]),

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from engine.records.run_folder import RunFolder
-from magic_tui.cli.main import app
+from magic_tui.cli.verbs import app
 from magic_tui.client import processes, worker
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.fake_run import FakeRun

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.contract.errors import UsageError
 from magic_tui.cli import demo
 from magic_tui.client.attribution import open_attribution
 from magic_tui.client.same_book import label_matches
@@ -53,7 +54,7 @@ def test_the_config_is_found_or_its_places_are_named(
     root = Path(magic_tui.__file__).parent
     try:
         found = demo.demo_config()
-    except demo.UsageError as error:
+    except UsageError as error:
         assert str(root / "sample_configs") in str(error)
     else:
         assert found in (

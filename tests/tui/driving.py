@@ -47,9 +47,14 @@ def drive(
     asyncio.run(run())
 
 
-async def until(pilot: Pilot[None], condition: Callable[[], Any], what: str = "") -> None:
+async def until(
+    pilot: Pilot[None],
+    condition: Callable[[], Any],
+    what: str = "",
+    patience: float = PATIENCE_SECONDS,
+) -> None:
     """Wait until a condition holds; what the screen shows is told if it never does."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + patience
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"never came: {what}\n{screen_text(pilot.app)}")

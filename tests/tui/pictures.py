@@ -16,6 +16,7 @@ from textual.pilot import Pilot
 from engine.contract.config import as_plain
 from engine.contract.read_config import read_config
 from engine.records.naming import new_run_id
+from engine.records.places import state_folder
 from engine.records.run_folder import RunFolder, list_runs
 from magic_tui.app import MagicApp
 from magic_tui.client.engine import connect
@@ -60,6 +61,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for name in ("MAGIC_STATE_DIR", "MAGIC_RUNTIME_DIR"):
         os.environ[name] = str(options.work / name.lower())
+    # What the last call put into the basket is still in it.
+    shutil.rmtree(state_folder() / "baskets", ignore_errors=True)
     config = _config(options.work)
     run = _demo(options.work / "runs", config)
     for picture in PICTURES:

@@ -12,6 +12,7 @@ from textual.pilot import Pilot
 from engine.records.run_folder import RunFolder
 from magic_tui import copying
 from magic_tui.app import MagicApp
+from magic_tui.cli import dashboard
 from magic_tui.screens.base import MagicScreen
 from magic_tui.screens.numbered import NAMES, SCREENS
 from tests.cli.fake_engine import FakeEngine
@@ -26,6 +27,7 @@ def test_the_welcome_explains_itself_and_offers_something(
         text = screen_text(pilot.app)
         for offer in ("demo", "finetune-jsonl", "packed-pretrain", "own config"):
             assert offer in text
+        assert "nothing is downloaded" in text
         # A long path is wrapped wherever its line ends.
         assert str(tmp_path / "none") in "".join(text.split())
         assert all(len(line) <= terminal.width for line in screen_lines(pilot.app))
@@ -60,6 +62,35 @@ def test_help_keeps_keys_and_words_apart(finished: RunFolder, terminal: Terminal
         assert " One page down" in line
 
     drive(MagicApp(finished.path.parent, start=0), task, terminal)
+
+
+def test_help_begins_with_what_is_done_here(finished: RunFolder) -> None:
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "who sat on the mat?")
+        await pilot.press("question_mark")
+        await shows(pilot, "esc closes")
+        keys = [line.strip("│ ").split("  ")[0] for line in screen_lines(pilot.app)]
+        wanted = ["here", "⏎ → l", "space", "a", "moving", "↑ k", "everywhere", "c", "1", "q"]
+        assert [key for key in keys if key in wanted] == wanted
+        # What would do nothing says why.
+        lines = [line.strip("│ ") for line in screen_lines(pilot.app)]
+        after = lines[next(n for n, line in enumerate(lines) if line.startswith("a ")) + 1]
+        assert after == "not now: the basket is empty: put texts in with space"
+
+    drive(MagicApp(finished.path.parent, finished.id, 3), task, Terminal(100, 60))
+
+
+def test_the_palette_names_keys_as_they_are_printed(finished: RunFolder) -> None:
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "who sat on the mat?")
+        await pilot.press("ctrl+p", *"ask what is in")
+        await shows(pilot, "Key: a")
+        await pilot.press("enter")
+        await shows(pilot, "the basket is empty")
+        names = [command.help for command in pilot.app.get_system_commands(pilot.app.screen)]
+        assert "Key: ?" in names and not [name for name in names if "_" in name]
+
+    drive(MagicApp(finished.path.parent, finished.id, 3), task)
 
 
 def test_digits_open_screens_and_escape_goes_back(finished: RunFolder) -> None:
@@ -113,7 +144,7 @@ def test_copying_says_where_it_went(
 
     async def task(pilot: Pilot[None]) -> None:
         await pilot.press("c")
-        await shows(pilot, "tmux's buffer")
+        await shows(pilot, f"copied: magic watch {finished.id[:8]}")
         assert app.clipboard == f"magic watch {finished.id}"
 
     drive(app, task)
@@ -124,7 +155,30 @@ def test_copying_says_where_it_went(
 
 def test_copying_without_tmux_still_leaves_a_file() -> None:
     went = copying.copy_everywhere("text", "name")
-    assert len(went) == 2 and Path(went[1]).read_text() == "text"
+    assert went[0] == "clipboard" and len(went) == 2 and went[1].endswith("copies")
+    (copy,) = copying.copies_folder().iterdir()
+    assert copy.read_text() == "text"
+    assert len(f"documents sent to {', '.join([*went, 'tmux'])}") <= 66
+
+
+def test_copying_where_no_file_may_be_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "open").mkdir(mode=0o755)
+    monkeypatch.setenv("MAGIC_STATE_DIR", str(tmp_path / "open"))
+    assert copying.copy_everywhere("text", "name") == ["clipboard"]
+
+
+def test_a_copy_is_told_in_one_line(finished: RunFolder) -> None:
+    app = MagicApp(finished.path.parent, finished.id, 6)
+
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "what lowered it most")
+        await pilot.press("y")
+        await shows(pilot, "why sent to clipboard, ")
+        assert any(line.rstrip().endswith("copies") for line in screen_lines(app))
+
+    drive(app, task)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
@@ -165,3 +219,38 @@ def test_the_verb_needs_a_terminal(tmp_path: Path) -> None:
         cwd=Path(__file__).resolve().parents[2],
     )  # fmt: skip
     assert done.returncode == 2 and "needs a terminal" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "opened"),
+    [
+        ([], (None, None, True)),
+        (["abc", "--no-mouse"], ("abc", None, False)),
+        (["--runs-dir", "/runs", "abc"], ("abc", Path("/runs"), True)),
+        (["--runs-dir=/runs"], (None, Path("/runs"), True)),
+        *(
+            (unusual, None)
+            for unusual in (["--help"], ["a", "b"], ["--runs-dir"], ["--mouse"], [""])
+        ),
+    ],
+    ids=str,
+)
+def test_what_is_asked_plainly_needs_no_command_line_library(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], opened: tuple[Any, ...] | None
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    class Opened:
+        def __init__(self, run: str | None, runs_dir: Path | None) -> None:
+            self.what = run, runs_dir
+
+        def run(self, mouse: bool) -> None:
+            asked.append((*self.what, mouse))
+
+    monkeypatch.setattr(dashboard, "dashboard", Opened)
+    assert dashboard.open_plainly(arguments) == (opened is not None)
+    assert asked == ([] if opened is None else [opened])
+
+
+def test_what_goes_wrong_is_left_to_the_verb(tmp_path: Path) -> None:
+    assert not dashboard.open_plainly(["no-such-run", "--runs-dir", str(tmp_path)])

@@ -12,7 +12,8 @@ from engine.records.arrays import open_array
 from engine.records.atomic import size_on_disk
 from engine.records.journal import JournalWriter
 from engine.records.run_folder import RunFolder
-from magic_tui.client.asking import Candidate, Source, asked_before, request_of, with_answers
+from magic_tui.client.asked import asked_before, with_answers
+from magic_tui.client.asking import Candidate, Source, request_of
 from magic_tui.client.basket import Basket, attribute_command
 from magic_tui.client.query_cost import query_cost
 from magic_tui.render.losses import (

@@ -1,16 +1,22 @@
 """Document and Why: coloured tokens, exact numbers, sentences that are facts."""
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.cells import cell_len
+from textual.color import WHITE, Color
 
 from engine.records.run_folder import RunFolder
+from engine.records.score_store import ScoreShape, ScoreWriter
+from engine.records.tables import write_rows
 from magic_tui.app import MagicApp
 from magic_tui.client.attribution import open_attribution
 from magic_tui.client.explored import explore
 from magic_tui.client.why import read_why
 from magic_tui.copying import copies_folder
+from magic_tui.render import light_colours
 from magic_tui.render.why import sentence
 from magic_tui.screens.document_view import find_piece
 from magic_tui.widgets.pane import Pane
@@ -37,10 +43,10 @@ def test_the_number_under_the_cursor_is_exact(finished: RunFolder, terminal: Ter
         await until(pilot, lambda: paper.height > 0, "text")
         while paper.cursor < strong:
             await pilot.press("l")
-        await shows(pilot, f"{shown.piece_score(shown.pieces[strong]):+.6e}")
+        await shows(pilot, f"{shown.piece_scores[strong]:+.6e}")
         await pilot.press("g")
         await pilot.press("n")
-        assert abs(paper._shades[paper.cursor].level) >= 2
+        assert abs(paper._colours.levels[paper.cursor]) >= 2
         await pilot.press("G")
         assert paper.cursor == len(shown.pieces) - 1
         await pilot.press("k", "j", "N", "h", "pagedown", "pageup")
@@ -182,3 +188,90 @@ def test_a_line_with_one_style_keeps_it(finished: RunFolder) -> None:
         assert titles and titles[0].style.bold
 
     drive(opened(finished, 6), task)
+
+
+def luminance(colour: Color) -> float:
+    parts = [part / 255 for part in colour.rgb]
+    linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+
+def weak_colours(app: MagicApp) -> set[str]:
+    """Colours on screen whose contrast is under 3, which is the least for what is large or bold."""
+    found = set()
+    for strip in app.screen._compositor.render_strips():
+        for segment in strip:
+            style = segment.style
+            if style is None or style.color is None or style.dim or style.reverse:
+                continue
+            if not segment.text.strip():
+                continue
+            below = WHITE if style.bgcolor is None else Color.from_rich_color(style.bgcolor)
+            levels = [luminance(c) for c in (Color.from_rich_color(style.color), below)]
+            if (max(levels) + 0.05) / (min(levels) + 0.05) < 3:
+                found.add(f"{style}: {segment.text}")
+    return found
+
+
+def test_colours_can_be_read_on_a_light_background(
+    finished: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def task(pilot):
+        app = pilot.app
+        await shows(pilot, "strongest tokens")
+        app.action_light()
+        await pilot.pause()
+        for key, text in (("4", "strongest token"), ("5", "scale"), ("6", "lowered"), ("7", "far")):
+            await pilot.press(key)
+            await shows(pilot, text)
+            assert not weak_colours(app), key
+        monkeypatch.setattr(light_colours, "darkened", lambda style: style)
+        await pilot.press("5", "Q")
+        await shows(pilot, "query 1 of 2")
+        assert weak_colours(app)
+
+    drive(opened(finished, document=7), task)
+
+
+def test_a_document_of_200_000_tokens(tmp_path: Path) -> None:
+    run = long_run(tmp_path)
+
+    async def task(pilot):
+        app = pilot.app
+        await shows(pilot, "200,000 tokens")
+        paper = app.screen.query_one(Paper)
+        await pilot.press("pagedown", "j", "l", "n")
+        assert 0 < paper.cursor < 20_000
+        await pilot.press("G")
+        assert paper.cursor == len(paper._pieces) - 1
+        assert paper.scroll_offset.y + paper.size.height >= paper.height
+        await shows(pilot, "token 199999")
+        await pilot.press("k", "g")
+        assert paper.cursor == 0
+        for key, text in (("4", "200,000 tokens"), ("6", "what lowered it most")):
+            await pilot.press(key)
+            await shows(pilot, text)
+
+    drive(opened(run), task)
+
+
+def long_run(folder: Path) -> RunFolder:
+    """A run whose only document is of 200,000 tokens, in rows of 500."""
+    tokens, rows = 500, 400
+    run = FakeRun(texts=["one"]).write(folder)
+    rng = np.random.default_rng(0)
+    shutil.rmtree(run.rows_store)
+    shutil.rmtree(run.attributions)
+    ids = rng.integers(5, 250, (rows, tokens)).astype(np.int32)
+    owners, targets = np.zeros((rows, tokens), np.int64), np.ones((rows, tokens), bool)
+    steps = np.arange(rows, dtype=np.int32)[:, None]
+    write_rows(run.rows_store, ids, owners, targets, steps)
+    path = run.attributions / "a0001"
+    path.mkdir(parents=True)
+    writer = ScoreWriter(path, ScoreShape(2, rows, tokens, 1, rows, "float32", "token"))
+    scores = rng.normal(size=(rows, tokens)) * 1e-4
+    for query in range(2):
+        writer.write(query, scores, np.array([scores.sum()]), np.ones(rows))
+    FakeRun()._write_queries(path)
+    writer.complete(run.id, run.record()["config_hash"], {})
+    return run

@@ -16,8 +16,8 @@ from magic_tui.client.overlap import shared_runs
 from magic_tui.client.ranking import agreement, rank_documents
 from magic_tui.client.recent import Recent
 from magic_tui.client.texts import DocumentTexts
-from magic_tui.render.layout import lay_out
-from magic_tui.render.tokens import Shade, wrap_shades
+from magic_tui.render.layout import Layout
+from magic_tui.render.tokens import Shade, level_of, levels_of, wrap_shades
 from tests.cli.fake_run import FakeRun, sample_texts
 
 
@@ -164,7 +164,11 @@ def test_recent_forgets_what_was_used_longest_ago() -> None:
 def test_a_layout_wraps_as_the_command_line_does(width: int) -> None:
     words = ["The ", "qu", "ick\n", "", "brown 語語 ", "\x1b[2J", "fox" * 9, "\n\n", "end"]
     pieces = [Piece(text, i, i + 1) for i, text in enumerate(words)]
-    layout = lay_out(pieces, width)
+    layout = Layout(pieces, width)
+    layout.reach(0)
+    assert len(layout.lines) == 1
+    layout.reach(1000)
+    assert layout.complete
     lines = ["".join(s.text for s in line) for line in layout.lines]
     plain = wrap_shades([Shade(text) for text in words], width)
     assert lines == ["".join(s.text for s in line) for line in plain]
@@ -172,6 +176,36 @@ def test_a_layout_wraps_as_the_command_line_does(width: int) -> None:
     for index in (0, 1, 4, 8):
         line = layout.line_of(index)
         assert layout.nearest(line, layout.cell_of(index)) == index
+
+
+def test_a_long_document_is_laid_out_as_far_as_it_is_looked_at() -> None:
+    pieces = [Piece("word ", i, i + 1) for i in range(200_000)]
+    layout = Layout(pieces, 50)
+    layout.reach(30)
+    assert len(layout.lines) == 31 and not layout.complete
+    assert layout.line_of(1000) == 100 and len(layout.lines) < 110
+    assert layout.line_of(199_999) == 19_999
+    # A text without any space is one word, which would have to be read to its end.
+    glued = Layout([Piece("word", i, i + 1) for i in range(200_000)], 50)
+    glued.reach(30)
+    assert len(glued.lines) == 31
+
+
+def test_levels_of_many_are_those_of_each() -> None:
+    scores = np.random.default_rng(0).standard_t(2, 500)
+    scores[:3] = 0.0, np.nan, -np.abs(scores).max()
+    for strongest in (float(np.nanmax(np.abs(scores))), 1e-3, 0.0):
+        found = levels_of(scores, strongest)
+        assert found.tolist() == [level_of(float(score), strongest) for score in scores]
+
+
+def test_recent_counts_what_its_values_weigh() -> None:
+    recent: Recent[int, str] = Recent(5, len)
+    for key, value in ((1, "aa"), (2, "bb"), (1, "cc"), (3, "dd")):
+        recent.put(key, value)
+    assert [recent.get(key) for key in (1, 2, 3)] == ["cc", None, "dd"]
+    recent.put(4, "longer than all")
+    assert [recent.get(key) for key in (1, 3, 4)] == [None, None, "longer than all"]
 
 
 def test_shared_runs() -> None:

@@ -11,9 +11,10 @@ from engine.records.run_folder import RunFolder
 from magic_tui.app import MagicApp
 from magic_tui.screens.live import LiveScreen
 from tests.cli.fake_engine import FakeEngine
-from tests.cli.fake_run import FakeRun, replay_events
+from tests.cli.fake_run import FakeRun, replay_events, sample_texts
 from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows, until
 from tests.tui.hostile import TEXTS, unsafe_in
+from tests.tui.terminal_model import bytes_of
 
 STEPS = 12
 PHASE = {
@@ -79,6 +80,55 @@ def test_the_history_is_scrubbed_and_left(run: RunFolder) -> None:
         await pilot.press("full_stop")
         await until(pilot, lambda: "history" not in screen_lines(pilot.app)[0])
         assert screen_text(pilot.app).splitlines()[2:6] == whole
+
+    drive(MagicApp(run.path.parent, run.id, 2), task)
+
+
+def test_scrubbing_is_few_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = FakeRun(texts=sample_texts(400), finished=False).write(tmp_path)
+    journal = JournalWriter(run.events_file)
+    for event, facts in replay_events(200):
+        journal.append(event, **facts)
+    journal.close()
+
+    async def begin(pilot: Pilot[None]) -> None:
+        await shows(pilot, "attribution a0001 is complete")
+
+    keys = ["left_square_bracket"] * 30 + ["right_square_bracket"] * 10
+    sizes = bytes_of(monkeypatch, MagicApp(tmp_path, run.id, 2), begin, keys)
+    assert len(sizes) == len(keys) and 100 < max(sizes) < 4000, sizes
+
+
+def test_what_waits_and_what_does_not_fit(run: RunFolder, engine: FakeEngine) -> None:
+    view = engine.add(run.id, "running", path=str(run.path), name="n" * 40, phase=PHASE)
+    second = {**view["job"], "number": 2, "attribution": "a0002", "state": "queued"}
+    first = {**view["job"], "state": "running"}
+    engine.runs[run.id] = {**view, "job": first, "jobs": [first, second]}
+    reason = "the model could not be read because " + "its file is cut off and " * 4 + "so it ends"
+
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "a0002 waits behind a0001")
+        line = screen_lines(pilot.app)[1]
+        assert line.rstrip().endswith("replaying 6/12 · 3.0 s left"), line
+        engine.runs[run.id] = {**view, "state": "failed", "phase": None, "reason": reason}
+        await shows(pilot, "so it ends")
+        assert "a0002" not in screen_text(pilot.app)
+
+    drive(MagicApp(run.path.parent, run.id, 2), task)
+
+
+def test_a_removed_trajectory_is_no_longer_shown_on_disk(run: RunFolder) -> None:
+    journal = JournalWriter(run.events_file)
+    for step in (0, 4, 8, 12):
+        journal.append("checkpoint", kind="state", step=step, bytes=100)
+    journal.close()
+
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "4 D")
+        shutil.rmtree(run.trajectory)
+        await shows(pilot, "0 D")
+        await pilot.press("left_square_bracket")
+        await shows(pilot, "3 D")
 
     drive(MagicApp(run.path.parent, run.id, 2), task)
 

@@ -12,6 +12,7 @@ from textual.pilot import Pilot
 
 from magic_tui.app import MagicApp
 from magic_tui.client import worker
+from magic_tui.client.plan import FIELDS, Draft, Field
 from tests.cli.fake_engine import FakeEngine
 from tests.tui.driving import Terminal, drive, screen_text, shows, until
 
@@ -58,7 +59,7 @@ def test_fields_are_edited_and_mistakes_stand_beside_them(config: Path, engine: 
         await pilot.press("n", *str(config), "enter")
         await shows(pilot, "parameters")
         await pilot.press("j", "j", "j", "enter", "ctrl+u", "1", "enter")
-        await shows(pilot, "! should be greater than or equal to 2")
+        await shows(pilot, "! give 2 or more")
         await pilot.press("s")
         await shows(pilot, "something is wrong with a field")
         await pilot.press("enter", "ctrl+u", *"64", "enter")
@@ -75,6 +76,62 @@ def test_fields_are_edited_and_mistakes_stand_beside_them(config: Path, engine: 
 
     drive(MagicApp(config.parent / "runs", start=0), task)
     assert "sequence_length" not in config.read_text()
+
+
+def test_a_cost_longer_than_its_place_is_scrolled(tmp_path: Path) -> None:
+    async def task(pilot: Pilot[None]) -> None:
+        await pilot.press("enter")
+        await shows(pilot, "1,234,567 parameters")
+        await shows(pilot, "pgdn shows the rest")
+        assert "free here" not in screen_text(pilot.app)
+        await pilot.press("pagedown")
+        await shows(pilot, "free here")
+        await pilot.press("pageup")
+        await shows(pilot, "1,234,567 parameters")
+        await pilot.resize_terminal(120, 40)
+        await until(pilot, lambda: "pgdn" not in screen_text(pilot.app))
+        assert "free here" in screen_text(pilot.app)
+
+    drive(MagicApp(tmp_path, start=0), task)
+
+
+def test_what_counting_finds_stands_beside_its_field(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_WORKER", "refuse")
+
+    async def task(pilot: Pilot[None]) -> None:
+        await pilot.press("enter")
+        await until(pilot, lambda: screen_text(pilot.app).count("no file x.jsonl") == 2)
+        (line,) = (s for s in screen_text(pilot.app).splitlines() if "training data" in s)
+        assert "! no file x.jsonl" in line
+        await pilot.press("j", "j", "j", "j", "enter", "ctrl+u", "7", "enter")
+        await until(pilot, lambda: "no file x.jsonl" not in screen_text(pilot.app))
+
+    drive(MagicApp(tmp_path, start=0), task)
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
+def test_every_wrong_value_is_told_plainly(config: Path, field: Field) -> None:
+    draft = Draft(config)
+    good = draft.values
+    for text in ("", "abc", "-1", "1.5", "1e400", "nan", "x" * 300, "\x1b[31m", "7" * 30):
+        draft.values = good
+        draft.change(field.key, text)
+        for key, problem in draft.problems().items():
+            assert key == field.key
+            assert problem.startswith(("give ", "too large")) and "string" not in problem
+    wrong = {"name": "", "model": "", "training data": "", "queries": None}.get(field.name, "abc")
+    if wrong is not None:
+        draft.change(field.key, wrong)
+        assert draft.problems()
+
+
+def test_names_and_paths_may_be_numbers(config: Path) -> None:
+    draft = Draft(config)
+    for key in (("name",), ("model", "path"), ("data", "path"), ("queries", "path")):
+        draft.change(key, "2024")
+    assert not draft.problems() and draft.config().name == "2024"
 
 
 def test_a_config_that_is_none_says_so(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_nothing_asked_yet_and_a_run_that_vanishes(tmp_path: Path) -> None:
     run = FakeRun(finished=False).write(tmp_path / "runs")
 
     async def task(pilot: Pilot[None]) -> None:
-        await shows(pilot, "no complete attribution")
+        await shows(pilot, "no scores yet")
         await pilot.press("enter", "n", "Q", "plus", "y")
         shutil.rmtree(run.path)
         pilot.app.select(query=1)  # type: ignore[attr-defined]

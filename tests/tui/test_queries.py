@@ -3,18 +3,25 @@
 import json
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from textual import events
 from textual.pilot import Pilot
 
+from engine.contract.config import RunConfig, as_plain
+from engine.contract.request import LONGEST_TEXT
 from engine.records.run_folder import RunFolder
+from engine.records.tables import write_queries
 from magic_tui.app import MagicApp
 from magic_tui.client import worker
 from magic_tui.screens.queries import QueriesScreen
+from magic_tui.selection import Selection
 from magic_tui.widgets.candidate_list import CandidateList
+from magic_tui.widgets.prompt import TypedLine
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.fake_run import FakeRun
 from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows, until
@@ -173,6 +180,42 @@ def test_enter_on_an_asked_query_opens_its_influences(kept: RunFolder) -> None:
     assert (app.selection.attribution, app.selection.query) == ("a0001", 1)
 
 
+def test_a_runs_own_queries_are_listed_while_it_answers_them(tmp_path: Path) -> None:
+    run = FakeRun(finished=False).write(tmp_path)
+    config = RunConfig.model_validate(
+        {**as_plain(run.config()), "queries": {"path": "/data/own.jsonl"}}
+    )
+    run.write_config(config, run.id, time.time())
+    staging = run.attributions / ".a0001.new"
+
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "the run has not read its own queries yet: /data/own.jsonl")
+        staging.mkdir(parents=True)
+        write_queries(staging / "asked.parquet", {"id": [0], "text": ["who sat\x1b[2J?"]})
+        run.write_prepared({})
+        screen_of(pilot).load(run_of(pilot))
+        await shows(pilot, "1 of 1 text · asked in a0001, no scores yet")
+        await pilot.press("a")
+        assert "who sat" in screen_text(pilot.app)
+        assert_harmless(screen_text(pilot.app))
+        # What was asked is whole or not there: a reader sees nothing else.
+        (staging / "queries.parquet").write_bytes(b"torn")
+        screen_of(pilot).load(run_of(pilot))
+        await pilot.pause(0.3)
+        assert "who sat" in screen_text(pilot.app)
+        losses = {"loss_before": [6.5], "loss_after": [4.25]}
+        write_queries(staging / "queries.parquet", {"id": [0], "text": ["who sat?"], **losses})
+        screen_of(pilot).load(run_of(pilot))
+        await shows(pilot, "6.5000 →  4.2500")
+
+    drive(app_of(run), task)
+
+
+def run_of(pilot: Pilot[None]) -> Selection:
+    assert isinstance(pilot.app, MagicApp)
+    return pilot.app.selection
+
+
 def test_without_a_trajectory_nothing_is_asked(kept: RunFolder, engine: FakeEngine) -> None:
     shutil.rmtree(kept.trajectory)
     engine.add(kept.id, "succeeded", path=str(kept.path))
@@ -244,3 +287,45 @@ def test_hostile_texts(tmp_path: Path, asked: Asked, terminal: Terminal) -> None
         assert "[bold red]markup" in screen_text(pilot.app)
 
     drive(app_of(kept), task, terminal)
+
+
+def test_whatever_is_pasted_is_asked_as_it_is_and_drawn_harmlessly(kept: RunFolder) -> None:
+    pasted = {text: text for text in HOSTILE if "\r" not in text and "\ud800" not in text}
+    # Terminals send line feeds as carriage returns; half a character is none.
+    pasted |= {"one\r\rtwo\r\n": "one\n\ntwo\n", "\ud800 lone": "? lone", "e\u0301" * 500: ""}
+
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "who sat on the mat?")
+        for text, wanted in pasted.items():
+            await pilot.press("i")
+            pilot.app.screen.focused.post_message(events.Paste(text))  # type: ignore[union-attr]
+            await pilot.press("z")
+            await pilot.pause()
+            assert_harmless(screen_text(pilot.app))
+            await pilot.press("enter")
+            await until(
+                pilot, lambda: pilot.app.focused is screen_of(pilot).query_one(CandidateList)
+            )
+            current = screen_of(pilot).current
+            assert current is not None and current.text == (wanted or text) + "z"
+            assert_harmless(screen_text(pilot.app))
+
+    drive(app_of(kept), task)
+
+
+def test_an_empty_and_a_far_too_long_text(kept: RunFolder) -> None:
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "who sat on the mat?")
+        await type_line(pilot, "i", "  ")
+        assert not len(screen_of(pilot).basket)
+        for characters in (LONGEST_TEXT, LONGEST_TEXT + 1):
+            await pilot.press("i")
+            paste = events.Paste("漢" * characters)
+            pilot.app.screen.focused.post_message(paste)  # type: ignore[union-attr]
+            await pilot.press("enter")
+            await until(pilot, lambda: not isinstance(pilot.app.focused, TypedLine))
+        await shows(pilot, "100,001 characters")
+        (one,) = screen_of(pilot).basket
+        assert len(one.text) == LONGEST_TEXT
+
+    drive(app_of(kept), task)

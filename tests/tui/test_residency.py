@@ -49,8 +49,11 @@ def test_replay_carries_the_cursor_and_shows_what_it_holds() -> None:
     _, store, line = strip(begun, width=LABEL_WIDTH + STEPS + 1 + 7)
     assert store == "STORE   D·R··· 2 D 1 R"
     assert line == "REPLAY  ··▒◀▓▓ 3/6"
+    broken_off = recorded(training_events(STEPS), replay[: -2 - 2 * 2 - 1], [("interrupted", {})])
+    assert broken_off.at().cursor == 3 and not broken_off.at().held.any()
     done = recorded(training_events(STEPS), checkpoints(0, STEPS), replay).at()
     assert done.cursor == 0 and done.rebuilding is None
+    assert not done.held.any()
 
 
 def test_any_moment_of_the_history_is_what_it_was_then() -> None:

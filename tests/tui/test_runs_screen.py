@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from textual.pilot import Pilot
 
 from engine.records.run_folder import RunFolder
@@ -11,6 +12,7 @@ from tests.cli.fake_engine import FakeEngine
 from tests.cli.fake_run import FakeRun
 from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows, until
 from tests.tui.hostile import TEXTS, unsafe_in
+from tests.tui.terminal_model import bytes_of
 
 A, B = "20250102T030405-abc123", "20250103T030405-abc124"
 PHASE = {
@@ -57,6 +59,61 @@ def test_digits_look_at_the_run_under_the_cursor(tmp_path: Path, engine: FakeEng
             assert app.selection.run == run
 
     drive(app, task)
+
+
+def test_the_palette_looks_at_the_run_under_the_cursor(tmp_path: Path, engine: FakeEngine) -> None:
+    for run in (A, B):
+        FakeRun().write(tmp_path, run)
+        engine.add(run, "succeeded", path=str(tmp_path / run))
+    app = MagicApp(tmp_path, A)
+
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, f"✓ {A}")
+        await pilot.press("k")
+        await shows(pilot, f"✓ {B}")
+        await pilot.press("ctrl+p")
+        await until(pilot, lambda: app.screen is not app.shown)
+        await pilot.press(*"2 Live", "enter")
+        await until(pilot, lambda: getattr(app.screen, "NUMBER", 0) == 2)
+        assert app.selection.run == B
+
+    drive(app, task)
+
+
+def test_lds_is_shown_once_there_is_a_validation(tmp_path: Path, engine: FakeEngine) -> None:
+    run = FakeRun().write(tmp_path, A)
+    engine.add(A, "succeeded", path=str(run.path), attributions=1)
+    lines = [f"s{n},0,{n}.0,{n + (n == 3) * 1.5}" for n in range(6)]
+    file = run.attributions / "a0001" / "validation.csv"
+
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "LDS")
+        row = next(line for line in screen_lines(pilot.app) if "my run" in line)
+        assert " – " in row[50:]
+        file.write_text("\n".join(["subset,query,predicted,actual", *lines, ""]))
+        await shows(pilot, " 0.94 ")
+        file.write_text("damaged\n1\n")
+        await until(pilot, lambda: "0.94" not in screen_text(pilot.app), "nothing to be read")
+
+    drive(MagicApp(tmp_path), task)
+
+
+def test_a_page_of_runs_is_few_bytes(
+    tmp_path: Path, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = ("succeeded", "failed", "running", "paused", "queued", "cancelled")
+    for n in range(90):
+        run, state = f"20250102T03{n // 60:02d}{n % 60:02d}-ab{n:04d}", states[n % len(states)]
+        name = f"{'abcdefghij'[n % 10] * (3 + n % 9)}-{n * 7919 % 1000}"
+        facts = {"attributions": n % 4, "memory": n * 10**8, "reason": f"reason {n * 31 % 97}"}
+        engine.add(run, state, name=name, path=str(tmp_path / run), phase=None, **facts)
+
+    async def begin(pilot: Pilot[None]) -> None:
+        await shows(pilot, "90 in")
+
+    keys = ["pagedown"] * 6 + ["pageup"] * 6
+    sizes = bytes_of(monkeypatch, MagicApp(tmp_path), begin, keys)
+    assert len(sizes) == len(keys) and 200 < max(sizes) < 5000, sizes
 
 
 def test_the_list_changes_while_it_is_looked_at(tmp_path: Path, engine: FakeEngine) -> None:

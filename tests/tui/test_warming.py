@@ -3,10 +3,16 @@
 import subprocess
 import sys
 
+import pytest
+
+from engine.records.run_folder import RunFolder
 from magic_tui.screens.numbered import SCREENS
 from magic_tui.warming import LIBRARIES, warm_up
 
-HEAVY = ("torch", "numpy", "pyarrow", "zarr", "tokenizers", "httpx2", "rich.markdown")
+HEAVY = (
+    *("torch", "numpy", "pyarrow", "zarr", "tokenizers", "httpx2", "pydantic", "yaml", "typer"),
+    *("rich.markdown", "rich.syntax", "pygments", "tree_sitter", "textual.widgets._data_table"),
+)
 
 FIRST = f"""
 import asyncio, sys
@@ -17,7 +23,7 @@ from magic_tui.client import processes
 processes.ENGINE_COMMAND = [sys.executable, "-c", "import sys; sys.exit(7)"]
 
 async def look():
-    app = MagicApp(Path(sys.argv[1]), start=1)
+    app = MagicApp(Path(sys.argv[1]), start=int(sys.argv[2]), run=sys.argv[3] or None)
     before = {{}}
     warm = app._warm_up
     def first():
@@ -29,7 +35,6 @@ async def look():
             if all(m in sys.modules for m in {LIBRARIES!r}):
                 break
             await pilot.pause(0.01)
-        await app.workers.wait_for_complete()
     missing = [m for m in {LIBRARIES!r} if m not in sys.modules]
     print(before["heavy"], missing, "torch" in sys.modules)
 
@@ -37,10 +42,14 @@ asyncio.run(look())
 """
 
 
-def test_nothing_slow_before_the_first_frame_and_all_of_it_after(tmp_path: object) -> None:
+@pytest.mark.parametrize("start", [0, 1, 2])
+def test_nothing_slow_before_the_first_frame_and_all_of_it_after(
+    finished: RunFolder, start: int
+) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", FIRST, str(tmp_path)], capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-c", FIRST, str(finished.path.parent), str(start), finished.id],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.stdout.strip() == "[] [] False", done.stderr
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from rich.cells import cell_len
 from textual.pilot import Pilot
 
@@ -15,11 +16,15 @@ from magic_tui.app import MagicApp
 from magic_tui.client import worker
 from magic_tui.client.asking import TextLosses, TokenLoss, candidate_of
 from magic_tui.client.attribution import QueryDocument
+from magic_tui.client.explored import explore
+from magic_tui.client.worker import run_worker
 from magic_tui.copying import copies_folder
+from magic_tui.render.numbers import loss_text
 from magic_tui.render.query_losses import loss_lines
 from magic_tui.screens import why as screen
 from magic_tui.widgets.pane import Pane
 from tests.cli.fake_run import FakeRun
+from tests.crash.tiny import tiny_config, tiny_model
 from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows, until
 from tests.tui.hostile import unsafe_in
 from tests.tui.kept_run import HOSTILE, assert_harmless
@@ -72,6 +77,40 @@ def test_tokens_by_loss_are_asked_once(
     drive(opened(finished), task, terminal)
 
 
+def test_every_text_of_a_query_can_be_looked_at(tmp_path: Path, asked: Asked) -> None:
+    run = FakeRun(queries=["first text here", "second one", "third"], reduction="mean").write(
+        tmp_path / "runs"
+    )
+
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "what lowered it most")
+        for place in (1, 2, 3, 1):
+            await pilot.press("l")
+            await shows(pilot, f"the tokens of text {place} of 3 (l: next)")
+        texts = [json.loads(options["--request"])["texts"] for _, options in asked()]
+        assert texts == [["first text here"], ["second one"], ["third"]]
+
+    drive(opened(run), task)
+
+
+def test_the_real_worker_gives_the_losses(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(tiny_config(tmp_path, tiny_model(tmp_path / "model"))))
+    runs = tmp_path / "runs"
+    made = run_worker(["run", "--config", str(config), "--runs", str(runs), "--id", "r1"])
+    run = RunFolder(Path(made["path"]))
+
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "what lowered it most")
+        await pilot.press("l")
+        await until(pilot, lambda: "its own tokens by loss" in plain(pilot), "losses", 60)
+        head = next(line for line in plain(pilot).splitlines() if "by loss" in line)
+        after = explore(run).attribution.query(0).after
+        assert f"mean {loss_text(after)}" in head
+
+    drive(opened(run), task)
+
+
 def test_waiting_and_refusal_are_sentences(
     finished: RunFolder, asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,12 +141,12 @@ def test_lines_are_cut_and_harmless(colour: bool) -> None:
     tokens = tuple(TokenLoss(text, float(n)) for n, text in enumerate(HOSTILE * 40))
     losses = TextLosses(2.0, (TokenLoss("first", None), *tokens))
     for width in (20, 79):
-        lines = list(loss_lines(losses, 3, width, colour))
+        lines = list(loss_lines(losses, (0, 3), width, colour))
         assert all(line.cell_len <= width for line in lines)
         text = "\n".join(line.plain for line in lines)
         assert_harmless(text)
         assert "more line" in text or "more" in text
-        assert lines[1].plain.startswith("the tokens of its")
+        assert lines[1].plain.startswith("the tokens of te")
         assert len(lines) == 2 + (12 if colour else 24) + 2
 
 

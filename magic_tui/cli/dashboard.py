@@ -1,0 +1,64 @@
+"""Opening the dashboard, with or without the command line's own library.
+
+That library takes as long to load as everything else before the first frame, so what is asked
+plainly is understood here; whatever is not, or goes wrong, is left to the verb.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.contract.errors import MagicError, UsageError
+
+if TYPE_CHECKING:
+    from magic_tui.app import MagicApp
+
+
+def dashboard(run: str | None, runs_dir: Path | None) -> "MagicApp":
+    """The dashboard at a run, at the list of runs, or at the welcome where there are none.
+
+    Raises:
+        UsageError: if this is no terminal, or the run cannot be found.
+    """
+    from engine.records.naming import runs_folder
+    from engine.records.run_folder import find_run, list_runs
+
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError("magic tui needs a terminal; for scripts there are: magic ls, magic top")
+    folder = runs_folder(runs_dir)
+    chosen = find_run(folder, run) if run is not None else None
+    from magic_tui.memory import give_back_what_is_freed
+
+    give_back_what_is_freed()
+    from magic_tui.app import MagicApp
+    from magic_tui.screens.numbered import WELCOME
+
+    start = 2 if chosen is not None else 1 if list_runs(folder) else WELCOME
+    return MagicApp(runs_dir, None if chosen is None else chosen.id, start)
+
+
+def open_plainly(arguments: Sequence[str]) -> bool:
+    """Open it for arguments that hold nothing unusual; whether that could be done."""
+    runs: list[str] = []
+    folder: Path | None = None
+    mouse, left = True, iter(arguments)
+    for argument in left:
+        name, equals, value = argument.partition("=")
+        if argument == "--no-mouse":
+            mouse = False
+        elif name == "--runs-dir":
+            given = value if equals else next(left, "")
+            if not given:
+                return False
+            folder = Path(given)
+        elif argument.startswith("-") or not argument or runs:
+            return False
+        else:
+            runs.append(argument)
+    try:
+        app = dashboard(runs[0] if runs else None, folder)
+    except (MagicError, OSError):
+        return False
+    app.run(mouse=mouse)
+    return True

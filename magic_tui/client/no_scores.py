@@ -1,0 +1,62 @@
+"""Why a run has no scores to show yet: one sentence, from the engine if there is one to ask."""
+
+from engine.contract.errors import MagicError
+from engine.contract.events import Phase
+from engine.contract.states import RunState
+from engine.records.run_folder import RunFolder
+from engine.records.score_store import list_attributions
+from magic_tui.client.engine import Engine
+from magic_tui.client.start import View, reach
+
+_ASK = "3 asks it a query"
+_BY_STATE: dict[str, str] = {
+    RunState.QUEUED: "no scores yet: the run waits for its turn; 1 shows what comes before it",
+    RunState.BLOCKED: "no scores yet: the run waits for disk or for a device; 1 shows which",
+    RunState.STARTING: "no scores yet: the run is starting; 2 shows how far it is",
+    RunState.PAUSING: "no scores yet: the run is about to pause; r on screen 2 lets it go on",
+    RunState.PAUSED: "no scores yet: the run is paused; r on screen 2 lets it go on",
+    RunState.CANCELLING: "no scores: the run is being cancelled",
+    RunState.CANCELLED: f"no scores: the run was cancelled; if it was trained by then, {_ASK}",
+    RunState.INTERRUPTED: "no scores yet: the run's process died; it goes on from what it saved",
+    RunState.FAILED: "no scores: the run failed; 2 shows why",
+    RunState.SUCCEEDED: f"no scores yet: this run was asked nothing so far; {_ASK}",
+}
+_BY_PHASE: dict[str, str] = {
+    Phase.PREPARE: "its data is being prepared",
+    Phase.TRAIN: "the run is being trained",
+    Phase.MEASURE: "its queries are being measured",
+    Phase.REPLAY: "the replay is still at work",
+}
+
+
+def why_no_scores(run: RunFolder) -> str | None:
+    """What a run without a complete attribution is about; None if it has one.
+
+    Asks the engine only if one runs; starts none.
+    """
+    if not run.path.is_dir():
+        return f"run {run.id} is not there any more; 1 shows the runs that are"
+    if list_attributions(run.attributions):
+        return None
+    view = _view(run)
+    if view is None:
+        return f"no scores yet: the run has no complete attribution; {_ASK}"
+    if view["state"] == RunState.RUNNING:
+        return _at_work(view["phase"])
+    return _BY_STATE.get(view["state"], f"no scores yet: the run is {view['state']}")
+
+
+def _at_work(phase: View | None) -> str:
+    if phase is None:
+        return _BY_STATE[RunState.STARTING]
+    what = _BY_PHASE.get(phase["phase"], "the run is at work")
+    done = f" ({phase['done']} of {phase['total']})" if phase["total"] else ""
+    return f"no scores yet: {what}{done}; they come here by themselves, 2 shows more"
+
+
+def _view(run: RunFolder) -> View | None:
+    try:
+        reached = reach()
+        return None if reached is None else Engine(*reached, run.path.parent).run(run.id)
+    except MagicError:
+        return None

@@ -1,0 +1,97 @@
+"""Only what changed is written, and the terminal shows the same as if everything were."""
+
+import random
+from collections.abc import Iterable
+
+import pytest
+from rich.color import ColorSystem
+from rich.console import Console
+from rich.segment import Segment
+from rich.style import Style
+from textual._compositor import LayoutUpdate
+from textual.geometry import Region
+from textual.pilot import Pilot
+from textual.strip import Strip
+
+from engine.records.run_folder import RunFolder
+from magic_tui.app import MagicApp
+from magic_tui.thin_output import OnScreen
+from tests.tui.driving import Terminal, drive
+from tests.tui.terminal_model import TerminalModel, watch_output
+
+KEYS = (
+    *"12345678", "j", "k", "l", "h", "pagedown", "pageup", "G", "g", "n", "N", "Q", "space", "c",
+    "slash", "a", "escape", "enter", "question_mark", "tab", "plus", "minus", "0",
+    "left_square_bracket", "right_square_bracket", "full_stop", "escape", "escape",
+)  # fmt: skip
+STYLES = (
+    None, "red", "bold on blue", "underline", "reverse", "dim color(75) on color(236)",
+    "color(75) on color(236)", "color(75)", "on color(236)", "italic underline on red",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=str)
+def test_whatever_is_pressed_the_terminal_shows_the_screen(
+    finished: RunFolder, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    app, chance = MagicApp(finished.path.parent, finished.id, 1), random.Random(7)
+    thin, whole = TerminalModel(size), TerminalModel(size)
+
+    def told(written: str, by_textual: str) -> None:
+        thin.take(written)
+        whole.take(by_textual)
+        assert thin.grid == whole.grid
+
+    watch_output(monkeypatch, app, told)
+
+    async def task(pilot: Pilot[None]) -> None:
+        for key in (*"12345678", *chance.choices(KEYS, k=60)):
+            await pilot.press(key)
+            await pilot.pause(0.02)
+        for model in (thin, whole):
+            model.clear((60, 20))
+        await pilot.resize_terminal(60, 20)
+        await pilot.pause(0.2)
+        assert len(thin.grid) == 60 * 20
+
+    drive(app, task, Terminal(*size))
+
+
+def test_random_rows_come_out_the_same() -> None:
+    chance, console = random.Random(3), Console()
+    console._color_system = ColorSystem.EIGHT_BIT
+    styles = [None if style is None else Style.parse(style) for style in STYLES]
+    shown, model = OnScreen(), TerminalModel((30, 4))
+    rows: list[Iterable[Strip]] = [[Strip([Segment(" " * 30)])] for _ in range(4)]
+    for _ in range(400):
+        rows[chance.randrange(4)] = [random_strip(chance, styles)]
+        update = LayoutUpdate(list(rows), Region(0, 0, 30, 4))
+        model.take(shown.update(update, console))
+        expected = TerminalModel((30, 4))
+        expected.take(update.render_segments(console))
+        assert model.grid.keys() >= expected.grid.keys()
+        assert all(model.grid[place] == cell for place, cell in expected.grid.items())
+
+
+def random_strip(chance: random.Random, styles: list[Style | None]) -> Strip:
+    segments, room = [], 30
+    while room:
+        length = min(room, chance.randint(1, 9))
+        signs = "aab   –漢" if chance.random() < 0.3 else "aab   █"
+        text = "".join(chance.choices(signs, k=length))
+        segments.append(Segment(text, chance.choice(styles)))
+        room -= length
+    return Strip(segments).adjust_cell_length(30)
+
+
+def test_the_same_again_writes_nothing_until_it_is_forgotten() -> None:
+    console, shown = Console(), OnScreen()
+    strips: list[Iterable[Strip]] = [
+        [Strip([Segment(f"{number} {text}")])] for number, text in enumerate("ab")
+    ]
+    update = LayoutUpdate(strips, Region(0, 0, 3, 2))
+    first = shown.update(update, console)
+    assert "0 a" in first and "1 b" in first
+    assert shown.update(update, console) == ""
+    shown.forget()
+    assert shown.update(update, console) == first
