@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 from rich.color import ColorSystem
+from rich.console import Console
 from textual.app import App
 from textual.pilot import Pilot
+from textual.strip import Strip
 
 from magic_tui.app import MagicApp
 from tests.tui.driving import Terminal, drive
@@ -70,6 +72,14 @@ def watch_output(
             told(renderable.render_segments(self.console), whole)
         shown(self, screen, renderable)
 
+    render = Strip.render
+
+    def render_anew(self: Strip, console: Console) -> str:
+        # Another test may have drawn this strip for a terminal of other colours.
+        self._render_cache = None
+        return render(self, console)
+
+    monkeypatch.setattr(Strip, "render", render_anew)
     monkeypatch.setattr(App, "_display", display)
     app.console._color_system = ColorSystem.EIGHT_BIT
 

@@ -19,17 +19,19 @@ import asyncio, sys
 from pathlib import Path
 from magic_tui.app import MagicApp
 from magic_tui.client import processes
+from magic_tui.screens.base import MagicScreen
 
 processes.ENGINE_COMMAND = [sys.executable, "-c", "import sys; sys.exit(7)"]
 
 async def look():
     app = MagicApp(Path(sys.argv[1]), start=int(sys.argv[2]), run=sys.argv[3] or None)
     before = {{}}
-    warm = app._warm_up
-    def first():
-        before["heavy"] = [m for m in {HEAVY!r} if m in sys.modules]
-        warm()
-    app._warm_up = first
+    show = app._display
+    def display(screen, renderable):
+        show(screen, renderable)
+        if isinstance(screen, MagicScreen):
+            before.setdefault("heavy", [m for m in {HEAVY!r} if m in sys.modules])
+    app._display = display
     async with app.run_test() as pilot:
         for _ in range(3000):
             if all(m in sys.modules for m in {LIBRARIES!r}):
