@@ -152,8 +152,9 @@ class Trainer:
                 state = kept.take(state)
             if state.step < len(stream):
                 state = reader.load_state(len(stream))
+            checked(state, self.step)
         self.ranks.wait()
-        return checked(state, self.step)
+        return state
 
     def backward(
         self,

@@ -17,7 +17,9 @@ Work = Callable[..., Any]
 
 def on_ranks(count: int, folder: Path, work: Work, *arguments: Any) -> list[Any]:
     """What ``work`` returns on each of ``count`` ranks; plain values, for they are pickled."""
-    context = multiprocessing.get_context("spawn")
+    # Forked from a process that has loaded the libraries once, before any thread was started.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch.distributed", "transformers", work.__module__])
     results: Any = context.Queue()
     meeting = folder / f"meeting-{len(list(folder.glob('meeting-*')))}"
     processes = [
