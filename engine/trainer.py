@@ -96,7 +96,7 @@ class Trainer:
         if mesh is not None and mesh.group.count > 1:
             if not elementwise:
                 raise ValueError("an optimizer that is not elementwise cannot be divided")
-            loss = ShardedLoss(model, mesh.group, dropout_seed=dropout_seed)
+            loss = ShardedLoss(model, mesh.group, mesh.device, dropout_seed)
         params = loss.parameters()
         if not params:
             raise ValueError(f"{type(model).__name__} has no parameter that requires a gradient")

@@ -9,7 +9,7 @@ shares with nobody, for which all of this is the identity;
 
 import contextlib
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -58,6 +58,14 @@ class Ranks:
     def wait(self) -> None:
         """Until all of these ranks have come this far."""
         self.any(False)
+
+    def keep(self, tensor: Tensor) -> Any:
+        """What a graph keeps of a tensor inside :meth:`graph`."""
+        return tensor
+
+    def restore(self, kept: Any) -> Tensor:
+        """The inverse of :meth:`keep`."""
+        return kept  # type: ignore[no-any-return]
 
     @contextlib.contextmanager
     def graph(self) -> Iterator[None]:

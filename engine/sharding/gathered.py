@@ -6,9 +6,9 @@ differentiated any number of times (the communication of fully sharded data para
 arXiv 2304.11277, here as operators of the mathematics).
 
 A graph would keep every gathered parameter for its backward. While it is built inside
-:meth:`Gathered.saved_as_shards` it keeps the shard instead, and gathers it again when the backward wants it; the few used last
-stay whole. What is gathered again depends on the order of use alone, which is the same on every
-rank: so all of them communicate in the same order.
+:meth:`Gathered.saved_as_shards` it keeps the shard instead, and gathers it again when the
+backward wants it; the few used last stay whole. What is gathered again depends on the order of
+use alone, which is the same on every rank: so all of them communicate in the same order.
 """
 
 import contextlib
@@ -42,6 +42,8 @@ class _Whole:
     """A gathered parameter and the shard it came from."""
 
     shard: Tensor
+    plain: Tensor
+    """The shard without its graph."""
     of: Shard
     tensor: Tensor
 
@@ -78,8 +80,23 @@ class Gathered:
     @contextlib.contextmanager
     def saved_as_shards(self) -> Iterator[None]:
         """Graphs built inside keep shards in place of the parameters gathered from them."""
-        with torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack):
+        with torch.autograd.graph.saved_tensors_hooks(self.pack, self.unpack):
             yield
+
+    def pack(self, tensor: Tensor) -> Any:
+        """What a graph is to keep of a tensor: the tensor itself unless it was gathered."""
+        whole = self._source(tensor)
+        if whole is None:
+            return tensor
+        place = (tensor.size(), tensor.stride(), tensor.storage_offset())
+        return _Saved(whole.plain, whole.of, *place)
+
+    def unpack(self, kept: Any) -> Tensor:
+        """The tensor again."""
+        if not isinstance(kept, _Saved):
+            return kept  # type: ignore[no-any-return]
+        whole = self._from(self._again, kept.shard, kept.of, differentiable=False)
+        return whole.as_strided(kept.size, kept.stride, kept.offset)
 
     def _from(
         self, kept: deque[_Whole], shard: Tensor, of: Shard, *, differentiable: bool
@@ -92,23 +109,16 @@ class Gathered:
         else:
             with torch.no_grad():
                 tensor = of.whole(self._ranks.gather(of.padded(shard)))
-        kept.append(_Whole(shard, of, tensor))
+        plain = shard.detach() if shard.requires_grad else shard
+        kept.append(_Whole(shard, plain, of, tensor))
         return tensor
 
-    def _pack(self, tensor: Tensor) -> Any:
+    def _source(self, tensor: Tensor) -> _Whole | None:
         storage = tensor.untyped_storage().data_ptr()
         for whole in (*self._used, *self._again):
             if storage and whole.tensor.untyped_storage().data_ptr() == storage:
-                shard = whole.shard.detach()
-                size, stride = tensor.size(), tensor.stride()
-                return _Saved(shard, whole.of, size, stride, tensor.storage_offset())
-        return tensor
-
-    def _unpack(self, kept: Any) -> Tensor:
-        if not isinstance(kept, _Saved):
-            return kept  # type: ignore[no-any-return]
-        whole = self._from(self._again, kept.shard, kept.of, differentiable=False)
-        return whole.as_strided(kept.size, kept.stride, kept.offset)
+                return whole
+        return None
 
 
 class _Gather(torch.autograd.Function):

@@ -75,6 +75,14 @@ class ShardRanks(ProcessRanks):
         super().__init__(processes)
         self.gathered = Gathered(self)
 
+    def keep(self, tensor: Tensor) -> Any:
+        """What a graph keeps of a tensor: of a gathered parameter its shard."""
+        return self.gathered.pack(tensor)
+
+    def restore(self, kept: Any) -> Tensor:
+        """The tensor again."""
+        return self.gathered.unpack(kept)
+
     @contextlib.contextmanager
     def graph(self) -> Iterator[None]:
         """Graphs built inside keep shards in place of gathered parameters."""
@@ -85,13 +93,16 @@ class ShardRanks(ProcessRanks):
 class Mesh(ProcessRanks):
     """All ranks: groups of ``shards`` ranks each, which work on different queries."""
 
-    def __init__(self, shards: int | None = None) -> None:
+    def __init__(self, shards: int | None = None, device: torch.device | str = "cpu") -> None:
         """Divide the ranks of torch.distributed into groups; by default they are one.
+
+        Shards of this rank lie on ``device``.
 
         Raises:
             ValueError: if there is no whole number of groups.
         """
         super().__init__()
+        self.device = torch.device(device)
         self.shards = shards or self.count
         if self.count % self.shards:
             raise ValueError(f"{self.count} ranks are no whole number of groups of {self.shards}")

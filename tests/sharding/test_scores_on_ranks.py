@@ -11,7 +11,7 @@ from engine import CausalLMLoss, Trainer
 from engine.magic.optimizers import build_optimizer
 from engine.magic.schedule import ScheduleKind
 from engine.sharding.mesh import Mesh
-from tests.exactness.attributing import Attribution, Problem, make_measurements
+from tests.exactness.attributing import Problem, make_measurements
 from tests.exactness.cases import document_weights, make_data, make_training
 from tests.exactness.tiny_models import tiny_model
 from tests.sharding.processes import on_ranks
