@@ -39,7 +39,7 @@ CASES = [
     Case("gpt2 two layers", "sqrt", frozen="wte"),
     Case("phi head bias", frozen="ln_"),
 ]
-MESHES = [(1, 1), (2, 2), (2, 1), (3, 3), (4, 2)]
+MESHES = [(1, 1), (2, 2), (3, 3), (4, 2)]
 """Ranks, and how many of them divide the parameters among themselves."""
 
 
