@@ -82,7 +82,7 @@ class Training:
     def costs(self, times: Times, queries: int = 1, passes: int = 1) -> Costs:
         """Costs of this training with given times."""
         gradient = sum(p.numel() * p.element_size() for p in self.state.params.values())
-        leaves = self.step.stage.state_tensors(self.state.optimizer)
+        leaves = self.step.stage.state_tensors(self.state.optimizer).values()
         return Costs(
             steps=len(self.stream),
             state_bytes=gradient + sum(leaf.numel() * leaf.element_size() for leaf in leaves),

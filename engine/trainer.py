@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from torchopt.base import GradientTransformation
 
 from engine.checkpoints.replay_saves import ReplayState
+from engine.checkpoints.trajectory_follower import TrajectoryFollower
 from engine.checkpoints.trajectory_reader import TrajectoryReader
 from engine.checkpoints.trajectory_writer import TrajectoryWriter
 from engine.contract.config import Reduction, ScheduleName
 from engine.contract.errors import RunError
 from engine.magic.observer import Observer, ignore
 from engine.magic.optimizer_stage import OptimizerStage
+from engine.magic.ranks import ALONE, Ranks
 from engine.magic.replay import DivergedError, Replay
 from engine.magic.schedule import Schedule, ScheduleKind, make_schedule
 from engine.magic.state import Cotangent, Params, TrainState
@@ -30,9 +32,11 @@ from engine.magic.train_step import TrainStep
 from engine.measurements import Measurement, measurements_of
 from engine.models.module_loss import ModuleLoss
 from engine.planning import Training
-from engine.records.manifest import read_manifest
+from engine.records.manifest import part_folder, parts_of, read_manifest
+from engine.sharding.mesh import Mesh
+from engine.sharding.sharded_loss import ShardedLoss
 from engine.stream import DataStream
-from engine.training_loop import Control, KeptSteps, Steps, checked
+from engine.training_loop import Control, Keeper, KeptSteps, Steps, checked
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,8 @@ class Trainer:
         self.step = step
         first = next(iter(template.values()))
         self.dtype, self.device = first.dtype, first.device
-        # Shapes are all that is needed of s_0 from here on.
-        self._template = {name: tensor.to("meta") for name, tensor in template.items()}
+        self.ranks = step.ranks
+        self._shards = loss.shards()
 
     @classmethod
     def initialize(
@@ -70,6 +74,7 @@ class Trainer:
         max_grad_norm: float | None = None,
         elementwise: bool = False,
         dropout_seed: int | None = None,
+        mesh: Mesh | None = None,
     ) -> tuple["Trainer", TrainState]:
         """A trainer and the train state s_0 at the model's present parameters.
 
@@ -83,15 +88,22 @@ class Trainer:
                 it run in cache-sized pieces.
             dropout_seed: if the model draws random numbers, the seed that makes them a function
                 of the step.
+            mesh: the ranks that share the training; their optimizer has to be elementwise. The
+                model is then left empty, its parameters divided among them.
         """
+        ranks: Ranks = mesh or ALONE
         loss = ModuleLoss(model, dropout_seed)
+        if mesh is not None and mesh.group.count > 1:
+            if not elementwise:
+                raise ValueError("an optimizer that is not elementwise cannot be divided")
+            loss = ShardedLoss(model, mesh.group, mesh.device, dropout_seed)
         params = loss.parameters()
         if not params:
             raise ValueError(f"{type(model).__name__} has no parameter that requires a gradient")
         stage = OptimizerStage(
-            optimizer, params, elementwise=elementwise, max_grad_norm=max_grad_norm
+            optimizer, params, elementwise=elementwise, max_grad_norm=max_grad_norm, ranks=ranks
         )
-        trainer = cls(loss, TrainStep(loss, stage, micro_batch_size), params)
+        trainer = cls(loss, TrainStep(loss, stage, micro_batch_size, ranks), params)
         return trainer, trainer.step.start(params)
 
     def train(
@@ -126,14 +138,12 @@ class Trainer:
         if save_dir is None:
             for _ in range(len(stream)):
                 state, _ = steps.advance(state)
-            return checked(state)
+            return checked(state, self.step)
         folder = Path(save_dir)
         schedule = self._schedule(state, stream, folder, schedule, observer, control.resume)
-        with TrajectoryWriter(
-            folder, schedule, self.step.stage, observer, control.save_seconds
-        ) as writer:
+        with self._keeper(folder, schedule, observer, control.save_seconds) as writer:
             reader = TrajectoryReader(
-                folder, self.step.stage, self._template, self.device, writer.manifest
+                folder, self.step.stage, self._shards, self.device, writer.manifest
             )
             kept = KeptSteps(steps, writer, reader)
             state, end = kept.recover(state)
@@ -142,7 +152,9 @@ class Trainer:
                 state = kept.take(state)
             if state.step < len(stream):
                 state = reader.load_state(len(stream))
-            return checked(state)
+            checked(state, self.step)
+        self.ranks.wait()
+        return state
 
     def backward(
         self,
@@ -162,7 +174,8 @@ class Trainer:
             queries: rows to measure the mean loss of, or measurements.
             reduction: for a stream: ``none``, one measurement a row; ``mean`` or ``sum``, one
                 for all rows.
-            queries_per_pass: measurements that share one replay; all if left out.
+            queries_per_pass: measurements that share one replay, over all groups of ranks; all if
+                left out.
             observer: receives the facts of :class:`~engine.magic.replay.Replay`.
 
         Raises:
@@ -180,11 +193,14 @@ class Trainer:
         values = torch.zeros(len(measurements), dtype=torch.float64)
         size = queries_per_pass or max(1, len(measurements))
         for first in range(0, len(measurements), size):
-            chosen = slice(first, first + size)
-            state = self.begin_replay(reader, stream, measurements[chosen])
+            chosen = range(first, min(first + size, len(measurements)))
+            own = chosen[self.ranks.group_index :: self.ranks.groups]
+            state = self.begin_replay(reader, stream, [measurements[query] for query in own])
             self.replay(reader, stream, state, observer=observer)
-            scores[chosen], steps[chosen] = state.scores, state.steps
-            values[chosen] = state.measurements
+            found = (own, state.scores, state.steps, state.measurements)
+            for places, *of_group in self.ranks.everyone(found):
+                into = list(places)
+                scores[into], steps[into], values[into] = of_group
         return Scores(scores, steps, values)
 
     def begin_replay(
@@ -255,7 +271,7 @@ class Trainer:
         value, total = 0.0, None
         with self.loss.evaluating():
             for batch in measurement:
-                part, grads = self.step.gradient(state.params, batch)
+                part, grads = self.step.gradient(state.params, batch, self.ranks.group)
                 value += part
                 total = grads if total is None else {n: g.add_(grads[n]) for n, g in total.items()}
         if total is None or not math.isfinite(value):
@@ -265,7 +281,22 @@ class Trainer:
 
     def open(self, save_dir: Path | str) -> TrajectoryReader:
         """A kept trajectory of this trainer's model."""
-        return TrajectoryReader(Path(save_dir), self.step.stage, self._template, self.device)
+        return TrajectoryReader(Path(save_dir), self.step.stage, self._shards, self.device)
+
+    def _keeper(
+        self, folder: Path, schedule: Schedule, observer: Observer, save_seconds: float
+    ) -> Keeper:
+        """Who keeps this rank's part of a trajectory: itself, in the first group of ranks."""
+        group, stage = self.ranks.group, self.step.stage
+        parts, part = parts_of(folder), part_folder(folder, group.index, group.count)
+        if part not in parts and read_manifest(folder) is not None:
+            raise RunError(
+                f"{folder} was begun by {len(parts)} ranks that divide the model; go on with as "
+                "many"
+            )
+        if self.ranks.group_index == 0:
+            return TrajectoryWriter(part, schedule, stage, observer, save_seconds)
+        return TrajectoryFollower(part, schedule, self.ranks)
 
     def _schedule(
         self,
@@ -279,6 +310,8 @@ class Trainer:
         """The schedule asked for, planned, or of the trajectory to go on with."""
         folder.mkdir(parents=True, exist_ok=True)
         found = read_manifest(folder)
+        # Nobody writes before everybody has looked.
+        self.ranks.wait()
         if found is not None and not resume:
             raise RunError(
                 f"{folder} already holds a trajectory; give another folder, or go on with this "
@@ -289,7 +322,9 @@ class Trainer:
         if found is not None:
             kind: ScheduleKind = found.kind  # type: ignore[assignment]
             return make_schedule(kind, len(stream))
-        plan, reason = Training(self.step, state, stream).plan(folder, asked)
+        plan, reason = self.ranks.everyone(Training(self.step, state, stream).plan(folder, asked))[
+            0
+        ]
         if plan.why_not is not None:
             raise RunError(f"schedule {plan.schedule.kind} {plan.why_not}")
         kept = [*plan.schedule.checkpoints, plan.schedule.steps]

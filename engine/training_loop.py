@@ -7,15 +7,17 @@ from dataclasses import dataclass
 
 from engine.checkpoints.recovery import Remaining, remaining
 from engine.checkpoints.save_pace import SAVE_SECONDS
+from engine.checkpoints.trajectory_follower import TrajectoryFollower
 from engine.checkpoints.trajectory_reader import DamagedStepError, TrajectoryReader
 from engine.checkpoints.trajectory_writer import TrajectoryWriter
 from engine.contract.errors import StoppedError
 from engine.magic.observer import Observer
-from engine.magic.optimizer_stage import global_norm
 from engine.magic.replay import DivergedError
 from engine.magic.state import Params, TrainState
 from engine.magic.train_step import TrainStep
 from engine.stream import DataStream
+
+Keeper = TrajectoryWriter | TrajectoryFollower
 
 
 def never() -> bool:
@@ -75,7 +77,7 @@ class KeptSteps:
     others from the same batches.
     """
 
-    def __init__(self, steps: Steps, writer: TrajectoryWriter, reader: TrajectoryReader) -> None:
+    def __init__(self, steps: Steps, writer: Keeper, reader: TrajectoryReader) -> None:
         """Keep ``steps`` through ``writer``; ``reader`` reads what it has written."""
         self.steps = steps
         self.writer = writer
@@ -99,7 +101,7 @@ class KeptSteps:
 
     def stop_if(self, should_stop: Callable[[], bool], state: TrainState) -> None:
         """Save and raise if it is time to stop."""
-        if should_stop():
+        if self.steps.step.ranks.any(should_stop()):
             self.writer.save(state)
             raise StoppedError(f"stopped at step {state.step}")
 
@@ -142,12 +144,12 @@ def _nothing(steps: int) -> Remaining:
     return Remaining(steps, steps, steps)
 
 
-def checked(state: TrainState) -> TrainState:
-    """The trained state.
+def checked(state: TrainState, step: TrainStep) -> TrainState:
+    """The state that ``step`` has trained.
 
     Raises:
         DivergedError: if a parameter is not finite.
     """
-    if not math.isfinite(global_norm(state.params).item()):
+    if not math.isfinite(step.stage.norm(state.params).item()):
         raise DivergedError("trained model", state.step)
     return state

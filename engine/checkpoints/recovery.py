@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from engine.magic.ranks import Ranks
 from engine.magic.schedule import Schedule
 from engine.records.manifest import Key, Manifest
 
@@ -36,6 +37,16 @@ def remaining(manifest: Manifest, schedule: Schedule) -> Remaining | None:
     end = max(step + (kind == "gradient") for kind, step in lacking)
     start = max(states, default=0)
     return Remaining(start, end, first if schedule.keep_gradients else start)
+
+
+def agree(manifest: Manifest, ranks: Ranks) -> set[Key]:
+    """What to drop of this rank's part of a trajectory: a rank that was killed has kept less.
+
+    A part counts as complete only if all are.
+    """
+    common = set.intersection(*ranks.everyone(set(manifest.files)))
+    manifest.complete = all(ranks.everyone(manifest.complete))
+    return set(manifest.files) - common
 
 
 def expected(schedule: Schedule) -> list[Key]:

@@ -5,6 +5,7 @@ one step, ``written`` the queries whose scores are complete in the score store. 
 the latest stays.
 """
 
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -119,13 +120,13 @@ class ReplaySaves:
             for query, cotangent in zip(saved.queries, state.cotangents, strict=True)
         ]
         rest = {"scores": state.scores, "steps": state.steps, "measurements": state.measurements}
-        files.append(write_tensors(self.folder / f"scores-{saved.queries[0]}-{name}", rest))
+        files.append(write_tensors(self.folder / f"scores-{name}", rest))
         self._append(
             "saved",
             queries=saved.queries,
             step=state.step,
             files=files,
-            groups=[len(group) for group in state.cotangents[0].optimizer],
+            groups=[len(group) for c in state.cotangents[:1] for group in c.optimizer],
             reproduced=saved.reproduced,
         )
         self._remove_files(keep=self._records[-1])
@@ -168,6 +169,8 @@ class ReplaySaves:
 
 def remove_saves(folder: Path) -> None:
     """Remove everything that was saved of an attribution that is complete."""
+    for part in folder.glob("rank-*-of-*"):
+        shutil.rmtree(part)
     _remove_saved(folder, set())
     (folder / JOURNAL).unlink(missing_ok=True)
 

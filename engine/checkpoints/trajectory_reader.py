@@ -1,5 +1,10 @@
-"""Reading a trajectory: train states and gradients, every file checked against the manifest."""
+"""Reading a trajectory: train states and gradients, every file checked against its manifest.
 
+One rank keeps whole tensors, several keep a part each, in a folder of its own. Whoever reads
+takes its own part from all of theirs, however many they were.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -9,8 +14,9 @@ from engine.checkpoints.tensor_files import DamagedFileError, read_tensors
 from engine.contract.errors import RunError
 from engine.magic.optimizer_stage import OptimizerStage
 from engine.magic.schedule import Schedule, ScheduleKind, make_schedule
+from engine.magic.shards import Shard
 from engine.magic.state import Params, TrainState
-from engine.records.manifest import Key, Manifest, read_manifest
+from engine.records.manifest import Key, Manifest, parts_of, read_manifest, read_part
 
 
 class DamagedStepError(DamagedFileError):
@@ -23,40 +29,49 @@ class DamagedStepError(DamagedFileError):
 
 
 class TrajectoryReader:
-    """Reads what a training kept."""
+    """Reads what a training kept: this rank's part of it."""
 
     def __init__(
         self,
         folder: Path,
         stage: OptimizerStage,
-        template: Params,
+        shards: Mapping[str, Shard],
         device: torch.device,
         manifest: Manifest | None = None,
     ) -> None:
-        """Open the trajectory in ``folder`` for parameters like ``template``.
+        """Open the trajectory in ``folder``.
 
         Args:
             folder: where it lies.
             stage: the optimizer whose states it keeps.
-            template: parameters of the names and shapes it keeps.
+            shards: which part of every parameter to read.
             device: where to load to.
-            manifest: what of an unfinished trajectory is there; read, and required to be
-                complete, if left out.
+            manifest: what this rank has kept of an unfinished trajectory; read, and required to
+                be complete, if left out.
 
         Raises:
             RunError: if it is missing, incomplete or damaged.
         """
         self.folder = folder
         self._stage = stage
-        self._template = template
+        self._shards = shards
         self._device = device
+        first = next(iter(shards.values()))
+        self._index, self._count = first.index, first.count
         found = manifest or read_manifest(folder)
         if found is None or (manifest is None and not found.complete):
             raise RunError(
                 f"{folder} holds no complete trajectory (it was removed, or training did not "
                 "finish); run the config again"
             )
-        self._manifest = found
+        self._found = found
+        self._parts = parts_of(folder)
+        # A training that goes on keeps only its own part up to date.
+        self._manifests = (
+            {part: read_part(path) for part, path in enumerate(self._parts)}
+            if manifest is None
+            else {self._index: manifest}
+        )
         kind: ScheduleKind = found.kind  # type: ignore[assignment]
         self.schedule: Schedule = make_schedule(kind, found.steps)
 
@@ -75,7 +90,7 @@ class TrajectoryReader:
         Raises:
             DamagedStepError: if its file is missing or damaged.
         """
-        kept = ("state", step) in self._manifest.files
+        kept = ("state", step) in self._found.files
         return self._as_state(self._load(("state" if kept else "resume", step)), step)
 
     def load_gradient(self, step: int) -> Params | None:
@@ -88,29 +103,73 @@ class TrajectoryReader:
             return None
         # Sums over parameters must go in the order of training: files keep none.
         grads = self._load(("gradient", step))
-        return {name: grads[name] for name in self._template}
+        return {name: self._shaped(name, grads[name]) for name in self._shards}
 
-    def _as_state(self, tensors: dict[str, Tensor], step: int) -> TrainState:
-        params = {name: tensors.pop(f"params/{name}", None) for name in self._template}
-        if any(p is None or p.shape != self._template[n].shape for n, p in params.items()):
+    def _as_state(self, tensors: Params, step: int) -> TrainState:
+        params = {n: self._shaped(n, tensors.pop(f"params/{n}", None)) for n in self._shards}
+        state = {name.removeprefix("optimizer/"): tensor for name, tensor in tensors.items()}
+        return TrainState(step, params, self._stage.state_from_tensors(state, params))
+
+    def _shaped(self, name: str, tensor: Tensor | None) -> Tensor:
+        shard = self._shards[name]
+        if tensor is None or tensor.numel() != shard.stop - shard.start:
             raise RunError(f"{self.folder} belongs to another model: its parameters differ")
-        leaves = [tensors[f"optimizer/{index}"] for index in range(len(tensors))]
-        known = {name: tensor for name, tensor in params.items() if tensor is not None}
-        return TrainState(step, known, self._stage.state_from_tensors(leaves, known))
+        return tensor.view(shard.shape) if shard.count == 1 else tensor
 
-    def _load(self, key: Key) -> dict[str, Tensor]:
-        facts = self._manifest.files.get(key)
-        if facts is None:
+    def _load(self, key: Key) -> Params:
+        """This rank's part of the tensors of a key.
+
+        Raises:
+            DamagedStepError: if a file of it is damaged, here or where another rank reads it.
+        """
+        if key not in self._found.files:
             raise RunError(f"{self.folder} does not keep the {key[0]} of step {key[1]}")
+        error, found = "", {}
         try:
-            return read_tensors(self.folder, facts, self._device)
-        except DamagedFileError as error:
-            raise DamagedStepError(str(error), key) from None
+            found = self._read(key)
+        except DamagedFileError as damage:
+            error = str(damage)
+        ranks = self._stage.ranks
+        if ranks.any(bool(error)):
+            raise DamagedStepError(next(filter(None, ranks.everyone(error))), key)
+        return found
+
+    def _read(self, key: Key) -> Params:
+        if len(self._parts) == self._count:
+            return self._read_part(self._index, key)
+        found: Params = {}
+        for part in range(len(self._parts)):
+            for name, tensor in self._read_part(part, key).items():
+                shard = self._shards.get(name.rsplit("/", 1)[-1])
+                if shard is None or tensor.ndim == 0:
+                    found[name] = tensor
+                    continue
+                own = found.setdefault(name, tensor.new_empty(shard.stop - shard.start))
+                self._take_over(tensor.reshape(-1), part, own, shard)
+        return found
+
+    def _take_over(self, theirs: Tensor, part: int, own: Tensor, shard: Shard) -> None:
+        """Copy what a rank of the training and this one have in common."""
+        held = Shard(shard.shape, part, len(self._parts))
+        if theirs.numel() != held.stop - held.start:
+            raise RunError(f"{self.folder} belongs to another model: its parameters differ")
+        start, stop = max(held.start, shard.start), min(held.stop, shard.stop)
+        if start < stop:
+            common = theirs[start - held.start : stop - held.start]
+            own[start - shard.start : stop - shard.start] = common
+
+    def _read_part(self, part: int, key: Key) -> Params:
+        folder, manifest = self._parts[part], self._manifests[part]
+        facts = None if manifest is None else manifest.files.get(key)
+        if facts is None:
+            raise DamagedFileError(f"{folder} does not keep the {key[0]} of step {key[1]}")
+        return read_tensors(folder, facts, self._device)
 
 
-def state_tensors(state: TrainState, stage: OptimizerStage) -> dict[str, Tensor]:
+def state_tensors(state: TrainState, stage: OptimizerStage) -> Params:
     """A train state as the named tensors of its file."""
-    tensors = {f"params/{name}": tensor for name, tensor in state.params.items()}
-    for index, tensor in enumerate(stage.state_tensors(state.optimizer)):
-        tensors[f"optimizer/{index}"] = tensor
-    return tensors
+    kept = stage.state_tensors(state.optimizer)
+    return {
+        **{f"params/{name}": tensor for name, tensor in state.params.items()},
+        **{f"optimizer/{name}": tensor for name, tensor in kept.items()},
+    }

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from engine.checkpoints.recovery import agree
 from engine.checkpoints.save_pace import SAVE_SECONDS, SavePace
 from engine.checkpoints.tensor_files import remove_unfinished, write_tensors
 from engine.checkpoints.trajectory_reader import state_tensors
@@ -25,7 +26,7 @@ from engine.magic.optimizer_stage import OptimizerStage
 from engine.magic.schedule import Schedule
 from engine.magic.state import Params, TrainState
 from engine.records.journal import JournalWriter
-from engine.records.manifest import MANIFEST, Key, Manifest, read_manifest
+from engine.records.manifest import MANIFEST, Key, Manifest, parts_of, read_part
 
 _WAITING = 2
 """States that may wait for the writer before training waits for it."""
@@ -59,6 +60,8 @@ class TrajectoryWriter:
         self._pace = SavePace(save_seconds)
         self._journal = JournalWriter(folder / MANIFEST)
         self.manifest = self._begin()
+        for key in agree(self.manifest, stage.ranks):
+            self.drop(key)
         self._remove_strays()
         self._queue: queue.Queue[tuple[Key, dict[str, Tensor]] | None] = queue.Queue(_WAITING)
         self._error: BaseException | None = None
@@ -81,7 +84,7 @@ class TrajectoryWriter:
         if state.step in self._kept:
             self._put(("state", state.step), lambda: state_tensors(state, self._stage))
             self._pace.saved()
-        elif self._pace.is_due():
+        elif self._stage.ranks.any(self._pace.is_due()):
             self.save(state)
 
     def take_gradient(self, step: int, grads: Params) -> None:
@@ -125,7 +128,7 @@ class TrajectoryWriter:
             self._raise()
 
     def _begin(self) -> Manifest:
-        manifest = read_manifest(self.folder)
+        manifest = read_part(self.folder)
         if manifest is None:
             self._journal.append("schedule", kind=self.schedule.kind, steps=self.schedule.steps)
             self._journal.sync()
@@ -204,7 +207,8 @@ class TrajectoryWriter:
 
 
 def forget(folder: Path, key: Key) -> None:
-    """Strike a damaged file from the manifest of a trajectory that nobody writes."""
-    journal = JournalWriter(folder / MANIFEST)
-    journal.append("dropped", kind=key[0], step=key[1])
-    journal.close()
+    """Strike damaged files from the manifests of a trajectory that nobody writes."""
+    for part in parts_of(folder):
+        journal = JournalWriter(part / MANIFEST)
+        journal.append("dropped", kind=key[0], step=key[1])
+        journal.close()

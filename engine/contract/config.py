@@ -134,10 +134,13 @@ class TrajectoryConfig(Section):
 
 
 class DevicesConfig(Section):
-    """The processes that share the work; one rank on one machine for now."""
+    """The ranks that share the work, in groups that divide the model among themselves."""
 
-    ranks: Literal[1] | None = None
-    nodes: Literal[1] = 1
+    ranks: PositiveInt | None = None
+    """On one machine; all its GPUs if left out, else 1."""
+    nodes: PositiveInt = 1
+    shards: PositiveInt | Literal["auto"] = "auto"
+    """Ranks that the model is divided among; groups of so many replay different queries."""
 
 
 class RunConfig(Section):

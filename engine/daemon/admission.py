@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from engine.contract.errors import RunError, UsageError
+from engine.contract.errors import MagicError, RunError, UsageError
 from engine.contract.states import Ending
 from engine.daemon.devices import VISIBLE, Device, Devices, visible_devices, wants_none
 from engine.daemon.job_watch import JobWatch
@@ -25,7 +25,7 @@ class Admission:
         """Nothing is known of jobs yet."""
         self._leases, self._devices, self._settings = leases, devices, settings
         self._found: list[Device] | None = None
-        self._refused: dict[tuple[str | None, str | None], Refused] = {}
+        self._refused: dict[tuple[str | None, str | None, int | None], Refused] = {}
         """By what the user lets be seen and what the run was prepared on, since the last look:
         leases only get fewer meanwhile."""
         self._free_when_full: dict[Path, int] = {}
@@ -71,16 +71,21 @@ class Admission:
 
     def _allot(self, job: JobWatch) -> Allotted | Refused:
         environment, prepared = job.request.environment, _prepared_device(job.folder.run)
-        asked = (environment.get(VISIBLE), prepared)
+        ranks = _ranks(job.folder.run)
+        asked = (environment.get(VISIBLE), prepared, ranks)
         if asked in self._refused:
             return self._refused[asked]
-        allotted = self._find(job.folder.run, environment, prepared)
+        allotted = self._find(job.folder.run, environment, prepared, ranks)
         if isinstance(allotted, Refused):
             self._refused[asked] = allotted
         return allotted
 
     def _find(
-        self, run: RunFolder, environment: Mapping[str, str], prepared: str | None
+        self,
+        run: RunFolder,
+        environment: Mapping[str, str],
+        prepared: str | None,
+        ranks: int | None,
     ) -> Allotted | Refused:
         if prepared == "cpu":
             # The same numbers come out only where they came out before.
@@ -96,7 +101,7 @@ class Admission:
             missing = self._missing(environment, prepared)
             if missing is not None:
                 return Refused(f"waits for a GPU: {missing}", others=True)
-        return self._leases.allot(run.path, devices)
+        return self._leases.allot(run.path, devices, ranks)
 
     def _missing(self, environment: Mapping[str, str], prepared: str | None) -> str | None:
         """Why a job may not do without a GPU; None if it may."""
@@ -108,6 +113,13 @@ class Admission:
         if self._devices.seen and not chosen:
             return "there were some, but the driver tells of none any more; see nvidia-smi"
         return None
+
+
+def _ranks(run: RunFolder) -> int | None:
+    """How many devices a run asks for; a config that cannot be read is for its rank to tell."""
+    with contextlib.suppress(MagicError):
+        return run.config().devices.ranks
+    return None
 
 
 def free_bytes(run: Path) -> int:

@@ -43,19 +43,30 @@ class Leases:
         self._folder = folder
         self._cpu_runs = cpu_runs
 
-    def allot(self, run: Path, devices: Sequence[Device]) -> Allotted | Refused:
-        """A lease on one of the devices; without any, one of the places on the processor."""
+    def allot(
+        self, run: Path, devices: Sequence[Device], count: int | None = None
+    ) -> Allotted | Refused:
+        """Leases on ``count`` of the devices, all of them if left out; all or none are taken.
+
+        Without any device, one of the places on the processor.
+        """
         if not devices:
             return self._allot_cpu(run)
-        holders = []
+        count = len(devices) if count is None else count
+        if count > len(devices):
+            reason = f"it asks for {count} GPUs and there are {len(devices)}; lower devices.ranks"
+            return Refused(f"waits for GPUs: {reason}", others=True)
+        holders = [holder for d in devices if (holder := self.holder(d.id)) is not None]
+        chosen: dict[str, int] = {}
         for device in devices:
-            holder = self.holder(device.id)
-            if holder is not None:
-                holders.append(holder)
-                continue
-            descriptor = None if device.crowded else self._take(device.id, run)
-            if descriptor is not None:
-                return Allotted([device.id], [descriptor])
+            if len(chosen) < count and not device.crowded and self.holder(device.id) is None:
+                descriptor = self._take(device.id, run)
+                if descriptor is not None:
+                    chosen[device.id] = descriptor
+        if len(chosen) == count:
+            return Allotted(list(chosen), list(chosen.values()))
+        for descriptor in chosen.values():
+            os.close(descriptor)
         for device in devices:
             if device.crowded and self.holder(device.id) is None:
                 reason = (

@@ -14,7 +14,6 @@ closed form: ĝ = κ g with κ = min(1, c / (‖g‖ + 1e-6)), hence for κ < 1
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import optree
@@ -23,43 +22,14 @@ import torchopt
 from torch import Tensor
 from torchopt.base import GradientTransformation
 
+from engine.magic.pieces import Piece, cut_into_groups, named_state, state_from_names
+from engine.magic.ranks import ALONE, Ranks
 from engine.magic.state import Cotangent, Params
 
 GROUP_ELEMENTS = 2**19
 """Elements a group holds on a CPU: its temporaries stay in the second-level cache."""
 
 CLIP_EPSILON = 1e-6
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A contiguous part of one parameter; ``stop`` None means the whole tensor in its shape."""
-
-    name: str
-    start: int = 0
-    stop: int | None = None
-
-    def of(self, tensors: Params) -> Tensor:
-        """This piece of the tensor of its name: a view."""
-        tensor = tensors[self.name]
-        return tensor if self.stop is None else tensor.reshape(-1)[self.start : self.stop]
-
-
-def cut_into_groups(params: Params, group_elements: int) -> list[list[Piece]]:
-    """Cut parameters, in order, into groups of ``group_elements``; the last may have fewer."""
-    groups: list[list[Piece]] = [[]]
-    room = group_elements
-    for name, tensor in params.items():
-        start, size = 0, tensor.numel()
-        while start < size:
-            if room == 0:
-                groups.append([])
-                room = group_elements
-            stop = min(size, start + room)
-            groups[-1].append(Piece(name, start, stop))
-            room -= stop - start
-            start = stop
-    return groups
 
 
 def global_norm(tensors: Params) -> Tensor:
@@ -79,6 +49,7 @@ class OptimizerStage:
         *,
         elementwise: bool = False,
         max_grad_norm: float | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Prepare for parameters like ``params``.
 
@@ -88,8 +59,10 @@ class OptimizerStage:
             elementwise: the optimizer treats every element of every parameter alone, so that
                 it may be applied group by group.
             max_grad_norm: clip the gradient by its global norm first.
+            ranks: who holds the other shards, if ``params`` are shards.
         """
         self.optimizer = optimizer
+        self.ranks = ranks
         self.max_grad_norm = max_grad_norm
         on_cpu = all(tensor.device.type == "cpu" for tensor in params.values())
         self.groups = (
@@ -98,6 +71,11 @@ class OptimizerStage:
             else [[Piece(name) for name in params]]
         )
         self._settle(params)
+
+    def norm(self, tensors: Params) -> Tensor:
+        """The 2-norm of all tensors together, with those of all ranks that hold a shard."""
+        own, ranks = global_norm(tensors), self.ranks.group
+        return own if ranks.count == 1 else ranks.sum(own * own).sqrt()
 
     def init(self, params: Params) -> list[Any]:
         """The optimizer's state before the first update."""
@@ -142,16 +120,13 @@ class OptimizerStage:
         """Zeros for every floating-point leaf of the optimizer's state."""
         return [[torch.zeros_like(leaf) for leaf in _float_leaves(group)] for group in state]
 
-    def state_tensors(self, state: list[Any]) -> list[Tensor]:
-        """All leaves of the optimizer's state in a fixed order, as tensors to be stored."""
-        return [torch.as_tensor(leaf) for group in state for leaf in optree.tree_leaves(group)]
+    def state_tensors(self, state: list[Any]) -> Params:
+        """The optimizer's state by name: :func:`~engine.magic.pieces.named_state`."""
+        return named_state(self.groups, state)
 
-    def state_from_tensors(self, tensors: Sequence[Tensor], params: Params) -> list[Any]:
+    def state_from_tensors(self, tensors: Params, params: Params) -> list[Any]:
         """The inverse of :meth:`state_tensors` for parameters like ``params``."""
-        remaining = iter(tensors)
-        return [
-            optree.tree_map(lambda _leaf: next(remaining), group) for group in self.init(params)
-        ]
+        return state_from_names(self.groups, tensors, self.init(params))
 
     def _settle(self, params: Params) -> None:
         # torchopt's momentum drops its state in the first update that an optimizer ever makes;
@@ -208,25 +183,26 @@ class OptimizerStage:
     def _clip_scale(self, grads: Params) -> Tensor | None:
         if self.max_grad_norm is None:
             return None
-        return (self.max_grad_norm / (global_norm(grads) + CLIP_EPSILON)).clamp(max=1.0)
+        return (self.max_grad_norm / (self.norm(grads) + CLIP_EPSILON)).clamp(max=1.0)
 
     def _clip_vjp(self, grads: Params) -> Callable[[Params], Params]:
         """û ↦ u: how a cotangent at the clipped gradient goes back to the gradient."""
         scale = self._clip_scale(grads)
         if scale is None or scale >= 1.0:
             return lambda u: u
-        norm = global_norm(grads)
+        norm = self.norm(grads)
         pull = scale / (norm * (norm + CLIP_EPSILON))
 
         def back(u: Params) -> Params:
-            inner = torch.stack([(u[name] * grad).sum() for name, grad in grads.items()]).sum()
+            own = torch.stack([(u[name] * grad).sum() for name, grad in grads.items()]).sum()
+            inner = self.ranks.group.sum(own)
             return {name: scale * u[name] - pull * inner * grad for name, grad in grads.items()}
 
         return back
 
     @staticmethod
     def _pieces(group: list[Piece], tensors: Params) -> Params:
-        return {f"{piece.name}[{piece.start}]": piece.of(tensors) for piece in group}
+        return {piece.key: piece.of(tensors) for piece in group}
 
     @staticmethod
     def _assemble(group: list[Piece], parts: Any, into: Params) -> None:

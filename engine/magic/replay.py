@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from engine.magic.observer import Observer, ignore
-from engine.magic.optimizer_stage import global_norm
 from engine.magic.schedule import Do, Schedule
 from engine.magic.state import Batch, Cotangent, Params, TrainState
 from engine.magic.train_step import TrainStep
@@ -144,13 +143,14 @@ class Replay:
         if state.step == self.schedule.steps - 1:
             self._check_reproduced(state, grads)
         scores = self.step.pull_back(state, grads, self.batch_of(state.step), cotangents)
-        norms = [global_norm(cotangent.params).item() for cotangent in cotangents]
-        if not all(map(math.isfinite, norms)) or not torch.isfinite(scores).all():
+        norms = [self.step.stage.norm(cotangent.params).item() for cotangent in cotangents]
+        finite = all(map(math.isfinite, norms)) and bool(torch.isfinite(scores).all())
+        if self.step.ranks.any(not finite):
             raise DivergedError("cotangent", state.step)
         self.observer(
             "replay_step",
             step=state.step,
-            cotangent_norms=norms,
+            cotangent_norms=[norm for group in self._of_groups(norms) for norm in group],
             seconds=time.perf_counter() - began,
         )
         take_scores(state.step, scores)
@@ -163,27 +163,34 @@ class Replay:
         rebuilt, trained = self.step.apply(state, again), self.trajectory.load_state(state.step + 1)
         leaves = (self.step.stage.state_tensors(s.optimizer) for s in (rebuilt, trained))
         exact = all(torch.equal(rebuilt.params[name], p) for name, p in trained.params.items())
-        exact = exact and all(torch.equal(a, b) for a, b in zip(*leaves, strict=True))
+        again_leaves, kept_leaves = leaves
+        exact = exact and all(torch.equal(again_leaves[n], t) for n, t in kept_leaves.items())
+        exact = not self.step.ranks.any(not exact)
         eps = torch.finfo(next(iter(grads.values())).dtype).eps
         # Other hardware rounds otherwise; these bounds leave ample room for that.
         if self.schedule.keep_gradients:
-            difference, bound = _distance(again, grads) / _norm(grads), eps**0.5
+            difference, bound = self._distance(again, grads) / self._norm(grads), eps**0.5
         else:
             # No gradient to compare with, but where the steps since the last checkpoint led. An
             # optimizer may amplify rounding, and a last step may be of length 0.
-            moved = _distance(trained.params, state.params) + 100 * eps * _norm(trained.params)
-            difference, bound = _distance(rebuilt.params, trained.params) / moved, 0.01
+            moved = self._distance(trained.params, state.params)
+            moved += 100 * eps * self._norm(trained.params)
+            difference, bound = self._distance(rebuilt.params, trained.params) / moved, 0.01
         if not difference <= bound:
             raise NotReproducedError(difference)
         self.observer("reproduced", exact=exact, difference=difference)
 
+    def _of_groups(self, norms: list[float]) -> list[list[float]]:
+        """The same of every group of ranks: each replays queries of its own."""
+        ranks = self.step.ranks
+        return ranks.everyone(norms)[:: ranks.group.count]
 
-def _norm(tensors: Params) -> float:
-    return max(global_norm(tensors).item(), 1e-30)
+    def _norm(self, tensors: Params) -> float:
+        return max(self.step.stage.norm(tensors).item(), 1e-30)
 
-
-def _distance(some: Params, others: Params) -> float:
-    return global_norm({name: some[name] - other for name, other in others.items()}).item()
+    def _distance(self, some: Params, others: Params) -> float:
+        between = {name: some[name] - other for name, other in others.items()}
+        return self.step.stage.norm(between).item()
 
 
 @dataclass

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Params = dict[str, Tensor]
@@ -54,6 +55,21 @@ class Batch:
             part = slice(start, start + size)
             inputs = {name: tensor[part] for name, tensor in self.inputs.items()}
             yield Batch(inputs, self.weights[part], self.denominator, (*self.key, start))
+
+    def share(self, index: int, count: int) -> "Batch":
+        """The ``index``-th of ``count`` equally large shares of the rows.
+
+        Where the rows do not come out even, the last shares are filled up with rows of weight 0.
+        """
+        if count == 1:
+            return self
+        rows = self.weights.shape[0]
+        size = -(-rows // count)
+        chosen = torch.arange(index * size, (index + 1) * size, device=self.weights.device)
+        own, there = chosen.clamp(max=rows - 1), chosen < rows
+        weights = self.weights[own] * there.view(-1, *[1] * (self.weights.ndim - 1))
+        inputs = {name: tensor[own] for name, tensor in self.inputs.items()}
+        return Batch(inputs, weights, self.denominator, (*self.key, index * size))
 
 
 BatchLoss = Callable[[Params, Batch], Tensor]

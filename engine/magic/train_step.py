@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from engine.magic.optimizer_stage import OptimizerStage, global_norm
+from engine.magic.optimizer_stage import OptimizerStage
+from engine.magic.ranks import ALONE, Ranks
 from engine.magic.state import Batch, BatchLoss, Cotangent, Params, TrainState
 
 
@@ -34,33 +35,51 @@ class TrainStep:
     """The one step function; owns every knob that a number depends on."""
 
     def __init__(
-        self, loss: BatchLoss, stage: OptimizerStage, micro_batch_size: int | None = None
+        self,
+        loss: BatchLoss,
+        stage: OptimizerStage,
+        micro_batch_size: int | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        """Combine a batch loss with an optimizer; ``micro_batch_size`` None: whole batches."""
+        """Combine a batch loss with an optimizer.
+
+        Args:
+            loss: of this rank's shards of the parameters.
+            stage: the optimizer of these shards.
+            micro_batch_size: rows of a rank differentiated at a time; all if left out.
+            ranks: who shares the training.
+        """
         self.loss = loss
         self.stage = stage
         self.micro_batch_size = micro_batch_size
+        self.ranks = ranks
 
     def start(self, params: Params) -> TrainState:
         """s_0 for these parameters."""
         return TrainState(0, params, self.stage.init(params))
 
-    def gradient(self, params: Params, batch: Batch) -> tuple[float, Params]:
-        """(L_t, ∇_θ L_t), summed over the micro-batches in order."""
+    def gradient(
+        self, params: Params, batch: Batch, ranks: Ranks | None = None
+    ) -> tuple[float, Params]:
+        """(L_t, ∇_θ L_t), summed over the micro-batches in order and over ``ranks``.
+
+        ``ranks`` are all that share the training unless given.
+        """
+        ranks = ranks or self.ranks
         total, grads = 0.0, None
-        for part in batch.split(self.micro_batch_size):
+        for part in ranks.own_rows(batch).split(self.micro_batch_size):
             leaves = _leaves(params)
-            with torch.enable_grad():
+            with ranks.graph(), torch.enable_grad():
                 loss = self.loss(leaves, part)
-            grads = _add(grads, _gradient(loss, leaves, create_graph=False))
+                grads = _add(grads, _gradient(loss, leaves, create_graph=False))
             total += loss.item()
         assert grads is not None
-        return total, grads
+        return ranks.sum(torch.tensor(total, dtype=torch.float64)).item(), ranks.sum_groups(grads)
 
     def advance(self, state: TrainState, batch: Batch) -> tuple[TrainState, Params, StepReport]:
         """s_{t+1}, g_t and what was measured on the way."""
         loss, grads = self.gradient(state.params, batch)
-        report = StepReport(loss, global_norm(grads).item())
+        report = StepReport(loss, self.stage.norm(grads).item())
         return self.apply(state, grads), grads, report
 
     def apply(self, state: TrainState, grads: Params) -> TrainState:
@@ -84,13 +103,16 @@ class TrainStep:
         Returns:
             ∂ D_u L_t/∂w, with one leading axis of cotangents before the shape of the weights.
         """
+        if not cotangents:
+            return batch.weights.new_zeros((0, *batch.weights.shape))
         directions = self.stage.vjp(state.params, state.optimizer, grads, cotangents)
-        sums = [cotangent.params for cotangent in cotangents]
-        scores = [
-            FirstOrder(self.loss, state.params, part).pull_back(directions, sums)
-            for part in batch.split(self.micro_batch_size)
-        ]
-        return torch.cat(scores, dim=1)
+        sums, ranks = [cotangent.params for cotangent in cotangents], self.ranks.group
+        with ranks.graph():
+            scores = [
+                FirstOrder(self.loss, state.params, part).pull_back(directions, sums)
+                for part in ranks.own_rows(batch).split(self.micro_batch_size)
+            ]
+        return ranks.all_rows(torch.cat(scores, dim=1), batch.weights.shape[0])
 
 
 class FirstOrder:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from engine.magic.shards import Shard
 from engine.magic.state import Batch, Params
 
 WEIGHT_ARGUMENT = "example_weight"
@@ -47,9 +48,15 @@ class ModuleLoss:
         """Copies of the trainable parameters: θ_0."""
         return {
             name: parameter.detach().clone(memory_format=torch.contiguous_format)
-            for name, parameter in self.module.named_parameters()
-            if parameter.requires_grad
+            for name, parameter in self._trainable()
         }
+
+    def shards(self) -> dict[str, Shard]:
+        """Which part of every trainable parameter θ holds: all of it."""
+        return {name: Shard(tensor.shape, 0, 1) for name, tensor in self._trainable()}
+
+    def _trainable(self) -> Iterator[tuple[str, Tensor]]:
+        return ((n, p) for n, p in self.module.named_parameters() if p.requires_grad)
 
     def __call__(self, params: Params, batch: Batch) -> Tensor:
         """The batch's loss at ``params``."""
@@ -67,12 +74,15 @@ class ModuleLoss:
 
     def _call(self, params: Params, arguments: dict[str, Any], key: tuple[int, ...]) -> Any:
         if self.dropout_seed is None:
-            return functional_call(self.module, params, (), arguments)
+            return self._run(params, arguments)
         with torch.random.fork_rng():
             # The same batch must draw the same masks when it is rebuilt or replayed.
             digest = hashlib.sha256(repr((self.dropout_seed, key)).encode()).digest()
             torch.manual_seed(int.from_bytes(digest[:8], "big", signed=True))
-            return functional_call(self.module, params, (), arguments)
+            return self._run(params, arguments)
+
+    def _run(self, params: Params, arguments: dict[str, Any]) -> Any:
+        return functional_call(self.module, params, (), arguments)
 
     def _checked_call(self, params: Params, arguments: dict[str, Any], batch: Batch) -> Any:
         """The first call, which may neither change buffers nor draw unseeded random numbers."""

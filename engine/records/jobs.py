@@ -149,7 +149,7 @@ def committed(run: RunFolder) -> list[int]:
     # A damaged journal is for the worker to tell; it has committed nothing that counts.
     with contextlib.suppress(RunError):
         manifest = read_manifest(run.trajectory)
-    journals = run.attributions.glob(".*.new/replay.jsonl")
+    journals = run.attributions.glob(".*.new/**/replay.jsonl")
     return [
         len(list_attributions(run.attributions)),
         *((0, 0, -1) if manifest is None else manifest.mark()),

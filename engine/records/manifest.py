@@ -46,8 +46,37 @@ class Manifest:
         return (int(self.complete), kept, reached)
 
 
+def part_folder(folder: Path, index: int, count: int) -> Path:
+    """Where the ``index``-th of ``count`` ranks keeps its part of the trajectory in ``folder``."""
+    return folder if count == 1 else folder / f"rank-{index}-of-{count}"
+
+
+def parts_of(folder: Path) -> list[Path]:
+    """The folders that make up the trajectory in ``folder``: itself, or one for every rank."""
+    found = next(folder.glob("rank-*-of-*"), None)
+    if found is None:
+        return [folder]
+    count = int(found.name.rsplit("-", 1)[1])
+    return [part_folder(folder, index, count) for index in range(count)]
+
+
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest in a trajectory's folder; None if training has not begun.
+    """What all parts of a trajectory hold; None if its training has not begun.
+
+    Raises:
+        RunError: if a line before the last of a part's journal is damaged.
+    """
+    first, *others = [read_part(part) for part in parts_of(folder)]
+    for other in others:
+        if first is None or other is None:
+            return None
+        first.files = {key: facts for key, facts in first.files.items() if key in other.files}
+        first.complete = first.complete and other.complete
+    return first
+
+
+def read_part(folder: Path) -> Manifest | None:
+    """The manifest in the folder of a trajectory, or of one rank's part of it.
 
     Raises:
         RunError: if a line before the last is damaged.

@@ -18,14 +18,19 @@ from engine.contract.errors import DiskFullError, ExitCode, MagicError
 from engine.contract.read_config import forced_config
 from engine.contract.states import Ending
 from engine.worker.orphan import die_with_supervisor
+from engine.worker.ranks import is_rank, ranks_here, run_ranks
 from engine.worker.stop import Stop, handle_signals
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Do the job of the command line and print its outcome; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(given)
     _set_up_libraries()
     die_with_supervisor()
+    ranks = 1 if is_rank() else _ranks(options)
+    if ranks > 1:
+        return run_ranks(ranks, given)
     stop = Stop()
     handle_signals(stop)
     try:
@@ -44,6 +49,25 @@ def main(arguments: list[str] | None = None) -> int:
         outcome = _failure(f"unexpected {type(error).__name__}: {error}", ExitCode.RUN_FAILED)
     print(json.dumps(outcome), flush=True)
     return int(outcome.get("exit_code", ExitCode.OK))
+
+
+def _ranks(options: argparse.Namespace) -> int:
+    """How many ranks of this machine a job takes; mistakes in it are for the job to tell."""
+    with contextlib.suppress(MagicError):
+        config = None
+        if options.job in ("run", "plan"):
+            config = forced_config(options.config, options.force)
+        elif options.job in ("attribute", "resume"):
+            from engine.records.run_folder import RunFolder
+
+            config = RunFolder(options.run).config()
+        elif options.job == "job":
+            from engine.records.jobs import AttemptFolder
+
+            config = AttemptFolder(options.attempt).job.run.config()
+        if config is not None:
+            return ranks_here(config.devices.ranks)
+    return 1
 
 
 def _failure(message: str, code: ExitCode) -> dict[str, Any]:
@@ -130,10 +154,16 @@ def _attempt(options: argparse.Namespace, stop: Stop) -> dict[str, Any]:
     from engine.records.run_folder import RunFolder
     from engine.records.submission import submit_attribution, submit_run
     from engine.worker.alone import alone, unfinished
+    from engine.worker.device import set_up_device
+    from engine.worker.mesh import join
     from engine.worker.run import work
 
     if options.job == "job":
         return work(AttemptFolder(options.attempt), stop)
+    ranks = join(set_up_device())
+    if ranks.index != 0:
+        # The first rank makes the attempt; the others take part in it.
+        return work(AttemptFolder(Path(ranks.everyone("")[0])), stop)
     if options.job == "run":
         config = forced_config(options.config, options.force)
         return alone(submit_run(options.runs, options.id, config), stop)

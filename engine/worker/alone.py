@@ -7,6 +7,8 @@ from engine.contract.errors import DiskFullError, ExitCode, MagicError, UsageErr
 from engine.contract.states import Ending, RunState, Wish
 from engine.records.jobs import JobFolder, jobs_of
 from engine.records.run_folder import RunFolder
+from engine.worker.device import set_up_device
+from engine.worker.mesh import join
 from engine.worker.run import work
 from engine.worker.stop import Stop
 
@@ -14,6 +16,7 @@ from engine.worker.stop import Stop
 def alone(job: JobFolder, stop: Stop) -> dict[str, Any]:
     """Make one attempt at a job and record how it ended; returns its facts."""
     attempt, lock = job.new_attempt()
+    join(set_up_device()).everyone(str(attempt.path))
     ending, facts, message, code = Ending.FAILED, None, None, int(ExitCode.RUN_FAILED)
     try:
         facts = work(attempt, stop)

@@ -29,10 +29,18 @@ def attribute(asking: Asking, job: Job, report: Reporter, stop: Stop, save_secon
         RunError: if the trajectory is damaged or the disk is full.
         StoppedError: if it is asked to stop, after saving.
     """
-    if read_completion(asking.staging) is None:
-        if not _is_measured(asking):
+    ranks = job.trainer.ranks
+    if ranks.everyone(read_completion(asking.staging))[0] is None:
+        if not ranks.everyone(_is_measured(asking))[0]:
             _measure(asking, job, report)
         Replaying(asking, job, report, stop, save_seconds).run()
+    ranks.wait()
+    if ranks.index == 0:
+        _publish(asking, report)
+    ranks.wait()
+
+
+def _publish(asking: Asking, report: Reporter) -> None:
     facts = read_completion(asking.staging) or {}
     remove_saves(asking.staging)
     forget_asked(asking.staging)
@@ -64,4 +72,5 @@ def _measure(asking: Asking, job: Job, report: Reporter) -> None:
         raise DivergedError("query's loss", reader.schedule.steps)
     for query, losses in enumerate(zip(before, after, strict=True)):
         report(Event.MEASURED, query=query, loss_before=losses[0], loss_after=losses[1])
-    write_queries(asking.staging / "queries.parquet", query_table(queries, before, after))
+    if job.trainer.ranks.index == 0:
+        write_queries(asking.staging / "queries.parquet", query_table(queries, before, after))

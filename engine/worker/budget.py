@@ -1,6 +1,7 @@
 """How many queries share one replay: as many as the memory allows."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -35,9 +36,10 @@ def budget_of(job: Job, queries: int, granularity: Granularity) -> Budget:
     # A cotangent, the direction it gives, the product that is added to it, the scores so far.
     per_query = params + optimizer + 2 * params + weights * job.trainer.dtype.itemsize
     fixed = 3 * params + graph_bytes(job)
-    given = job.config.attribution.memory_budget_gb
+    given, ranks = job.config.attribution.memory_budget_gb, job.trainer.ranks
     allowed = given * 1e9 if given else MEMORY_SHARE * free_memory(job.device)
-    fit = max(1, int((allowed - fixed) // per_query))
+    # Every group of ranks replays as many as the rank with the least room can hold.
+    fit = ranks.groups * min(ranks.everyone(max(1, int((allowed - fixed) // per_query))))
     per_pass = min(fit, queries)
     passes = -(-queries // per_pass)
     per_pass = -(-queries // passes)
@@ -55,17 +57,19 @@ def graph_bytes(job: Job) -> int:
         range(len(job.order)),
         key=lambda step: len(job.order[step]) * lengths[job.order[step]].max(),
     )
-    batch = job.stream("token").batch(widest, job.trainer.dtype)
-    part = next(batch.split(job.trainer.step.micro_batch_size))
+    batch, ranks = job.stream("token").batch(widest, job.trainer.dtype), job.trainer.ranks.group
+    part = next(ranks.own_rows(batch).split(job.trainer.step.micro_batch_size))
     seen: dict[int, int] = {}
 
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    def note(tensor: torch.Tensor) -> Any:
+        kept = ranks.keep(tensor)
+        if kept is tensor:
+            storage = tensor.untyped_storage()
+            seen[storage.data_ptr()] = storage.nbytes()
+        return kept
 
     params = job.start.params
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(note, ranks.restore):
         FirstOrder(job.trainer.loss, params, part)
     own = {p.untyped_storage().data_ptr() for p in params.values()}
     loss = job.model.loss

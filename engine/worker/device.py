@@ -5,9 +5,11 @@ import sys
 
 import torch
 
+from engine.worker.ranks import local_rank
+
 
 def set_up_device() -> torch.device:
-    """This machine's device: the first GPU if there is one, otherwise the CPU.
+    """This rank's device: a GPU if there is one, otherwise the CPU.
 
     TF32 and nondeterministic kernels are off.
     """
@@ -17,7 +19,11 @@ def set_up_device() -> torch.device:
     torch.backends.cudnn.allow_tf32 = False
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", local_rank() % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
 
 
 def arithmetic(device: torch.device) -> dict[str, str | int]:

@@ -1,5 +1,6 @@
 """A run config made ready to compute: its model, rows, stream and trainer, all checked."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,14 +16,17 @@ from engine.data.rows import Rows, one_document_a_row, packed
 from engine.data.sources import Documents, read_documents
 from engine.data.tokens import TokenizedDocument, tokenize
 from engine.magic.optimizers import LearningRateSpec, OptimizerSpec, build_optimizer
+from engine.magic.ranks import ALONE, Ranks
 from engine.magic.state import TrainState
 from engine.models.causal_lm_loss import IGNORED
 from engine.models.load import LoadedModel, load_causal_lm
 from engine.planning import Training
 from engine.records.run_folder import RunFolder
 from engine.records.tables import RowTable, write_documents, write_rows
+from engine.sharding.mesh import Mesh
 from engine.stream import DataStream
 from engine.trainer import Trainer
+from engine.worker.mesh import check_same, divided
 
 
 class RowDataset:
@@ -92,7 +96,7 @@ class Job:
         return self.config.training.optimizer.learning_rate * self.rate.factor(step)
 
 
-def new_job(config: RunConfig, device: torch.device) -> tuple[Job, Documents]:
+def new_job(config: RunConfig, device: torch.device, ranks: Ranks = ALONE) -> tuple[Job, Documents]:
     """Read, tokenise and load all that a config names, and check it.
 
     Raises:
@@ -100,7 +104,7 @@ def new_job(config: RunConfig, device: torch.device) -> tuple[Job, Documents]:
     """
     _check_dtype(config)
     documents = read_documents(config.data, "data")
-    model = load_model(config, device)
+    model = load_model(config, _loaded_to(device, ranks))
     length = config.data.sequence_length
     tokenizer = model.tokenizer
     tokenized = tokenize(documents, tokenizer, None if config.data.packing else length, "data")
@@ -110,10 +114,10 @@ def new_job(config: RunConfig, device: torch.device) -> tuple[Job, Documents]:
         rows = packed(tokenized, length, tokenizer.eos_token_id, pad)
     else:
         rows = one_document_a_row(tokenized, pad)
-    return _job(config, model, rows, len(documents), device), documents
+    return _job(config, model, rows, len(documents), device, ranks), documents
 
 
-def stored_job(folder: RunFolder, device: torch.device) -> Job:
+def stored_job(folder: RunFolder, device: torch.device, ranks: Ranks = ALONE) -> Job:
     """The job of an existing run: its stored rows, its config and its model.
 
     Raises:
@@ -127,7 +131,8 @@ def stored_job(folder: RunFolder, device: torch.device) -> Job:
         table.input_ids(), document_ids, table.targets(), (document_ids >= 0).sum(1).astype("int32")
     )
     documents = int(document_ids.max()) + 1
-    job = _job(config, load_model(config, device), rows, documents, device)
+    model = load_model(config, _loaded_to(device, ranks))
+    job = _job(config, model, rows, documents, device, ranks)
     steps = step_table(job.order, len(rows), config.training.epochs)
     if not np.array_equal(steps, table.steps()):
         raise RunError(
@@ -200,8 +205,18 @@ def load_model(config: RunConfig, device: torch.device) -> LoadedModel:
     return model
 
 
+def _loaded_to(device: torch.device, ranks: Ranks) -> torch.device:
+    """A model that is divided may be too large for any one of the devices."""
+    return device if ranks.count == 1 else torch.device("cpu")
+
+
 def _job(
-    config: RunConfig, model: LoadedModel, rows: Rows, documents: int, device: torch.device
+    config: RunConfig,
+    model: LoadedModel,
+    rows: Rows,
+    documents: int,
+    device: torch.device,
+    ranks: Ranks,
 ) -> Job:
     training = config.training
     order = batch_order(
@@ -212,11 +227,39 @@ def _job(
         shuffle=training.shuffle,
     )
     rate = LearningRateSpec(steps=len(order), **training.schedule.model_dump())
-    trainer = new_trainer(config, model, rate)
+    mesh = None
+    if ranks.count > 1:
+        check_same(ranks, _digests(config, model, rows, order))
+        mesh = divided(ranks, config.devices, model.loss, device)
+        if mesh.group.count == 1:
+            model.loss.to(device)
+    trainer = new_trainer(config, model, rate, mesh)
     return Job(config, model, rows, documents, order, trainer, rate, device)
 
 
-def new_trainer(config: RunConfig, model: LoadedModel, rate: LearningRateSpec) -> Trainer:
+def _digests(config: RunConfig, model: LoadedModel, rows: Rows, order: list[Any]) -> dict[str, str]:
+    """What ranks have to have in common, by name."""
+    weights, data, steps = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
+    for name, parameter in model.loss.named_parameters():
+        weights.update(name.encode())
+        # A sum in float64 differs if any weight does, but for a conspiracy of several.
+        weights.update(parameter.detach().double().sum().cpu().numpy().tobytes())
+    for array in (rows.input_ids, rows.document_ids, rows.targets):
+        data.update(array.tobytes())
+    for chosen in order:
+        steps.update(chosen.tobytes())
+    return {
+        "the config": config.digest()[:12],
+        "the training data": data.hexdigest()[:12],
+        "the model's weights": weights.hexdigest()[:12],
+        "the order of the data": steps.hexdigest()[:12],
+        "torch's version": torch.__version__,
+    }
+
+
+def new_trainer(
+    config: RunConfig, model: LoadedModel, rate: LearningRateSpec, mesh: Mesh | None = None
+) -> Trainer:
     """The trainer that a config describes."""
     training = config.training
     optimizer = OptimizerSpec(**training.optimizer.model_dump())
@@ -227,5 +270,6 @@ def new_trainer(config: RunConfig, model: LoadedModel, rate: LearningRateSpec) -
         max_grad_norm=training.max_grad_norm,
         elementwise=True,
         dropout_seed=config.seed if model.dropout else None,
+        mesh=mesh,
     )
     return trainer

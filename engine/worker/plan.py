@@ -8,6 +8,7 @@ from engine.contract.config import RunConfig
 from engine.worker.budget import budget_of
 from engine.worker.device import set_up_device
 from engine.worker.job import new_job, warnings_of
+from engine.worker.mesh import join
 from engine.worker.queries import read_queries
 
 
@@ -16,7 +17,8 @@ def plan(config: RunConfig, runs: Path) -> dict[str, Any]:
 
     Times are seconds, sizes bytes. Nothing is written.
     """
-    job, documents = new_job(config, set_up_device())
+    device = set_up_device()
+    job, documents = new_job(config, device, join(device))
     granularity = config.attribution.granularity
     queries = None if config.queries is None else read_queries(config.queries, job)
     folder = _existing(runs)

@@ -12,6 +12,7 @@ from engine.checkpoints.tensor_files import DamagedFileError
 from engine.contract.config import Granularity
 from engine.contract.errors import StoppedError
 from engine.contract.events import Event, Phase
+from engine.records.manifest import part_folder
 from engine.records.score_store import ScoreShape, ScoreWriter
 from engine.worker.asking import Asking
 from engine.worker.budget import budget_of
@@ -34,7 +35,10 @@ class Replaying:
         self.job = job
         self.report = report
         self.stop = stop
-        self.saves = ReplaySaves(asking.staging, save_seconds)
+        self.ranks = job.trainer.ranks
+        folder = part_folder(asking.staging, self.ranks.index, self.ranks.count)
+        folder.mkdir(exist_ok=True)
+        self.saves = ReplaySaves(folder, save_seconds)
         self.stream = job.stream(asking.granularity)
         self.measurements = measurement_batches(asking.queries, job)
         self.sums = _document_sums(job, asking.granularity)
@@ -45,10 +49,12 @@ class Replaying:
             self._run()
 
     def _run(self) -> None:
-        saved, written = self._saved(), self.saves.written()
-        writer = ScoreWriter(self.asking.staging, self._shape(), resume=bool(written))
+        saved = self._agreed(self._saved())
+        # The first rank keeps the books.
+        written, before = self.ranks.everyone((self.saves.written(), self.saves.passes()))[0]
+        writer = self._writer(bool(written))
         passes, reason = self._passes(saved, written)
-        steps, before = len(self.stream), self.saves.passes()
+        steps = len(self.stream)
         total = (before + len(passes)) * steps
         self.report.phase(Phase.REPLAY, total, self.asking.identifier)
         if saved is not None or written:
@@ -66,7 +72,24 @@ class Replaying:
             # Taken and not kept in a name: the next pass needs the memory.
             self._pass(writer, chosen, saved.state if saved else None)
             saved = None
-        self._complete(writer)
+        self.ranks.wait()
+        if self.ranks.index == 0:
+            self._complete(writer)
+
+    def _writer(self, resume: bool) -> ScoreWriter | None:
+        """Where the first rank of a group writes scores, once the very first made the store."""
+        shape, first = self._shape(), self.ranks.index == 0
+        writer = ScoreWriter(self.asking.staging, shape, resume=resume) if first else None
+        self.ranks.wait()
+        if not first and self.ranks.group.index == 0:
+            writer = ScoreWriter(self.asking.staging, shape, resume=True)
+        self.ranks.wait()
+        return writer
+
+    def _agreed(self, saved: Saved | None) -> Saved | None:
+        """What was saved, if all ranks have saved the same step of the same pass."""
+        steps = self.ranks.everyone(None if saved is None else saved.state.step)
+        return saved if all(step == steps[0] for step in steps) else None
 
     def _saved(self) -> Saved | None:
         """The pass that was under way; None, after a warning, if what was saved is damaged."""
@@ -84,7 +107,8 @@ class Replaying:
 
     def _passes(self, saved: Saved | None, written: set[int]) -> tuple[list[list[int]], str]:
         """The queries of every pass to come, and why so many at a time."""
-        begun = [] if saved is None else saved.queries
+        groups = self.ranks.everyone([] if saved is None else saved.queries)
+        begun = sorted({query for queries in groups for query in queries})
         done = {*written, *begun}
         left = [query for query in range(len(self.measurements)) if query not in done]
         first, reason = [begun] if begun else [], "as many as before the interruption"
@@ -95,29 +119,43 @@ class Replaying:
         rest = [left[start : start + size] for start in range(0, len(left), size)]
         return first + rest, budget.reason
 
-    def _pass(self, writer: ScoreWriter, chosen: list[int], begun: ReplayState | None) -> None:
+    def _pass(
+        self, writer: ScoreWriter | None, chosen: list[int], begun: ReplayState | None
+    ) -> None:
         trainer = self.job.trainer
         reader = trainer.open(self.asking.folder.trajectory)
-        asked = [self.measurements[query] for query in chosen]
+        own = chosen[self.ranks.group_index :: self.ranks.groups]
+        asked = [self.measurements[query] for query in own]
         state = begun or trainer.begin_replay(reader, self.stream, asked)
 
         def after_step(state: ReplayState) -> None:
             # The last step is followed by the scores themselves.
-            if state.step > 0 and (self.stop() or self.saves.is_due()):
-                size = self.saves.save(Saved(chosen, state, self.report.reproduced))
+            if state.step == 0:
+                return
+            stop, due = self._wishes()
+            if stop or due:
+                size = self.saves.save(Saved(own, state, self.report.reproduced))
                 self.report(Event.CHECKPOINT, kind="replay", step=state.step, bytes=size)
-                if self.stop():
+                if stop:
                     raise StoppedError(f"stopped at step {state.step}")
 
         with self.stop.between_steps():
             trainer.replay(reader, self.stream, state, observer=self.report, after_step=after_step)
-        for place, query in enumerate(chosen):
-            weights = state.scores[place].double().numpy()
-            writer.write(query, weights, self.sums(weights), state.steps[place].numpy())
-        writer.sync()
+        if writer is not None:
+            for place, query in enumerate(own):
+                weights = state.scores[place].double().numpy()
+                writer.write(query, weights, self.sums(weights), state.steps[place].numpy())
+            writer.sync()
+        self.ranks.wait()
         self.saves.mark_written(chosen, self.report.reproduced)
 
-    def _complete(self, writer: ScoreWriter) -> None:
+    def _wishes(self) -> tuple[bool, bool]:
+        """Whether any rank is to stop, and whether it is time for all to save."""
+        wishes = self.ranks.everyone((self.stop(), self.saves.is_due()))
+        return any(stop for stop, _ in wishes), any(due for _, due in wishes)
+
+    def _complete(self, writer: ScoreWriter | None) -> None:
+        assert writer is not None
         facts: dict[str, Any] = {
             "created": time.time(),
             "reduction": self.asking.queries.reduction,

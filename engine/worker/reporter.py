@@ -11,8 +11,8 @@ from engine.worker.job import Job
 class Reporter:
     """Adds what the numerics do not know (learning rate, memory) and writes events."""
 
-    def __init__(self, journal: JournalWriter) -> None:
-        """Write to ``journal``."""
+    def __init__(self, journal: JournalWriter | None) -> None:
+        """Write to ``journal``; only the first of several ranks has one."""
         self.journal = journal
         self.job: Job | None = None
         self.reproduced: bool | None = None
@@ -25,9 +25,16 @@ class Reporter:
                 facts["learning_rate"] = self.job.learning_rate(facts["step"])
         if event == Event.REPRODUCED:
             self.reproduced = bool(facts["exact"])
-        self.journal.append(str(event), **facts)
+        if self.journal is not None:
+            self.journal.append(str(event), **facts)
 
     def phase(self, phase: Phase, total: int, attribution: str | None = None) -> None:
         """Say that a phase begins."""
         self(Event.PHASE, phase=str(phase), total=total, attribution=attribution)
-        self.journal.sync()
+        if self.journal is not None:
+            self.journal.sync()
+
+    def close(self) -> None:
+        """Let go of the journal."""
+        if self.journal is not None:
+            self.journal.close()

@@ -18,6 +18,8 @@ from engine.contract.config import RunConfig
 from engine.contract.errors import DiskFullError, RunError, UsageError
 from engine.contract.events import Event, Phase
 from engine.contract.request import Request
+from engine.data.sources import Documents
+from engine.magic.ranks import Ranks
 from engine.magic.schedule import ScheduleKind, make_schedule
 from engine.records.atomic import sync_tree
 from engine.records.jobs import AttemptFolder
@@ -30,6 +32,7 @@ from engine.worker.attribution import attribute
 from engine.worker.budget import budget_of
 from engine.worker.device import arithmetic, set_up_device
 from engine.worker.job import Job, new_job, stored_job, warnings_of, write_job
+from engine.worker.mesh import join
 from engine.worker.queries import Queries, read_queries
 from engine.worker.reporter import Reporter
 from engine.worker.scope import reported
@@ -47,8 +50,10 @@ def work(attempt: AttemptFolder, stop: Stop) -> dict[str, Any]:
         StoppedError: if it was asked to stop, once it has saved.
     """
     folder, request = attempt.job.run, attempt.job.request()
-    with folder.lock(PATIENCE_SECONDS):
-        report, damage = _reporter(folder)
+    device = set_up_device()
+    ranks = join(device)
+    with folder.lock(PATIENCE_SECONDS) if ranks.index == 0 else contextlib.nullcontext():
+        report, damage = _reporter(folder) if ranks.index == 0 else (Reporter(None), None)
         with reported(report, request.work):
             config = folder.config()
             report(
@@ -61,8 +66,9 @@ def work(attempt: AttemptFolder, stop: Stop) -> dict[str, Any]:
             )
             if damage is not None:
                 report(Event.WARNING, message=damage)
-            attempt.begin()
-            run = _Run(folder, request, report, stop)
+            if ranks.index == 0:
+                attempt.begin()
+            run = _Run(folder, request, report, stop, device, ranks)
             job = run.prepared(config) if request.work == "run" else run.stored()
             report.job = job
             run.train_and_attribute(job)
@@ -94,7 +100,17 @@ def _save_seconds() -> float:
 class _Run:
     """A job's work on one run folder."""
 
-    def __init__(self, folder: RunFolder, request: Request, report: Reporter, stop: Stop) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        request: Request,
+        report: Reporter,
+        stop: Stop,
+        device: torch.device,
+        ranks: Ranks,
+    ) -> None:
+        self.device = device
+        self.ranks = ranks
         self.folder = folder
         self.request = request
         self.report = report
@@ -103,24 +119,34 @@ class _Run:
 
     def prepared(self, config: RunConfig) -> Job:
         """The job, its data checked, stored and planned, by this attempt or one before."""
-        if self.folder.prepared_file.exists():
+        if self.ranks.everyone(self.folder.prepared_file.exists())[0]:
             return self.stored()
         self.report.phase(Phase.PREPARE, 1)
-        for unfinished in (self.folder.rows_store, self.folder.attributions):
-            shutil.rmtree(unfinished, ignore_errors=True)
-        job, documents = new_job(config, set_up_device())
+        if self.ranks.index == 0:
+            for unfinished in (self.folder.rows_store, self.folder.attributions):
+                shutil.rmtree(unfinished, ignore_errors=True)
+        job, documents = new_job(config, self.device, self.ranks)
         self.report.job = job
         queries = None if config.queries is None else read_queries(config.queries, job)
-        plan, reason = _plan(job, queries, self.folder.path)
+        plan, reason = self.ranks.everyone(_plan(job, queries, self.folder.path))[0]
+        if plan.why_not is not None:
+            kind = DiskFullError if plan.lacks_disk else UsageError
+            raise kind(f"trajectory.schedule: {plan.schedule.kind} {plan.why_not}")
+        if self.ranks.index == 0:
+            self._write(job, documents, queries)
+            kept = [*plan.schedule.checkpoints, plan.schedule.steps]
+            self.report(Event.PLANNED, schedule=plan.schedule.kind, reason=reason, checkpoints=kept)
+            facts = {"schedule": plan.schedule.kind, **arithmetic(job.device)}
+            self.folder.write_prepared(facts)
+        self.ranks.wait()
+        return job
+
+    def _write(self, job: Job, documents: Documents, queries: Queries | None) -> None:
+        """What every later attempt takes up again."""
         write_job(self.folder, job, documents)
         if queries is not None:
             store_asked(self.folder, self.request, queries)
         sync_tree(self.folder.path)
-        kept = [*plan.schedule.checkpoints, plan.schedule.steps]
-        self.report(Event.PLANNED, schedule=plan.schedule.kind, reason=reason, checkpoints=kept)
-        facts = {"schedule": plan.schedule.kind, **arithmetic(job.device)}
-        self.folder.write_prepared(facts)
-        return job
 
     def stored(self) -> Job:
         """The job of a run that is prepared, computing as it did before.
@@ -129,10 +155,9 @@ class _Run:
             RunError: if it was prepared on another kind of device.
         """
         facts = self.folder.prepared()
-        device = set_up_device()
         # The number of threads decides in which order sums are taken.
         torch.set_num_threads(facts["threads"])
-        now = arithmetic(device)
+        now = arithmetic(self.device)
         if now["device"] != facts["device"]:
             raise RunError(
                 f"run {self.folder.id} began on {facts['device']}, but here it would go on on "
@@ -145,7 +170,7 @@ class _Run:
                 message=f"this machine computes otherwise than when the run began "
                 f"({'; '.join(changed)}): scores may differ in rounding",
             )
-        return stored_job(self.folder, device)
+        return stored_job(self.folder, self.device, self.ranks)
 
     def train_and_attribute(self, job: Job) -> None:
         """Bring the trajectory to its end, and ask it; damaged files of it are made again."""
@@ -168,7 +193,7 @@ class _Run:
     def _train(self, job: Job) -> None:
         kind: ScheduleKind = self.folder.prepared()["schedule"]
         stream = job.stream(job.config.attribution.granularity)
-        if not self.folder.has_trajectory():
+        if not self.ranks.everyone(self.folder.has_trajectory())[0]:
             self.report.phase(Phase.TRAIN, len(stream))
         with self.stop.between_steps():
             job.trainer.train(
@@ -182,7 +207,12 @@ class _Run:
 
     def _attribute(self, job: Job) -> Key | None:
         """Ask the trajectory; returns which file of it is damaged, if one is."""
+        # The first rank stores what is asked, the others read it there.
+        if self.ranks.index != 0:
+            self.ranks.wait()
         asking = asking_of(self.folder, self.request, job)
+        if self.ranks.index == 0:
+            self.ranks.wait()
         try:
             attribute(asking, job, self.report, self.stop, self.control.save_seconds)
         except DamagedStepError as error:
@@ -191,7 +221,8 @@ class _Run:
 
     def _is_attributed(self) -> bool:
         assert self.request.attribution is not None
-        return (self.folder.attributions / self.request.attribution).is_dir()
+        done = (self.folder.attributions / self.request.attribution).is_dir()
+        return self.ranks.everyone(done)[0]
 
     def _mend(self, job: Job, damaged: Key) -> None:
         """Make a damaged file of the trajectory again from what came before it."""
@@ -201,7 +232,9 @@ class _Run:
             message=f"the {kind} of step {step} on disk is damaged; it is made again from what "
             "came before it",
         )
-        forget(self.folder.trajectory, damaged)
+        if self.ranks.index == 0:
+            forget(self.folder.trajectory, damaged)
+        self.ranks.wait()
         self._train(job)
 
 
@@ -210,8 +243,4 @@ def _plan(job: Job, queries: Queries | None, folder: Path) -> tuple[Estimate, st
     count = 1 if queries is None else queries.measurements
     budget = budget_of(job, count, job.config.attribution.granularity)
     schedule = job.config.trajectory.schedule
-    plan, reason = job.training.plan(folder, schedule, count, budget.passes)
-    if plan.why_not is not None:
-        kind = DiskFullError if plan.lacks_disk else UsageError
-        raise kind(f"trajectory.schedule: {plan.schedule.kind} {plan.why_not}")
-    return plan, reason
+    return job.training.plan(folder, schedule, count, budget.passes)

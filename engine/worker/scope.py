@@ -42,7 +42,7 @@ def reported(report: Reporter, work: str) -> Iterator[None]:
         report(Event.FINISHED, work=work)
     finally:
         with contextlib.suppress(OSError):
-            report.journal.close()
+            report.close()
 
 
 def _tell(report: Reporter, event: Event, **facts: Any) -> None:
@@ -64,6 +64,11 @@ def explained() -> Iterator[None]:
         raise RunError(
             "out of device memory; set training.micro_batch_size or "
             "attribution.memory_budget_gb lower"
+        ) from error
+    except torch.distributed.DistError as error:
+        raise RunError(
+            "another rank ended or did not answer in time; its log says why (a collective's "
+            "time-out is MAGIC_COLLECTIVE_SECONDS)"
         ) from error
     except MemoryError as error:
         raise RunError(

@@ -22,7 +22,9 @@ from engine.records.jobs import AttemptFolder, JobFolder
 from engine.records.naming import new_run_id
 
 PATIENCE_SECONDS = 15.0
-CONFIG = RunConfig.model_validate({"name": "mine", "model": {"path": "m"}, "data": {"path": "d"}})
+CONFIG = RunConfig.model_validate(
+    {"name": "mine", "model": {"path": "m"}, "data": {"path": "d"}, "devices": {"ranks": 1}}
+)
 NO_FLOOR = Settings(disk_floor=0)
 
 

@@ -286,6 +286,18 @@ def test_what_visible_devices_means() -> None:
             visible_devices(gpus, {ask: wrong}, {})
 
 
+def test_several_leases_are_taken_all_or_none(tmp_path: Path) -> None:
+    leases, gpus = Leases(tmp_path), [Device(f"GPU-{n}", "x") for n in range(3)]
+    one = leases.allot(Path("/runs/a"), gpus, 1)
+    assert isinstance(one, Allotted) and one.devices == ["GPU-0"]
+    assert isinstance(leases.allot(Path("/runs/b"), gpus), Refused)
+    two = leases.allot(Path("/runs/b"), gpus, 2)
+    assert isinstance(two, Allotted) and two.devices == ["GPU-1", "GPU-2"]
+    assert isinstance(leases.allot(Path("/runs/c"), gpus, 1), Refused)
+    many = leases.allot(Path("/runs/c"), gpus, 4)
+    assert isinstance(many, Refused) and "asks for 4 GPUs and there are 3" in many.reason
+
+
 def test_a_lease_has_one_holder_at_a_time(tmp_path: Path) -> None:
     leases, gpu = Leases(tmp_path), [Device("GPU/../x", "odd")]
     first = leases.allot(Path("/runs/a"), gpu)

@@ -65,11 +65,12 @@ def some_state(stage: OptimizerStage) -> tuple[Params, list[Any]]:
 
 
 def float_leaves(stage: OptimizerStage, state: list[Any]) -> list[Tensor]:
-    return [leaf for leaf in stage.state_tensors(state) if leaf.is_floating_point()]
+    return [leaf for leaf in stage.state_tensors(state).values() if leaf.is_floating_point()]
 
 
 def in_order(tensors: list[Tensor]) -> Params:
-    return dict(zip(SHAPES, tensors, strict=True))
+    named = zip(SHAPES.items(), tensors, strict=True)
+    return {name: tensor.view(shape) for (name, shape), tensor in named}
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["closed form", "through autograd"])

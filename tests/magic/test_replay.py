@@ -8,6 +8,8 @@ from typing import Any, get_args
 import pytest
 import torch
 
+from engine.magic.optimizer_stage import global_norm
+from engine.magic.ranks import ALONE
 from engine.magic.replay import Replay
 from engine.magic.schedule import Schedule, ScheduleKind, make_schedule
 from engine.magic.state import Batch, Cotangent, Params, TrainState
@@ -39,7 +41,7 @@ class Counting:
         self.grads, self.most_grads = Alive(), 0
         self.gradients: Counter[int] = Counter()
         self.pulled: list[int] = []
-        self.stage = self
+        self.stage, self.ranks = self, ALONE
 
     def load_state(self, step: int) -> TrainState:
         assert step in self.schedule.checkpoints or step == self.schedule.steps
@@ -68,8 +70,11 @@ class Counting:
         self.pulled.append(state.step)
         return torch.full((len(cotangents), 1), float(state.step))
 
-    def state_tensors(self, optimizer: list[Any]) -> list[torch.Tensor]:
-        return []
+    def state_tensors(self, optimizer: list[Any]) -> Params:
+        return {}
+
+    def norm(self, tensors: Params) -> torch.Tensor:
+        return global_norm(tensors)
 
     def _look(self) -> None:
         self.most_states = max(self.most_states, self.states.now)

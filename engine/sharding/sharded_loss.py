@@ -1,0 +1,84 @@
+"""A module's loss with its parameters divided among ranks and gathered as they are used."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.magic.shards import Shard
+from engine.magic.state import Params
+from engine.models.module_loss import ModuleLoss
+from engine.sharding.mesh import ShardRanks
+
+
+class ShardedLoss(ModuleLoss):
+    """The loss of :class:`ModuleLoss` as a function of this rank's shards of the parameters.
+
+    Every access of the module's code to one of its parameters gathers it, frozen ones too; the
+    gradients that come back are summed over the ranks. The module itself is left with empty
+    parameters: what it held is in the shards.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        ranks: ShardRanks,
+        device: torch.device | str = "cpu",
+        dropout_seed: int | None = None,
+    ) -> None:
+        """Divide ``module`` among ``ranks``; its buffers and shards go to ``device``."""
+        super().__init__(module, dropout_seed)
+        self._ranks = ranks
+        self._shards: dict[str, Shard] = {}
+        self._start: Params = {}
+        self._trained: set[str] = set()
+        self._divide(torch.device(device))
+        self._now = self._start
+
+    def parameters(self) -> Params:
+        """This rank's shards of the trainable parameters of θ_0, a vector each."""
+        return {name: shard.clone() for name, shard in self._start.items() if name in self._trained}
+
+    def shards(self) -> dict[str, Shard]:
+        """Which part of every trainable parameter this rank holds."""
+        return {name: shard for name, shard in self._shards.items() if name in self._trained}
+
+    def _run(self, params: Params, arguments: dict[str, Any]) -> Any:
+        self._ranks.gathered.forget()
+        self._now = {**self._start, **params}
+        return self.module(**arguments)
+
+    def _divide(self, device: torch.device) -> None:
+        names = {id(p): name for name, p in self.module.named_parameters()}
+        # Places first: a tied parameter has several, and all are needed before it is let go.
+        places = [
+            (module, attribute, parameter)
+            for module in self.module.modules()
+            for attribute, parameter in module._parameters.items()
+            if parameter is not None
+        ]
+        for module, attribute, parameter in places:
+            name = names[id(parameter)]
+            if name not in self._shards:
+                shard = Shard(parameter.shape, self._ranks.index, self._ranks.count)
+                self._shards[name] = shard
+                self._start[name] = shard.of(parameter.detach()).to(device)
+                if parameter.requires_grad:
+                    self._trained.add(name)
+            _shadow(module, attribute, parameter, partial(self._whole, name))
+        self.module.to(device)
+
+    def _whole(self, name: str) -> Tensor:
+        return self._ranks.gathered.whole(self._now[name], self._shards[name])
+
+
+def _shadow(
+    module: nn.Module, attribute: str, parameter: Tensor, whole: Callable[[], Tensor]
+) -> None:
+    """Make reading an attribute gather it; what says the module's device and type stays."""
+    kind = type(module)
+    module.__class__ = type(kind.__name__, (kind,), {attribute: property(lambda self: whole())})
+    empty = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
+    module._parameters[attribute] = nn.Parameter(empty, requires_grad=False)

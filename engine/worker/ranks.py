@@ -1,0 +1,154 @@
+"""Several ranks of this machine, started by one process that stands for all of them.
+
+To whoever started it, that process is the job: it passes signals on to every rank, prints the
+outcome of the first, and ends with the exit status of it. A rank that fails ends the others,
+which would wait for it, and its outcome is the one that counts. Under torchrun, which starts
+ranks itself on one or more machines, nothing of this is used.
+
+Only the standard library is imported: the ranks load torch, not this process.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+RANK, WORLD_SIZE, LOCAL_RANK = "RANK", "WORLD_SIZE", "LOCAL_RANK"
+MEETING = "MAGIC_MEETING"
+"""A file through which the ranks of one machine find each other."""
+PIPE_VARIABLE = "MAGIC_SUPERVISOR_PIPE"
+_GRACE_SECONDS = 3.0
+"""How long the others may take to say what they have to say when one has failed."""
+_SAVE_SECONDS = 600.0
+"""How long they may take to save when one has saved and stopped."""
+
+
+def is_rank() -> bool:
+    """Whether this process was started as one of several ranks."""
+    return RANK in os.environ and WORLD_SIZE in os.environ
+
+
+def local_rank() -> int:
+    """This rank's number on its machine."""
+    return int(os.environ.get(LOCAL_RANK, "0"))
+
+
+def ranks_here(asked: int | None) -> int:
+    """How many ranks to start on this machine: as many as asked for, or one for every GPU."""
+    if asked is not None:
+        return asked
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return max(1, len([name for name in visible.split(",") if name.strip()]))
+    # Without the driver's list of them, torch need not be asked, which takes seconds.
+    found = Path("/proc/driver/nvidia/gpus")
+    return max(1, len(list(found.iterdir()))) if found.is_dir() else 1
+
+
+def run_ranks(count: int, arguments: list[str]) -> int:
+    """Do a worker's job on ``count`` ranks; prints its outcome and returns its exit status."""
+    with tempfile.TemporaryDirectory(prefix="magic-ranks-") as folder:
+        return _Ranks(count, arguments, Path(folder)).run()
+
+
+class _Ranks:
+    """The processes, and the first of them that failed."""
+
+    def __init__(self, count: int, arguments: list[str], folder: Path) -> None:
+        self._folder = folder
+        self._ended = threading.Condition()
+        self._failed: int | None = None
+        pipe, self._alive = os.pipe()
+        os.set_inheritable(pipe, True)
+        self._processes = [self._start(rank, count, arguments, pipe) for rank in range(count)]
+        os.close(pipe)
+
+    def run(self) -> int:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._pass_on)
+        for rank, process in enumerate(self._processes):
+            threading.Thread(target=self._watch, args=(rank, process), daemon=True).start()
+        with self._ended:
+            while self._failed is None and any(p.returncode is None for p in self._processes):
+                # With a limit, so that signals are taken in between.
+                self._ended.wait(0.2)
+        if self._failed is not None:
+            self._end_others()
+        chosen = self._failed or 0
+        return self._conclude(chosen)
+
+    def _start(
+        self, rank: int, count: int, arguments: list[str], pipe: int
+    ) -> subprocess.Popen[bytes]:
+        environment = {
+            **os.environ,
+            RANK: str(rank),
+            LOCAL_RANK: str(rank),
+            WORLD_SIZE: str(count),
+            MEETING: str(self._folder / "meeting"),
+            PIPE_VARIABLE: str(pipe),
+        }
+        # Nothing of this leaves the machine.
+        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        environment.setdefault("NCCL_SOCKET_IFNAME", "lo")
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else count
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // count)))
+        with open(self._output(rank), "wb") as output:
+            return subprocess.Popen(
+                [sys.executable, "-P", "-m", "engine.worker", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                env=environment,
+                close_fds=False,
+            )
+
+    def _watch(self, rank: int, process: subprocess.Popen[bytes]) -> None:
+        status = process.wait()
+        with self._ended:
+            if status != 0 and self._failed is None:
+                self._failed = rank
+            self._ended.notify_all()
+
+    def _end_others(self) -> None:
+        """They may be waiting for the one that failed, and would do so for minutes."""
+        stopped = self._outcome(self._failed or 0).get("ending") == "stopped"
+        deadline = time.monotonic() + (_SAVE_SECONDS if stopped else _GRACE_SECONDS)
+        for process in self._processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+        for process in self._processes:
+            process.kill()
+            process.wait()
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        for process in self._processes:
+            process.send_signal(number)
+
+    def _output(self, rank: int) -> Path:
+        return self._folder / f"outcome-{rank}"
+
+    def _outcome(self, rank: int) -> dict[str, Any]:
+        """What a rank printed last; nothing if it was killed before."""
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            found = json.loads(self._output(rank).read_text().splitlines()[-1])
+            return found if isinstance(found, dict) else {}
+        return {}
+
+    def _conclude(self, rank: int) -> int:
+        """Print a rank's outcome as this process's own; returns the exit status."""
+        status, outcome = self._processes[rank].returncode, self._outcome(rank)
+        if outcome:
+            print(json.dumps(outcome), flush=True)
+            return max(status, 0) or int(outcome.get("exit_code", 0))
+        why = f"was killed by {signal.Signals(-status).name}" if status < 0 else "ended early"
+        message = f"rank {rank} {why}; its log says more"
+        print(json.dumps({"ok": False, "message": message, "exit_code": 1}), flush=True)
+        return 1

@@ -1,0 +1,135 @@
+"""Scores on several ranks are the scores on one, whatever the mesh, the model and the schedule."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engine import CausalLMLoss, Trainer
+from engine.magic.optimizers import build_optimizer
+from engine.magic.schedule import ScheduleKind
+from engine.sharding.mesh import Mesh
+from tests.exactness.attributing import Problem, make_measurements
+from tests.exactness.cases import document_weights, make_data, make_training
+from tests.exactness.tiny_models import tiny_model
+from tests.sharding.processes import on_ranks
+
+BOUND = 1e-9
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training and how it is done; ``frozen``: what parameters' names must not contain."""
+
+    model: str
+    schedule: ScheduleKind = "all"
+    optimizer: str = "adamw"
+    layout: str = "rows"
+    micro_batch_size: int | None = None
+    frozen: str = ""
+    dtype: torch.dtype = torch.float64
+
+
+CASES = [
+    Case("gpt2 tied", "gradients", micro_batch_size=1),
+    Case("llama untied", "sqrt", "sgd", "packed"),
+    Case("gemma2 soft cap", "log", "adam"),
+    Case("gpt2 two layers", "sqrt", frozen="wte"),
+    Case("phi head bias", frozen="ln_"),
+]
+MESHES = [(1, 1), (2, 2), (3, 3), (4, 2)]
+"""Ranks, and how many of them divide the parameters among themselves."""
+
+
+def problem_of(case: Case) -> Problem:
+    model = tiny_model(case.model, case.dtype)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not case.frozen or case.frozen not in name)
+    data = make_data(case.layout)
+    training = make_training(optimizer=case.optimizer, clip=True)
+    weights = data.token_weights(document_weights(data))
+    return Problem(CausalLMLoss(model), data, training, weights)
+
+
+def trained(case: Case, folder: Path, mesh: Mesh | None) -> tuple[Any, Any, Problem]:
+    problem = problem_of(case)
+    trainer, start = Trainer.initialize(
+        problem.loss,
+        build_optimizer(problem.training.optimizer, problem.training.rate),
+        micro_batch_size=case.micro_batch_size,
+        max_grad_norm=problem.training.max_grad_norm,
+        elementwise=True,
+        mesh=mesh,
+    )
+    return trainer, start, problem
+
+
+def attribute(case: Case, folder: Path, mesh: Mesh | None) -> Any:
+    """Scores, their sums over steps and the measurements, as arrays."""
+    trainer, start, problem = trained(case, folder, mesh)
+    trainer.train(start, problem.stream(), save_dir=folder, schedule=case.schedule)
+    return replayed(case, folder, mesh)
+
+
+def replayed(case: Case, folder: Path, mesh: Mesh | None) -> Any:
+    """The same of a trajectory that is there."""
+    trainer, _, problem = trained(case, folder, mesh)
+    measurements = make_measurements("none", case.dtype)
+    scores = trainer.backward(folder, problem.stream(), measurements, queries_per_pass=2)
+    return scores.weights.numpy(), scores.steps.numpy(), scores.measurements.numpy()
+
+
+def all_cases(shards: int, folder: Path) -> list[Any]:
+    mesh = Mesh(shards)
+    return [attribute(case, folder / str(number), mesh) for number, case in enumerate(CASES)]
+
+
+def agree(found: Any, wanted: Any, bound: float = BOUND) -> None:
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert abs(ours - theirs).max() <= bound * abs(theirs).max()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """The scores on one rank without a mesh."""
+    folder = tmp_path_factory.mktemp("alone")
+    return [attribute(case, folder / str(number), None) for number, case in enumerate(CASES)]
+
+
+@pytest.mark.parametrize(("ranks", "shards"), MESHES)
+def test_every_mesh(ranks: int, shards: int, alone: list[Any], tmp_path: Path) -> None:
+    found = on_ranks(ranks, tmp_path, all_cases, shards, tmp_path)
+    for of_rank in found:
+        for ours, theirs, wanted in zip(of_rank, found[0], alone, strict=True):
+            agree(ours, wanted)
+            assert all((a == b).all() for a, b in zip(ours, theirs, strict=True))
+
+
+def twice(case: Case, folder: Path) -> list[Any]:
+    mesh = Mesh()
+    return [attribute(case, folder / name, mesh) for name in ("first", "second")]
+
+
+def test_the_same_mesh_repeats_its_bits(tmp_path: Path) -> None:
+    case = replace(CASES[0], dtype=torch.float32)
+    for first, second in on_ranks(3, tmp_path, twice, case, tmp_path):
+        assert all((a == b).all() for a, b in zip(first, second, strict=True))
+
+
+def on_mesh(case: Case, folder: Path, shards: int, train: bool) -> Any:
+    mesh = Mesh(shards)
+    return attribute(case, folder, mesh) if train else replayed(case, folder, mesh)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_trajectory_of_some_ranks_replayed_on_others(
+    number: int, alone: list[Any], tmp_path: Path
+) -> None:
+    case, one, three = CASES[number], tmp_path / "one", tmp_path / "three"
+    attribute(case, one, None)
+    agree(on_ranks(2, tmp_path, on_mesh, case, one, 2, False)[0], alone[number])
+    on_ranks(3, tmp_path, on_mesh, case, three, 3, True)
+    agree(on_ranks(2, tmp_path, on_mesh, case, three, 2, False)[1], alone[number])
+    agree(replayed(case, three, None), alone[number])
