@@ -17,26 +17,24 @@ from torch import Tensor, nn
 from torchopt.base import GradientTransformation
 
 from engine.checkpoints.replay_saves import ReplayState
-from engine.checkpoints.trajectory_follower import TrajectoryFollower
 from engine.checkpoints.trajectory_reader import TrajectoryReader
-from engine.checkpoints.trajectory_writer import TrajectoryWriter
 from engine.contract.config import Reduction, ScheduleName
 from engine.contract.errors import RunError
+from engine.keeping import keeper_of, settle_schedule
 from engine.magic.observer import Observer, ignore
 from engine.magic.optimizer_stage import OptimizerStage
 from engine.magic.ranks import ALONE, Ranks
 from engine.magic.replay import DivergedError, Replay
-from engine.magic.schedule import Schedule, ScheduleKind, make_schedule
+from engine.magic.schedule import Schedule
 from engine.magic.state import Cotangent, Params, TrainState
 from engine.magic.train_step import TrainStep
 from engine.measurements import Measurement, measurements_of
 from engine.models.module_loss import ModuleLoss
 from engine.planning import Training
-from engine.records.manifest import part_folder, parts_of, read_manifest
 from engine.sharding.mesh import Mesh
 from engine.sharding.sharded_loss import ShardedLoss
 from engine.stream import DataStream
-from engine.training_loop import Control, Keeper, KeptSteps, Steps, checked
+from engine.training_loop import Control, KeptSteps, Steps, checked
 
 
 @dataclass(frozen=True)
@@ -140,8 +138,9 @@ class Trainer:
                 state, _ = steps.advance(state)
             return checked(state, self.step)
         folder = Path(save_dir)
-        schedule = self._schedule(state, stream, folder, schedule, observer, control.resume)
-        with self._keeper(folder, schedule, observer, control.save_seconds) as writer:
+        training = Training(self.step, state, stream)
+        schedule = settle_schedule(training, folder, schedule, observer, control.resume)
+        with keeper_of(self.step, folder, schedule, observer, control.save_seconds) as writer:
             reader = TrajectoryReader(
                 folder, self.step.stage, self._shards, self.device, writer.manifest
             )
@@ -282,51 +281,3 @@ class Trainer:
     def open(self, save_dir: Path | str) -> TrajectoryReader:
         """A kept trajectory of this trainer's model."""
         return TrajectoryReader(Path(save_dir), self.step.stage, self._shards, self.device)
-
-    def _keeper(
-        self, folder: Path, schedule: Schedule, observer: Observer, save_seconds: float
-    ) -> Keeper:
-        """Who keeps this rank's part of a trajectory: itself, in the first group of ranks."""
-        group, stage = self.ranks.group, self.step.stage
-        parts, part = parts_of(folder), part_folder(folder, group.index, group.count)
-        if part not in parts and read_manifest(folder) is not None:
-            raise RunError(
-                f"{folder} was begun by {len(parts)} ranks that divide the model; go on with as "
-                "many"
-            )
-        if self.ranks.group_index == 0:
-            return TrajectoryWriter(part, schedule, stage, observer, save_seconds)
-        return TrajectoryFollower(part, schedule, self.ranks)
-
-    def _schedule(
-        self,
-        state: TrainState,
-        stream: DataStream,
-        folder: Path,
-        asked: Schedule | ScheduleName,
-        observer: Observer,
-        resume: bool,
-    ) -> Schedule:
-        """The schedule asked for, planned, or of the trajectory to go on with."""
-        folder.mkdir(parents=True, exist_ok=True)
-        found = read_manifest(folder)
-        # Nobody writes before everybody has looked.
-        self.ranks.wait()
-        if found is not None and not resume:
-            raise RunError(
-                f"{folder} already holds a trajectory; give another folder, or go on with this "
-                "one: control=Control(resume=True)"
-            )
-        if isinstance(asked, Schedule):
-            return asked
-        if found is not None:
-            kind: ScheduleKind = found.kind  # type: ignore[assignment]
-            return make_schedule(kind, len(stream))
-        plan, reason = self.ranks.everyone(Training(self.step, state, stream).plan(folder, asked))[
-            0
-        ]
-        if plan.why_not is not None:
-            raise RunError(f"schedule {plan.schedule.kind} {plan.why_not}")
-        kept = [*plan.schedule.checkpoints, plan.schedule.steps]
-        observer("planned", schedule=plan.schedule.kind, reason=reason, checkpoints=kept)
-        return plan.schedule

@@ -7,17 +7,14 @@ from dataclasses import dataclass
 
 from engine.checkpoints.recovery import Remaining, remaining
 from engine.checkpoints.save_pace import SAVE_SECONDS
-from engine.checkpoints.trajectory_follower import TrajectoryFollower
 from engine.checkpoints.trajectory_reader import DamagedStepError, TrajectoryReader
-from engine.checkpoints.trajectory_writer import TrajectoryWriter
 from engine.contract.errors import StoppedError
+from engine.keeping import Keeper
 from engine.magic.observer import Observer
 from engine.magic.replay import DivergedError
 from engine.magic.state import Params, TrainState
 from engine.magic.train_step import TrainStep
 from engine.stream import DataStream
-
-Keeper = TrajectoryWriter | TrajectoryFollower
 
 
 def never() -> bool:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -42,8 +43,12 @@ def alone(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def begin(*arguments: object) -> subprocess.Popen[bytes]:
+    return begin_module("engine.worker", *arguments)
+
+
+def begin_module(*arguments: object) -> subprocess.Popen[bytes]:
     environment = {**child_environment(os.environ), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "engine.worker", *map(str, arguments)]
+    command = [sys.executable, "-m", *map(str, arguments)]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
     )
@@ -88,6 +93,27 @@ def test_meshes(ranks: int, shards: int, config: Config, alone: Path, tmp_path: 
     events = [record["event"] for record in read_journal(run / "events.jsonl")]
     single = [record["event"] for record in read_journal(alone / "events.jsonl")]
     assert [e for e in events if e != "checkpoint"] == [e for e in single if e != "checkpoint"]
+
+
+def agent(number: int, port: int, *arguments: object) -> subprocess.Popen[bytes]:
+    """One of two of torchrun's agents, as if each were a machine."""
+    return begin_module(
+        *("torch.distributed.run", "--nnodes", 2, "--node-rank", number, "--nproc-per-node", 1),
+        *("--rdzv-backend", "c10d", "--rdzv-id", "test", "--rdzv-endpoint", f"127.0.0.1:{port}"),
+        *("-m", "engine.worker", *arguments),
+    )
+
+
+def test_two_agents_of_torchrun(config: Config, alone: Path, tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump({**config, "devices": {"nodes": 2, "shards": 2}}))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    run = ("run", "--config", file, "--runs", tmp_path, "--id", "run")
+    agents = [agent(number, port, *run) for number in range(2)]
+    printed = [process.communicate(timeout=SECONDS) for process in agents]
+    assert [process.returncode for process in agents] == [0, 0], printed
+    agree(tmp_path / "run", alone, 1e-9)
 
 
 @pytest.fixture(scope="module")
