@@ -18,6 +18,7 @@ from textual.worker import get_current_worker
 from engine.records.naming import runs_folder
 from magic_tui.client.engine import Engine, connect
 from magic_tui.copying import copy_everywhere
+from magic_tui.crash_note import CrashNoteApp
 from magic_tui.paging import page
 from magic_tui.palette import commands
 from magic_tui.render.ascii_glyphs import AsciiGlyphs, speaks_unicode
@@ -28,12 +29,13 @@ from magic_tui.screens.numbered import NAMES, SCREENS
 from magic_tui.selection import Selection
 from magic_tui.theme import ANSI_DARK, ANSI_LIGHT, DARK, LIGHT
 from magic_tui.thin_output import ThinApp
+from magic_tui.type_ahead import TypeAheadApp
 from magic_tui.warming import warm_up
 
 Severity = Literal["information", "warning", "error"]
 
 
-class MagicApp(ThinApp):
+class MagicApp(ThinApp, TypeAheadApp, CrashNoteApp):
     """``magic tui``: holds names only; everything shown is read from the engine or from disk."""
 
     TITLE = "magic"
@@ -82,6 +84,7 @@ class MagicApp(ThinApp):
         self._history: list[int] = []
         self._connector = connector
         self._engine: Engine | None = None
+        self.last_config: Path | None = None
         self._connecting = threading.Lock()
         self._plain = AsciiGlyphs(enabled=not speaks_unicode())
         self._light = LightColours(enabled=False)
@@ -114,23 +117,28 @@ class MagicApp(ThinApp):
 
     def watch_selection(self, selection: Selection) -> None:
         """Tell the screen that is shown."""
-        shown = self.shown
-        if shown is not None:
-            shown.tell(selection)
+        if self.shown is not None:
+            self.shown.tell(selection)
 
     @property
     def shown(self) -> MagicScreen | None:
         """The numbered screen that is shown, be it under a dialog."""
-        found = (s for s in reversed(self.screen_stack) if isinstance(s, MagicScreen))
-        return next(found, None)
+        return next((s for s in self.screen_stack[::-1] if isinstance(s, MagicScreen)), None)
+
+    @property
+    def _base(self) -> MagicScreen | None:
+        """The numbered screen, be it under others."""
+        return next((s for s in self.screen_stack if isinstance(s, MagicScreen)), None)
 
     def open_screen(self, number: int) -> None:
         """Go to a screen."""
-        here = self.shown
+        here = self._base
         if here is not None and number != here.NUMBER:
             before = [n for n in self._history if n != here.NUMBER]
             self._history = [*before[-8:], here.NUMBER]
         self._go(number)
+
+    action_screen = open_screen
 
     def on_mount(self) -> None:
         """Show the first screen."""
@@ -166,29 +174,24 @@ class MagicApp(ThinApp):
         self.notify(one_line(sentence), severity=severity, markup=False, timeout=seconds)
 
     @work(thread=True, exclusive=True, group="copy", exit_on_error=False)
-    def copy(self, text: str, name: str) -> None:
+    def copy(self, text: str, name: str, note: str = "") -> None:
         """Copy a text wherever a terminal may look for it, and say where it went.
 
         Args:
             text: what to copy.
             name: one word for what it is: part of the file's name.
+            note: what is to be said of a command.
         """
         self.call_from_thread(self.copy_to_clipboard, text)
         places = copy_everywhere(text, name)
-        if name == "command":
-            self.call_from_thread(self.say, f"copied: {text}")
-        else:
-            self.call_from_thread(self.say, f"{name} sent to {', '.join(places)}", seconds=3.0)
+        went, said = f"{name} sent to {', '.join(places)}", f"copied{note and f' ({note})'}: {text}"
+        self.call_from_thread(self.say, said if name == "command" else went)
 
     def page(self, text: str) -> None:
         """Show a text in the user's pager; the dashboard waits meanwhile."""
         problem = page(self, text)
         if problem is not None:
             self.say(problem, "warning")
-
-    def action_screen(self, number: int) -> None:
-        """Go to a screen."""
-        self.open_screen(number)
 
     def action_out(self) -> None:
         """Go back to the screen before."""
@@ -225,11 +228,11 @@ class MagicApp(ThinApp):
         warm_up(modules, lambda: worker.is_cancelled)
 
     def _go(self, number: int) -> None:
-        screen = self._made(number)
-        while isinstance(self.screen, Screen) and not isinstance(self.screen, MagicScreen):
+        screen, base = self._made(number), self._base
+        while base is not None and self.screen is not base:
             self.pop_screen()
         screen.forget()
-        if screen is self.screen:
+        if screen is base:
             screen.tell(self.selection)
         else:
             self.switch_screen(screen)

@@ -4,6 +4,7 @@ Watching starts no engine that was stopped on purpose, and survives one that die
 """
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +24,15 @@ class Glance:
     runs: list[View]
 
 
-def glance(engine: Engine, run_id: str | None = None) -> Glance:
+def glance(
+    engine: Engine, run_id: str | None = None, lost: Callable[[], object] | None = None
+) -> Glance:
     """The engine, and one of its runs or all of them, oldest first.
+
+    Args:
+        engine: where it was last.
+        run_id: the run; all of them if left out.
+        lost: called if none answers, before one is started, which may take long.
 
     Raises:
         UnreachableError: if there is no engine and none may or can be started.
@@ -34,6 +42,8 @@ def glance(engine: Engine, run_id: str | None = None) -> Glance:
     if reached is None:
         if stopped_note().exists():
             raise UnreachableError(STOPPED)
+        if lost is not None:
+            lost()
         engine.reconnect()
     else:
         engine.socket, engine.view = reached

@@ -29,21 +29,39 @@ _BY_PHASE: dict[str, str] = {
 }
 
 
-def why_no_scores(run: RunFolder) -> str | None:
-    """What a run without a complete attribution is about; None if it has one.
+def why_no_scores(run: RunFolder, attribution: str | None = None) -> str | None:
+    """What a run without that attribution, or without any, is about; None if it is complete.
 
     Asks the engine only if one runs; starts none.
     """
     if not run.path.is_dir():
         return f"run {run.id} is not there any more; 1 shows the runs that are"
-    if list_attributions(run.attributions):
+    complete = [folder.name for folder in list_attributions(run.attributions)]
+    if attribution in complete or (attribution is None and complete):
         return None
     view = _view(run)
+    if attribution is not None and complete:
+        return _not_complete(attribution, view)
     if view is None:
         return f"no scores yet: the run has no complete attribution; {_ASK}"
     if view["state"] == RunState.RUNNING:
         return _at_work(view["phase"])
     return _BY_STATE.get(view["state"], f"no scores yet: the run is {view['state']}")
+
+
+def _not_complete(attribution: str, view: View | None) -> str:
+    """What one attribution is about, where others are complete."""
+    jobs = [] if view is None else [j for j in view["jobs"] if j["attribution"] == attribution]
+    others = "A shows another attribution"
+    if not jobs:
+        return f"attribution {attribution} has no scores; {others}"
+    state = jobs[-1]["state"]
+    if RunState(state).settled:
+        return f"attribution {attribution} has no scores: it is {state}, 2 shows more; {others}"
+    return (
+        f"attribution {attribution} has no scores yet: it is {state}, and they come here by "
+        f"themselves; 2 shows how far it is, {others}"
+    )
 
 
 def _at_work(phase: View | None) -> str:

@@ -76,6 +76,9 @@ class Moment:
     """Recent seconds a step of ``train``, ``rebuild`` and ``replay``."""
     memory: float | None
     peak: float | None
+    done: int = 0
+    """Steps of the training or the replay that are behind; of all passes of a replay."""
+    total: int = 0
 
     def without_states(self) -> "Moment":
         """The same with no train state left on disk."""
@@ -100,6 +103,8 @@ class Recording:
     _turns: list[tuple[int, int | None]] = field(default_factory=list)
     """Where a replay began or went on: event, and the step it stood at if it went on."""
     _resumes: list[tuple[int, int]] = field(default_factory=list)
+    _replayed: list[tuple[int, int]] = field(default_factory=list)
+    """Where a replay went on: event, and how many steps were done by then."""
     _endings: list[int] = field(default_factory=list)
 
     @property
@@ -135,6 +140,7 @@ class Recording:
             self._curves(last),
             self._seconds(last),
             *self._memory(last),
+            *self._done(last),
         )
 
     def story_until(self, seq: int) -> list[dict[str, Any]]:
@@ -175,6 +181,7 @@ class Recording:
             self._resumes.append((seq, step))
         elif event.get("phase") == Phase.REPLAY:
             self._turns.append((seq, step))
+            self._replayed.append((seq, int(event.get("done") or 0)))
 
     def _last(self, rows: list[Any], seq: int) -> Any:
         place = bisect_right([row[0] for row in rows], seq)
@@ -191,6 +198,17 @@ class Recording:
         if resumed and (not stop or resumed[0] > self.train.seqs[stop - 1]):
             trained = int(resumed[1])
         return trained
+
+    def _done(self, last: int) -> tuple[int, int]:
+        """How much of the training or the replay that goes on is done, and of how much."""
+        began, name, total, _ = self._last(self._phases, last) or (0, "", 0, None)
+        if name == Phase.TRAIN:
+            return self._trained(last), total
+        if name != Phase.REPLAY:
+            return 0, total
+        resumed = self._last(self._replayed, last)
+        since, done = resumed if resumed and resumed[0] > began else (began, 0)
+        return done + self.replays.until(last) - self.replays.until(since), total
 
     def _replay(
         self, last: int, steps: int

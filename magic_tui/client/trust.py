@@ -60,6 +60,8 @@ class Trust:
     """Where the mean LDS lies with 95 %."""
     numerics: Numerics
     queries: int
+    folder: Path
+    """Where the attribution is, and its validation may be."""
 
 
 def read_verdict(run: Path, attribution: str | None) -> Verdict:
@@ -86,7 +88,7 @@ def read_trust(opened: Attribution) -> Trust:
     numerics = _numerics(opened.run, opened.id, record.get("reproduced"))
     interval = None if validation is None else validation.interval
     queries = opened.scores.queries
-    return Trust(opened.id, verdict, reason, validation, interval, numerics, queries)
+    return Trust(opened.id, verdict, reason, validation, interval, numerics, queries, opened.path)
 
 
 @functools.lru_cache(maxsize=4)

@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 _RESAMPLES = 300
 _FAR = 5.0
 """An outlier is this much farther from y = x than the median point."""
-_FILE = "validation.csv"
+VALIDATION_FILE = "validation.csv"
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def read_validation(attribution: Path) -> Validation | None:
     Raises:
         RunError: if the file is damaged.
     """
-    path = attribution / _FILE
+    path = attribution / VALIDATION_FILE
     try:
         facts = path.stat()
     except FileNotFoundError:

@@ -1,7 +1,6 @@
 """The dashboard on terminals that speak only ASCII: every sign becomes one of the same width."""
 
 import os
-import sys
 from functools import lru_cache
 
 from rich.cells import cell_len
@@ -19,15 +18,25 @@ _SIGNS = {
     "↓": "v", "↕": "|", "▶": ">", "◀": "<", "▸": ">", "◂": "<", "▲": "^", "▼": "v", "⏎": "<",
     "✓": "v", "✗": "x", "○": "o", "●": "*", "◔": "o", "◑": "o", "◒": "o", "◼": "#", "◆": "*",
     "◇": "o", "‖": "=", "⊘": "0", "■": "#", "□": "o", "•": "*", "≈": "~", "≥": ">", "≤": "<",
+    "▔": "-", "▕": "|", "▖": ".", "▗": ".", "▘": "'", "▝": "'", "═": "=", "║": "|",
+    "┏": "+", "┓": "+", "┗": "+", "┛": "+", "╔": "+", "╗": "+", "╚": "+", "╝": "+", "🔎": "/ ",
     "“": "\"", "”": "\"", "’": "'", "φ": "f", "∂": "d", "Σ": "S", "⟨": "<", "⟩": ">",
 }  # fmt: skip
+_SET_BY_PYTHON = ("C.UTF-8", "C.utf8", "UTF-8")
+"""What Python writes into LC_CTYPE as it starts if the locale is C."""
 _BRAILLE = range(0x2800, 0x2900)
 
 
 def speaks_unicode() -> bool:
     """Whether this terminal shows more than ASCII."""
-    encoding = (getattr(sys.__stdout__, "encoding", None) or "utf-8").lower()
-    return "utf" in encoding and os.environ.get("TERM") not in ("linux", "dumb")
+    # Not the encoding of stdout: Python writes UTF-8 where the locale is C as well. Where nothing
+    # is said, as in most containers, the terminal outside is one of today's.
+    every, signs, language = map(os.environ.get, ("LC_ALL", "LC_CTYPE", "LANG"))
+    if signs in _SET_BY_PYTHON and language in ("C", "POSIX"):
+        signs = None
+    locale = every or signs or language or "UTF-8"
+    speaks = "UTF8" in locale.upper().replace("-", "")
+    return speaks and os.environ.get("TERM") not in ("linux", "dumb")
 
 
 @lru_cache(4096)

@@ -29,8 +29,10 @@ def curve_lines(
     head = Text(no_wrap=True).append(fit(title, width), "bold")
     if not len(values):
         return [head, *_nothing(width, height - 1)]
-    head.append(f" {_figure(float(values[-1]))}", "dim")
-    head.truncate(width)
+    latest = f" {_figure(float(values[-1]))}"
+    # A number is whole or not there: the rest of one looks like another.
+    if head.cell_len + len(latest) <= width:
+        head.append(latest, "dim")
     low, high = float(values.min()), float(values.max())
     marks = [_figure(high), *[""] * (height - 3), _figure(low)] if height > 2 else [_figure(high)]
     room = max(len(mark) for mark in marks) + 1

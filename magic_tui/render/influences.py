@@ -10,7 +10,7 @@ from magic_tui.client.ranking import Histogram, Ranking
 from magic_tui.client.shown import ShownDocument
 from magic_tui.client.token_figures import MEASURE_NAMES, Measure
 from magic_tui.render.cells import fit, join_that_fit, pad
-from magic_tui.render.numbers import count_text, counted, loss_text, score_text, share_text
+from magic_tui.render.numbers import count_text, counted, in_all, loss_text, score_text, share_text
 from magic_tui.render.show import in_context, ordinal
 from magic_tui.render.top import HARMFUL, HELPFUL
 from magic_tui.safe_text import one_line
@@ -24,7 +24,7 @@ _LANDMARKS = (10, 50, 500, 5_000, 50_000)
 def query_line(query: Query, queries: int, width: int) -> Text:
     """Which query it is, its loss before and after training, and its text."""
     line = Text(no_wrap=True).append(f"query {query.index}", "bold")
-    line.append(f" of {queries}", "dim")
+    line.append(in_all(queries), "dim")
     name = "loss" if query.reduction is None else query.reduction
     line.append(f"  {name} {loss_text(query.before)} → {loss_text(query.after)}  ")
     text = one_line(query.documents[0].text[:1000])
@@ -67,7 +67,7 @@ def histogram_lines(histogram: Histogram, width: int, height: int) -> Iterator[T
             style = HELPFUL if index < middle else HARMFUL if index > middle else "dim"
             line.append(block, style)
         if row == 0:
-            note = f"{high}  documents a score, log scale"
+            note = f"{high}  how many documents (log scale)"
             line.append(fit(note, max(0, width - line.cell_len)), "dim")
         yield line
 

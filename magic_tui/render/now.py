@@ -10,7 +10,7 @@ from engine.contract.states import RunState
 from magic_tui.client.engine import UNREADABLE
 from magic_tui.client.start import View
 from magic_tui.render.cells import fit, join_that_fit, wrap
-from magic_tui.render.numbers import pace_text
+from magic_tui.render.numbers import duration_text, loss_text, pace_text
 from magic_tui.render.phases import NAMES
 from magic_tui.render.states import MEANINGS, sign
 from magic_tui.render.status import phase_facts
@@ -19,6 +19,8 @@ from magic_tui.safe_text import one_line
 if TYPE_CHECKING:
     from magic_tui.client.recording import Moment
 
+_STEPPED = (Phase.TRAIN, Phase.REPLAY)
+"""Phases whose steps the strip shows."""
 _NAME_WIDTH = 24
 _MOST_LINES = 2
 
@@ -31,7 +33,7 @@ def now_lines(moment: "Moment", run: View | None, width: int) -> list[Text]:
     if run is None:
         lines = [Text("◷ ", no_wrap=True).append(_moment_words(moment))]
     else:
-        lines = _state_lines(run, width)
+        lines = _state_lines(moment, run, width)
     paces = [f"{name} {pace_text(s)}" for name, s in moment.seconds.items()]
     waiting = _waiting(run) if run is not None else []
     return [*lines, Text(join_that_fit([*waiting, *paces], width, " · "), "dim", no_wrap=True)]
@@ -40,18 +42,32 @@ def now_lines(moment: "Moment", run: View | None, width: int) -> list[Text]:
 def _moment_words(moment: "Moment") -> str:
     """What the journal says was done at a moment."""
     name = NAMES.get(moment.phase or "", "nothing yet")
-    if moment.phase == Phase.REPLAY and moment.cursor is not None:
-        return f"{name} {moment.steps - moment.cursor}/{moment.steps}"
-    return f"{name} {moment.trained}/{moment.steps}" if moment.phase == Phase.TRAIN else name
+    return f"{name} {moment.done}/{moment.total}" if moment.phase in _STEPPED else name
 
 
-def _state_lines(run: View, width: int) -> list[Text]:
+def _facts(moment: "Moment", phase: View) -> list[str]:
+    """What is done now: steps from the journal alone, as strip and curves show them.
+
+    The engine read the journal at another moment; of it are the time left and other phases.
+    """
+    if phase["phase"] not in _STEPPED and moment.phase not in _STEPPED:
+        return phase_facts(phase)
+    facts = [_moment_words(moment)]
+    if phase["phase"] == moment.phase and phase["remaining_seconds"] is not None:
+        facts.append(f"{duration_text(phase['remaining_seconds'])} left")
+    losses = moment.curves["loss"][1]
+    if moment.phase == Phase.TRAIN and len(losses):
+        facts.append(f"loss {loss_text(float(losses[-1]))}")
+    return facts
+
+
+def _state_lines(moment: "Moment", run: View, width: int) -> list[Text]:
     """Facts that do not fit are left out as wholes; a long sentence goes below."""
     head = sign(run["state"]).append(f"{fit(one_line(run['name']), _NAME_WIDTH)} ", "bold")
     room = max(8, width - head.cell_len)
     state = str(run["state"])
     if run["phase"] is not None and state != UNREADABLE and not RunState(state).finished:
-        facts = [state, *phase_facts(run["phase"])]
+        facts = [state, *_facts(moment, run["phase"])]
         return [head.append(join_that_fit(facts, room, " · "))]
     state, words = _state_words(run)
     if cell_len(state) + cell_len(words) <= room:

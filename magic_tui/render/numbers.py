@@ -69,6 +69,11 @@ def count_text(count: float) -> str:
     return f"{count:,.0f}"
 
 
+def in_all(queries: int) -> str:
+    """What follows the number of a query: these count from 0, so "of 4" would mislead."""
+    return f" · {count_text(queries)} in all"
+
+
 def counted(count: int, noun: str) -> str:
     """A number and its noun: ``1 document``, ``3 queries``."""
     if count == 1:

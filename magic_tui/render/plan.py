@@ -12,6 +12,7 @@ from magic_tui.safe_text import one_line
 _HEADS = ("trajectory", "disk", "memory", "train", "replay")
 _WIDTHS = (12, 9, 9, 9, 9)
 _NOTE_LINES = 4
+_MEMORY_NOTE = "memory comes on top of Python and its libraries, about 400 MB"
 
 
 def plan_lines(plan: dict[str, Any], width: int) -> Iterator[Text]:
@@ -30,6 +31,8 @@ def plan_lines(plan: dict[str, Any], width: int) -> Iterator[Text]:
     yield from _paragraph(f"{plan['chosen']}: {plan['reason']}", width, "")
     free = f"free here: {bytes_text(plan.get('free_disk'))} disk, "
     yield Text(free + f"{bytes_text(plan.get('free_memory'))} memory", "dim")
+    for line in wrap(_MEMORY_NOTE, width, _NOTE_LINES):
+        yield Text(line, "dim")
     for warning in plan.get("warnings") or ():
         yield from _paragraph(f"warning: {warning}", width, "yellow")
 

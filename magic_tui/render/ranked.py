@@ -33,6 +33,7 @@ class Columns:
     """Widths that suit a list of documents and the room there is."""
 
     place: int
+    rank: int
     document: int
     half_bar: int
     compared: bool
@@ -43,7 +44,8 @@ class Columns:
         place = len(count_text(max(1, len(ranking))))
         document = len(str(max(0, len(ranking.values) - 1)))
         half = (width - 50) // (9 if compared else 6)
-        return cls(place, document, max(3, min(12, half)), compared)
+        rank = len(count_text(max(1, len(ranking.values))))
+        return cls(place, rank, document, max(3, min(12, half)), compared)
 
     def heads(self, width: int) -> list[tuple[str, str]]:
         """(text, kind) of the line above the list."""
@@ -52,7 +54,7 @@ class Columns:
         left = f"  {'#':>{self.place}} {'doc':>{max(3, self.document)}} "
         parts = [(left, "dim"), (names, "dim"), (f" {'score':^{_SCORE_WIDTH}}", "dim")]
         if self.compared:
-            second = f"  {names} {'score':^{_SCORE_WIDTH}} {'#':>{self.place}}"
+            second = f"  {names} {'score':^{_SCORE_WIDTH}} {'#':>{self.rank}}"
             parts.append((second, "dim"))
         else:
             parts.append((f" {'share':>{_SHARE_WIDTH}}", "dim"))
@@ -91,7 +93,7 @@ def entry_segments(
     yield Segment("  ", styles.plain)
     yield from _bar(other, entry.document, columns, styles)
     strength = count_text(other.strength(entry.document))
-    yield Segment(f" {strength:>{columns.place}}  ", styles.plain)
+    yield Segment(f" {strength:>{columns.rank}}  ", styles.plain)
 
 
 def _bar(ranking: Ranking, document: int, columns: Columns, styles: Styles) -> Iterator[Segment]:

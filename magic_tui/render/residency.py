@@ -1,7 +1,8 @@
 """The step-residency strip: what was trained, which train states are where, how far replay is.
 
-One cell stands for one step or for several. Of several that differ the cell shows the least
-advanced for TRAIN and REPLAY, and for STORE how many states are kept.
+One cell stands for one step or for several; STORE has one more, for the state after the last.
+Of several that differ the cell shows the least advanced for TRAIN and REPLAY, and for STORE how
+many states are kept.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,8 @@ _BLUE, _ORANGE, _DIM = "color(75)", "color(215)", "dim"
 def strip_lines(moment: Moment, first: int, last: int, width: int) -> list[Text]:
     """Three lines for steps ``first`` up to ``last``, of ``width`` cells."""
     tail = _tails(moment)
-    room = width - LABEL_WIDTH - max(len(text) for text in tail) - 1
+    # As wide as any text to come: what grows must not move the strip.
+    room = width - LABEL_WIDTH - _widest(moment) - 2
     edges = _edges(first, last, room)
     rows = (_train(moment, edges), _store(moment, edges), _replay(moment, edges))
     lines = []
@@ -29,7 +31,7 @@ def strip_lines(moment: Moment, first: int, last: int, width: int) -> list[Text]
         line = Text(no_wrap=True).append(name.ljust(LABEL_WIDTH), "bold")
         for sign, style in cells:
             line.append(sign, style)
-        line.append(" " * (room - len(cells)) + " " + end, _DIM if end == "–" else "")
+        line.append(" " * (room + 1 - len(cells)) + " " + end, _DIM if end == "–" else "")
         lines.append(line)
     return lines
 
@@ -55,6 +57,12 @@ def _tails(moment: Moment) -> tuple[str, str, str]:
     store = f"{count_text(disk)} D" + (f" {count_text(held)} R" if held else "")
     replay = "–" if moment.cursor is None else f"{count_text(moment.steps - moment.cursor)}/{total}"
     return f"{count_text(moment.trained)}/{total}", store, replay
+
+
+def _widest(moment: Moment) -> int:
+    """Cells of the longest text right of the strip at any moment of this run."""
+    states = count_text(moment.steps + 1)
+    return len(f"{states} D {states} R")
 
 
 def _edges(first: int, last: int, width: int) -> list[tuple[int, int]]:
@@ -90,6 +98,9 @@ def _store(moment: Moment, edges: Sequence[tuple[int, int]]) -> list[tuple[str, 
             sign = " "
         cells.append((sign, style))
         before = (start, stop)
+    if edges and edges[-1][1] == moment.steps:
+        held, disk = bool(moment.held[-1]), bool(moment.disk[-1])
+        cells.append(("R", _ORANGE) if held else ("D", _BLUE) if disk else (ABSENT, _DIM))
     return cells
 
 

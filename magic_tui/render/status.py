@@ -17,7 +17,7 @@ from magic_tui.render.numbers import (
     pace_text,
 )
 from magic_tui.render.phases import NAMES
-from magic_tui.render.runs import model_text, run_age, run_lines, steps_text
+from magic_tui.render.runs import run_age, run_lines, steps_text
 from magic_tui.render.states import MEANINGS, sign
 from magic_tui.safe_text import one_line
 
@@ -62,21 +62,28 @@ def _about_run(run: View) -> Iterator[Fact]:
     job = run["job"]
     if job is not None:
         yield "job", _job(job, len(run["jobs"]))
-    yield "model", model_text(run)
+    yield "model", one_line(run["model"])
     if run["trust_remote_code"]:
         yield "code", "executes code that comes with the model (model.trust_remote_code: true)"
     yield "trained", f"{steps_text(run)} steps"
     if run["documents"] is not None:
         yield "documents", count_text(run["documents"])
     yield "trajectory", bytes_text(run["trajectory_bytes"])
-    count = counted(run["attributions"], "attribution")
-    yield "scores", f"{bytes_text(run['scores_bytes'])} in {count}"
+    yield "scores", _scores(run)
     if run["memory"] is not None:
         yield "memory", f"{bytes_text(run['memory'])} at most"
     yield "made", run_age(run)
     yield "folder", run["path"]
     for other in run["jobs"] if len(run["jobs"]) > 1 else ():
         yield f"job {other['number']}", f"{_work(other)}: {other['state']}{_because(other)}"
+
+
+def _scores(run: View) -> str:
+    """How large they are; those of an attribution at work count before it is complete."""
+    size, complete = bytes_text(run["scores_bytes"]), run["attributions"]
+    if complete:
+        return f"{size} in {counted(complete, 'attribution')}"
+    return f"{size} so far, no attribution is complete" if run["scores_bytes"] else "none yet"
 
 
 def _about_engine(engine: View) -> Iterator[Fact]:

@@ -8,7 +8,7 @@ from magic_tui.client.attribution import Query, Ranked
 from magic_tui.client.top import Top
 from magic_tui.render.bars import CENTRE, signed_bar
 from magic_tui.render.cells import fit, pad, wrap
-from magic_tui.render.numbers import counted, loss_text, score_text, share_text
+from magic_tui.render.numbers import counted, in_all, loss_text, score_text, share_text
 from magic_tui.safe_text import one_line
 
 HELPFUL, HARMFUL = "color(33)", "color(172)"
@@ -39,7 +39,7 @@ def top_lines(top: Top, width: int) -> Iterator[Text]:
 def query_lines(query: Query, queries: int, width: int) -> Iterator[Text]:
     """Which query it is, its text, and its loss before and after training."""
     head = Text().append(f"query {query.index}", "bold")
-    head.append(f" of {queries}", style="dim")
+    head.append(in_all(queries), style="dim")
     name = "loss"
     if query.reduction is not None:
         head.append(f"  {query.reduction}")

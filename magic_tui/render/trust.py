@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from rich.text import Text
 
 from magic_tui.client.trust import Numerics, Trust
-from magic_tui.client.validation import Points, Validation
+from magic_tui.client.validation import VALIDATION_FILE, Points, Validation
 from magic_tui.render.cells import wrap
 from magic_tui.render.numbers import counted
 from magic_tui.safe_text import one_line
@@ -34,7 +34,8 @@ def verdict_lines(trust: Trust, width: int) -> Iterator[Text]:
 def trust_lines(trust: Trust, query: int, width: int) -> Iterator[Text]:
     """Every fact with its name, wrapped."""
     for name, value in _facts(trust, query):
-        for index, line in enumerate(wrap(one_line(value), width - _NAME_WIDTH, _MOST_LINES)):
+        wrapped = wrap(one_line(value), width - _NAME_WIDTH, _MOST_LINES) or [""]
+        for index, line in enumerate(wrapped):
             label = name if index == 0 else ""
             yield Text().append(label.ljust(_NAME_WIDTH), "dim").append(line)
 
@@ -100,6 +101,9 @@ def _facts(trust: Trust, query: int) -> Iterator[tuple[str, str]]:
     if validation is not None:
         yield from _validated(trust, validation, query)
     yield from _arithmetic(trust.numerics, query)
+    if validation is None:
+        yield "", ""
+        yield from _to_do(trust)
 
 
 def _validated(trust: Trust, validation: Validation, query: int) -> Iterator[tuple[str, str]]:
@@ -136,6 +140,29 @@ def _arithmetic(numerics: Numerics, query: int) -> Iterator[tuple[str, str]]:
         if growth > GROWTH:
             value += "; it grows much, and rounding with it"
         yield "cotangent", value
+
+
+def _to_do(trust: Trust) -> Iterator[tuple[str, str]]:
+    """What tells more of scores that nobody has validated."""
+    if trust.numerics.dtype != "float64":
+        yield (
+            "rounding",
+            "train the same config with model.dtype: float64 (n on screen 1) and compare the "
+            "rankings: what differs much is rounding",
+        )
+    if not trust.numerics.eps_root > 0:
+        yield (
+            "smoothness",
+            "eps_root is 0: where a gradient is near 0 a step is not smooth, and scores may be "
+            "far too large; train with a larger one, as 1e-8, and compare",
+        )
+    yield (
+        "validation",
+        "leave subsets of the documents out, train again and measure the queries: no command does "
+        "it yet. Write query, subset, predicted, actual, a line for each, to the file below; "
+        "this screen then shows LDS and every subset",
+    )
+    yield "file", str(trust.folder / VALIDATION_FILE)
 
 
 def _number(value: float) -> str:

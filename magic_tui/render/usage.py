@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from magic_tui.client.start import View
-from magic_tui.render.cells import fit, pad
+from magic_tui.render.cells import join_that_fit, pad
 from magic_tui.render.numbers import bytes_text
 from magic_tui.safe_text import one_line
 
@@ -21,9 +21,9 @@ def usage_lines(
     moment: "Moment", run: View | None, engine: View | None, budget: float | None, width: int
 ) -> Iterator[Text]:
     """Memory and disk, then one line a device."""
-    bar_width = max(6, min(24, width - 62))
+    bar_width = max(6, min(24, width - 66))
     most = budget or (engine or {}).get("memory_total")
-    words = [f"{bytes_text(moment.memory)}, most {bytes_text(moment.peak)}"]
+    words = [f"{bytes_text(moment.memory)} with Python, most {bytes_text(moment.peak)}"]
     if budget is not None:
         words.append(f"budget {bytes_text(budget)}")
     if engine is not None:
@@ -54,4 +54,4 @@ def _line(
     full = round(share * bar_width)
     style = "color(215)" if share > 0.9 else "color(75)"
     line.append(_FULL * full, style).append(_EMPTY * (bar_width - full), "dim").append("  ")
-    return line.append(fit(" · ".join(words), max(0, width - line.cell_len)))
+    return line.append(join_that_fit(words, max(0, width - line.cell_len), " · "))

@@ -9,8 +9,8 @@ from rich.text import Text
 
 from engine.records.score_store import Floats
 from magic_tui.client.why import Reason, Why
-from magic_tui.render.cells import fit, wrap
-from magic_tui.render.numbers import counted, loss_text, score_text, share_text
+from magic_tui.render.cells import ELLIPSIS, fit, wrap
+from magic_tui.render.numbers import counted, in_all, loss_text, score_text, share_text
 from magic_tui.render.show import colours, ordinal
 from magic_tui.render.tokens import Shade, line_text, mark_text
 from magic_tui.render.top import HARMFUL, HELPFUL
@@ -68,7 +68,7 @@ def sentence(reason: Reason, name: str) -> str:
 def _query_lines(why: Why, width: int) -> Iterator[Text]:
     query = why.query
     head = Text(no_wrap=True).append(f"query {query.index}", "bold")
-    head.append(f" of {why.queries}", "dim")
+    head.append(in_all(why.queries), "dim")
     change = "fell" if query.after < query.before else "rose"
     head.append(f"  its {_name(why)} {change} from {loss_text(query.before)} ")
     head.append(f"to {loss_text(query.after)} in training")
@@ -106,30 +106,32 @@ def _reason_lines(reason: Reason, name: str, width: int, colour: bool) -> Iterat
 
 
 def window(reason: Reason, width: int) -> list[Shade]:
-    """The text around a document's strongest token, coloured, on one line."""
+    """The text around a document's strongest token, coloured, on one line; ``…`` where it goes on.
+
+    It grows on both sides alike as long as there is room.
+    """
     pieces, found = reason.shown.pieces, colours(reason.shown)
+    room = width - 2 * cell_len(ELLIPSIS)
 
     def shade(index: int) -> Shade:
-        return _flat(found.shade(index, pieces[index].text), width)
+        return _flat(found.shade(index, pieces[index].text), room)
 
-    middle = reason.strongest or 0
-    kept = [shade(middle)]
+    first = last = reason.strongest or 0
+    kept = [shade(first)]
     used = cell_len(kept[0].text)
-    before, after = middle - 1, middle + 1
-    while before >= 0 or after < len(pieces):
-        sides = [s for s in (before, after) if 0 <= s < len(pieces)]
-        fitting = [s for s in sides if used + cell_len(shade(s).text) <= width]
-        if not fitting:
-            break
-        for side in fitting:
-            next_one = shade(side)
-            if used + cell_len(next_one.text) > width:
+    sides = [-1, 1]
+    while sides:
+        for side in tuple(sides):
+            index = first - 1 if side < 0 else last + 1
+            added = shade(index) if 0 <= index < len(pieces) else None
+            if added is None or used + cell_len(added.text) > room:
+                sides.remove(side)
                 continue
-            used += cell_len(next_one.text)
-            kept = [next_one, *kept] if side == before else [*kept, next_one]
-        before -= before in fitting or len(pieces)
-        after += 1 if after in fitting else len(pieces)
-    return kept
+            used += cell_len(added.text)
+            kept = [added, *kept] if side < 0 else [*kept, added]
+            first, last = min(first, index), max(last, index)
+    cut = Shade(ELLIPSIS, learned=False)
+    return [*([cut] if first > 0 else []), *kept, *([cut] if last < len(pieces) - 1 else [])]
 
 
 def _flat(shade: Shade, width: int) -> Shade:

@@ -27,8 +27,7 @@ from magic_tui.screens.base import MagicScreen
 from magic_tui.selection import Selection
 
 BASKET, TYPED = "basket", "typed here"
-_KEPT_LOSSES = 200
-_RETRY_SECONDS = 3.0
+_KEPT_LOSSES, _RETRY_SECONDS = 200, 3.0
 
 
 class AskingScreen(MagicScreen):
@@ -61,7 +60,7 @@ class AskingScreen(MagicScreen):
     @property
     def run(self) -> RunFolder | None:
         """The run that can be asked."""
-        return None if self.known is None else self.known.run
+        return self.known.run if self.known else None
 
     @property
     def note(self) -> str:
@@ -196,7 +195,7 @@ class AskingScreen(MagicScreen):
 
     def _computed(self, problem: str | None) -> None:
         self.pending = None
-        self.problem(problem)
+        self.problem_of_key(problem)
         self.show_all()
 
     @work(thread=True, exclusive=True, group="file", exit_on_error=False)
@@ -207,13 +206,13 @@ class AskingScreen(MagicScreen):
         try:
             source = read_source(path, columns, Path.cwd(), lambda: worker.is_cancelled)
         except (MagicError, OSError) as error:
-            self.from_thread(self._reads, "", str(error))
+            self.from_thread(self._reads, "", str(error).removeprefix("queries.path: "))
             return
         self.from_thread(self._file_read, source)
 
     def _reads(self, path: str, problem: str | None) -> None:
         self.reading = path
-        self.problem(problem)
+        self.problem_of_key(problem)
         self.show_all()
 
     def _file_read(self, source: Source) -> None:
@@ -246,5 +245,6 @@ class AskingScreen(MagicScreen):
         self.basket_changed()
         self.problem(None)
         self.magic.say(f"attribution {attribution} is queued; nothing is trained again")
-        self.magic.select(run=run)
+        # What was asked now is what 4 to 8 show next.
+        self.magic.select(run=run, attribution=attribution)
         self.magic.open_screen(2)

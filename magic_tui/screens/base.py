@@ -36,6 +36,8 @@ class MagicScreen(Screen[None]):
     """
 
     _told: Selection | None = None
+    _is_passing = False
+    """Whether what is said to be wrong is about the last key only."""
 
     @property
     def magic(self) -> "MagicApp":
@@ -65,6 +67,10 @@ class MagicScreen(Screen[None]):
         """The command that prints what this screen shows."""
         return "magic ls"
 
+    def cli_lacks(self) -> str:
+        """What is on screen that the command does not print, as ``without the search``."""
+        return ""
+
     def go_to(self, number: int) -> None:
         """Go to another screen from here."""
         self.magic.open_screen(number)
@@ -80,6 +86,16 @@ class MagicScreen(Screen[None]):
         """Say in place what is wrong; None takes it away."""
         for line in self.query(ProblemLine):
             line.show(sentence)
+
+    def problem_of_key(self, sentence: str | None) -> None:
+        """Say what went wrong with what a key asked for, until the next key."""
+        self.problem(sentence)
+        self._is_passing = sentence is not None
+
+    def on_key(self, event: events.Key) -> None:
+        """Take away what the key before made us say."""
+        if self._is_passing:
+            self.problem_of_key(None)
 
     def tell(self, selection: Selection, again: bool = False) -> None:
         """Pass a selection on to the head and the screen, unless it has been already."""
@@ -111,4 +127,4 @@ class MagicScreen(Screen[None]):
 
     def action_cli(self) -> None:
         """Show and copy the command that prints the same."""
-        self.magic.copy(self.cli_equivalent(), "command")
+        self.magic.copy(self.cli_equivalent(), "command", self.cli_lacks())

@@ -3,14 +3,16 @@
 import shlex
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
+from textual.binding import Binding, BindingType
 from textual.timer import Timer
 from textual.worker import Worker, get_current_worker
 
 from engine.contract.errors import MagicError
 from engine.records.naming import runs_folder
 from engine.records.run_folder import find_run
+from engine.records.score_store import list_attributions
 from magic_tui.client.explored import Explored, explore
 from magic_tui.client.no_scores import why_no_scores
 from magic_tui.screens.base import MagicScreen
@@ -28,6 +30,9 @@ class ExploringScreen(MagicScreen):
     takes away what stands there of the former one.
     """
 
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("A", "attribution", "attribution", show=False, tooltip="Next attribution."),
+    ]
     explored: Explored | None = None
     _shown_of: Selection | None = None
     """What was selected when the latest reading was shown."""
@@ -106,6 +111,20 @@ class ExploringScreen(MagicScreen):
         if self.explored is not None:
             self.magic.select(query=(self.selection.query + step) % self.explored.queries)
 
+    def action_attribution(self) -> None:
+        """Look at the next complete attribution of the run, behind the last at the first."""
+        folder = self.selection.folder
+        found = [] if folder is None else [f.name for f in list_attributions(folder.attributions)]
+        here = self.selection.attribution
+        if not found:
+            self.magic.say("no attribution of this run is complete", "warning")
+        elif found == [here]:
+            self.magic.say(f"{here} is the only complete attribution of this run", "warning")
+        else:
+            following = found[(found.index(here) + 1) % len(found)] if here in found else found[-1]
+            self.magic.select(attribution=following)
+            self.magic.say(f"attribution {following}, one of {len(found)}", seconds=3.0)
+
     def _read(
         self, selection: Selection, explored: Explored, made: Made, take: Callable[[Made], Any]
     ) -> None:
@@ -166,5 +185,6 @@ def open_selected(selection: Selection) -> Explored:
 
 def _explained(selection: Selection, error: Exception) -> str:
     """Why nothing can be shown: what the run does now, if it has no scores; else the error."""
-    known = None if selection.folder is None else why_no_scores(selection.folder)
+    folder = selection.folder
+    known = None if folder is None else why_no_scores(folder, selection.attribution)
     return known or str(error)

@@ -28,6 +28,8 @@ class HelpScreen(ModalScreen[None]):
         Binding("escape,question_mark,q,enter", "close", "close", priority=True),
         Binding("j", "scroll(1)", show=False),
         Binding("k", "scroll(-1)", show=False),
+        Binding("g,home", "ends(0)", show=False),
+        Binding("G,end", "ends(1)", show=False),
     ]
     DEFAULT_CSS = """
     HelpScreen { align: center middle; }
@@ -55,6 +57,11 @@ class HelpScreen(ModalScreen[None]):
     def action_scroll(self, lines: int) -> None:
         """Scroll by lines."""
         self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)
+
+    def action_ends(self, last: int) -> None:
+        """Scroll to the first or the last line."""
+        box = self.query_one(VerticalScroll)
+        box.scroll_to(y=box.max_scroll_y if last else 0, animate=False)
 
     def _text(self) -> Content:
         width = min(78, self.app.size.width - 6)

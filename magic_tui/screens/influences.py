@@ -14,7 +14,7 @@ from textual.worker import get_current_worker
 from magic_tui.client.explored import Explored
 from magic_tui.client.ranking import DIRECTIONS
 from magic_tui.client.shown import ShownDocument
-from magic_tui.client.token_figures import MEASURES
+from magic_tui.client.token_figures import MEASURE_NAMES, MEASURES
 from magic_tui.screens import influences_view as making
 from magic_tui.screens.influences_list import ListedScreen
 from magic_tui.screens.influences_view import Found, Ranked
@@ -81,6 +81,17 @@ class InfluencesScreen(ListedScreen):
         harmful = ["--harmful"] if self.view.direction == "harmful" else []
         count = max(10, self.ranks.size.height)
         return self.command("top", "-q", self.selection.query, "-k", count, *harmful)
+
+    def cli_lacks(self) -> str:
+        """The command prints one query by its whole scores."""
+        view, lacks = self.view, []
+        if self._searched is not None:
+            lacks.append("the search")
+        if view.beside is not None:
+            lacks.append(f"query {view.beside} beside it")
+        if view.measure != "sum":
+            lacks.append(f"the order by {MEASURE_NAMES[view.measure]}")
+        return f"without {' and '.join(lacks)}" if lacks else ""
 
     def why_not(self, action: str) -> str | None:
         """What cannot be done now."""

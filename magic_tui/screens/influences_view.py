@@ -131,16 +131,20 @@ def fact_lines(
     query = explored.attribution.query(ranked.query)
     note = found.note(len(explored.texts)) if found is not None else None
     second = render.listed_line(listed, ranked.view.measure, note, width)
-    if ranked.view.beside is not None:
-        second = _beside_line(explored, ranked.view.beside, ranked.agreement, width)
     first = render.query_line(query, explored.queries, width)
-    return [first, second, render.carried_line(listed, cursor, width)]
+    carried = render.carried_line(listed, cursor, width)
+    if ranked.view.beside is None:
+        return [first, second, carried]
+    beside = _beside_line(explored, ranked, width)
+    # A list that a search shortened says so, whatever else there is to be said.
+    return [first, beside, carried if found is None else second]
 
 
-def _beside_line(explored: Explored, beside: int, agrees: float | None, width: int) -> Text:
-    line = Text(no_wrap=True)
-    line.append("beside " if agrees is None else f"correlation {agrees:+.2f} with ")
-    other = explored.attribution.query(beside)
-    return line.append_text(
-        render.query_line(other, explored.queries, max(0, width - line.cell_len))
-    )
+def _beside_line(explored: Explored, ranked: Ranked, width: int) -> Text:
+    other, agrees = explored.attribution.query(ranked.view.beside or 0), ranked.agreement
+    line = Text(no_wrap=True).append(f"beside query {other.index}", "bold")
+    if agrees is not None:
+        whole = counted(len(ranked.ranking.values), "document")
+        line.append(f"  correlation {agrees:+.2f} over all {whole}")
+    text = one_line(other.documents[0].text[:1000])
+    return line.append(fit("  " + text, max(0, width - line.cell_len)), "italic")

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from magic_tui.app import MagicApp
     from magic_tui.client.recording import Recording
 
+_GOES_ON = "a run at work goes on by itself"
+_LOST = f"no engine answers; {_GOES_ON}"
 _LOOK_SECONDS, _ASK_SECONDS, _QUIET_SECONDS = 0.5, 1.0, 3.0
 
 
@@ -122,12 +124,17 @@ class Feed(Widget):
     @work(thread=True, group="engine", exit_on_error=False)
     def _ask(self, run: RunFolder, resting: threading.Event) -> None:
         """Ask the engine how the run and the machine are."""
+
+        def lost() -> None:
+            self._tell(resting, self._trouble, "engine", f"{_LOST}; one is being started")
+
         while not resting.is_set():
             try:
-                seen = glance(self.magic.engine(), run.id)
+                seen = glance(self.magic.engine(), run.id, lost)
             except MagicError as error:
                 if run.path.is_dir():
-                    self._tell(resting, self._trouble, "engine", f"{error}; trying again")
+                    sentence = f"{error}; {_GOES_ON}; trying again"
+                    self._tell(resting, self._trouble, "engine", sentence)
                 resting.wait(_QUIET_SECONDS)
                 continue
             if "engine" in self._problems:

@@ -11,7 +11,7 @@ from textual.binding import Binding, BindingType
 from magic_tui.client.curves import BatchDocument, Curves, batch_documents, read_curves
 from magic_tui.client.explored import Explored
 from magic_tui.render.cells import fit, join_that_fit
-from magic_tui.render.numbers import counted, loss_text, score_text, share_text
+from magic_tui.render.numbers import counted, in_all, loss_text, score_text, share_text
 from magic_tui.safe_text import one_line
 from magic_tui.screens.exploring import ExploringScreen
 from magic_tui.selection import Selection
@@ -136,7 +136,7 @@ class OverTrainingScreen(ExploringScreen):
         if curves is None:
             return
         head = Text(f"query {curves.query}", "bold", no_wrap=True, end="")
-        head.append(f" of {curves.queries}  ", "not bold dim")
+        head.append(f"{in_all(curves.queries)}  ", "not bold dim")
         text = one_line(curves.text[:1000])
         head.append(fit(text, max(0, width - head.cell_len)), "not bold italic")
         self.query_one("#about", Lines).show([head, Text(self._readout(width), end="")])

@@ -232,7 +232,7 @@ class QueriesScreen(AskingScreen):
         self.query_one(LossText).show(current.text, self.known_losses(current), hint)
 
     def _typed(self, text: str) -> None:
-        self.problem(why_not_ask(text))
+        self.problem_of_key(why_not_ask(text))
         if why_not_ask(text) or not text.strip():
             return
         place = self.add_typed(Candidate(text))

@@ -23,6 +23,13 @@ _CAN_PAUSE = (RunState.QUEUED, RunState.BLOCKED, RunState.STARTING, RunState.RUN
 _CAN_RESUME = (RunState.PAUSED, RunState.FAILED, RunState.CANCELLED, RunState.INTERRUPTED)
 _CAN_CANCEL = (*_CAN_PAUSE, RunState.PAUSING, RunState.PAUSED, RunState.INTERRUPTED)
 
+_STANDS = {
+    RunState.SUCCEEDED: "has succeeded",
+    RunState.FAILED: "has failed",
+    UNREADABLE: "cannot be read",
+}
+"""States that do not go with "is"."""
+
 
 class Wishing(Widget):
     """A screen with a run that can be paused, resumed and cancelled."""
@@ -55,7 +62,8 @@ class Wishing(Widget):
         if run is None:
             return "there is no run here"
         if run["state"] == UNREADABLE or run["state"] not in able:
-            return f"run {run['id']} is {run['state']}: there is nothing to {action}"
+            stands = _STANDS.get(run["state"], f"is {run['state']}")
+            return f"run {run['id']} {stands}; there is nothing to {action}"
         return None
 
     def action_pause(self) -> None:

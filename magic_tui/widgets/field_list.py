@@ -54,6 +54,18 @@ class FieldList(LineList):
         """Whether nothing is wrong."""
         return self.draft is not None and not self._problems
 
+    @property
+    def error(self) -> str | None:
+        """What is wrong under the cursor, in full: beside the field there may be no room for it."""
+        if self.draft is None:
+            return None
+        if self.cursor < len(FIELDS):
+            field = FIELDS[self.cursor]
+            problem = self._problems.get(field.key)
+            return f"{field.name}: {problem}" if problem else None
+        key = self._others()[self.cursor - len(FIELDS)]
+        return f"{'.'.join(key)}: {self._problems[key]}"
+
     def count(self) -> int:
         """How many lines."""
         return len(FIELDS) + len(self._others()) if self.draft is not None else 0

@@ -12,6 +12,7 @@ _SHORT = {
     "space": "space", "up": "↑", "down": "↓", "left": "←", "right": "→", "ctrl+p": "^p",
     "less_than_sign": "<", "greater_than_sign": ">", "equals_sign": "=", "comma": ",",
     "full_stop": ".", "pageup": "pgup", "pagedown": "pgdn",
+    "left_curly_bracket": "{", "right_curly_bracket": "}",
 }  # fmt: skip
 _ALWAYS = ("question_mark", "q")
 """Keys that are named at the end of the line, however little room there is."""

@@ -89,7 +89,9 @@ class Head(Widget):
 
     def _look(self) -> None:
         chosen = self._selection
-        if chosen is not None and chosen.folder is not None and self.screen.is_current:
+        # Asked for a frame ago: its screen may have been left since.
+        here = self.is_attached and self.screen.is_current
+        if here and chosen is not None and chosen.folder is not None:
             self._read(chosen.folder.path, chosen.attribution)
 
     @work(thread=True, exclusive=True, group="verdict", exit_on_error=False)

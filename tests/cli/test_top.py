@@ -94,7 +94,7 @@ def test_a_run_without_attribution_says_how_to_ask(runs: Path, magic: Magic) -> 
 def test_a_measurement_of_several_documents(runs: Path, magic: Magic) -> None:
     FakeRun(reduction="mean").write(runs)
     result = magic("top", "-k", 1)
-    assert "query 0 of 1  mean of 2 documents  measurement 6.5000 → 3.5000" in result.stdout
+    assert "query 0 · 1 in all  mean of 2 documents  measurement 6.5000 → 3.5000" in result.stdout
     assert "  who sat on the mat?\n  wörld peace\n" in result.stdout
 
 

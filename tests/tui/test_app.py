@@ -13,8 +13,10 @@ from engine.records.run_folder import RunFolder
 from magic_tui import copying
 from magic_tui.app import MagicApp
 from magic_tui.cli import dashboard
+from magic_tui.render.ascii_glyphs import speaks_unicode
 from magic_tui.screens.base import MagicScreen
 from magic_tui.screens.numbered import NAMES, SCREENS
+from magic_tui.widgets.foot import key_text
 from tests.cli.fake_engine import FakeEngine
 from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows, until
 
@@ -197,6 +199,69 @@ def test_plain_terminals_get_neither_colour_nor_signs(
                 if style is not None:
                     assert style.color is None or style.color.is_default, segment
                     assert style.bgcolor is None or style.bgcolor.is_default, segment
+
+    drive(MagicApp(finished.path.parent, finished.id, number), task)
+
+
+@pytest.mark.parametrize(
+    ("settings", "speaks"),
+    [
+        ({"LANG": "C"}, False),
+        ({"LANG": "POSIX"}, False),
+        ({"LANG": "C", "LC_CTYPE": "C.UTF-8"}, False),
+        ({"LC_CTYPE": "C.UTF-8"}, True),
+        ({"LANG": "de_DE.UTF-8"}, True),
+        ({"LANG": "en_US.utf8", "LC_CTYPE": "C"}, False),
+        ({"LANG": "C", "LC_ALL": "C.UTF-8"}, True),
+        ({"LANG": "C.UTF-8", "LC_ALL": ""}, True),
+        ({"LANG": "en_US.ISO-8859-1"}, False),
+        ({"LANG": "C.UTF-8", "TERM": "linux"}, False),
+        ({}, True),
+    ],
+    ids=str,
+)
+def test_the_locale_says_which_signs_are_drawn(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], speaks: bool
+) -> None:
+    for name in ("LC_ALL", "LC_CTYPE", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    assert speaks_unicode() == speaks
+
+
+def test_the_palette_in_ascii_has_no_question_marks(
+    finished: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+
+    async def task(pilot: Pilot[None]) -> None:
+        await pilot.press("ctrl+p")
+        await shows(pilot, "Search")
+        assert screen_text(pilot.app).isascii() and "??" not in screen_text(pilot.app)
+
+    drive(MagicApp(finished.path.parent, finished.id, 1), task)
+
+
+def test_help_scrolls_to_its_ends(finished: RunFolder) -> None:
+    async def task(pilot: Pilot[None]) -> None:
+        await pilot.press("question_mark")
+        await shows(pilot, "esc closes")
+        top = screen_text(pilot.app)
+        await pilot.press("G")
+        await shows(pilot, "Leave; runs go on")
+        await pilot.press("g")
+        await until(pilot, lambda: screen_text(pilot.app) == top)
+
+    drive(MagicApp(finished.path.parent, finished.id, 3), task)
+
+
+@pytest.mark.parametrize("number", sorted(SCREENS))
+def test_no_key_is_named_by_its_long_name(finished: RunFolder, number: int) -> None:
+    async def task(pilot: Pilot[None]) -> None:
+        bindings = [active.binding for active in pilot.app.screen.active_bindings.values()]
+        assert not [b.key for b in bindings if b.tooltip and "_" in key_text(b.key)]
 
     drive(MagicApp(finished.path.parent, finished.id, number), task)
 

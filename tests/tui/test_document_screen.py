@@ -67,7 +67,7 @@ def test_query_scale_and_neighbours_in_place(finished: RunFolder, terminal: Term
         await pilot.press("l", "l", "s")
         await shows(pilot, "scale: the 20 strongest documents")
         await pilot.press("Q")
-        await shows(pilot, "query 1 of 2")
+        await shows(pilot, "query 1 · 2 in all")
         assert app.screen.query_one(Paper).cursor == 2
         await pilot.press("Q", "J")
         await shows(pilot, f"document {order[1]} of 23")
@@ -227,7 +227,7 @@ def test_colours_can_be_read_on_a_light_background(
             assert not weak_colours(app), key
         monkeypatch.setattr(light_colours, "darkened", lambda style: style)
         await pilot.press("5", "Q")
-        await shows(pilot, "query 1 of 2")
+        await shows(pilot, "query 1 · 2 in all")
         assert weak_colours(app)
 
     drive(opened(finished, document=7), task)

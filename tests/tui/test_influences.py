@@ -30,7 +30,7 @@ def test_documents_are_ranked(finished: RunFolder, terminal: Terminal) -> None:
 
     async def task(pilot):
         app = pilot.app
-        await shows(pilot, "query 0 of 2")
+        await shows(pilot, "query 0 · 2 in all")
         await shows(pilot, "strongest token")
         text = screen_text(app)
         assert "23 documents" in text and "loss 6.0000 → 3.0000" in text
@@ -104,12 +104,12 @@ def test_another_query_in_place_and_beside(finished: RunFolder, terminal: Termin
         app = pilot.app
         await shows(pilot, "strongest token")
         await pilot.press("v")
-        await shows(pilot, "correlation -1.00 with query 1 of 2")
+        await shows(pilot, "beside query 1  correlation -1.00 over all 23 documents")
         await pilot.press("v", "Q")
-        await shows(pilot, "query 1 of 2  loss 7.0000 → 4.0000")
+        await shows(pilot, "query 1 · 2 in all  loss 7.0000 → 4.0000")
         assert app.selection.query == 1
         await pilot.press("left_square_bracket")
-        await shows(pilot, "query 0 of 2")
+        await shows(pilot, "query 0 · 2 in all")
 
     drive(opened(finished), task, terminal)
 
@@ -182,7 +182,7 @@ def test_hostile_texts_never_steer(tmp_path: Path, terminal: Terminal) -> None:
 
     async def task(pilot):
         app = pilot.app
-        await shows(pilot, "query 0 of 2")
+        await shows(pilot, "query 0 · 2 in all")
         await shows(pilot, "[bold red]markup[/]" if terminal.width > 80 else "[bold")
         for key in ("v", "j", "Q", "4", "5", "j", "n", "6", "G"):
             await pilot.press(key)
@@ -231,12 +231,12 @@ def test_scores_that_come_later_change_nothing_that_is_looked_at(tmp_path: Path)
         await shows(pilot, "strongest token")
         shutil.copytree(run.attributions / "a0001", run.attributions / "a0002")
         await pilot.press("Q")
-        await shows(pilot, "query 1 of 2")
+        await shows(pilot, "query 1 · 2 in all")
         assert app.selection.attribution == "a0001" and app.selection.latest == "a0002"
         assert "-a a0001" in app.screen.cli_equivalent()
         await pilot.press("2", "i")
         await until(pilot, lambda: app.selection.attribution == "a0002", "the latest")
-        await shows(pilot, "query 0 of 2")
+        await shows(pilot, "query 0 · 2 in all")
 
     drive(app, task)
 
@@ -254,3 +254,41 @@ def test_a_resize_in_flight(finished: RunFolder) -> None:
             assert any(line.startswith("▸") for line in lines)
 
     drive(opened(finished), task)
+
+
+def test_a_search_and_another_query_are_both_told(tmp_path: Path, terminal: Terminal) -> None:
+    run = FakeRun(texts=[*sample_texts(20), "a needle here"]).write(tmp_path)
+
+    async def task(pilot):
+        app = pilot.app
+        await shows(pilot, "strongest token")
+        assert app.screen.cli_lacks() == ""
+        await pilot.press("slash", *"needle", "enter")
+        await shows(pilot, "with “needle”: 1 document")
+        await pilot.press("v")
+        await shows(pilot, "correlation -1.00 over all 21 documents")
+        assert "with “needle”: 1 document" in screen_text(app)
+        await pilot.press("c")
+        await shows(pilot, "without the search and query 1 beside it")
+
+    drive(opened(run), task, terminal)
+
+
+def test_the_attribution_is_changed_in_place(tmp_path: Path) -> None:
+    run = FakeRun().write(tmp_path)
+    shutil.copytree(run.attributions / "a0001", run.attributions / "a0002")
+    app = opened(run)
+
+    async def task(pilot):
+        await shows(pilot, "strongest token")
+        for wanted in ("a0001", "a0002"):
+            await pilot.press("A")
+            await until(pilot, lambda w=wanted: app.screen.ranked.attribution == w, wanted)
+        # One that was asked and has no scores yet is told, and left with the same key.
+        app.select(attribution="a0003")
+        await shows(pilot, "attribution a0003 has no scores")
+        await pilot.press("A")
+        await until(pilot, lambda: app.screen.ranked is not None, "scores")
+        assert app.selection.attribution == "a0002"
+
+    drive(app, task)

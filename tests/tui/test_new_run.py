@@ -63,10 +63,7 @@ def test_fields_are_edited_and_mistakes_stand_beside_them(config: Path, engine: 
         await pilot.press("s")
         await shows(pilot, "something is wrong with a field")
         await pilot.press("enter", "ctrl+u", *"64", "enter")
-        await shows(pilot, "p counts it anew")
-        await pilot.press("s")
-        await shows(pilot, "its cost is not known yet")
-        await pilot.press("p")
+        await until(pilot, lambda: "row length: give" not in screen_text(pilot.app))
         await shows(pilot, "parameters")
         await pilot.press("s")
         await until(pilot, lambda: engine.of_kind("POST", "/v1/runs"))
@@ -109,6 +106,32 @@ def test_what_counting_finds_stands_beside_its_field(
         await until(pilot, lambda: "no file x.jsonl" not in screen_text(pilot.app))
 
     drive(MagicApp(tmp_path, start=0), task)
+
+
+def test_the_error_of_the_field_under_the_cursor_is_told_in_full(config: Path) -> None:
+    async def task(pilot: Pilot[None]) -> None:
+        await pilot.press("n", *str(config), "enter")
+        await shows(pilot, "parameters")
+        await pilot.press(*"jjjjjjj", "enter", "ctrl+u", *"abc", "enter")
+        await shows(pilot, "! learning rate: give a number, such as 0.001 or 1e-3")
+        await pilot.press("k")
+        await until(pilot, lambda: "learning rate: give" not in screen_text(pilot.app))
+
+    drive(MagicApp(config.parent / "runs", start=0), task)
+
+
+def test_a_mended_field_is_counted_by_itself(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_WORKER", "refuse")
+
+    async def task(pilot: Pilot[None]) -> None:
+        await pilot.press("n", *str(config), "enter")
+        await shows(pilot, "its cost is not known")
+        monkeypatch.setenv("FAKE_WORKER", "good")
+        await pilot.press("j", "j", "enter", *"2", "enter")
+        await shows(pilot, "parameters")
+        assert "not known" not in screen_text(pilot.app)
+
+    drive(MagicApp(config.parent / "runs", start=0), task)
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
@@ -154,8 +177,9 @@ def test_a_cost_that_cannot_be_found_out_says_why(
     async def task(pilot: Pilot[None]) -> None:
         await pilot.press("enter")
         await shows(pilot, "no file x.jsonl")
+        await shows(pilot, "its cost is not known")
         await pilot.press("s")
-        await shows(pilot, "its cost is not known yet")
+        await shows(pilot, "counting first what it takes")
 
     drive(MagicApp(tmp_path, start=0), task)
 

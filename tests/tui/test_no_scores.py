@@ -70,7 +70,7 @@ def test_scores_show_up_by_themselves(
         assert "not validated" not in screen_text(pilot.app).splitlines()[0]
         away.rename(run.attributions)
         await until(pilot, lambda: "no scores yet" not in screen_text(pilot.app), "scores")
-        await shows(pilot, "of 2" if screen != 8 else "left documents out")
+        await shows(pilot, "2 in all" if screen != 8 else "left documents out")
         await until(
             pilot, lambda: "not validated" in screen_text(pilot.app).splitlines()[0], "verdict"
         )

@@ -13,11 +13,14 @@ from textual import events
 from textual.pilot import Pilot
 
 from engine.contract.config import RunConfig, as_plain
+from engine.contract.errors import UsageError
 from engine.contract.request import LONGEST_TEXT
 from engine.records.run_folder import RunFolder
 from engine.records.tables import write_queries
 from magic_tui.app import MagicApp
 from magic_tui.client import worker
+from magic_tui.client.asking import Candidate, Source
+from magic_tui.screens import asking
 from magic_tui.screens.queries import QueriesScreen
 from magic_tui.selection import Selection
 from magic_tui.widgets.candidate_list import CandidateList
@@ -329,3 +332,40 @@ def test_an_empty_and_a_far_too_long_text(kept: RunFolder) -> None:
         assert len(one.text) == LONGEST_TEXT
 
     drive(app_of(kept), task)
+
+
+def test_an_error_of_a_key_goes_with_the_next_and_names_no_config(
+    kept: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise UsageError("queries.path: no file or folder at 'x'")
+
+    monkeypatch.setattr(asking, "read_source", refuse)
+
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "asked in")
+        await pilot.press("f", "x", "enter")
+        await shows(pilot, "! no file or folder at 'x'")
+        assert "queries.path" not in screen_text(pilot.app)
+        await pilot.press("j")
+        await until(pilot, lambda: "no file or folder" not in screen_text(pilot.app))
+
+    drive(MagicApp(kept.path.parent, kept.id, 3), task)
+
+
+def test_a_long_list_says_where_its_lines_were_cut(kept: RunFolder) -> None:
+    async def task(pilot: Pilot[None]) -> None:
+        await shows(pilot, "asked in")
+        texts = tuple(Candidate(f"{n} " + "wisdom" * 30) for n in range(60))
+        screen = pilot.app.screen
+        assert isinstance(screen, QueriesScreen)
+        screen.sources["long"] = Source("long", texts, len(texts))
+        screen.show_source("long")
+        await shows(pilot, "60 of 60 texts")
+        await until(
+            pilot,
+            lambda: all("…" in s for s in screen_lines(pilot.app)[2:9]),
+            "an ellipsis before the scrollbar",
+        )
+
+    drive(MagicApp(kept.path.parent, kept.id, 3), task)

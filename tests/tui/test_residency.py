@@ -34,10 +34,10 @@ def test_training_fills_the_strip_step_by_step() -> None:
     recording = recorded(training_events(STEPS)[:-2], checkpoints(0, 3))
     moment = recording.at()
     assert (moment.trained, moment.steps, moment.cursor) == (4, STEPS, None)
-    train, store, replay = strip(recording, width=LABEL_WIDTH + STEPS + 1 + 3)
-    assert train == "TRAIN   ████░░ 4/6"
-    assert store == "STORE   D··D·· 2 D"
-    assert replay.startswith("REPLAY  ······ –")
+    train, store, replay = strip(recording, width=LABEL_WIDTH + STEPS + 2 + 7)
+    assert train == "TRAIN   ████░░  4/6"
+    assert store == "STORE   D··D··· 2 D"
+    assert replay.startswith("REPLAY  ······  –")
 
 
 def test_replay_carries_the_cursor_and_shows_what_it_holds() -> None:
@@ -46,9 +46,10 @@ def test_replay_carries_the_cursor_and_shows_what_it_holds() -> None:
     moment = begun.at()
     assert moment.cursor == 3 and moment.rebuilding == (2, 2)
     assert np.flatnonzero(moment.held).tolist() == [2]
-    _, store, line = strip(begun, width=LABEL_WIDTH + STEPS + 1 + 7)
-    assert store == "STORE   D·R··· 2 D 1 R"
-    assert line == "REPLAY  ··▒◀▓▓ 3/6"
+    _, store, line = strip(begun, width=LABEL_WIDTH + STEPS + 2 + 7)
+    assert store == "STORE   D·R···D 2 D 1 R"
+    assert line == "REPLAY  ··▒◀▓▓  3/6"
+    assert (moment.done, moment.total) == (3, STEPS)
     broken_off = recorded(training_events(STEPS), replay[: -2 - 2 * 2 - 1], [("interrupted", {})])
     assert broken_off.at().cursor == 3 and not broken_off.at().held.any()
     done = recorded(training_events(STEPS), checkpoints(0, STEPS), replay).at()
@@ -80,7 +81,7 @@ def test_what_an_earlier_attempt_did_stays() -> None:
     replay = replay_events(STEPS)[:-6]
     again = ("resumed", {"phase": "replay", "step": 4, "done": 2})
     recording = recorded(training_events(STEPS), replay[:3], replay[3:5], [again])
-    assert recording.at().cursor == 4
+    assert recording.at().cursor == 4 and recording.at().done == 2
 
 
 def test_many_steps_share_a_cell_which_counts_what_is_kept() -> None:
@@ -92,7 +93,8 @@ def test_many_steps_share_a_cell_which_counts_what_is_kept() -> None:
     room = len(train.split()[1])
     assert train.count("█") == pytest.approx(room * 750 / 1000, abs=1)
     packed = recorded(training_events(1000), checkpoints(*range(0, 1000, 3)))
-    assert set(strip(packed, width=80)[1][LABEL_WIDTH:].split()[0]) <= set("456")
+    cells = strip(packed, width=80)[1][LABEL_WIDTH:].split()[0]
+    assert set(cells[:-1]) <= set("567") and cells[-1] == "·"
 
 
 def test_curves_fit_their_place_and_name_their_extremes() -> None:
@@ -111,3 +113,17 @@ def test_curves_fit_their_place_and_name_their_extremes() -> None:
 
 def test_ascii_keeps_the_width() -> None:
     assert as_ascii("▓▒◀ D··R ✓ – 语") == "#%< D..R v - ??"
+
+
+def test_the_strip_stands_still_whatever_grows_beside_it() -> None:
+    whole = recorded(training_events(STEPS), checkpoints(0, STEPS), replay_events(STEPS))
+    trains = [strip(whole, seq) for seq in range(3, whole.count)]
+    assert len({len(lines[0][LABEL_WIDTH:].split()[0]) for lines in trains}) == 1
+    assert max(len(line) for lines in trains for line in lines) <= 40
+
+
+def test_the_title_of_a_curve_never_holds_a_part_of_a_number() -> None:
+    curve = (np.arange(2.0), np.array([4.6e-5, 4.6e-5]))
+    heads = {width: curve_lines("learning rate", curve, (0, 2), (width, 3))[0].plain
+             for width in range(13, 24)}  # fmt: skip
+    assert set(heads.values()) == {"learning rate", "learning rate 4.6e-5"}

@@ -106,6 +106,10 @@ def test_not_validated(kept: RunFolder, terminal: Terminal) -> None:
         shown = screen_text(pilot.app)
         assert "○ not validated" in shown and "float32" in shown
         assert "1 at the last step, 1 at the first" in " ".join(shown.split())
+        assert "model.dtype: float64" in shown and "no command does it yet" in " ".join(
+            shown.split()
+        )
+        assert "validation.csv" in shown
         await pilot.press("Q")
         await shows(pilot, "2 at the last step")
 

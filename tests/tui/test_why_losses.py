@@ -66,10 +66,10 @@ def test_tokens_by_loss_are_asked_once(
         copies = [each.read_text() for each in copies_folder().glob("why-*")]
         assert any("hardest: " in copy for copy in copies)
         await pilot.press("Q")
-        await shows(pilot, "query 1 of 2")
+        await shows(pilot, "query 1 · 2 in all")
         assert "by loss" not in plain(pilot)
         await pilot.press("Q")
-        await shows(pilot, "query 0 of 2")
+        await shows(pilot, "query 0 · 2 in all")
         await pilot.press("l")
         assert "its own tokens by loss" in plain(pilot)
         assert [verb for verb, _ in asked()] == ["losses"]
