@@ -19,14 +19,15 @@ Reduction = Literal["none", "mean", "sum"]
 Granularity = Literal["token", "document"]
 ScheduleName = Literal["all", "gradients", "sqrt", "log", "auto"]
 Forced = Literal["dropout", "bfloat16"]
-Names = Annotated[
-    tuple[str, ...],
-    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
-    Field(min_length=1),
-]
 
 ALL_LINEAR = "all-linear"
 """In place of names of layers: every linear layer but the head."""
+
+
+def _as_names(value: Any) -> Any:
+    if not value:
+        raise ValueError(f"name at least one layer, or {ALL_LINEAR}")
+    return (value,) if isinstance(value, str) else value
 
 
 class Section(BaseModel):
@@ -44,7 +45,7 @@ class LoraConfig(Section):
 
     rank: PositiveInt = 8
     alpha: Annotated[float, Field(gt=0.0)] = 16.0
-    target_modules: Names
+    target_modules: Annotated[tuple[str, ...], BeforeValidator(_as_names)]
 
     @model_validator(mode="after")
     def _all_or_names(self) -> "LoraConfig":

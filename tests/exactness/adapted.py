@@ -23,7 +23,7 @@ class Adapters:
     model: str
     layers: tuple[str, ...]
     rank: int = 2
-    alpha: float = 3.0
+    alpha: float = 3.5
     noise: float = 0.1
     dtype: torch.dtype = torch.float64
 

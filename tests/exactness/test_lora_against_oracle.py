@@ -114,7 +114,7 @@ def test_models_that_peft_wrapped_itself(agree: Agree, tmp_path: Path) -> None:
     import peft
 
     adapters = replace(CASES[6], noise=0.0)
-    settings = peft.LoraConfig(r=1, lora_alpha=3, target_modules=["q_proj", "v_proj"])
+    settings = peft.LoraConfig(r=1, lora_alpha=3.5, target_modules=["q_proj", "v_proj"])
     wrapped = peft.get_peft_model(tiny_model("llama untied"), settings)
     same = adapted_model(adapters)
     prefix = "base_model.model."
