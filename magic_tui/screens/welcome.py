@@ -26,6 +26,7 @@ ABOUT = (
 _KNOWN = {
     "demo": "the demo: a small model learns passages of eight books; nothing is downloaded",
     "finetune-jsonl": "sample: fine-tune a model on a file of texts",
+    "lora": "sample: fine-tune adapters (LoRA) on a frozen model",
     "packed-pretrain": "sample: pretrain from scratch on packed texts",
 }
 
