@@ -8,7 +8,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -20,11 +20,38 @@ Granularity = Literal["token", "document"]
 ScheduleName = Literal["all", "gradients", "sqrt", "log", "auto"]
 Forced = Literal["dropout", "bfloat16"]
 
+ALL_LINEAR = "all-linear"
+"""In place of names of layers: every linear layer but the head."""
+
+
+def _as_names(value: Any) -> Any:
+    if not value:
+        raise ValueError(f"name at least one layer, or {ALL_LINEAR}")
+    return (value,) if isinstance(value, str) else value
+
 
 class Section(BaseModel):
     """One block of the config: unknown keys are errors, values never change after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class LoraConfig(Section):
+    """Low-rank adapters, trained in place of the model itself, which stays as it is.
+
+    ``target_modules`` are names of linear or embedding layers, or ends of such names after a
+    dot; or ``all-linear``. An adapter is scaled by alpha / rank.
+    """
+
+    rank: PositiveInt = 8
+    alpha: Annotated[float, Field(gt=0.0)] = 16.0
+    target_modules: Annotated[tuple[str, ...], BeforeValidator(_as_names)]
+
+    @model_validator(mode="after")
+    def _all_or_names(self) -> "LoraConfig":
+        if ALL_LINEAR in self.target_modules and len(self.target_modules) > 1:
+            raise ValueError(f"target_modules: {ALL_LINEAR} stands alone; leave the names out")
+        return self
 
 
 class ModelConfig(Section):
@@ -36,7 +63,7 @@ class ModelConfig(Section):
     dtype: Dtype = "float32"
     dropout: Literal[0] | None = None
     trust_remote_code: bool = False
-    lora: None = None
+    lora: LoraConfig | None = None
 
 
 class SourceConfig(Section):

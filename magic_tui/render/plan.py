@@ -37,12 +37,17 @@ def plan_lines(plan: dict[str, Any], width: int) -> Iterator[Text]:
 def _sizes(plan: dict[str, Any]) -> str:
     return " · ".join(
         (
-            f"{count_text(plan['parameters'])} parameters",
+            _parameters(plan),
             counted(plan["documents"], "document"),
             counted(plan["rows"], "row"),
             counted(plan["steps"], "step"),
         )
     )
+
+
+def _parameters(plan: dict[str, Any]) -> str:
+    trained, frozen = count_text(plan["parameters"]), plan.get("frozen_parameters")
+    return f"{trained} parameters" + (f" trained, {count_text(frozen)} frozen" if frozen else "")
 
 
 def _work(plan: dict[str, Any]) -> str:
