@@ -118,7 +118,7 @@ def _numerics(run: RunFolder, attribution: str, reproduced: bool | None) -> Nume
     config, history = run.config(), read_history(run)
     norms: dict[int, tuple[float, float, float]] = {}
     for each in history.passes_of(attribution):
-        for place, query in enumerate(each.queries):
+        for place, query in enumerate(() if each.are_directions else each.queries):
             by_step = {
                 step: value[place]
                 for step, value in sorted(each.norms.items())
