@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -67,7 +68,7 @@ def read_verdict(run: Path, attribution: str | None) -> Verdict:
     """
     path = find_attribution(RunFolder(run).attributions, attribution)
     record = read_completion(path) or {}
-    return _judged(read_validation(path), record.get("reproduced"))[0]
+    return _judged(read_validation(path), record)[0]
 
 
 def read_trust(opened: Attribution) -> Trust:
@@ -79,24 +80,24 @@ def read_trust(opened: Attribution) -> Trust:
     """
     record = opened.scores.record or {}
     validation = read_validation(opened.path)
-    verdict, reason = _judged(validation, record.get("reproduced"))
+    verdict, reason = _judged(validation, record)
     numerics = _numerics(opened.run, opened.id, record.get("reproduced"))
     interval = None if validation is None else validation.interval
     queries = opened.scores.queries
     return Trust(opened.id, verdict, reason, validation, interval, numerics, queries)
 
 
-def _judged(validation: Validation | None, reproduced: bool | None) -> tuple[Verdict, str]:
+def _judged(validation: Validation | None, record: dict[str, Any]) -> tuple[Verdict, str]:
     if validation is None:
-        if reproduced is False:
+        if record.get("reproduced") is False:
             return (
                 Verdict("!", "not reproduced", "bold"),
                 "the last training step, taken again, did not come out the same, and no "
                 "retraining has checked the scores",
             )
         return NOT_VALIDATED, (
-            "nobody has left documents out, trained again and compared: the scores are exact "
-            "derivatives, but how far they predict such changes is not known"
+            f"nobody has left documents out, trained again and compared: {_exactness(record)}, "
+            "but how far they predict such changes is not known"
         )
     lds, count = validation.lds, validation.subsets
     if count < FEWEST or np.isnan(lds):
@@ -112,6 +113,16 @@ def _judged(validation: Validation | None, reproduced: bool | None) -> tuple[Ver
         return Verdict("!", f"doubtful, {words}", "bold"), reason
     reason = f"predictions hardly rank {count} retrained subsets: do not believe them; {remedy}"
     return Verdict("✗", f"don't trust, {words}", "bold reverse"), reason
+
+
+def _exactness(record: dict[str, Any]) -> str:
+    outside = (record.get("subspace") or {}).get("outside", 0.0)
+    if outside == 0:
+        return "the scores are exact derivatives"
+    return (
+        "the scores are derivatives of which fewer directions were replayed than queries asked "
+        f"(at most {100 * outside:.2g} % of a query's gradient left out)"
+    )
 
 
 def _numerics(run: RunFolder, attribution: str, reproduced: bool | None) -> Numerics:

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config
 
-from engine.checkpoints.trajectory_reader import TrajectoryReader
 from engine.checkpoints.trajectory_writer import TrajectoryWriter
 from engine.magic.optimizers import LearningRateSpec, OptimizerSpec, build_optimizer
 from engine.magic.schedule import make_schedule
@@ -96,7 +95,7 @@ class Subject:
             writer.take_gradient(0, grads)
             writer.take_state(after)
         template = self.state.params
-        reader = TrajectoryReader(folder, self.step.stage, template, torch.device("cpu"))
+        reader = self.trainer.open(folder)
         cotangents = [
             Cotangent(
                 {name: torch.randn_like(p) for name, p in template.items()},
@@ -111,6 +110,19 @@ class Subject:
             self.step.pull_back(self.state, grads, self.batch, cotangents)
 
         return run
+
+    def vjp(self, queries: int) -> Callable[[], Any]:
+        """The optimizer's part of a replayed step alone."""
+        params, optimizer = self.state.params, self.state.optimizer
+        _, grads = self.step.gradient(params, self.batch)
+        cotangents = [
+            Cotangent(
+                {name: torch.randn_like(p) for name, p in params.items()},
+                self.step.stage.zero_cotangent(params, optimizer),
+            )
+            for _ in range(queries)
+        ]
+        return lambda: self.step.stage.vjp(params, optimizer, grads, cotangents)
 
     def mechanism(self, name: str, queries: int) -> Callable[[], Any]:
         """One way to take second derivatives, without the optimizer."""
