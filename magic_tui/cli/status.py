@@ -22,14 +22,14 @@ def status(
 
     Without RUN, those that are not finished.
     """
-    from engine.records.run_folder import RunFolder
     from magic_tui.client.engine import connect, is_finished
     from magic_tui.client.subspaces import subspaces_of
 
     engine = connect(runs_dir)
     if run is not None:
         facts = engine.find(run)
-        facts = {**facts, "subspaces": subspaces_of(RunFolder(Path(facts["path"])))}
+        subspaces = subspaces_of(Path(facts["path"]))
+        facts = {**facts, "subspaces": subspaces} if subspaces else facts
     else:
         unfinished = [view for view in engine.runs() if not is_finished(view)]
         facts = {"engine": engine.view, "runs": unfinished}

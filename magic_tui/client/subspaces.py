@@ -1,25 +1,22 @@
-"""Which attributions replayed fewer directions than they have queries."""
+"""Which attributions replayed fewer directions than they have queries; loads nothing slow."""
 
+import contextlib
+import json
+from pathlib import Path
 from typing import Any
 
-from engine.records.run_folder import RunFolder
-from engine.records.score_store import list_attributions, read_completion
 
-
-def subspaces_of(run: RunFolder) -> dict[str, dict[str, Any]]:
-    """What a run's attributions say of the directions that served in place of their queries.
+def subspaces_of(run: Path) -> dict[str, dict[str, Any]]:
+    """What the attributions of the run in a folder say of the directions they replayed.
 
     By attribution, those alone that were asked with a tolerance: ``tolerance``, ``rank``,
-    ``inner_product``, ``outside`` and how many ``queries``.
-
-    Raises:
-        UsageError: if a completion record is damaged.
+    ``inner_product``, ``outside`` and how many ``queries``. Damaged records are passed over:
+    whatever reads the scores themselves says so.
     """
-    records = {
-        folder.name: read_completion(folder) for folder in list_attributions(run.attributions)
-    }
-    return {
-        name: {**record["subspace"], "queries": record["arrays"]["document_scores"]["shape"][0]}
-        for name, record in records.items()
-        if record is not None and record.get("subspace")
-    }
+    found = {}
+    for file in sorted(run.glob("attributions/[!.]*/complete.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            record = json.loads(file.read_text(encoding="utf-8"))
+            queries = record["arrays"]["document_scores"]["shape"][0]
+            found[file.parent.name] = {**record["subspace"], "queries": queries}
+    return found

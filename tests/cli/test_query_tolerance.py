@@ -66,7 +66,7 @@ def test_status_says_it(fake: FakeRun, runs: Path, engine: FakeEngine, magic: Ma
 def test_status_of_a_run_without(runs: Path, engine: FakeEngine, magic: Magic) -> None:
     engine.add(RUN, "succeeded", path=str(FakeRun().write(runs).path))
     assert "direction" not in magic("status", RUN).stdout
-    assert json.loads(magic("status", RUN, "--json").stdout)["subspaces"] == {}
+    assert "subspaces" not in json.loads(magic("status", RUN, "--json").stdout)
 
 
 def test_trust_no_longer_says_exact(fake: FakeRun, runs: Path) -> None:
