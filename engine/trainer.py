@@ -267,6 +267,12 @@ class Trainer:
 
     def measure(self, state: TrainState, measurement: Measurement) -> tuple[float, Cotangent]:
         """φ and its derivative in the train state."""
+        value, gradient = self.gradient(state, measurement)
+        zeros = self.step.stage.zero_cotangent(state.params, state.optimizer)
+        return value, Cotangent(gradient, zeros)
+
+    def gradient(self, state: TrainState, measurement: Measurement) -> tuple[float, Params]:
+        """φ and its gradient in the parameters."""
         value, total = 0.0, None
         with self.loss.evaluating():
             for batch in measurement:
@@ -275,8 +281,7 @@ class Trainer:
                 total = grads if total is None else {n: g.add_(grads[n]) for n, g in total.items()}
         if total is None or not math.isfinite(value):
             raise DivergedError("query's loss", state.step)
-        zeros = self.step.stage.zero_cotangent(state.params, state.optimizer)
-        return value, Cotangent(total, zeros)
+        return value, total
 
     def open(self, save_dir: Path | str) -> TrajectoryReader:
         """A kept trajectory of this trainer's model."""

@@ -14,6 +14,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0.0)]
+Tolerance = Annotated[float, Field(ge=0.0, lt=1.0)]
 Dtype = Literal["float32", "float64", "bfloat16"]
 Reduction = Literal["none", "mean", "sum"]
 Granularity = Literal["token", "document"]
@@ -148,10 +149,13 @@ class QueriesConfig(SourceConfig):
 
 
 class AttributionConfig(Section):
-    """What is kept of the scores, and how much memory a replay may take."""
+    """What is kept of the scores, how exact they are and how much memory a replay may take."""
 
     granularity: Granularity = "token"
     memory_budget_gb: Annotated[float, Field(gt=0.0)] | None = None
+    query_tolerance: Tolerance | None = None
+    """Share of any query's gradient that may be left out so that fewer replays serve all queries;
+    exact if null, and exact to rounding if 0."""
 
 
 class TrajectoryConfig(Section):
@@ -186,7 +190,11 @@ class RunConfig(Section):
 
     def digest(self) -> str:
         """SHA-256 of the resolved config, independent of key order and of the file's layout."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        values = self.model_dump(mode="json")
+        # Younger than the format: unset, it must not change the digests of runs there are.
+        if values["attribution"]["query_tolerance"] is None:
+            del values["attribution"]["query_tolerance"]
+        canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 

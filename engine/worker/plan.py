@@ -41,6 +41,7 @@ def plan(config: RunConfig, runs: Path) -> dict[str, Any]:
         "queries": queries.measurements if queries else 0,
         "queries_per_pass": budget.queries_per_pass,
         "passes": budget.passes,
+        "query_tolerance": config.attribution.query_tolerance,
         "step_seconds": costs.step_seconds,
         "schedules": [
             {

@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,36 +14,72 @@ from engine.checkpoints.tensor_files import DamagedFileError
 from engine.contract.config import Granularity
 from engine.contract.errors import StoppedError
 from engine.contract.events import Event, Phase
+from engine.measurements import Measurement
 from engine.records.manifest import part_folder
 from engine.records.score_store import ScoreShape, ScoreWriter
 from engine.worker.asking import Asking
 from engine.worker.budget import budget_of
 from engine.worker.job import Job
-from engine.worker.queries import measurement_batches
 from engine.worker.reporter import Reporter
 from engine.worker.stop import Stop
 
-DocumentSums = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+COMPLETION_FACTS = ("created", "reduction", "granularity", "passes", "reproduced")
+"""What every completion record says."""
+DocumentSums = Callable[[NDArray[np.floating[Any]]], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What is replayed, and where its scores go."""
+
+    measurements: list[Measurement]
+    folder: Path
+    dtype: str
+    """Of the scores as they are stored."""
+    are_directions: bool = False
+    """They are no queries but a basis of them."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What the completion record says besides."""
+
+    def shape(self, job: Job, granularity: Granularity) -> ScoreShape:
+        """The sizes of its scores."""
+        rows, tokens = job.rows.input_ids.shape
+        return ScoreShape(
+            len(self.measurements),
+            rows,
+            tokens,
+            job.documents,
+            len(job.order),
+            self.dtype,
+            granularity,
+        )
 
 
 class Replaying:
-    """Replays the queries of one attribution that are not written yet."""
+    """Replays those measurements of one attribution that are not written yet."""
 
     def __init__(
-        self, asking: Asking, job: Job, report: Reporter, stop: Stop, save_seconds: float
+        self,
+        replayed: Replayed,
+        asking: Asking,
+        job: Job,
+        report: Reporter,
+        stop: Stop,
+        save_seconds: float,
     ) -> None:
-        """Go on with what the attribution's folder holds."""
+        """Go on with what the folder of ``replayed`` holds."""
+        self.replayed = replayed
         self.asking = asking
         self.job = job
         self.report = report
         self.stop = stop
         self.ranks = job.trainer.ranks
-        folder = part_folder(asking.staging, self.ranks.index, self.ranks.count)
+        folder = part_folder(replayed.folder, self.ranks.index, self.ranks.count)
         folder.mkdir(exist_ok=True)
         self.saves = ReplaySaves(folder, save_seconds)
         self.stream = job.stream(asking.granularity)
-        self.measurements = measurement_batches(asking.queries, job)
-        self.sums = _document_sums(job, asking.granularity)
+        self.measurements = replayed.measurements
+        self.sums = document_sums(job, asking.granularity)
 
     def run(self) -> None:
         """Replay and write what is lacking, then name the scores complete."""
@@ -68,6 +106,7 @@ class Replaying:
                 passes=before + len(passes),
                 queries=chosen,
                 reason=reason,
+                **({"directions": True} if self.replayed.are_directions else {}),
             )
             # Taken and not kept in a name: the next pass needs the memory.
             self._pass(writer, chosen, saved.state if saved else None)
@@ -78,11 +117,12 @@ class Replaying:
 
     def _writer(self, resume: bool) -> ScoreWriter | None:
         """Where the first rank of a group writes scores, once the very first made the store."""
-        shape, first = self._shape(), self.ranks.index == 0
-        writer = ScoreWriter(self.asking.staging, shape, resume=resume) if first else None
+        shape = self.replayed.shape(self.job, self.asking.granularity)
+        folder, first = self.replayed.folder, self.ranks.index == 0
+        writer = ScoreWriter(folder, shape, resume=resume) if first else None
         self.ranks.wait()
         if not first and self.ranks.group.index == 0:
-            writer = ScoreWriter(self.asking.staging, shape, resume=True)
+            writer = ScoreWriter(folder, shape, resume=True)
         self.ranks.wait()
         return writer
 
@@ -162,33 +202,20 @@ class Replaying:
             "granularity": self.asking.granularity,
             "passes": self.saves.passes(),
             "reproduced": self.report.reproduced,
+            **self.replayed.facts,
         }
         record = self.asking.folder.record()
         writer.complete(record["run_id"], record["config_hash"], facts)
 
-    def _shape(self) -> ScoreShape:
-        job, granularity = self.job, self.asking.granularity
-        rows, tokens = job.rows.input_ids.shape
-        dtype = "float64" if job.config.model.dtype == "float64" else "float32"
-        return ScoreShape(
-            len(self.measurements),
-            rows,
-            tokens,
-            job.documents,
-            len(self.stream),
-            dtype,
-            granularity,
-        )
 
-
-def _document_sums(job: Job, granularity: Granularity) -> DocumentSums:
+def document_sums(job: Job, granularity: Granularity) -> DocumentSums:
     """How to get the documents' scores from those of the stream's weights."""
     if granularity == "document":
-        return lambda scores: scores
+        return lambda scores: scores.astype(np.float64)
     owners = job.rows.document_ids.ravel()
     known = owners >= 0
 
-    def sums(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    def sums(scores: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         return np.bincount(owners[known], scores.ravel()[known], job.documents).astype(np.float64)
 
     return sums

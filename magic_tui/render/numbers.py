@@ -1,6 +1,7 @@
 """Numbers as people read them: scores, times, sizes, shares."""
 
 import math
+from typing import Any
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
@@ -67,6 +68,15 @@ def share_text(share: float) -> str:
 def count_text(count: float) -> str:
     """A whole number with its thousands apart: ``12,345``."""
     return f"{count:,.0f}"
+
+
+def subspace_text(facts: dict[str, Any], queries: int) -> str:
+    """What was replayed in place of queries asked with a tolerance."""
+    directions = counted(facts["rank"], "direction")
+    return (
+        f"{counted(queries, 'query')} from {directions}: at most {share_text(facts['outside'])} "
+        f"of a query's gradient left out (tolerance {share_text(facts['tolerance'])})"
+    )
 
 
 def counted(count: int, noun: str) -> str:

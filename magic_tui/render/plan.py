@@ -54,7 +54,10 @@ def _work(plan: dict[str, Any]) -> str:
     parts = [pace_text(plan["step_seconds"])] if plan.get("step_seconds") is not None else []
     if plan.get("queries"):
         parts.append(counted(plan["queries"], "query"))
-        parts.append(counted(plan["passes"], "pass") + " of replay")
+        passes = counted(plan["passes"], "pass") + " of replay"
+        if plan.get("query_tolerance") is not None:
+            passes = f"at most {passes}, fewer if the trained model's query gradients are alike"
+        parts.append(passes)
         parts.append(f"{plan['queries_per_pass']} at once")
     else:
         parts.append("no queries yet: ask them later with magic attribute")

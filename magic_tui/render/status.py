@@ -15,6 +15,7 @@ from magic_tui.render.numbers import (
     duration_text,
     loss_text,
     pace_text,
+    subspace_text,
 )
 from magic_tui.render.phases import NAMES
 from magic_tui.render.runs import model_text, run_age, run_lines, steps_text
@@ -71,6 +72,8 @@ def _about_run(run: View) -> Iterator[Fact]:
     yield "trajectory", bytes_text(run["trajectory_bytes"])
     count = counted(run["attributions"], "attribution")
     yield "scores", f"{bytes_text(run['scores_bytes'])} in {count}"
+    for name, subspace in (run.get("subspaces") or {}).items():
+        yield name, subspace_text(subspace, subspace["queries"])
     if run["memory"] is not None:
         yield "memory", f"{bytes_text(run['memory'])} at most"
     yield "made", run_age(run)

@@ -119,6 +119,19 @@ class Subject:
 
         return run
 
+    def vjp(self, queries: int) -> Callable[[], Any]:
+        """The optimizer's part of a replayed step alone."""
+        params, optimizer = self.state.params, self.state.optimizer
+        _, grads = self.step.gradient(params, self.batch)
+        cotangents = [
+            Cotangent(
+                {name: torch.randn_like(p) for name, p in params.items()},
+                self.step.stage.zero_cotangent(params, optimizer),
+            )
+            for _ in range(queries)
+        ]
+        return lambda: self.step.stage.vjp(params, optimizer, grads, cotangents)
+
     def mechanism(self, name: str, queries: int) -> Callable[[], Any]:
         """One way to take second derivatives, without the optimizer."""
         params, batch = self.state.params, self.batch
