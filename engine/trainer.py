@@ -288,8 +288,10 @@ class Trainer:
     ) -> Keeper:
         """Who keeps this rank's part of a trajectory: itself, in the first group of ranks."""
         group, stage = self.ranks.group, self.step.stage
+        # In this order: other ranks may begin to write meanwhile, all of them before it is found.
+        begun = read_manifest(folder) is not None
         parts, part = parts_of(folder), part_folder(folder, group.index, group.count)
-        if part not in parts and read_manifest(folder) is not None:
+        if begun and part not in parts:
             raise RunError(
                 f"{folder} was begun by {len(parts)} ranks that divide the model; go on with as "
                 "many"
