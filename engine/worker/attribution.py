@@ -5,6 +5,7 @@ import math
 import os
 
 from engine.checkpoints.replay_saves import remove_saves
+from engine.checkpoints.tensor_files import remove_unfinished
 from engine.contract.errors import RunError
 from engine.contract.events import Event, Phase
 from engine.magic.replay import DivergedError
@@ -60,6 +61,7 @@ def _replay(asking: Asking, job: Job, report: Reporter, stop: Stop, save_seconds
     if asking.tolerance is None:
         Replaying(queries, asking, job, report, stop, save_seconds).run()
         return
+    remove_unfinished(asking.staging)
     basis = query_basis(asking, job, measurements, report)
     if not basis.is_smaller:
         queries.facts["subspace"] = basis.facts
