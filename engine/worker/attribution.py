@@ -69,7 +69,7 @@ def _replay(asking: Asking, job: Job, report: Reporter, stop: Stop, save_seconds
         write_shares(asking, zeros, zeros)
         Replaying(queries, asking, job, report, stop, save_seconds).run()
         return
-    directions = Replayed(basis.directions(measurements), basis.folder, "float64", True)
+    directions = Replayed(measurements, basis.folder, "float64", basis.subspace.combinations)
     if not is_replayed(basis):
         Replaying(directions, asking, job, report, stop, save_seconds).run()
     _put_together(basis, queries, job)
