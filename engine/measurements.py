@@ -34,12 +34,3 @@ def measurements_of(
 def scaled(batch: Batch, factor: float) -> Batch:
     """The batch with its loss multiplied by ``factor``."""
     return replace(batch, weights=batch.weights * factor)
-
-
-def combined(measurements: Sequence[Measurement], coefficients: Sequence[float]) -> Measurement:
-    """The measurement Σ_i coefficients[i] φ_i."""
-    return [
-        scaled(batch, coefficient)
-        for measurement, coefficient in zip(measurements, coefficients, strict=True)
-        for batch in measurement
-    ]

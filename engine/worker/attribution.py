@@ -5,6 +5,7 @@ import math
 import os
 
 from engine.checkpoints.replay_saves import remove_saves
+from engine.checkpoints.tensor_files import remove_unfinished
 from engine.contract.errors import RunError
 from engine.contract.events import Event, Phase
 from engine.magic.replay import DivergedError
@@ -68,6 +69,7 @@ def _replay(asking: Asking, job: Job, report: Reporter, stop: Stop, save_seconds
     if asking.tolerance is None:
         Replaying(queries, asking, job, report, stop, save_seconds).run()
         return
+    remove_unfinished(asking.staging)
     basis = query_basis(asking, job, measurements, report)
     ranks = job.trainer.ranks
     if not basis.is_smaller:
@@ -77,7 +79,7 @@ def _replay(asking: Asking, job: Job, report: Reporter, stop: Stop, save_seconds
             write_shares(asking, zeros, zeros)
         Replaying(queries, asking, job, report, stop, save_seconds).run()
         return
-    directions = Replayed(basis.directions(measurements), basis.folder, "float64", True)
+    directions = Replayed(measurements, basis.folder, "float64", basis.subspace.combinations)
     if not ranks.everyone(is_replayed(basis))[0]:
         Replaying(directions, asking, job, report, stop, save_seconds).run()
     ranks.wait()

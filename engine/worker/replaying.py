@@ -8,15 +8,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from engine.checkpoints.replay_saves import ReplaySaves, ReplayState, Saved
 from engine.checkpoints.tensor_files import DamagedFileError
+from engine.checkpoints.trajectory_reader import TrajectoryReader
 from engine.contract.config import Granularity
 from engine.contract.errors import StoppedError
 from engine.contract.events import Event, Phase
 from engine.measurements import Measurement
 from engine.records.manifest import part_folder
 from engine.records.score_store import ScoreShape, ScoreWriter
+from engine.stream import DataStream
+from engine.trainer import Trainer
 from engine.worker.asking import Asking
 from engine.worker.budget import budget_of
 from engine.worker.job import Job
@@ -36,16 +40,29 @@ class Replayed:
     folder: Path
     dtype: str
     """Of the scores as they are stored."""
-    are_directions: bool = False
-    """They are no queries but a basis of them."""
+    directions: Tensor | None = None
+    """(direction, measurement): a basis of the measurements, replayed in their place."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What the completion record says besides."""
+
+    def __len__(self) -> int:
+        return len(self.measurements if self.directions is None else self.directions)
+
+    def begin(
+        self, trainer: Trainer, reader: TrajectoryReader, stream: DataStream, chosen: list[int]
+    ) -> ReplayState:
+        """Some of them at the end of training."""
+        if self.directions is not None:
+            rows = self.directions[chosen]
+            return trainer.begin_replay(reader, stream, self.measurements, rows)
+        asked = [self.measurements[query] for query in chosen]
+        return trainer.begin_replay(reader, stream, asked)
 
     def shape(self, job: Job, granularity: Granularity) -> ScoreShape:
         """The sizes of its scores."""
         rows, tokens = job.rows.input_ids.shape
         return ScoreShape(
-            len(self.measurements),
+            len(self),
             rows,
             tokens,
             job.documents,
@@ -78,7 +95,6 @@ class Replaying:
         folder.mkdir(exist_ok=True)
         self.saves = ReplaySaves(folder, save_seconds)
         self.stream = job.stream(asking.granularity)
-        self.measurements = replayed.measurements
         self.sums = document_sums(job, asking.granularity)
 
     def run(self) -> None:
@@ -106,7 +122,7 @@ class Replaying:
                 passes=before + len(passes),
                 queries=chosen,
                 reason=reason,
-                **({"directions": True} if self.replayed.are_directions else {}),
+                **({} if self.replayed.directions is None else {"directions": True}),
             )
             # Taken and not kept in a name: the next pass needs the memory.
             self._pass(writer, chosen, saved.state if saved else None)
@@ -150,7 +166,7 @@ class Replaying:
         groups = self.ranks.everyone([] if saved is None else saved.queries)
         begun = sorted({query for queries in groups for query in queries})
         done = {*written, *begun}
-        left = [query for query in range(len(self.measurements)) if query not in done]
+        left = [query for query in range(len(self.replayed)) if query not in done]
         first, reason = [begun] if begun else [], "as many as before the interruption"
         if not left:
             return first, reason
@@ -165,8 +181,7 @@ class Replaying:
         trainer = self.job.trainer
         reader = trainer.open(self.asking.folder.trajectory)
         own = chosen[self.ranks.group_index :: self.ranks.groups]
-        asked = [self.measurements[query] for query in own]
-        state = begun or trainer.begin_replay(reader, self.stream, asked)
+        state = begun or self.replayed.begin(trainer, reader, self.stream, own)
 
         def after_step(state: ReplayState) -> None:
             # The last step is followed by the scores themselves.

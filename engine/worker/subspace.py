@@ -15,7 +15,7 @@ from engine.checkpoints.tensor_files import DamagedFileError, read_tensors, writ
 from engine.contract.events import Event
 from engine.magic.query_subspace import Subspace, gram_matrix, subspace_of
 from engine.magic.state import Params
-from engine.measurements import Measurement, combined
+from engine.measurements import Measurement
 from engine.records.atomic import write_atomically
 from engine.records.score_store import Floats, ScoreReader, ScoreWriter, read_completion
 from engine.records.tables import read_table, write_queries
@@ -32,7 +32,7 @@ _TENSORS, _FACTS, _BASIS = "subspace.safetensors", "subspace.json", "basis"
 
 @dataclass(frozen=True)
 class QueryBasis:
-    """A subspace of an attribution's queries; its directions are measurements like any other."""
+    """A subspace of an attribution's queries, and where the scores of its basis grow."""
 
     asking: Asking
     subspace: Subspace
@@ -57,10 +57,6 @@ class QueryBasis:
             "inner_product": INNER_PRODUCT,
             "outside": outside,
         }
-
-    def directions(self, measurements: list[Measurement]) -> list[Measurement]:
-        """The basis, each direction as the combination of measurements whose gradient it is."""
-        return [combined(measurements, row.tolist()) for row in self.subspace.combinations]
 
 
 def query_basis(

@@ -19,7 +19,6 @@ from torch import Tensor
 from engine.contract.config import RunConfig
 from engine.magic.query_subspace import Subspace, gram_matrix, subspace_of
 from engine.magic.state import Params, TrainState
-from engine.measurements import combined
 from engine.worker.job import Job, new_job
 from engine.worker.queries import measurement_batches, read_queries
 
@@ -31,9 +30,7 @@ def share(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         trained = _Trained(options, Path(name))
         began = time.perf_counter()
-        exact = trained.replay(
-            [[float(i == j) for j in range(trained.count)] for i in range(trained.count)]
-        )
+        exact = trained.replay(torch.eye(trained.count, dtype=torch.float64))
         full = time.perf_counter() - began
         began = time.perf_counter()
         grams = trained.grams()
@@ -50,7 +47,7 @@ def share(options: argparse.Namespace) -> None:
                 print(f"{tolerance:10}{subspace.rank:6}   as many as queries: exact")
                 continue
             began = time.perf_counter()
-            basis = trained.replay(subspace.combinations.tolist())
+            basis = trained.replay(subspace.combinations)
             took = (time.perf_counter() - began) / full
             found = torch.einsum("ij,jrt->irt", subspace.coefficients, basis)
             errors = subspace.errors(_lengths(basis), _lengths(found))
@@ -108,15 +105,15 @@ class _Trained:
             self.job.start, self.stream, save_dir=self.folder, schedule="all"
         )
 
-    def replay(self, combinations: list[list[float]]) -> Tensor:
+    def replay(self, combinations: Tensor) -> Tensor:
         """(combination, row, token) Scores of combinations of the queries, float64."""
-        asked = [
-            combined([m for m, c in zip(self.measurements, row, strict=True) if c],
-                     [c for c in row if c])
-            for row in combinations
-        ]  # fmt: skip
-        scores = self.job.trainer.backward(self.folder, self.stream, asked, queries_per_pass=8)
-        return scores.weights.double()
+        trainer, found = self.job.trainer, []
+        reader = trainer.open(self.folder)
+        for rows in combinations.split(8):
+            state = trainer.begin_replay(reader, self.stream, self.measurements, rows)
+            trainer.replay(reader, self.stream, state)
+            found.append(state.scores.double())
+        return torch.cat(found)
 
     def grams(self) -> dict[str, Tensor]:
         """Gram matrices of the queries' gradients under several inner products."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from engine import CausalLMLoss, Trainer
 from engine.magic.query_subspace import Subspace, gram_matrix, subspace_of
-from engine.measurements import Measurement, combined, measurements_of
+from engine.measurements import Measurement, measurements_of, scaled
 from tests.exactness.attributing import (
     BOUND,
     Attribution,
@@ -40,7 +40,10 @@ def dependent_queries() -> list[Measurement]:
         for stream in query_streams()
         for measurement in measurements_of(stream, "none", torch.float64)
     ]
-    return [combined(single, coefficients) for coefficients in ASKED]
+    return [
+        [scaled(batch, factor) for factor, part in zip(row, single, strict=True) for batch in part]
+        for row in ASKED
+    ]
 
 
 def find_subspace(trainer: Trainer, folder: Path, held: int, tolerance: float) -> Subspace:
@@ -57,11 +60,13 @@ def find_subspace(trainer: Trainer, folder: Path, held: int, tolerance: float) -
 
 def scores_of(problem: Problem, trainer: Trainer, folder: Path, subspace: Subspace) -> list[Tensor]:
     """Scores and their sums over steps, from the replays of the basis alone."""
-    queries = dependent_queries()
-    basis = [combined(queries, row.tolist()) for row in subspace.combinations]
-    found = trainer.backward(folder, problem.stream(), basis)
-    weights = torch.einsum("ij,jrt->irt", subspace.coefficients, found.weights)
-    return [weights, subspace.coefficients @ found.steps]
+    reader, stream, queries = trainer.open(folder), problem.stream(), dependent_queries()
+    state = trainer.begin_replay(reader, stream, queries, subspace.combinations)
+    singly = trainer.begin_replay(reader, stream, queries).measurements
+    torch.testing.assert_close(state.measurements, subspace.combinations @ singly)
+    trainer.replay(reader, stream, state)
+    weights = torch.einsum("ij,jrt->irt", subspace.coefficients, state.scores)
+    return [weights, subspace.coefficients @ state.steps]
 
 
 @pytest.mark.parametrize("model", ["gpt2 tied", "llama untied"])
