@@ -1,9 +1,10 @@
 """What training and replaying adapters costs, as ratios to the same of the whole model.
 
 ``python -m tests.benchmarks.bench_lora [--model FOLDER] [--attention NAME …]`` times a training
-step and the replay of one and of eight queries, the whole model and its adapters in turn, and
-prints medians of the ratios within a round, bytes of a kept state and gradient, and peak memory
-of a process that does nothing else.
+step and the replay of one and of eight queries, the whole model and its adapters in turn, in
+processor time of one thread, which other work on the machine disturbs least. It prints medians
+of the ratios within a round, bytes of a kept state and gradient, and peak memory of a process
+that does nothing else.
 """
 
 import argparse
@@ -15,6 +16,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from engine.contract.config import LoraConfig
 from tests.benchmarks.bench_step import ROWS, TOKENS, Subject, peak_of
@@ -58,9 +61,9 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     times: dict[tuple[str, str], list[float]] = {key: [] for key in ready}
     for _ in range(options.rounds):
         for key, run in ready.items():
-            began = time.perf_counter()
+            began = time.process_time()
             run()
-            times[key].append(time.perf_counter() - began)
+            times[key].append(time.process_time() - began)
     for name, (subject, state, gradient) in kept.items():
         subject.writer.close(complete=False)
         count = sum(p.numel() for p in subject.state.params.values())
@@ -91,6 +94,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--case", nargs=2, help="do one thing alone and print its peak memory")
     options = parser.parse_args()
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         if options.case:
             name, work = options.case
