@@ -69,9 +69,11 @@ def _replay(asking: Asking, job: Job, report: Reporter, stop: Stop, save_seconds
     if asking.tolerance is None:
         Replaying(queries, asking, job, report, stop, save_seconds).run()
         return
-    remove_unfinished(asking.staging)
-    basis = query_basis(asking, job, measurements, report)
     ranks = job.trainer.ranks
+    if ranks.index == 0:
+        remove_unfinished(asking.staging)
+    ranks.wait()
+    basis = query_basis(asking, job, measurements, report)
     if not basis.is_smaller:
         queries.facts["subspace"] = basis.facts
         zeros = [0.0] * len(measurements)
