@@ -203,9 +203,20 @@ class Trainer:
         return Scores(scores, steps, values)
 
     def begin_replay(
-        self, reader: TrajectoryReader, stream: DataStream, measurements: Sequence[Measurement]
+        self,
+        reader: TrajectoryReader,
+        stream: DataStream,
+        measurements: Sequence[Measurement],
+        combinations: Tensor | None = None,
     ) -> ReplayState:
         """The measurements at s_T and their cotangents there, ready to be replayed together.
+
+        Args:
+            reader: the trajectory.
+            stream: the stream it was trained on.
+            measurements: the φ.
+            combinations: (combination, measurement) coefficients of sums Σ c φ to replay in
+                place of the measurements themselves.
 
         Raises:
             DivergedError: if a measurement is not finite.
@@ -218,12 +229,15 @@ class Trainer:
                 f"{len(stream)}; give the stream it was trained on"
             )
         final = reader.load_state(steps)
-        measured = [self.measure(final, measurement) for measurement in measurements]
+        if combinations is None:
+            measured = [self.measure(final, measurement) for measurement in measurements]
+        else:
+            measured = self._measure_sums(final, measurements, combinations)
         return ReplayState(
             steps,
             [cotangent for _, cotangent in measured],
-            stream.new_scores(len(measurements), self.dtype),
-            torch.zeros(len(measurements), steps, dtype=torch.float64),
+            stream.new_scores(len(measured), self.dtype),
+            torch.zeros(len(measured), steps, dtype=torch.float64),
             torch.tensor([value for value, _ in measured], dtype=torch.float64),
         )
 
@@ -267,6 +281,36 @@ class Trainer:
 
     def measure(self, state: TrainState, measurement: Measurement) -> tuple[float, Cotangent]:
         """φ and its derivative in the train state."""
+        value, gradient = self.gradient(state, measurement)
+        zeros = self.step.stage.zero_cotangent(state.params, state.optimizer)
+        return value, Cotangent(gradient, zeros)
+
+    def _measure_sums(
+        self, state: TrainState, measurements: Sequence[Measurement], combinations: Tensor
+    ) -> list[tuple[float, Cotangent]]:
+        """Each combination of measurements and its derivative; every φ is measured just once."""
+        values = torch.zeros(len(combinations), dtype=torch.float64)
+        sums = [
+            {
+                name: torch.zeros_like(p, memory_format=torch.contiguous_format)
+                for name, p in state.params.items()
+            }
+            for _ in combinations
+        ]
+        for measurement, coefficients in zip(measurements, combinations.t(), strict=True):
+            value, gradient = self.gradient(state, measurement)
+            values += value * coefficients
+            for total, coefficient in zip(sums, coefficients.tolist(), strict=True):
+                for name, grad in gradient.items():
+                    total[name].add_(grad, alpha=coefficient)
+        stage = self.step.stage
+        return [
+            (value, Cotangent(total, stage.zero_cotangent(state.params, state.optimizer)))
+            for value, total in zip(values.tolist(), sums, strict=True)
+        ]
+
+    def gradient(self, state: TrainState, measurement: Measurement) -> tuple[float, Params]:
+        """φ and its gradient in the parameters."""
         value, total = 0.0, None
         with self.loss.evaluating():
             for batch in measurement:
@@ -275,8 +319,7 @@ class Trainer:
                 total = grads if total is None else {n: g.add_(grads[n]) for n, g in total.items()}
         if total is None or not math.isfinite(value):
             raise DivergedError("query's loss", state.step)
-        zeros = self.step.stage.zero_cotangent(state.params, state.optimizer)
-        return value, Cotangent(total, zeros)
+        return value, total
 
     def open(self, save_dir: Path | str) -> TrajectoryReader:
         """A kept trajectory of this trainer's model."""

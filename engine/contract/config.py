@@ -8,23 +8,51 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0.0)]
+Tolerance = Annotated[float, Field(ge=0.0, lt=1.0)]
 Dtype = Literal["float32", "float64", "bfloat16"]
 Reduction = Literal["none", "mean", "sum"]
 Granularity = Literal["token", "document"]
 ScheduleName = Literal["all", "gradients", "sqrt", "log", "auto"]
 Forced = Literal["dropout", "bfloat16"]
 
+ALL_LINEAR = "all-linear"
+"""In place of names of layers: every linear layer but the head."""
+
+
+def _as_names(value: Any) -> Any:
+    if not value:
+        raise ValueError(f"name at least one layer, or {ALL_LINEAR}")
+    return (value,) if isinstance(value, str) else value
+
 
 class Section(BaseModel):
     """One block of the config: unknown keys are errors, values never change after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class LoraConfig(Section):
+    """Low-rank adapters, trained in place of the model itself, which stays as it is.
+
+    ``target_modules`` are names of linear or embedding layers, or ends of such names after a
+    dot; or ``all-linear``. An adapter is scaled by alpha / rank.
+    """
+
+    rank: PositiveInt = 8
+    alpha: Annotated[float, Field(gt=0.0)] = 16.0
+    target_modules: Annotated[tuple[str, ...], BeforeValidator(_as_names)]
+
+    @model_validator(mode="after")
+    def _all_or_names(self) -> "LoraConfig":
+        if ALL_LINEAR in self.target_modules and len(self.target_modules) > 1:
+            raise ValueError(f"target_modules: {ALL_LINEAR} stands alone; leave the names out")
+        return self
 
 
 class ModelConfig(Section):
@@ -36,7 +64,7 @@ class ModelConfig(Section):
     dtype: Dtype = "float32"
     dropout: Literal[0] | None = None
     trust_remote_code: bool = False
-    lora: None = None
+    lora: LoraConfig | None = None
 
 
 class SourceConfig(Section):
@@ -121,10 +149,13 @@ class QueriesConfig(SourceConfig):
 
 
 class AttributionConfig(Section):
-    """What is kept of the scores, and how much memory a replay may take."""
+    """What is kept of the scores, how exact they are and how much memory a replay may take."""
 
     granularity: Granularity = "token"
     memory_budget_gb: Annotated[float, Field(gt=0.0)] | None = None
+    query_tolerance: Tolerance | None = None
+    """Share of any query's gradient that may be left out so that fewer replays serve all queries;
+    exact if null, and exact to rounding if 0."""
 
 
 class TrajectoryConfig(Section):
@@ -159,7 +190,11 @@ class RunConfig(Section):
 
     def digest(self) -> str:
         """SHA-256 of the resolved config, independent of key order and of the file's layout."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        values = self.model_dump(mode="json")
+        # Younger than the format: unset, it must not change the digests of runs there are.
+        if values["attribution"]["query_tolerance"] is None:
+            del values["attribution"]["query_tolerance"]
+        canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 

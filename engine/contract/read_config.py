@@ -138,8 +138,6 @@ def _sentence(error: ValidationError) -> str:
         return f"{key} is not a known key; {_suggestion(location)}{more}"
     if first["type"] == "missing":
         return f"{key} is missing; add it{more}"
-    if key == "model.lora":
-        return f"model.lora: LoRA is not available yet; leave it null{more}"
     if key in ("devices.ranks", "devices.nodes"):
         return f"{key}: one rank on one machine is all there is yet; leave it out{more}"
     message = first["msg"].removeprefix("Value error, ")

@@ -109,10 +109,11 @@ class Adam:
         at_m.addcmul_(c, at_theta)
         at_v.addcmul_(e, at_theta)
         torch.mul(at_m, 1 - self.betas[0], out=u).addcmul_(slope, at_v)
-        if self.decoupled:
-            at_theta.mul_(1 - self.rate(count) * self.weight_decay)
-        else:
+        if not self.decoupled:
             at_theta.add_(u, alpha=self.weight_decay)
+        elif self.weight_decay:
+            # Without decay the factor is 1: a pass over memory that changes nothing.
+            at_theta.mul_(1 - self.rate(count) * self.weight_decay)
         at_m.mul_(self.betas[0])
         at_v.mul_(self.betas[1])
 

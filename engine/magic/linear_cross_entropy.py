@@ -21,6 +21,7 @@ directional derivative of the logits z'_i = W a_i + B h_i and of the loss ℓ'_i
 The residuals may be cached between the first derivative and the (possibly many) second ones:
 one tokens × vocabulary tensor for as long as the graph lives, against one matrix product and
 one exponential per entry and query. The values are the same bit for bit either way.
+Nothing is computed for an output matrix that is not trained.
 """
 
 from collections.abc import Iterator
@@ -97,7 +98,8 @@ class _Loss(torch.autograd.Function):
     ) -> Tensor:
         tokens, classes = hidden.shape[0], weight.shape[0]
         losses, logsumexp = hidden.new_empty(tokens), hidden.new_empty(tokens)
-        hidden_grad, weight_grad = torch.empty_like(hidden), torch.zeros_like(weight)
+        hidden_grad = torch.empty_like(hidden)
+        weight_grad = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         cached = hidden.new_empty(tokens, classes) if cache else None
         scratch = _scratch(hidden, weight) if cached is None else hidden
         for part in _chunks(hidden, weight):
@@ -108,7 +110,8 @@ class _Loss(torch.autograd.Function):
             losses[part] = logsumexp[part] - logits.gather(1, y[:, None])[:, 0]
             residuals = _residuals(logits, logsumexp[part], y)
             torch.mm(residuals, weight, out=hidden_grad[part]).mul_(c)
-            weight_grad.addmm_(residuals.t(), c * h)
+            if weight_grad is not None:
+                weight_grad.addmm_(residuals.t(), c * h)
         ctx.save_for_backward(hidden, weight, coefficients, targets)
         ctx.computed = (hidden_grad, weight_grad, losses, logsumexp, cached)
         return torch.dot(coefficients, losses)
@@ -119,7 +122,8 @@ class _Loss(torch.autograd.Function):
         gradient = _Gradient.apply(*ctx.saved_tensors, ctx.computed)  # type: ignore[no-untyped-call]
         if not grad.requires_grad and grad.item() == 1.0:
             return (*gradient, None, None)
-        return (*(grad * part for part in gradient), None, None)
+        scaled = (None if part is None else grad * part for part in gradient)
+        return (*scaled, None, None)
 
 
 class _Gradient(torch.autograd.Function):
@@ -132,13 +136,14 @@ class _Gradient(torch.autograd.Function):
         weight: Tensor,
         coefficients: Tensor,
         targets: Tensor,
-        computed: tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None],
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        computed: tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor | None],
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
         hidden_grad, weight_grad, losses, logsumexp, cached = computed
         ctx.save_for_backward(hidden, weight, coefficients, targets, logsumexp)
         ctx.cached = cached
         ctx.set_materialize_grads(False)
-        return hidden_grad.view_as(hidden_grad), weight_grad.view_as(weight_grad), losses.clone()
+        own = None if weight_grad is None else weight_grad.view_as(weight_grad)
+        return hidden_grad.view_as(hidden_grad), own, losses.clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -147,8 +152,8 @@ class _Gradient(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         hidden, weight, coefficients, targets, logsumexp = ctx.saved_tensors
         a = torch.zeros_like(hidden) if a is None else a
-        b = torch.zeros_like(weight) if b is None else b
-        hidden_out, weight_out = torch.empty_like(hidden), torch.zeros_like(weight)
+        hidden_out = torch.empty_like(hidden)
+        weight_out = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         coefficients_out = torch.empty_like(coefficients)
         tangent_space = _scratch(hidden, weight)
         residual_space = torch.empty_like(tangent_space) if ctx.cached is None else hidden
@@ -160,17 +165,22 @@ class _Gradient(torch.autograd.Function):
             else:
                 residuals = ctx.cached[part]
             tangent = torch.mm(a[part], weight.t(), out=tangent_space[: h.shape[0]])
-            tangent.addmm_(h, b.t())
+            if b is not None:
+                tangent.addmm_(h, b.t())
             loss_tangent = torch.linalg.vecdot(residuals, tangent)
             coefficients_out[part] = loss_tangent
             mean = loss_tangent + tangent.gather(1, y[:, None])[:, 0]
             tangent.sub_(mean[:, None])
             at_target = tangent.gather(1, y[:, None])[:, 0]
             _add_at(tangent.mul_(residuals), y, at_target)
-            torch.mm(tangent, weight, out=hidden_out[part]).addmm_(residuals, b).mul_(c)
+            out = torch.mm(tangent, weight, out=hidden_out[part])
+            if b is not None:
+                out.addmm_(residuals, b)
+            out.mul_(c)
             right = c * a[part]
             if e is not None:
-                hidden_out[part] += e[part, None] * (residuals @ weight)
+                out += e[part, None] * (residuals @ weight)
                 right += e[part, None] * h
-            weight_out.addmm_(tangent.t(), c * h).addmm_(residuals.t(), right)
+            if weight_out is not None:
+                weight_out.addmm_(tangent.t(), c * h).addmm_(residuals.t(), right)
         return hidden_out, weight_out, coefficients_out, None, None

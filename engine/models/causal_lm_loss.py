@@ -1,8 +1,8 @@
 """The training loss of a transformers causal language model, with one weight a token.
 
 The loss at position j is that of predicting token j+1. Where the model's head is a plain
-bias-free linear layer on its last hidden state (checked once by computing both), the head and
-the cross-entropy run as one chunked operation
+bias-free linear layer on its last hidden state (checked once by computing both), with an adapter
+or without, the head and the cross-entropy run as one chunked operation
 (:mod:`engine.magic.linear_cross_entropy`); otherwise the model's own logits are used.
 """
 
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.magic.linear_cross_entropy import weighted_linear_cross_entropy
+from engine.models.lora import as_one_matrix, is_one_matrix
 
 IGNORED = -100
 
@@ -60,19 +61,22 @@ class CausalLMLoss(nn.Module):
             example_weight = example_weight[:, None].expand(labels.shape)
         coefficients = _select(example_weight, kept) / num_items_in_batch
         if self.plain_head:
-            hidden, head = self._hidden(input_ids, attention_mask)
+            hidden = _select(self._hidden(input_ids, attention_mask), kept)
             loss: Tensor = weighted_linear_cross_entropy(
-                _select(hidden, kept), head, coefficients, targets, self.cache_bytes
+                *as_one_matrix(self.model.get_output_embeddings(), hidden),
+                coefficients,
+                targets,
+                self.cache_bytes,
             )
             return loss
         logits = _select(self._logits(input_ids, attention_mask), kept)
         return torch.dot(coefficients, F.cross_entropy(logits, targets, reduction="none"))
 
-    def _hidden(self, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        output = self.model.base_model(
+    def _hidden(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        hidden: Tensor = self.model.base_model(
             input_ids=input_ids, attention_mask=attention_mask, use_cache=False
-        )
-        return output.last_hidden_state, self.model.get_output_embeddings().weight
+        ).last_hidden_state
+        return hidden
 
     def _logits(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         logits: Tensor = self.model(
@@ -98,9 +102,9 @@ def _select(values: Tensor, kept: Tensor) -> Tensor:
 @torch.no_grad()
 def _has_plain_head(model: Any) -> bool:
     """Whether the logits are exactly a bias-free linear layer of the last hidden state."""
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    base = getattr(model, "base_model", None)
-    if not isinstance(head, nn.Linear) or head.bias is not None or base is None or base is model:
+    head: Any = getattr(model, "get_output_embeddings", lambda: None)()
+    base: Any = getattr(model, "base_model", None)
+    if base is None or base is model or not is_one_matrix(head):
         return False
     training = model.training
     model.eval()
@@ -108,7 +112,9 @@ def _has_plain_head(model: Any) -> bool:
     enlarge = head.register_forward_hook(lambda module, inputs, output: output * 1e4)
     try:
         probe = torch.arange(4, device=head.weight.device)[None] % head.weight.shape[0]
-        hidden = base(input_ids=probe, use_cache=False).last_hidden_state
+        hidden = getattr(base(input_ids=probe, use_cache=False), "last_hidden_state", None)
+        if hidden is None:
+            return False
         logits = model(input_ids=probe, use_cache=False).logits.double()
         return torch.allclose(logits, head(hidden).double(), rtol=1e-5, atol=1e-3)
     finally:

@@ -17,6 +17,7 @@ from engine.magic.state import Batch
 from engine.magic.train_step import FirstOrder
 from engine.models.causal_lm_loss import CausalLMLoss
 from engine.models.float64 import compute_in_float64
+from engine.models.lora import add_adapters
 from engine.models.module_loss import ModuleLoss
 
 _DROPOUT_FIELD = re.compile(r"(drop|pdrop)", re.IGNORECASE)
@@ -31,6 +32,8 @@ class LoadedModel:
     tokenizer: Any
     dropout: bool
     """Whether it trains with dropout, forced against advice."""
+    frozen: int
+    """Parameters that are not trained."""
 
     @property
     def positions(self) -> int | None:
@@ -70,17 +73,20 @@ def load_causal_lm(
     """The model of a run config with its tokenizer, on ``device``, checked for replay.
 
     Args:
-        config: which model, in which dtype.
-        seed: draws the weights of a model from scratch.
+        config: which model, in which dtype, with which adapters.
+        seed: draws the weights of a model from scratch, and those of adapters.
         device: where it computes.
         force_dropout: keep the model's dropout although it makes scores hard to trust.
 
     Raises:
-        UsageError: if it cannot be loaded, has no eager attention, has dropout, or contains an
-            operation that cannot be differentiated twice.
+        UsageError: if it cannot be loaded, has no eager attention, has dropout, contains an
+            operation that cannot be differentiated twice, or lacks a layer to be adapted.
     """
     tokenizer = load_tokenizer(config)
-    model = _build(config, seed).to(device)
+    model = _build(config, seed)
+    if config.lora is not None:
+        add_adapters(model, config.lora, seed, config.path)
+    model.to(device)
     dropout = _active_dropout(model)
     if dropout and not force_dropout:
         raise UsageError(
@@ -93,7 +99,8 @@ def load_causal_lm(
     loss = CausalLMLoss(model)
     _check_causal(loss, config.path)
     _check_twice_differentiable(loss, config.path)
-    return LoadedModel(loss, tokenizer, bool(dropout))
+    frozen = sum(p.numel() for p in loss.parameters() if not p.requires_grad)
+    return LoadedModel(loss, tokenizer, bool(dropout), frozen)
 
 
 def _build(config: ModelConfig, seed: int) -> Any:

@@ -20,6 +20,8 @@ class Asking:
     """``attributions/.ID.new``; renamed to ``ID`` in the end."""
     queries: Queries
     granularity: Granularity
+    tolerance: float | None = None
+    """Share of a query's gradient that may be left out for fewer replays; None replays each."""
 
     @property
     def identifier(self) -> str:
@@ -50,12 +52,15 @@ def asking_of(folder: RunFolder, request: Request, job: Job) -> Asking:
         store_asked(folder, request, _read(request, job))
     reduction: Reduction = "none"
     granularity = job.config.attribution.granularity
+    tolerance = job.config.attribution.query_tolerance
     if request.asked is not None:
         granularity = request.asked.granularity or granularity
+        tolerance = tolerance if request.asked.tolerance is None else request.asked.tolerance
         reduction = request.asked.reduction
     elif job.config.queries is not None:
         reduction = job.config.queries.reduction
-    return Asking(folder, staging, read_asked(staging / _FILE, reduction), granularity)
+    queries = read_asked(staging / _FILE, reduction)
+    return Asking(folder, staging, queries, granularity, tolerance)
 
 
 def forget_asked(staging: Path) -> None:

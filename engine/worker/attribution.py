@@ -5,20 +5,27 @@ import math
 import os
 
 from engine.checkpoints.replay_saves import remove_saves
+from engine.checkpoints.tensor_files import remove_unfinished
 from engine.contract.errors import RunError
 from engine.contract.events import Event, Phase
 from engine.magic.replay import DivergedError
 from engine.records.atomic import sync_folder
-from engine.records.score_store import read_completion
+from engine.records.score_store import ScoreWriter, read_completion
 from engine.records.tables import read_table, write_queries
 from engine.worker.asking import Asking, forget_asked
 from engine.worker.job import Job
-from engine.worker.queries import query_losses, query_table
-from engine.worker.replaying import Replaying
+from engine.worker.queries import measurement_batches, query_losses, query_table
+from engine.worker.replaying import COMPLETION_FACTS, Replayed, Replaying, document_sums
 from engine.worker.reporter import Reporter
 from engine.worker.stop import Stop
-
-_FACTS = ("created", "reduction", "granularity", "passes", "reproduced")
+from engine.worker.subspace import (
+    QueryBasis,
+    forget_basis,
+    is_replayed,
+    put_together,
+    query_basis,
+    write_shares,
+)
 
 
 def attribute(asking: Asking, job: Job, report: Reporter, stop: Stop, save_seconds: float) -> None:
@@ -33,7 +40,7 @@ def attribute(asking: Asking, job: Job, report: Reporter, stop: Stop, save_secon
     if ranks.everyone(read_completion(asking.staging))[0] is None:
         if not ranks.everyone(_is_measured(asking))[0]:
             _measure(asking, job, report)
-        Replaying(asking, job, report, stop, save_seconds).run()
+        _replay(asking, job, report, stop, save_seconds)
     ranks.wait()
     if ranks.index == 0:
         _publish(asking, report)
@@ -43,6 +50,7 @@ def attribute(asking: Asking, job: Job, report: Reporter, stop: Stop, save_secon
 def _publish(asking: Asking, report: Reporter) -> None:
     facts = read_completion(asking.staging) or {}
     remove_saves(asking.staging)
+    forget_basis(asking.staging)
     forget_asked(asking.staging)
     os.rename(asking.staging, asking.folder.attributions / asking.identifier)
     sync_folder(asking.folder.attributions)
@@ -50,8 +58,50 @@ def _publish(asking: Asking, report: Reporter) -> None:
         Event.ATTRIBUTED,
         attribution=asking.identifier,
         queries=asking.queries.measurements,
-        **{name: facts[name] for name in _FACTS},
+        **{name: facts[name] for name in (*COMPLETION_FACTS, "subspace") if name in facts},
     )
+
+
+def _replay(asking: Asking, job: Job, report: Reporter, stop: Stop, save_seconds: float) -> None:
+    """Replay what is lacking of the queries, or of a basis of them, and complete the scores."""
+    measurements = measurement_batches(asking.queries, job)
+    queries = Replayed(measurements, asking.staging, _dtype(job))
+    if asking.tolerance is None:
+        Replaying(queries, asking, job, report, stop, save_seconds).run()
+        return
+    ranks = job.trainer.ranks
+    if ranks.index == 0:
+        remove_unfinished(asking.staging)
+    ranks.wait()
+    basis = query_basis(asking, job, measurements, report)
+    if not basis.is_smaller:
+        queries.facts["subspace"] = basis.facts
+        zeros = [0.0] * len(measurements)
+        if ranks.index == 0:
+            write_shares(asking, zeros, zeros)
+        Replaying(queries, asking, job, report, stop, save_seconds).run()
+        return
+    directions = Replayed(measurements, basis.folder, "float64", basis.subspace.combinations)
+    if not ranks.everyone(is_replayed(basis))[0]:
+        Replaying(directions, asking, job, report, stop, save_seconds).run()
+    ranks.wait()
+    if ranks.index == 0:
+        _put_together(basis, queries, job)
+
+
+def _put_together(basis: QueryBasis, queries: Replayed, job: Job) -> None:
+    """Write and complete the queries' scores from those of their basis."""
+    asking = basis.asking
+    found = read_completion(basis.folder) or {}
+    facts = {name: found[name] for name in COMPLETION_FACTS}
+    writer = ScoreWriter(queries.folder, queries.shape(job, asking.granularity))
+    put_together(basis, writer, document_sums(job, asking.granularity))
+    record = asking.folder.record()
+    writer.complete(record["run_id"], record["config_hash"], {**facts, "subspace": basis.facts})
+
+
+def _dtype(job: Job) -> str:
+    return "float64" if job.config.model.dtype == "float64" else "float32"
 
 
 def _is_measured(asking: Asking) -> bool:

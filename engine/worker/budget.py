@@ -71,8 +71,8 @@ def graph_bytes(job: Job) -> int:
     params = job.start.params
     with torch.autograd.graph.saved_tensors_hooks(note, ranks.restore):
         FirstOrder(job.trainer.loss, params, part)
-    own = {p.untyped_storage().data_ptr() for p in params.values()}
     loss = job.model.loss
+    own = {p.untyped_storage().data_ptr() for p in (*params.values(), *loss.parameters())}
     cache = part.weights.numel() * job.model.vocabulary * job.trainer.dtype.itemsize
     used = cache if loss.plain_head and cache <= loss.cache_bytes else 0
     return sum(size for pointer, size in seen.items() if pointer not in own) + used

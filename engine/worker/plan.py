@@ -37,9 +37,11 @@ def plan(config: RunConfig, runs: Path) -> dict[str, Any]:
         "rows": len(job.rows),
         "documents": len(documents),
         "parameters": sum(p.numel() for p in job.start.params.values()),
+        "frozen_parameters": job.model.frozen,
         "queries": queries.measurements if queries else 0,
         "queries_per_pass": budget.queries_per_pass,
         "passes": budget.passes,
+        "query_tolerance": config.attribution.query_tolerance,
         "step_seconds": costs.step_seconds,
         "schedules": [
             {

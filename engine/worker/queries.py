@@ -17,7 +17,7 @@ from engine.records.tables import read_table, write_queries
 from engine.worker.job import Job, check_tokens, model_inputs
 
 _OWN = ("id", "text", "input_ids", "targets", "measurement", "coefficient")
-_RESERVED = (*_OWN, "loss_before", "loss_after")
+_RESERVED = (*_OWN, "loss_before", "loss_after", "outside", "expected_error")
 
 
 @dataclass(frozen=True)

@@ -2,46 +2,100 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from engine.checkpoints.replay_saves import ReplaySaves, ReplayState, Saved
 from engine.checkpoints.tensor_files import DamagedFileError
+from engine.checkpoints.trajectory_reader import TrajectoryReader
 from engine.contract.config import Granularity
 from engine.contract.errors import StoppedError
 from engine.contract.events import Event, Phase
+from engine.measurements import Measurement
 from engine.records.manifest import part_folder
 from engine.records.score_store import ScoreShape, ScoreWriter
+from engine.stream import DataStream
+from engine.trainer import Trainer
 from engine.worker.asking import Asking
 from engine.worker.budget import budget_of
 from engine.worker.job import Job
-from engine.worker.queries import measurement_batches
 from engine.worker.reporter import Reporter
 from engine.worker.stop import Stop
 
-DocumentSums = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+COMPLETION_FACTS = ("created", "reduction", "granularity", "passes", "reproduced")
+"""What every completion record says."""
+DocumentSums = Callable[[NDArray[np.floating[Any]]], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What is replayed, and where its scores go."""
+
+    measurements: list[Measurement]
+    folder: Path
+    dtype: str
+    """Of the scores as they are stored."""
+    directions: Tensor | None = None
+    """(direction, measurement): a basis of the measurements, replayed in their place."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What the completion record says besides."""
+
+    def __len__(self) -> int:
+        return len(self.measurements if self.directions is None else self.directions)
+
+    def begin(
+        self, trainer: Trainer, reader: TrajectoryReader, stream: DataStream, chosen: list[int]
+    ) -> ReplayState:
+        """Some of them at the end of training."""
+        if self.directions is not None:
+            rows = self.directions[chosen]
+            return trainer.begin_replay(reader, stream, self.measurements, rows)
+        asked = [self.measurements[query] for query in chosen]
+        return trainer.begin_replay(reader, stream, asked)
+
+    def shape(self, job: Job, granularity: Granularity) -> ScoreShape:
+        """The sizes of its scores."""
+        rows, tokens = job.rows.input_ids.shape
+        return ScoreShape(
+            len(self),
+            rows,
+            tokens,
+            job.documents,
+            len(job.order),
+            self.dtype,
+            granularity,
+        )
 
 
 class Replaying:
-    """Replays the queries of one attribution that are not written yet."""
+    """Replays those measurements of one attribution that are not written yet."""
 
     def __init__(
-        self, asking: Asking, job: Job, report: Reporter, stop: Stop, save_seconds: float
+        self,
+        replayed: Replayed,
+        asking: Asking,
+        job: Job,
+        report: Reporter,
+        stop: Stop,
+        save_seconds: float,
     ) -> None:
-        """Go on with what the attribution's folder holds."""
+        """Go on with what the folder of ``replayed`` holds."""
+        self.replayed = replayed
         self.asking = asking
         self.job = job
         self.report = report
         self.stop = stop
         self.ranks = job.trainer.ranks
-        folder = part_folder(asking.staging, self.ranks.index, self.ranks.count)
+        folder = part_folder(replayed.folder, self.ranks.index, self.ranks.count)
         folder.mkdir(exist_ok=True)
         self.saves = ReplaySaves(folder, save_seconds)
         self.stream = job.stream(asking.granularity)
-        self.measurements = measurement_batches(asking.queries, job)
-        self.sums = _document_sums(job, asking.granularity)
+        self.sums = document_sums(job, asking.granularity)
 
     def run(self) -> None:
         """Replay and write what is lacking, then name the scores complete."""
@@ -68,6 +122,7 @@ class Replaying:
                 passes=before + len(passes),
                 queries=chosen,
                 reason=reason,
+                **({} if self.replayed.directions is None else {"directions": True}),
             )
             # Taken and not kept in a name: the next pass needs the memory.
             self._pass(writer, chosen, saved.state if saved else None)
@@ -78,11 +133,12 @@ class Replaying:
 
     def _writer(self, resume: bool) -> ScoreWriter | None:
         """Where the first rank of a group writes scores, once the very first made the store."""
-        shape, first = self._shape(), self.ranks.index == 0
-        writer = ScoreWriter(self.asking.staging, shape, resume=resume) if first else None
+        shape = self.replayed.shape(self.job, self.asking.granularity)
+        folder, first = self.replayed.folder, self.ranks.index == 0
+        writer = ScoreWriter(folder, shape, resume=resume) if first else None
         self.ranks.wait()
         if not first and self.ranks.group.index == 0:
-            writer = ScoreWriter(self.asking.staging, shape, resume=True)
+            writer = ScoreWriter(folder, shape, resume=True)
         self.ranks.wait()
         return writer
 
@@ -110,7 +166,7 @@ class Replaying:
         groups = self.ranks.everyone([] if saved is None else saved.queries)
         begun = sorted({query for queries in groups for query in queries})
         done = {*written, *begun}
-        left = [query for query in range(len(self.measurements)) if query not in done]
+        left = [query for query in range(len(self.replayed)) if query not in done]
         first, reason = [begun] if begun else [], "as many as before the interruption"
         if not left:
             return first, reason
@@ -125,8 +181,7 @@ class Replaying:
         trainer = self.job.trainer
         reader = trainer.open(self.asking.folder.trajectory)
         own = chosen[self.ranks.group_index :: self.ranks.groups]
-        asked = [self.measurements[query] for query in own]
-        state = begun or trainer.begin_replay(reader, self.stream, asked)
+        state = begun or self.replayed.begin(trainer, reader, self.stream, own)
 
         def after_step(state: ReplayState) -> None:
             # The last step is followed by the scores themselves.
@@ -162,33 +217,20 @@ class Replaying:
             "granularity": self.asking.granularity,
             "passes": self.saves.passes(),
             "reproduced": self.report.reproduced,
+            **self.replayed.facts,
         }
         record = self.asking.folder.record()
         writer.complete(record["run_id"], record["config_hash"], facts)
 
-    def _shape(self) -> ScoreShape:
-        job, granularity = self.job, self.asking.granularity
-        rows, tokens = job.rows.input_ids.shape
-        dtype = "float64" if job.config.model.dtype == "float64" else "float32"
-        return ScoreShape(
-            len(self.measurements),
-            rows,
-            tokens,
-            job.documents,
-            len(self.stream),
-            dtype,
-            granularity,
-        )
 
-
-def _document_sums(job: Job, granularity: Granularity) -> DocumentSums:
+def document_sums(job: Job, granularity: Granularity) -> DocumentSums:
     """How to get the documents' scores from those of the stream's weights."""
     if granularity == "document":
-        return lambda scores: scores
+        return lambda scores: scores.astype(np.float64)
     owners = job.rows.document_ids.ravel()
     known = owners >= 0
 
-    def sums(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    def sums(scores: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         return np.bincount(owners[known], scores.ravel()[known], job.documents).astype(np.float64)
 
     return sums

@@ -1,5 +1,6 @@
 """``magic status``: what the engine does, or one run in detail."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,10 +23,13 @@ def status(
     Without RUN, those that are not finished.
     """
     from magic_tui.client.engine import connect, is_finished
+    from magic_tui.client.subspaces import subspaces_of
 
     engine = connect(runs_dir)
     if run is not None:
         facts = engine.find(run)
+        subspaces = subspaces_of(Path(facts["path"]))
+        facts = {**facts, "subspaces": subspaces} if subspaces else facts
     else:
         unfinished = [view for view in engine.runs() if not is_finished(view)]
         facts = {"engine": engine.view, "runs": unfinished}

@@ -19,6 +19,7 @@ from magic_tui.client.texts import DocumentTexts
 _PLAIN = {
     *("id", "text", "input_ids", "targets"),
     *("loss_before", "loss_after", "measurement", "coefficient"),
+    *("outside", "expected_error"),
 }
 """Columns of a queries table that are not those of the query data."""
 _KEPT_QUERIES = 4
@@ -34,6 +35,10 @@ class QueryDocument:
     loss_after: float
     coefficient: float
     columns: dict[str, Any]
+    outside: float | None = None
+    """Share of the measurement's gradient that was not replayed; None if it was as a whole."""
+    expected_error: float | None = None
+    """Relative error of its scores to expect from that."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,14 @@ class Query:
     def after(self) -> float:
         """The measurement after training."""
         return sum(d.coefficient * d.loss_after for d in self.documents)
+
+    @property
+    def left_out(self) -> tuple[float, float] | None:
+        """The share of its gradient that was not replayed, and the error to expect; or None."""
+        first = self.documents[0]
+        if first.outside is None or first.expected_error is None:
+            return None
+        return first.outside, first.expected_error
 
     @property
     def reduction(self) -> str | None:
@@ -191,7 +204,8 @@ def _read_queries(path: Path, count: int) -> list[Query]:
 def _query_document(row: dict[str, Any]) -> QueryDocument:
     others = {name: value for name, value in row.items() if name not in _PLAIN}
     before, after = float(row["loss_before"]), float(row["loss_after"])
-    return QueryDocument(_text_of(row), before, after, float(row["coefficient"]), others)
+    shares = row.get("outside"), row.get("expected_error")
+    return QueryDocument(_text_of(row), before, after, float(row["coefficient"]), others, *shares)
 
 
 def _text_of(row: dict[str, Any]) -> str:

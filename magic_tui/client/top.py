@@ -101,6 +101,7 @@ def top_facts(top: Top) -> dict[str, Any]:
         "reduction": top.query.reduction,
         "loss_before": top.query.before,
         "loss_after": top.query.after,
+        **_left_out(top.query),
         "documents": top.documents,
         "share_shown": top.share,
         **{
@@ -109,6 +110,11 @@ def top_facts(top: Top) -> dict[str, Any]:
             if listed is not None
         },
     }
+
+
+def _left_out(query: Query) -> dict[str, float]:
+    names = ("outside", "expected_error")
+    return {} if query.left_out is None else dict(zip(names, query.left_out, strict=True))
 
 
 def _fact(top: Top, ranked: Ranked) -> dict[str, Any]:

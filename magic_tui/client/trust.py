@@ -3,6 +3,7 @@
 import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -84,7 +85,7 @@ def read_trust(opened: Attribution) -> Trust:
     """
     record = opened.scores.record or {}
     validation = read_validation(opened.path)
-    verdict, reason = _judged(validation, record.get("reproduced"))
+    verdict, reason = _judged(validation, record)
     numerics = _numerics(opened.run, opened.id, record.get("reproduced"))
     interval = None if validation is None else validation.interval
     queries = opened.scores.queries
@@ -95,7 +96,7 @@ def read_trust(opened: Attribution) -> Trust:
 def _verdict(path: Path, completed: Stamp, validated: Stamp) -> Verdict:
     """The verdict on an attribution as long as its files are those of the stamps."""
     record = read_completion(path) or {}
-    return _judged(read_validation(path), record.get("reproduced"))[0]
+    return _judged(read_validation(path), record)[0]
 
 
 def _stamp(file: Path) -> Stamp:
@@ -106,17 +107,17 @@ def _stamp(file: Path) -> Stamp:
     return status.st_mtime_ns, status.st_size
 
 
-def _judged(validation: Validation | None, reproduced: bool | None) -> tuple[Verdict, str]:
+def _judged(validation: Validation | None, record: dict[str, Any]) -> tuple[Verdict, str]:
     if validation is None:
-        if reproduced is False:
+        if record.get("reproduced") is False:
             return (
                 Verdict("!", "not reproduced", "bold"),
                 "the last training step, taken again, did not come out the same, and no "
                 "retraining has checked the scores",
             )
         return NOT_VALIDATED, (
-            "nobody has left documents out, trained again and compared: the scores are exact "
-            "derivatives, but how far they predict such changes is not known"
+            f"nobody has left documents out, trained again and compared: {_exactness(record)}, "
+            "but how far they predict such changes is not known"
         )
     lds, count = validation.lds, validation.subsets
     if count < FEWEST or np.isnan(lds):
@@ -134,11 +135,21 @@ def _judged(validation: Validation | None, reproduced: bool | None) -> tuple[Ver
     return Verdict("✗", f"don't trust, {words}", "bold reverse"), reason
 
 
+def _exactness(record: dict[str, Any]) -> str:
+    outside = (record.get("subspace") or {}).get("outside", 0.0)
+    if outside == 0:
+        return "the scores are exact derivatives"
+    return (
+        "the scores are derivatives of which fewer directions were replayed than queries asked "
+        f"(at most {100 * outside:.2g} % of a query's gradient left out)"
+    )
+
+
 def _numerics(run: RunFolder, attribution: str, reproduced: bool | None) -> Numerics:
     config, history = run.config(), read_history(run)
     norms: dict[int, tuple[float, float, float]] = {}
     for each in history.passes_of(attribution):
-        for place, query in enumerate(each.queries):
+        for place, query in enumerate(() if each.are_directions else each.queries):
             by_step = {
                 step: value[place]
                 for step, value in sorted(each.norms.items())

@@ -1,6 +1,7 @@
 """Numbers as people read them: scores, times, sizes, shares."""
 
 import math
+from typing import Any
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
@@ -72,6 +73,15 @@ def count_text(count: float) -> str:
 def in_all(queries: int) -> str:
     """What follows the number of a query: these count from 0, so "of 4" would mislead."""
     return f" · {count_text(queries)} in all"
+
+
+def subspace_text(facts: dict[str, Any], queries: int) -> str:
+    """What was replayed in place of queries asked with a tolerance."""
+    directions = counted(facts["rank"], "direction")
+    return (
+        f"{counted(queries, 'query')} from {directions}: at most {share_text(facts['outside'])} "
+        f"of a query's gradient left out (tolerance {share_text(facts['tolerance'])})"
+    )
 
 
 def counted(count: int, noun: str) -> str:

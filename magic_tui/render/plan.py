@@ -40,7 +40,7 @@ def plan_lines(plan: dict[str, Any], width: int) -> Iterator[Text]:
 def _sizes(plan: dict[str, Any]) -> str:
     return " · ".join(
         (
-            f"{count_text(plan['parameters'])} parameters",
+            _parameters(plan),
             counted(plan["documents"], "document"),
             counted(plan["rows"], "row"),
             counted(plan["steps"], "step"),
@@ -48,11 +48,19 @@ def _sizes(plan: dict[str, Any]) -> str:
     )
 
 
+def _parameters(plan: dict[str, Any]) -> str:
+    trained, frozen = count_text(plan["parameters"]), plan.get("frozen_parameters")
+    return f"{trained} parameters" + (f" trained, {count_text(frozen)} frozen" if frozen else "")
+
+
 def _work(plan: dict[str, Any]) -> str:
     parts = [pace_text(plan["step_seconds"])] if plan.get("step_seconds") is not None else []
     if plan.get("queries"):
         parts.append(counted(plan["queries"], "query"))
-        parts.append(counted(plan["passes"], "pass") + " of replay")
+        passes = counted(plan["passes"], "pass") + " of replay"
+        if plan.get("query_tolerance") is not None:
+            passes = f"at most {passes}, fewer if the trained model's query gradients are alike"
+        parts.append(passes)
         parts.append(f"{plan['queries_per_pass']} at once")
     else:
         parts.append("no queries yet: ask them later with magic attribute")

@@ -15,6 +15,7 @@ from magic_tui.render.numbers import (
     duration_text,
     loss_text,
     pace_text,
+    subspace_text,
 )
 from magic_tui.render.phases import NAMES
 from magic_tui.render.runs import run_age, run_lines, steps_text
@@ -70,6 +71,8 @@ def _about_run(run: View) -> Iterator[Fact]:
         yield "documents", count_text(run["documents"])
     yield "trajectory", bytes_text(run["trajectory_bytes"])
     yield "scores", _scores(run)
+    for name, subspace in (run.get("subspaces") or {}).items():
+        yield name, subspace_text(subspace, subspace["queries"])
     if run["memory"] is not None:
         yield "memory", f"{bytes_text(run['memory'])} at most"
     yield "made", run_age(run)

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from engine.contract.events import Event
 from magic_tui.render.cells import wrap
-from magic_tui.render.numbers import counted, loss_text
+from magic_tui.render.numbers import counted, loss_text, subspace_text
 from magic_tui.render.phases import NAMES
 from magic_tui.safe_text import one_line
 
@@ -64,11 +64,16 @@ def _measured(event: dict[str, Any]) -> str:
 
 
 def _pass(event: dict[str, Any]) -> str:
-    queries = counted(len(event.get("queries") or ()), "query")
+    thing = "direction" if event.get("directions") else "query"
+    queries = counted(len(event.get("queries") or ()), thing)
     if (event.get("passes") or 1) > 1:
         place = f"pass {event['number'] + 1} of {event['passes']}"
         return f"replay, {place}: {queries} ({event.get('reason')})"
     return f"replay of {queries} at once"
+
+
+def _subspace(event: dict[str, Any]) -> str:
+    return subspace_text(event, int(event.get("queries") or 0))
 
 
 def _reproduced(event: dict[str, Any]) -> str:
@@ -90,6 +95,7 @@ _TELLERS: dict[str, Callable[[dict[str, Any]], str]] = {
     Event.PHASE: _phase,
     Event.MEASURED: _measured,
     Event.PASS: _pass,
+    Event.SUBSPACE: _subspace,
     Event.REPRODUCED: _reproduced,
     Event.ATTRIBUTED: _attributed,
     Event.FINISHED: lambda event: "done",

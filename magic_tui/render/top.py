@@ -55,6 +55,18 @@ def query_lines(query: Query, queries: int, width: int) -> Iterator[Text]:
         texts = [fit(one_line(document.text[:1000]), width - 2) for document in firsts]
     for text in texts:
         yield Text("  " + text, style="italic")
+    if query.left_out is not None:
+        yield Text(fit(left_out_text(*query.left_out), width), style="dim")
+
+
+def left_out_text(outside: float, error: float) -> str:
+    """How far the scores of a query may be off because fewer directions were replayed."""
+    if outside == 0:
+        return "all of its gradient was replayed"
+    return (
+        f"{share_text(outside)} of its gradient was not replayed: expect scores about "
+        f"{share_text(error)} off"
+    )
 
 
 def ranked_line(top: Top, place: int, ranked: Ranked, width: int) -> Text:

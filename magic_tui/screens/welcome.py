@@ -27,6 +27,7 @@ ABOUT = (
 _KNOWN = {
     "demo": "a small model learns eight books; nothing is downloaded",
     "finetune-jsonl": "sample: fine-tune a model on a file of texts",
+    "lora": "sample: fine-tune adapters (LoRA) on a frozen model",
     "packed-pretrain": "sample: pretrain from scratch on packed texts",
 }
 

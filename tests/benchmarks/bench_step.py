@@ -19,12 +19,13 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config
 
-from engine.checkpoints.trajectory_reader import TrajectoryReader
 from engine.checkpoints.trajectory_writer import TrajectoryWriter
+from engine.contract.config import LoraConfig
 from engine.magic.optimizers import LearningRateSpec, OptimizerSpec, build_optimizer
 from engine.magic.schedule import make_schedule
 from engine.magic.state import Batch, Cotangent
 from engine.models.causal_lm_loss import CausalLMLoss
+from engine.models.lora import add_adapters
 from engine.trainer import Trainer
 from tests.benchmarks import mechanisms
 
@@ -43,11 +44,17 @@ class Subject:
     """One model with everything that is timed on it."""
 
     def __init__(
-        self, model_path: str | None, folder: Path, mechanisms: tuple[str, ...] = MECHANISMS
+        self,
+        model_path: str | None,
+        folder: Path,
+        mechanisms: tuple[str, ...] = MECHANISMS,
+        lora: LoraConfig | None = None,
     ) -> None:
         self.mechanisms = mechanisms
         torch.manual_seed(0)
         self.model = _model(model_path)
+        if lora is not None:
+            add_adapters(self.model, lora, 0, str(model_path))
         vocabulary = self.model.get_input_embeddings().weight.shape[0]
         ids = torch.randint(3, vocabulary, (ROWS, TOKENS))
         self.batch = Batch(
@@ -96,7 +103,7 @@ class Subject:
             writer.take_gradient(0, grads)
             writer.take_state(after)
         template = self.state.params
-        reader = TrajectoryReader(folder, self.step.stage, template, torch.device("cpu"))
+        reader = self.trainer.open(folder)
         cotangents = [
             Cotangent(
                 {name: torch.randn_like(p) for name, p in template.items()},
@@ -111,6 +118,19 @@ class Subject:
             self.step.pull_back(self.state, grads, self.batch, cotangents)
 
         return run
+
+    def vjp(self, queries: int) -> Callable[[], Any]:
+        """The optimizer's part of a replayed step alone."""
+        params, optimizer = self.state.params, self.state.optimizer
+        _, grads = self.step.gradient(params, self.batch)
+        cotangents = [
+            Cotangent(
+                {name: torch.randn_like(p) for name, p in params.items()},
+                self.step.stage.zero_cotangent(params, optimizer),
+            )
+            for _ in range(queries)
+        ]
+        return lambda: self.step.stage.vjp(params, optimizer, grads, cotangents)
 
     def mechanism(self, name: str, queries: int) -> Callable[[], Any]:
         """One way to take second derivatives, without the optimizer."""
@@ -217,14 +237,20 @@ def run_case(model_path: str | None, case: str) -> None:
     """Run one case and print its peak memory."""
     with tempfile.TemporaryDirectory() as folder:
         subject = Subject(model_path, Path(folder), (*MECHANISMS, "compiled"))
-        before = _resident("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-        run = cases(subject)[case][0]()
-        run()
-        run()
+        peak = peak_of(cases(subject)[case][0])
         if case == "train":
             subject.writer.close(complete=False)
-        print((_resident("VmHWM") - before) / 1000)
+        print(peak)
+
+
+def peak_of(set_up: Callable[[], Callable[[], Any]]) -> float:
+    """Peak MB that doing something twice takes in this process."""
+    before = _resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+    run = set_up()
+    run()
+    run()
+    return (_resident("VmHWM") - before) / 1000
 
 
 def _resident(field: str) -> int:

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from magic_tui.render.plan import plan_lines
 from tests.cli.conftest import Magic
+from tests.cli.fake_worker import PLAN
 
 ROOT = Path(__file__).resolve().parents[2]
 MAIN = """
@@ -50,6 +52,19 @@ def test_it_shows_every_schedule_and_marks_the_chosen_one(magic: Magic, config: 
     facts = json.loads(magic("plan", config, "--json", "--force", "dropout").stdout)
     assert facts["schema_version"] == 1 and facts["chosen"] == "sqrt" and "ok" not in facts
     assert facts["argv"][-2:] == ["--force", "dropout"]
+
+
+@pytest.mark.parametrize(
+    ("frozen", "words"),
+    [
+        (None, "200 parameters ·"),
+        (0, "200 parameters ·"),
+        (5000, "200 parameters trained, 5,000 frozen ·"),
+    ],
+)
+def test_it_says_how_much_is_not_trained(frozen: int | None, words: str) -> None:
+    plan = {**PLAN, "parameters": 200} | ({} if frozen is None else {"frozen_parameters": frozen})
+    assert next(plan_lines(plan, 80)).plain.startswith(words)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ CASES = [
     ("sqrt", "SIGTERM", 67),
     ("sqrt", "short", 9),
     ("log", "SIGKILL", 67),
+    ("gradients", "SIGKILL", 61, "--tolerance", "0.95"),
 ]
 
 
@@ -23,11 +25,10 @@ CAN_MOUNT = (
 )
 
 
-@pytest.mark.parametrize(
-    ("schedule", "harm", "every"), CASES, ids=[f"{a}-{b}" for a, b, _ in CASES]
-)
-def test_harmed_ranks_give_the_same_bytes(schedule: str, harm: str, every: int) -> None:
-    command = [sys.executable, "-m", "tests.crash.sweep", "--schedule", schedule]
+@pytest.mark.parametrize("case", CASES, ids=["-".join([a, b, *more]) for a, b, _, *more in CASES])
+def test_harmed_ranks_give_the_same_bytes(case: tuple[Any, ...]) -> None:
+    schedule, harm, every, *more = case
+    command = [sys.executable, "-m", "tests.crash.sweep", "--schedule", schedule, *more]
     if harm == "full":
         if not CAN_MOUNT:
             pytest.skip("needs a mount namespace of its own")

@@ -15,6 +15,7 @@ TOKENS, WIDTH, VOCABULARY = 7, 5, 11
 CHUNKS = {"one token": 1, "two tokens": 2 * VOCABULARY, "uneven": 3 * VOCABULARY + 4, "all": 2**23}
 CACHE = {"cached": 2**30, "recomputed": 0}
 Problem = tuple[Tensor, Tensor, Tensor, Tensor]
+VIEWS = (torch.ops.aten.t.default, torch.ops.aten.detach.default)
 
 
 def make_problem(dtype: torch.dtype = torch.float64) -> Problem:
@@ -142,7 +143,7 @@ class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and func not in VIEWS:
                 self.elements = max(self.elements, tensor.numel())
         return result
 
@@ -156,6 +157,22 @@ def test_no_tensor_of_tokens_times_vocabulary_unless_cached(
     with Largest() as largest:
         derivatives(weighted_linear_cross_entropy(*problem, cache_bytes), problem[:3])
     assert (largest.elements >= TOKENS * VOCABULARY) == whole
+
+
+@pytest.mark.parametrize("cache_bytes", CACHE.values(), ids=CACHE)
+def test_no_gradient_is_made_of_a_matrix_that_is_not_trained(
+    cache_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 2 * VOCABULARY)
+    problem = make_problem()
+    # So few tokens that only the matrix and its like are this large.
+    parts = (problem[0][:2], problem[1], problem[2][:2], problem[3][:2])
+    for trained in (True, False):
+        parts[1].requires_grad_(trained)
+        leaves = parts[:3] if trained else (parts[0], parts[2])
+        with Largest() as largest:
+            derivatives(weighted_linear_cross_entropy(*parts, cache_bytes), leaves)
+        assert (largest.elements > 2 * VOCABULARY) == trained
 
 
 def test_residuals_are_cached_exactly_where_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,11 +20,14 @@ from tests.exactness import oracle
 Outcome = dict[str, Any]
 
 
-@pytest.mark.parametrize("packing", [False, True])
+LORA = {"rank": 3, "alpha": 5, "target_modules": ["c_attn", "wte"]}
+
+
+@pytest.mark.parametrize(("packing", "lora"), [(False, None), (True, None), (False, LORA)])
 def test_stored_scores(
-    config: dict[str, Any], start: Callable[..., Outcome], tmp_path: Path, packing: bool
+    config: dict[str, Any], start: Callable[..., Outcome], packing: bool, lora: Any
 ) -> None:
-    config["model"]["dtype"] = "float64"
+    config["model"] |= {"dtype": "float64", "lora": lora}
     config["data"] |= {"packing": packing, "sequence_length": 9}
     config["training"] |= {"max_grad_norm": 0.5, "micro_batch_size": 2}
     config["training"]["schedule"] = {"name": "one_cycle", "end_factor": 0.1}
