@@ -108,7 +108,13 @@ class TrajectoryReader:
     def _as_state(self, tensors: Params, step: int) -> TrainState:
         params = {n: self._shaped(n, tensors.pop(f"params/{n}", None)) for n in self._shards}
         state = {name.removeprefix("optimizer/"): tensor for name, tensor in tensors.items()}
-        return TrainState(step, params, self._stage.state_from_tensors(state, params))
+        try:
+            return TrainState(step, params, self._stage.state_from_tensors(state, params))
+        except KeyError:
+            raise RunError(
+                f"{self.folder} was written with another optimizer, or by another version of "
+                "magic; run the config again"
+            ) from None
 
     def _shaped(self, name: str, tensor: Tensor | None) -> Tensor:
         shard = self._shards[name]
