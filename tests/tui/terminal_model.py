@@ -75,9 +75,14 @@ def watch_output(
     render = Strip.render
 
     def render_anew(self: Strip, console: Console) -> str:
-        # Another test may have drawn this strip for a terminal of other colours.
+        # Another test may have drawn this strip, or its styles, for a terminal of other colours.
         self._render_cache = None
+        for segment in self:
+            if segment.style is not None:
+                segment.style._ansi = None
         return render(self, console)
+
+    Strip.render_ansi.cache_clear()
 
     monkeypatch.setattr(Strip, "render", render_anew)
     monkeypatch.setattr(App, "_display", display)

@@ -117,8 +117,8 @@ def test_from_nothing_to_the_document_that_helped(
 
     tmux.kill()
     tmux.start(run.name)
-    done = tmux.shows("attribution a0001 is complete")
-    assert re.search(r"TRAIN +█+ 120/120", done) and re.search(r"REPLAY +▓+ 120/120", done)
+    tmux.shows("attribution a0001 is complete")
+    assert re.search(r"TRAIN +█+ +120/120", tmux.shows(r"REPLAY +▓+ +120/120"))
 
     tmux.keys("3")
     tmux.shows("asked in a0001")

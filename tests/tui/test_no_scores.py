@@ -132,7 +132,7 @@ def test_nothing_of_one_attribution_under_the_name_of_another(tmp_path: Path, sc
     async def task(pilot: Pilot[None]) -> None:
         app = pilot.app
         assert isinstance(app, MagicApp)
-        told = "left documents out" if screen == 8 else "of 2"
+        told = "left documents out" if screen == 8 else "2 in all"
         await shows(pilot, told)
         await pilot.pause(0.2)
         app.select(attribution="a0001")
