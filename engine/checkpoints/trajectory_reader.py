@@ -103,7 +103,7 @@ class TrajectoryReader:
             return None
         # Sums over parameters must go in the order of training: files keep none.
         grads = self._load(("gradient", step))
-        return {name: self._shaped(name, grads[name]) for name in self._shards}
+        return {name: self._shaped(name, grads.get(name)) for name in self._shards}
 
     def _as_state(self, tensors: Params, step: int) -> TrainState:
         params = {n: self._shaped(n, tensors.pop(f"params/{n}", None)) for n in self._shards}
@@ -118,7 +118,9 @@ class TrajectoryReader:
 
     def _shaped(self, name: str, tensor: Tensor | None) -> Tensor:
         shard = self._shards[name]
-        if tensor is None or tensor.numel() != shard.stop - shard.start:
+        flat = torch.Size([shard.stop - shard.start])
+        expected = shard.shape if shard.count == 1 else flat
+        if tensor is None or tensor.shape not in (expected, flat):
             raise RunError(f"{self.folder} belongs to another model: its parameters differ")
         return tensor.view(shard.shape) if shard.count == 1 else tensor
 
@@ -147,21 +149,22 @@ class TrajectoryReader:
         for part in range(len(self._parts)):
             for name, tensor in self._read_part(part, key).items():
                 shard = self._shards.get(name.rsplit("/", 1)[-1])
-                if shard is None or tensor.ndim == 0:
+                if shard is None or (tensor.ndim == 0 and name.startswith("optimizer/")):
                     found[name] = tensor
                     continue
                 own = found.setdefault(name, tensor.new_empty(shard.stop - shard.start))
-                self._take_over(tensor.reshape(-1), part, own, shard)
+                self._take_over(tensor, part, own, shard)
         return found
 
     def _take_over(self, theirs: Tensor, part: int, own: Tensor, shard: Shard) -> None:
         """Copy what a rank of the training and this one have in common."""
         held = Shard(shard.shape, part, len(self._parts))
-        if theirs.numel() != held.stop - held.start:
+        flat = torch.Size([held.stop - held.start])
+        if theirs.shape not in (shard.shape if held.count == 1 else flat, flat):
             raise RunError(f"{self.folder} belongs to another model: its parameters differ")
         start, stop = max(held.start, shard.start), min(held.stop, shard.stop)
         if start < stop:
-            common = theirs[start - held.start : stop - held.start]
+            common = theirs.reshape(-1)[start - held.start : stop - held.start]
             own[start - shard.start : stop - shard.start] = common
 
     def _read_part(self, part: int, key: Key) -> Params:

@@ -5,7 +5,7 @@ outcome of the first, and ends with the exit status of it. A rank that fails end
 which would wait for it, and its outcome is the one that counts. Under torchrun, which starts
 ranks itself on one or more machines, nothing of this is used.
 
-Only the standard library is imported: the ranks load torch, not this process.
+No library is imported: the ranks load torch, not this process.
 """
 
 import contextlib
@@ -21,10 +21,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from engine.worker.orphan import PIPE
+
 RANK, WORLD_SIZE, LOCAL_RANK = "RANK", "WORLD_SIZE", "LOCAL_RANK"
 MEETING = "MAGIC_MEETING"
 """A file through which the ranks of one machine find each other."""
-PIPE_VARIABLE = "MAGIC_SUPERVISOR_PIPE"
 _GRACE_SECONDS = 3.0
 """How long the others may take to say what they have to say when one has failed."""
 _SAVE_SECONDS = 600.0
@@ -94,7 +95,7 @@ class _Ranks:
             LOCAL_RANK: str(rank),
             WORLD_SIZE: str(count),
             MEETING: str(self._folder / "meeting"),
-            PIPE_VARIABLE: str(pipe),
+            PIPE: str(pipe),
         }
         # Nothing of this leaves the machine.
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")

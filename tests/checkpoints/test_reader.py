@@ -23,6 +23,7 @@ def trainer_of(model: str, optimizer: Any) -> tuple[Any, Any, Problem]:
     ("model", "optimizer", "message"),
     [
         ("gpt2 tied", "adamw", "was written with another optimizer"),
+        ("llama tied", "sgd", "belongs to another model: its parameters differ"),
         ("gpt2 two layers", "sgd", "belongs to another model: its parameters differ"),
     ],
 )

@@ -10,7 +10,7 @@ from textual.pilot import Pilot
 
 from magic_tui.app import MagicApp
 
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
