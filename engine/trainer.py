@@ -29,6 +29,7 @@ from engine.magic.schedule import Schedule
 from engine.magic.state import Cotangent, Params, TrainState
 from engine.magic.train_step import TrainStep
 from engine.measurements import Measurement, measurements_of
+from engine.models.layered_loss import LayeredModuleLoss
 from engine.models.module_loss import ModuleLoss
 from engine.planning import Training
 from engine.sharding.mesh import Mesh
@@ -73,6 +74,7 @@ class Trainer:
         elementwise: bool = False,
         dropout_seed: int | None = None,
         mesh: Mesh | None = None,
+        recompute: Sequence[nn.Module] = (),
     ) -> tuple["Trainer", TrainState]:
         """A trainer and the train state s_0 at the model's present parameters.
 
@@ -88,6 +90,8 @@ class Trainer:
                 of the step.
             mesh: the ranks that share the training; their optimizer has to be elementwise. The
                 model is then left empty, its parameters divided among them.
+            recompute: layers of the model whose activations are not kept but computed again, so
+                that a micro-batch takes the memory of one layer; not with ``dropout_seed``.
         """
         ranks: Ranks = mesh or ALONE
         loss = ModuleLoss(model, dropout_seed)
@@ -101,7 +105,8 @@ class Trainer:
         stage = OptimizerStage(
             optimizer, params, elementwise=elementwise, max_grad_norm=max_grad_norm, ranks=ranks
         )
-        trainer = cls(loss, TrainStep(loss, stage, micro_batch_size, ranks), params)
+        cut = LayeredModuleLoss(loss, recompute) if recompute else loss
+        trainer = cls(loss, TrainStep(cut, stage, micro_batch_size, ranks), params)
         return trainer, trainer.step.start(params)
 
     def train(

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from engine.magic.layerwise import LayeredLoss, Layerwise
 from engine.magic.optimizer_stage import OptimizerStage
 from engine.magic.ranks import ALONE, Ranks
 from engine.magic.state import Batch, BatchLoss, Cotangent, Params, TrainState
@@ -68,11 +69,10 @@ class TrainStep:
         ranks = ranks or self.ranks
         total, grads = 0.0, None
         for part in ranks.own_rows(batch).split(self.micro_batch_size):
-            leaves = _leaves(params)
-            with ranks.graph(), torch.enable_grad():
-                loss = self.loss(leaves, part)
-                grads = _add(grads, _gradient(loss, leaves, create_graph=False))
-            total += loss.item()
+            with ranks.graph():
+                value, found = _first(self.loss, params, part)
+            grads = _add(grads, found)
+            total += value
         assert grads is not None
         return ranks.sum(torch.tensor(total, dtype=torch.float64)).item(), ranks.sum_groups(grads)
 
@@ -109,7 +109,7 @@ class TrainStep:
         sums, ranks = [cotangent.params for cotangent in cotangents], self.ranks.group
         with ranks.graph():
             scores = [
-                FirstOrder(self.loss, state.params, part).pull_back(directions, sums)
+                _second(self.loss, state.params, part, directions, sums)
                 for part in ranks.own_rows(batch).split(self.micro_batch_size)
             ]
         return ranks.all_rows(torch.cat(scores, dim=1), batch.weights.shape[0])
@@ -144,15 +144,52 @@ class FirstOrder:
             for name, product in zip(self.leaves, products, strict=True):
                 if product is not None:
                     total[name].add_(product)
-            if score is None:
-                raise TypeError(
-                    "the loss does not depend on example_weight; for a transformers model use "
-                    "engine.CausalLMLoss(model), or set model.loss_function to "
-                    "engine.weighted_causal_lm_ce"
-                )
             scores.append(score)
         self.grads = {}
-        return torch.stack(scores).detach()
+        return _stacked(scores)
+
+
+def _first(loss: BatchLoss, params: Params, batch: Batch) -> tuple[float, Params]:
+    """A micro-batch's loss and gradient."""
+    if isinstance(loss, LayeredLoss):
+        layers = Layerwise(loss, params, batch)
+        grads = layers.gradient()
+        return layers.value, _named(params, grads)
+    leaves = _leaves(params)
+    with torch.enable_grad():
+        value = loss(leaves, batch)
+        return value.item(), _gradient(value, leaves, create_graph=False)
+
+
+def _second(
+    loss: BatchLoss,
+    params: Params,
+    batch: Batch,
+    directions: Sequence[Params],
+    sums: Sequence[Params],
+) -> Tensor:
+    """As :meth:`FirstOrder.pull_back`, layer by layer if the loss can be cut."""
+    if isinstance(loss, LayeredLoss):
+        return _stacked(Layerwise(loss, params, batch, directions).pull_back(sums))
+    return FirstOrder(loss, params, batch).pull_back(directions, sums)
+
+
+def _stacked(scores: Sequence[Tensor | None]) -> Tensor:
+    found = [score for score in scores if score is not None]
+    if len(found) < len(scores):
+        raise TypeError(
+            "the loss does not depend on example_weight; for a transformers model use "
+            "engine.CausalLMLoss(model), or set model.loss_function to "
+            "engine.weighted_causal_lm_ce"
+        )
+    return torch.stack(found).detach()
+
+
+def _named(params: Params, grads: Sequence[Tensor | None]) -> Params:
+    """Gradients by name, each a tensor of its own; of what the loss depends on not, zero."""
+    pairs = zip(grads, params.values(), strict=True)
+    own = _separate([torch.zeros_like(p) if g is None else g for g, p in pairs])
+    return dict(zip(params, own, strict=True))
 
 
 def _leaves(params: Params) -> Params:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from engine.models.layered_loss import layers_of
+
 
 class _WithoutFloat32(TorchFunctionMode):
     """Casts to float32 become casts to float64."""
@@ -27,8 +29,10 @@ class _WithoutFloat32(TorchFunctionMode):
 
 
 def compute_in_float64(model: nn.Module) -> None:
-    """Let the forward of a transformers model, and of its base model, cast nothing to float32."""
-    for module in dict.fromkeys((model, getattr(model, "base_model", model))):
+    """Let the forward of a transformers model, of its base model and of each layer cast nothing
+    to float32."""
+    base = getattr(model, "base_model", model)
+    for module in dict.fromkeys((model, base, *layers_of(model))):
         module.forward = _wrapped(module.forward)
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -81,8 +81,13 @@ class ModuleLoss:
             torch.manual_seed(int.from_bytes(digest[:8], "big", signed=True))
             return self._run(params, arguments)
 
+    def bound(self, params: Params, compute: Callable[[], Any]) -> Any:
+        """What ``compute`` gives while the module's parameters are ``params``."""
+        named = {f"module.{name}": tensor for name, tensor in params.items()}
+        return functional_call(_Bound(self.module), named, (compute,))
+
     def _run(self, params: Params, arguments: dict[str, Any]) -> Any:
-        return functional_call(self.module, params, (), arguments)
+        return self.bound(params, lambda: self.module(**arguments))
 
     def _checked_call(self, params: Params, arguments: dict[str, Any], batch: Batch) -> Any:
         """The first call, which may neither change buffers nor draw unseeded random numbers."""
@@ -139,6 +144,17 @@ class ModuleLoss:
                 "only modules with constant buffers can be replayed: put batch-norm layers in "
                 "eval mode or use another normalisation"
             )
+
+
+class _Bound(nn.Module):
+    """Computes something with a module."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, compute: Callable[[], Any]) -> Any:
+        return compute()
 
 
 def _random_state(device: torch.device) -> Tensor:

@@ -45,10 +45,11 @@ class ShardedLoss(ModuleLoss):
         """Which part of every trainable parameter this rank holds."""
         return {name: shard for name, shard in self._shards.items() if name in self._trained}
 
-    def _run(self, params: Params, arguments: dict[str, Any]) -> Any:
+    def bound(self, params: Params, compute: Callable[[], Any]) -> Any:
+        """What ``compute`` gives while the shards are ``params``."""
         self._ranks.gathered.forget()
         self._now = {**self._start, **params}
-        return self.module(**arguments)
+        return compute()
 
     def _divide(self, device: torch.device) -> None:
         names = {id(p): name for name, p in self.module.named_parameters()}

@@ -1,0 +1,100 @@
+"""A module's loss cut at its layers, so that these can be computed again one by one."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from engine.magic.layerwise import Visit
+from engine.magic.state import Batch, Params
+from engine.models.module_loss import ModuleLoss
+
+
+class LayeredModuleLoss:
+    """The same loss as a function that also leaves its layers to others.
+
+    A layer is computed again with the very arguments it was called with, but for the tensors
+    among them that depend on parameters. It must not draw random numbers.
+    """
+
+    def __init__(self, loss: ModuleLoss, layers: Sequence[nn.Module]) -> None:
+        """Cut ``loss`` at ``layers``, modules in it that do not contain each other."""
+        self.loss = loss
+        self.layers = layers
+
+    def __call__(self, params: Params, batch: Batch) -> Tensor:
+        """The batch's loss at ``params``."""
+        return self.loss(params, batch)
+
+    def through(self, params: Params, batch: Batch, visit: Visit) -> Tensor:
+        """The same, each layer left to ``visit``."""
+        with contextlib.ExitStack() as cuts:
+            for layer in self.layers:
+                call = partial(self._visit, params, visit, layer.forward)
+                cuts.enter_context(_forwarding(layer, call))
+            return self.loss(params, batch)
+
+    def _visit(
+        self,
+        params: Params,
+        visit: Visit,
+        forward: Callable[..., Any],
+        *arguments: Any,
+        **named: Any,
+    ) -> Any:
+        flat, shape = tree_flatten((arguments, named))
+        places = [n for n, a in enumerate(flat) if isinstance(a, Tensor) and a.requires_grad]
+        rest: list[Any] = []
+
+        def layer(inputs: Sequence[Tensor]) -> list[Tensor]:
+            values = list(flat)
+            for place, tensor in zip(places, inputs, strict=True):
+                values[place] = tensor
+            arguments, named = tree_unflatten(values, shape)
+            output = self.loss.bound(params, lambda: forward(*arguments, **named))
+            found, of = tree_flatten(output)
+            # Results are left out: they would keep their graph alive.
+            rest[:] = [[_RESULT if _is_differentiable(value) else value for value in found], of]
+            return [value for value in found if _is_differentiable(value)]
+
+        results = iter(visit(layer, [flat[place] for place in places]))
+        parts = [next(results) if value is _RESULT else value for value in rest[0]]
+        return tree_unflatten(parts, rest[1])
+
+
+_RESULT = object()
+
+
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """The layers of a transformers model, in order; none if it does not say which they are."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    found: list[nn.Module] = []
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer) and not any(
+            module in set(outer.modules()) for outer in found
+        ):
+            found.append(module)
+    return found
+
+
+def _is_differentiable(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+@contextlib.contextmanager
+def _forwarding(layer: nn.Module, call: Callable[..., Any]) -> Iterator[None]:
+    """Let a call of ``layer`` be one of ``call``."""
+    own = vars(layer).get("forward")
+    layer.forward = call
+    try:
+        yield
+    finally:
+        if own is None:
+            del layer.forward
+        else:
+            layer.forward = own
