@@ -39,10 +39,11 @@ class Foresight:
         found = bisect_left(places, self.place)
         return places[found] if found < len(places) else math.inf
 
-    def passed(self, key: Key) -> None:
-        """``key`` was read; if that was not foreseen, nothing has come any nearer."""
-        if self.place < len(self.keys) and self.keys[self.place] == key:
-            self.place += 1
+    def passed(self, key: Key) -> bool:
+        """Whether the read of ``key`` was foreseen; if not, nothing has come any nearer."""
+        foreseen = self.place < len(self.keys) and self.keys[self.place] == key
+        self.place += foreseen
+        return foreseen
 
 
 @dataclass

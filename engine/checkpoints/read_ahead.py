@@ -57,7 +57,7 @@ class ReadAhead:
             self._thread.start()
 
     def take(self, key: Key) -> Params:
-        """The tensors of a key, on the device.
+        """The tensors of a key, on the device: the caller's own unless they were expected.
 
         Raises:
             DamagedFileError: if a file of it is missing or damaged.
@@ -95,18 +95,28 @@ class ReadAhead:
             self._next = key, self._copies.begin(found)
 
     def _on_host(self, key: Key) -> Params:
+        """The tensors of a key in host memory, once they are there."""
         with self._changed:
             self._changed.wait_for(lambda: key not in self._busy)
             error = self._errors.pop(key, self._failure)
             if error is not None:
                 raise error
             found = self.tier.get(key, self.files.stamp(key))
-            self._pass(key)
-            if found is not None:
-                return found
-            self._busy.add(key)
+            expected = self._pass(key)
+            if found is None:
+                self._busy.add(key)
+        if found is None:
+            found = self._read_now(key)
+        if expected or self.tier.lacks(key, self.files.stamp(key)):
+            return found
+        # A replay changes nothing in place; of others that is not known.
+        return self._copies.own(found)
+
+    def _read_now(self, key: Key) -> Params:
+        found: Params | None = None
         try:
             found = self._read(key)
+            return found
         finally:
             with self._changed:
                 self._busy.discard(key)
@@ -114,11 +124,13 @@ class ReadAhead:
                     self._hold(key, found)
                 self._searched = 0
                 self._changed.notify_all()
-        return found
 
-    def _pass(self, key: Key) -> None:
-        self.tier.foresight.passed(key)
+    def _pass(self, key: Key) -> bool:
+        """Count one read; whether it was the one expected."""
+        ahead = self.tier.foresight.place < self._end
+        foreseen = self.tier.foresight.passed(key)
         self._changed.notify_all()
+        return ahead and foreseen
 
     def _read(self, key: Key) -> Params:
         return self._copies.pinned(self.files.read(key))

@@ -202,7 +202,7 @@ class TrajectoryWriter:
             )
 
     def _hold(self, key: Key, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        """Keep what was written in host memory too: copies, for s_0 is the model's own memory."""
+        """Keep what was written in host memory too: copies, for s_0 and s_T are the caller's."""
         stamp, size = (stamp_of(self.folder, facts),), int(facts["bytes"])
         if self._tier.put(key, stamp, size, None):
             self._tier.put(key, stamp, size, self._copies.own(tensors))
