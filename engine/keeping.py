@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from engine.checkpoints.host_tier import HostTier
 from engine.checkpoints.trajectory_follower import TrajectoryFollower
 from engine.checkpoints.trajectory_writer import TrajectoryWriter
 from engine.contract.config import ScheduleName
@@ -54,7 +55,12 @@ def settle_schedule(
 
 
 def keeper_of(
-    step: TrainStep, folder: Path, schedule: Schedule, observer: Observer, save_seconds: float
+    step: TrainStep,
+    folder: Path,
+    schedule: Schedule,
+    observer: Observer,
+    save_seconds: float,
+    tier: HostTier,
 ) -> Keeper:
     """Who keeps this rank's part of a trajectory: itself, in the first group of ranks.
 
@@ -68,5 +74,5 @@ def keeper_of(
             f"{folder} was begun by {len(parts)} ranks that divide the model; go on with as many"
         )
     if ranks.group_index == 0:
-        return TrajectoryWriter(part, schedule, step.stage, observer, save_seconds)
+        return TrajectoryWriter(part, schedule, step.stage, observer, save_seconds, tier)
     return TrajectoryFollower(part, schedule, ranks)

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torchopt.base import GradientTransformation
 
+from engine.checkpoints.host_tier import HostTier
 from engine.checkpoints.replay_saves import ReplayState
+from engine.checkpoints.trajectory_files import TrajectoryFiles
 from engine.checkpoints.trajectory_reader import TrajectoryReader
 from engine.contract.config import Reduction, ScheduleName
 from engine.contract.errors import RunError
@@ -62,6 +64,8 @@ class Trainer:
         self.dtype, self.device = first.dtype, first.device
         self.ranks = step.ranks
         self._shards = loss.shards()
+        self.tier = HostTier()
+        """What of a trajectory stays in host memory between training and replay."""
 
     @classmethod
     def initialize(
@@ -145,10 +149,10 @@ class Trainer:
         folder = Path(save_dir)
         training = Training(self.step, state, stream)
         schedule = settle_schedule(training, folder, schedule, observer, control.resume)
-        with keeper_of(self.step, folder, schedule, observer, control.save_seconds) as writer:
-            reader = TrajectoryReader(
-                folder, self.step.stage, self._shards, self.device, writer.manifest
-            )
+        seconds = control.save_seconds
+        with keeper_of(self.step, folder, schedule, observer, seconds, self.tier) as writer:
+            files = TrajectoryFiles(folder, self._shards, writer.manifest)
+            reader = TrajectoryReader(files, self.step.stage, self.device)
             kept = KeptSteps(steps, writer, reader)
             state, end = kept.recover(state)
             while state.step < end:
@@ -191,7 +195,6 @@ class Trainer:
             if isinstance(queries, DataStream)
             else queries
         )
-        reader = self.open(save_dir)
         scores = stream.new_scores(len(measurements), self.dtype)
         steps = torch.zeros(len(measurements), len(stream), dtype=torch.float64)
         values = torch.zeros(len(measurements), dtype=torch.float64)
@@ -199,8 +202,9 @@ class Trainer:
         for first in range(0, len(measurements), size):
             chosen = range(first, min(first + size, len(measurements)))
             own = chosen[self.ranks.group_index :: self.ranks.groups]
-            state = self.begin_replay(reader, stream, [measurements[query] for query in own])
-            self.replay(reader, stream, state, observer=observer)
+            with self.open(save_dir) as reader:
+                state = self.begin_replay(reader, stream, [measurements[query] for query in own])
+                self.replay(reader, stream, state, observer=observer)
             found = (own, state.scores, state.steps, state.measurements)
             for places, *of_group in self.ranks.everyone(found):
                 into = list(places)
@@ -233,6 +237,8 @@ class Trainer:
                 f"{reader.folder} was trained for {steps} steps, but the stream has "
                 f"{len(stream)}; give the stream it was trained on"
             )
+        # Measured with the first files of the replay on their way.
+        reader.expect(reader.schedule.reads_of_pass())
         final = reader.load_state(steps)
         if combinations is None:
             measured = [self.measure(final, measurement) for measurement in measurements]
@@ -327,5 +333,6 @@ class Trainer:
         return value, total
 
     def open(self, save_dir: Path | str) -> TrajectoryReader:
-        """A kept trajectory of this trainer's model."""
-        return TrajectoryReader(Path(save_dir), self.step.stage, self._shards, self.device)
+        """A kept trajectory of this trainer's model; to be closed once it is replayed."""
+        files = TrajectoryFiles(Path(save_dir), self._shards)
+        return TrajectoryReader(files, self.step.stage, self.device, self.tier)

@@ -81,9 +81,9 @@ def estimate(kind: ScheduleKind, costs: Costs, room: Room) -> Estimate:
         rebuild = (advances + len(schedule.checkpoints)) * costs.step_seconds
     queries = max(1.0, costs.queries / max(1, costs.passes))
     per_step = costs.step_seconds * (FIRST_QUERY + NEXT_QUERY * (queries - 1))
-    replay = costs.passes * (
-        costs.steps * per_step + rebuild + reading / (READ_SPEED_UP * costs.bytes_per_second)
-    )
+    # What comes next is read while the step before is computed.
+    computing = costs.steps * per_step + rebuild
+    replay = costs.passes * max(computing, reading / (READ_SPEED_UP * costs.bytes_per_second))
     train = costs.steps * costs.step_seconds + writing
     why_not = None
     if disk > DISK_SHARE * room.disk:

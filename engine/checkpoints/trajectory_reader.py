@@ -1,22 +1,20 @@
-"""Reading a trajectory: train states and gradients, every file checked against its manifest.
+"""Reading a trajectory: train states and gradients, from host memory or checked files."""
 
-One rank keeps whole tensors, several keep a part each, in a folder of its own. Whoever reads
-takes its own part from all of theirs, however many they were.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from engine.checkpoints.tensor_files import DamagedFileError, read_tensors
+from engine.checkpoints.host_tier import HostTier
+from engine.checkpoints.read_ahead import ReadAhead
+from engine.checkpoints.tensor_files import DamagedFileError
+from engine.checkpoints.trajectory_files import TrajectoryFiles
 from engine.contract.errors import RunError
 from engine.magic.optimizer_stage import OptimizerStage
-from engine.magic.schedule import Schedule, ScheduleKind, make_schedule
-from engine.magic.shards import Shard
+from engine.magic.schedule import Read, Schedule, ScheduleKind, make_schedule
 from engine.magic.state import Params, TrainState
-from engine.records.manifest import Key, Manifest, parts_of, read_manifest, read_part
+from engine.records.manifest import Key
 
 
 class DamagedStepError(DamagedFileError):
@@ -29,51 +27,46 @@ class DamagedStepError(DamagedFileError):
 
 
 class TrajectoryReader:
-    """Reads what a training kept: this rank's part of it."""
+    """Reads what a training kept: this rank's part of it.
+
+    As a context manager it ends, on the way out, the thread that reads ahead.
+    """
 
     def __init__(
         self,
-        folder: Path,
+        files: TrajectoryFiles,
         stage: OptimizerStage,
-        shards: Mapping[str, Shard],
         device: torch.device,
-        manifest: Manifest | None = None,
+        tier: HostTier | None = None,
     ) -> None:
-        """Open the trajectory in ``folder``.
+        """Read a trajectory.
 
         Args:
-            folder: where it lies.
+            files: where it lies.
             stage: the optimizer whose states it keeps.
-            shards: which part of every parameter to read.
             device: where to load to.
-            manifest: what this rank has kept of an unfinished trajectory; read, and required to
-                be complete, if left out.
-
-        Raises:
-            RunError: if it is missing, incomplete or damaged.
+            tier: where some of it is held in host memory; without one every load reads a file.
         """
-        self.folder = folder
+        self._files = files
         self._stage = stage
-        self._shards = shards
-        self._device = device
-        first = next(iter(shards.values()))
-        self._index, self._count = first.index, first.count
-        found = manifest or read_manifest(folder)
-        if found is None or (manifest is None and not found.complete):
-            raise RunError(
-                f"{folder} holds no complete trajectory (it was removed, or training did not "
-                "finish); run the config again"
-            )
-        self._found = found
-        self._parts = parts_of(folder)
-        # A training that goes on keeps only its own part up to date.
-        self._manifests = (
-            {part: read_part(path) for part, path in enumerate(self._parts)}
-            if manifest is None
-            else {self._index: manifest}
-        )
-        kind: ScheduleKind = found.kind  # type: ignore[assignment]
-        self.schedule: Schedule = make_schedule(kind, found.steps)
+        self._ahead = ReadAhead(files, tier or HostTier(0), device)
+        kind: ScheduleKind = files.manifest.kind  # type: ignore[assignment]
+        self.schedule: Schedule = make_schedule(kind, files.manifest.steps)
+
+    def __enter__(self) -> "TrajectoryReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ahead.close()
+
+    @property
+    def folder(self) -> Path:
+        """Where the trajectory lies."""
+        return self._files.folder
+
+    def expect(self, reads: Sequence[Read]) -> None:
+        """Read ahead what will be loaded, in this order, while other things are computed."""
+        self._ahead.expect(reads, self.schedule.reads_of_pass())
 
     def load_state(self, step: int) -> TrainState:
         """The kept s_t.
@@ -90,7 +83,7 @@ class TrajectoryReader:
         Raises:
             DamagedStepError: if its file is missing or damaged.
         """
-        kept = ("state", step) in self._found.files
+        kept = ("state", step) in self._files.manifest.files
         return self._as_state(self._load(("state" if kept else "resume", step)), step)
 
     def load_gradient(self, step: int) -> Params | None:
@@ -103,10 +96,11 @@ class TrajectoryReader:
             return None
         # Sums over parameters must go in the order of training: files keep none.
         grads = self._load(("gradient", step))
-        return {name: self._shaped(name, grads.get(name)) for name in self._shards}
+        return {name: self._shaped(name, grads.get(name)) for name in self._files.shards}
 
     def _as_state(self, tensors: Params, step: int) -> TrainState:
-        params = {n: self._shaped(n, tensors.pop(f"params/{n}", None)) for n in self._shards}
+        shards = self._files.shards
+        params = {n: self._shaped(n, tensors.pop(f"params/{n}", None)) for n in shards}
         state = {name.removeprefix("optimizer/"): tensor for name, tensor in tensors.items()}
         try:
             return TrainState(step, params, self._stage.state_from_tensors(state, params))
@@ -117,7 +111,7 @@ class TrajectoryReader:
             ) from None
 
     def _shaped(self, name: str, tensor: Tensor | None) -> Tensor:
-        shard = self._shards[name]
+        shard = self._files.shards[name]
         flat = torch.Size([shard.stop - shard.start])
         expected = shard.shape if shard.count == 1 else flat
         if tensor is None or tensor.shape not in (expected, flat):
@@ -130,49 +124,17 @@ class TrajectoryReader:
         Raises:
             DamagedStepError: if a file of it is damaged, here or where another rank reads it.
         """
-        if key not in self._found.files:
+        if key not in self._files.manifest.files:
             raise RunError(f"{self.folder} does not keep the {key[0]} of step {key[1]}")
         error, found = "", {}
         try:
-            found = self._read(key)
+            found = self._ahead.take(key)
         except DamagedFileError as damage:
             error = str(damage)
         ranks = self._stage.ranks
         if ranks.any(bool(error)):
             raise DamagedStepError(next(filter(None, ranks.everyone(error))), key)
         return found
-
-    def _read(self, key: Key) -> Params:
-        if len(self._parts) == self._count:
-            return self._read_part(self._index, key)
-        found: Params = {}
-        for part in range(len(self._parts)):
-            for name, tensor in self._read_part(part, key).items():
-                shard = self._shards.get(name.rsplit("/", 1)[-1])
-                if shard is None or (tensor.ndim == 0 and name.startswith("optimizer/")):
-                    found[name] = tensor
-                    continue
-                own = found.setdefault(name, tensor.new_empty(shard.stop - shard.start))
-                self._take_over(tensor, part, own, shard)
-        return found
-
-    def _take_over(self, theirs: Tensor, part: int, own: Tensor, shard: Shard) -> None:
-        """Copy what a rank of the training and this one have in common."""
-        held = Shard(shard.shape, part, len(self._parts))
-        flat = torch.Size([held.stop - held.start])
-        if theirs.shape not in (shard.shape if held.count == 1 else flat, flat):
-            raise RunError(f"{self.folder} belongs to another model: its parameters differ")
-        start, stop = max(held.start, shard.start), min(held.stop, shard.stop)
-        if start < stop:
-            common = theirs.reshape(-1)[start - held.start : stop - held.start]
-            own[start - shard.start : stop - shard.start] = common
-
-    def _read_part(self, part: int, key: Key) -> Params:
-        folder, manifest = self._parts[part], self._manifests[part]
-        facts = None if manifest is None else manifest.files.get(key)
-        if facts is None:
-            raise DamagedFileError(f"{folder} does not keep the {key[0]} of step {key[1]}")
-        return read_tensors(folder, facts, self._device)
 
 
 def state_tensors(state: TrainState, stage: OptimizerStage) -> Params:

@@ -2,9 +2,12 @@
 
 A file counts only once the manifest names it with its size and crc32c, after it was written
 under another name, synced and renamed. Training hands its states to a writer thread; they are
-never changed in place, so the thread needs no copies. What the schedule does not keep is saved
-from time to time under another kind, ``resume``, so that an interrupted training need not begin
-again; only the latest of these stays, and none once the trajectory is complete.
+never changed in place, so the thread needs no copies, and training does not wait for those that
+it takes from a GPU. What is safely on disk may stay in host memory as well.
+
+What the schedule does not keep is saved from time to time under another kind, ``resume``, so that
+an interrupted training need not begin again; only the latest of these stays, and none once the
+trajectory is complete.
 """
 
 import errno
@@ -13,12 +16,17 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
+from engine.checkpoints.device_copies import DeviceCopies
+from engine.checkpoints.host_tier import Foresight, HostTier
 from engine.checkpoints.recovery import agree
 from engine.checkpoints.save_pace import SAVE_SECONDS, SavePace
 from engine.checkpoints.tensor_files import remove_unfinished, write_tensors
+from engine.checkpoints.trajectory_files import stamp_of
 from engine.checkpoints.trajectory_reader import state_tensors
 from engine.contract.errors import DiskFullError, RunError, StoppedError
 from engine.magic.observer import Observer, ignore
@@ -31,6 +39,8 @@ from engine.records.manifest import MANIFEST, Key, Manifest, parts_of, read_part
 _WAITING = 2
 """States that may wait for the writer before training waits for it."""
 Tensors = Callable[[], dict[str, Tensor]]
+Waiting = tuple[Key, dict[str, Tensor], torch.cuda.Event | None]
+"""What is to be written, and the mark behind its computing on the device."""
 
 
 class TrajectoryWriter:
@@ -43,10 +53,12 @@ class TrajectoryWriter:
         stage: OptimizerStage,
         observer: Observer = ignore,
         save_seconds: float = SAVE_SECONDS,
+        tier: HostTier | None = None,
     ) -> None:
         """Begin a trajectory in ``folder``, or go on with the unfinished one that is there.
 
-        The observer receives ``checkpoint`` once something is safely on disk, and ``warning``.
+        What is written stays in ``tier`` as well, as far as there is room. The observer
+        receives ``checkpoint`` once something is safely on disk, and ``warning``.
 
         Raises:
             RunError: if the folder holds a trajectory of another schedule.
@@ -63,7 +75,10 @@ class TrajectoryWriter:
         for key in agree(self.manifest, stage.ranks):
             self.drop(key)
         self._remove_strays()
-        self._queue: queue.Queue[tuple[Key, dict[str, Tensor]] | None] = queue.Queue(_WAITING)
+        self._copies = DeviceCopies(stage.device)
+        self._tier = tier or HostTier(0)
+        self._tier.foresight = Foresight(schedule.reads_of_pass())
+        self._queue: queue.Queue[Waiting | None] = queue.Queue(_WAITING)
         self._error: BaseException | None = None
         self._abandoned = threading.Event()
         self._thread = threading.Thread(
@@ -151,7 +166,8 @@ class TrajectoryWriter:
     def _put(self, key: Key, tensors: Tensors) -> None:
         self._raise()
         if key not in self.manifest.files:
-            self._queue.put((key, tensors()))
+            found = tensors()
+            self._queue.put((key, found, self._copies.computed()))
 
     def _write_all(self) -> None:
         while (item := self._queue.get()) is not None:
@@ -162,8 +178,11 @@ class TrajectoryWriter:
             except BaseException as error:
                 self._error = error
 
-    def _write(self, key: Key, tensors: dict[str, Tensor]) -> None:
+    def _write(
+        self, key: Key, tensors: dict[str, Tensor], computed: torch.cuda.Event | None
+    ) -> None:
         (kind, step), began = key, time.monotonic()
+        tensors = self._copies.to_host(tensors, computed)
         facts = write_tensors(self.folder / f"{kind}-{step:08d}.safetensors", tensors)
         before = self.manifest.dropped.get(key)
         self._journal.append(kind, step=step, **facts)
@@ -171,6 +190,8 @@ class TrajectoryWriter:
         if kind != "gradient":
             self._forget_saved()
         self.manifest.take({"event": kind, "step": step, **facts})
+        if kind != "resume":
+            self._hold(key, facts, tensors)
         self._pace.took(time.monotonic() - began)
         self._observer("checkpoint", kind=kind, step=step, bytes=facts["bytes"])
         if before is not None and before["crc32c"] != facts["crc32c"]:
@@ -179,6 +200,12 @@ class TrajectoryWriter:
                 message=f"the {kind} of step {step}, made again, differs from the one that was "
                 "lost: this machine does not repeat its own bits; scores carry that difference",
             )
+
+    def _hold(self, key: Key, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Keep what was written in host memory too: copies, for s_0 and s_T are the caller's."""
+        stamp, size = (stamp_of(self.folder, facts),), int(facts["bytes"])
+        if self._tier.put(key, stamp, size, None):
+            self._tier.put(key, stamp, size, self._copies.own(tensors))
 
     def _forget_saved(self) -> None:
         for key in [key for key in self.manifest.files if key[0] == "resume"]:

@@ -162,6 +162,9 @@ class TrajectoryConfig(Section):
     """Which train states are kept on disk while training."""
 
     schedule: ScheduleName = "auto"
+    memory_gb: NonNegative | None = None
+    """How much of it stays in this machine's memory as well, so that a replay need not wait for
+    the disk; a share of what the replay leaves free if null, nothing is read ahead if 0."""
 
 
 class DevicesConfig(Section):
@@ -191,9 +194,10 @@ class RunConfig(Section):
     def digest(self) -> str:
         """SHA-256 of the resolved config, independent of key order and of the file's layout."""
         values = self.model_dump(mode="json")
-        # Younger than the format: unset, it must not change the digests of runs there are.
-        if values["attribution"]["query_tolerance"] is None:
-            del values["attribution"]["query_tolerance"]
+        # Younger than the format: unset, they must not change the digests of runs there are.
+        for section, key in (("attribution", "query_tolerance"), ("trajectory", "memory_gb")):
+            if values[section][key] is None:
+                del values[section][key]
         canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -35,9 +35,11 @@ class Event(StrEnum):
     SUBSPACE = "subspace"
     """Directions serve in place of queries: ``queries``, ``rank``, ``tolerance``, ``outside``."""
     REBUILD_STEP = "rebuild_step"
-    """A train state was rebuilt from the one before it: ``step``, ``seconds``, ``held`` (steps)."""
+    """A train state was rebuilt from the one before it: ``step``, ``seconds``, ``held`` (steps);
+    ``waited`` (seconds for the trajectory since the step before, in a replay)."""
     REPLAY_STEP = "replay_step"
-    """The replay cursor moved to ``step``: ``cotangent_norms``, ``seconds``, ``memory``."""
+    """The replay cursor moved to ``step``: ``cotangent_norms``, ``seconds``, ``memory``,
+    ``waited``."""
     REPRODUCED = "reproduced"
     """The last step was taken again: ``exact`` (the same bits), ``difference`` of gradients."""
     ATTRIBUTED = "attributed"

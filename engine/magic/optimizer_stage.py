@@ -64,6 +64,7 @@ class OptimizerStage:
         self.optimizer = optimizer
         self.ranks = ranks
         self.max_grad_norm = max_grad_norm
+        self.device = next(iter(params.values())).device
         on_cpu = all(tensor.device.type == "cpu" for tensor in params.values())
         self.groups = (
             cut_into_groups(params, GROUP_ELEMENTS if on_cpu else 2**27)

@@ -9,15 +9,17 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from engine.magic.observer import Observer, ignore
-from engine.magic.schedule import Do, Schedule
+from engine.magic.schedule import Do, Read, Schedule
 from engine.magic.state import Batch, Cotangent, Params, TrainState
 from engine.magic.train_step import TrainStep
+
+Loaded = TypeVar("Loaded")
 
 
 class DivergedError(ArithmeticError):
@@ -44,6 +46,9 @@ class NotReproducedError(RuntimeError):
 class Trajectory(Protocol):
     """Read access to what training kept."""
 
+    def expect(self, reads: Sequence[Read]) -> None:
+        """Hear what will be loaded and in which order, in place of what was expected before."""
+
     def load_state(self, step: int) -> TrainState:
         """The kept s_t."""
 
@@ -69,13 +74,15 @@ class Replay:
             trajectory: what it kept.
             batch_of: the batch of step t.
             schedule: which states were kept and how to rebuild the others.
-            observer: receives ``rebuild_step``, ``replay_step`` and ``reproduced``.
+            observer: receives ``rebuild_step``, ``replay_step`` and ``reproduced``; the first two
+                say for how long the replay ``waited`` for the trajectory since the one before.
         """
         self.step = step
         self.trajectory = trajectory
         self.batch_of = batch_of
         self.schedule = schedule
         self.observer = observer
+        self._waited = 0.0
 
     def run(
         self,
@@ -97,9 +104,10 @@ class Replay:
             NotReproducedError: if the model no longer gives the gradients it was trained with.
         """
         memory = _Memory()
+        self.trajectory.expect(list(self.schedule.reads(start)))
         for act in self.schedule.acts(start):
             if act.do is Do.LOAD:
-                memory.working = self.trajectory.load_state(act.step)
+                memory.working = self._loaded(self.trajectory.load_state, act.step)
             elif act.do is Do.RECALL:
                 memory.working = memory.states[act.step]
             elif act.do is Do.HOLD:
@@ -111,10 +119,21 @@ class Replay:
             else:
                 self._replay(memory, cotangents, take_scores)
 
+    def _loaded(self, load: Callable[[int], Loaded], step: int) -> Loaded:
+        began = time.perf_counter()
+        found = load(step)
+        self._waited += time.perf_counter() - began
+        return found
+
+    def _waited_since(self) -> float:
+        """Seconds waited for the trajectory since this was last asked."""
+        waited, self._waited = self._waited, 0.0
+        return waited
+
     def _gradient(self, memory: "_Memory") -> Params:
         """g_t at the working state: remembered, kept by training, or computed again."""
         step = memory.working.step
-        grads = memory.gradients.get(step) or self.trajectory.load_gradient(step)
+        grads = memory.gradients.get(step) or self._loaded(self.trajectory.load_gradient, step)
         if grads is None:
             _, grads = self.step.gradient(memory.working.params, self.batch_of(step))
             if step in memory.states:
@@ -130,6 +149,7 @@ class Replay:
             step=step,
             held=sorted(memory.states),
             seconds=time.perf_counter() - began,
+            waited=self._waited_since(),
         )
 
     def _replay(
@@ -152,6 +172,7 @@ class Replay:
             step=state.step,
             cotangent_norms=[norm for group in self._of_groups(norms) for norm in group],
             seconds=time.perf_counter() - began,
+            waited=self._waited_since(),
         )
         take_scores(state.step, scores)
 
@@ -160,7 +181,8 @@ class Replay:
         again = grads
         if self.schedule.keep_gradients:
             _, again = self.step.gradient(state.params, self.batch_of(state.step))
-        rebuilt, trained = self.step.apply(state, again), self.trajectory.load_state(state.step + 1)
+        rebuilt = self.step.apply(state, again)
+        trained = self._loaded(self.trajectory.load_state, state.step + 1)
         leaves = (self.step.stage.state_tensors(s.optimizer) for s in (rebuilt, trained))
         exact = all(torch.equal(rebuilt.params[name], p) for name, p in trained.params.items())
         again_leaves, kept_leaves = leaves

@@ -26,6 +26,8 @@ from enum import Enum
 from typing import Literal
 
 ScheduleKind = Literal["all", "gradients", "sqrt", "log"]
+Read = tuple[Literal["state", "gradient"], int]
+"""Something of step t that a replay loads from the trajectory."""
 
 
 class Do(Enum):
@@ -74,6 +76,25 @@ class Schedule:
             yield Act(Do.LOAD, first)
             yield from _reverse(first, end, self.live_states - 1)
             end = first
+
+    def reads(self, start: int | None = None) -> Iterator[Read]:
+        """What the replay of steps ``start`` - 1 … 0 loads, in this order.
+
+        Whoever knows can have the next thing at hand before it is asked for.
+        """
+        for act in self.acts(start):
+            if act.do is Do.LOAD:
+                yield "state", act.step
+            elif act.do in (Do.ADVANCE, Do.REPLAY):
+                if self.keep_gradients:
+                    yield "gradient", act.step
+                if act.do is Do.REPLAY and act.step == self.steps - 1:
+                    # The last step is taken again and compared with where training ended.
+                    yield "state", self.steps
+
+    def reads_of_pass(self) -> list[Read]:
+        """What measuring at s_T and a whole replay load."""
+        return [("state", self.steps), *self.reads()]
 
     def advances(self) -> int:
         """How many steps replay advances again."""

@@ -37,7 +37,9 @@ def budget_of(job: Job, queries: int, granularity: Granularity) -> Budget:
     per_query = params + optimizer + 2 * params + weights * job.trainer.dtype.itemsize
     fixed = 3 * params + graph_bytes(job)
     given, ranks = job.config.attribution.memory_budget_gb, job.trainer.ranks
-    allowed = given * 1e9 if given else MEMORY_SHARE * free_memory(job.device)
+    # What is held of the trajectory in the same memory was reckoned beside this share.
+    beside = job.trainer.tier.used if job.device.type == "cpu" else 0
+    allowed = given * 1e9 if given else MEMORY_SHARE * (free_memory(job.device) + beside)
     # Every group of ranks replays as many as the rank with the least room can hold.
     fit = ranks.groups * min(ranks.everyone(max(1, int((allowed - fixed) // per_query))))
     per_pass = min(fit, queries)

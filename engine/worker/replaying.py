@@ -179,9 +179,7 @@ class Replaying:
         self, writer: ScoreWriter | None, chosen: list[int], begun: ReplayState | None
     ) -> None:
         trainer = self.job.trainer
-        reader = trainer.open(self.asking.folder.trajectory)
         own = chosen[self.ranks.group_index :: self.ranks.groups]
-        state = begun or self.replayed.begin(trainer, reader, self.stream, own)
 
         def after_step(state: ReplayState) -> None:
             # The last step is followed by the scores themselves.
@@ -194,8 +192,12 @@ class Replaying:
                 if stop:
                     raise StoppedError(f"stopped at step {state.step}")
 
-        with self.stop.between_steps():
-            trainer.replay(reader, self.stream, state, observer=self.report, after_step=after_step)
+        with trainer.open(self.asking.folder.trajectory) as reader:
+            state = begun or self.replayed.begin(trainer, reader, self.stream, own)
+            with self.stop.between_steps():
+                trainer.replay(
+                    reader, self.stream, state, observer=self.report, after_step=after_step
+                )
         if writer is not None:
             for place, query in enumerate(own):
                 weights = state.scores[place].double().numpy()

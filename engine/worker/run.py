@@ -37,6 +37,7 @@ from engine.worker.queries import Queries, read_queries
 from engine.worker.reporter import Reporter
 from engine.worker.scope import reported
 from engine.worker.stop import Stop
+from engine.worker.tiers import host_tier_bytes
 
 PATIENCE_SECONDS = 10.0
 """An attempt before this one may still be letting go of the run."""
@@ -174,6 +175,7 @@ class _Run:
 
     def train_and_attribute(self, job: Job) -> None:
         """Bring the trajectory to its end, and ask it; damaged files of it are made again."""
+        job.trainer.tier.budget = host_tier_bytes(job, self.folder.prepared()["schedule"])
         if self.request.work == "run":
             self._train(job)
         job.trainer.open(self.folder.trajectory)

@@ -11,7 +11,7 @@ import torch
 from engine.magic.optimizer_stage import global_norm
 from engine.magic.ranks import ALONE
 from engine.magic.replay import Replay
-from engine.magic.schedule import Schedule, ScheduleKind, make_schedule
+from engine.magic.schedule import Read, Schedule, ScheduleKind, make_schedule
 from engine.magic.state import Batch, Cotangent, Params, TrainState
 
 KINDS = get_args(ScheduleKind)
@@ -42,6 +42,9 @@ class Counting:
         self.gradients: Counter[int] = Counter()
         self.pulled: list[int] = []
         self.stage, self.ranks = self, ALONE
+
+    def expect(self, reads: Sequence[Read]) -> None:
+        """Nothing is read ahead."""
 
     def load_state(self, step: int) -> TrainState:
         assert step in self.schedule.checkpoints or step == self.schedule.steps
