@@ -72,6 +72,11 @@ class RunFolder:
         return self.path / "attributions"
 
     @property
+    def bank_file(self) -> Path:
+        """The journal of models that were trained without some documents."""
+        return self.path / "validation" / "bank.jsonl"
+
+    @property
     def prepared_file(self) -> Path:
         """Written once documents, rows and plan are stored."""
         return self.path / "prepared.json"

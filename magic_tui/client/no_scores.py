@@ -26,6 +26,7 @@ _BY_PHASE: dict[str, str] = {
     Phase.TRAIN: "the run is being trained",
     Phase.MEASURE: "its queries are being measured",
     Phase.REPLAY: "the replay is still at work",
+    Phase.RETRAIN: "another attribution is being validated",
 }
 
 

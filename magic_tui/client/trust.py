@@ -11,7 +11,7 @@ from engine.records.run_folder import RunFolder
 from engine.records.score_store import find_attribution, read_completion
 from magic_tui.client.attribution import Attribution
 from magic_tui.client.history import read_history
-from magic_tui.client.validation import Validation, read_validation
+from magic_tui.client.validation import VALIDATION_FILE, Validation, read_validation
 
 TRUSTED, DOUBTFUL = 0.8, 0.5
 """Mean LDS from which scores are trusted, and under which they are not to be believed."""
@@ -53,6 +53,7 @@ class Numerics:
 class Trust:
     """Everything that the Trust screen shows."""
 
+    run: str
     attribution: str
     verdict: Verdict
     reason: str
@@ -62,7 +63,12 @@ class Trust:
     numerics: Numerics
     queries: int
     folder: Path
-    """Where the attribution is, and its validation may be."""
+    """Where the attribution is."""
+
+    @property
+    def file(self) -> Path:
+        """Where its retrained subsets are, or will be."""
+        return self.folder / VALIDATION_FILE
 
 
 def read_verdict(run: Path, attribution: str | None) -> Verdict:
@@ -88,8 +94,17 @@ def read_trust(opened: Attribution) -> Trust:
     verdict, reason = _judged(validation, record)
     numerics = _numerics(opened.run, opened.id, record.get("reproduced"))
     interval = None if validation is None else validation.interval
-    queries = opened.scores.queries
-    return Trust(opened.id, verdict, reason, validation, interval, numerics, queries, opened.path)
+    return Trust(
+        opened.run.id,
+        opened.id,
+        verdict,
+        reason,
+        validation,
+        interval,
+        numerics,
+        opened.scores.queries,
+        opened.path,
+    )
 
 
 @functools.lru_cache(maxsize=4)
@@ -119,7 +134,7 @@ def _judged(validation: Validation | None, record: dict[str, Any]) -> tuple[Verd
             f"nobody has left documents out, trained again and compared: {_exactness(record)}, "
             "but how far they predict such changes is not known"
         )
-    lds, count = validation.lds, validation.subsets
+    lds, count = validation.lds, validation.ranked_subsets
     if count < FEWEST or np.isnan(lds):
         words = f"{count} retrained"
         return Verdict("!", words, "bold"), f"{FEWEST} retrained subsets are the least to judge by"

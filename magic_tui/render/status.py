@@ -143,6 +143,8 @@ def _job(job: View, jobs: int) -> str:
 def _work(job: View) -> str:
     if job["work"] == "attribute":
         return f"attribution {job['attribution']}"
+    if job["work"] == "validate":
+        return f"validation of attribution {job['attribution']}"
     return (
         "training" if job["attribution"] is None else f"training, attribution {job['attribution']}"
     )

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from rich.text import Text
 
 from magic_tui.client.trust import Numerics, Trust
-from magic_tui.client.validation import VALIDATION_FILE, Points, Validation
+from magic_tui.client.validation import Points, Validation
 from magic_tui.render.cells import wrap
 from magic_tui.render.numbers import counted
 from magic_tui.safe_text import one_line
@@ -158,11 +158,10 @@ def _to_do(trust: Trust) -> Iterator[tuple[str, str]]:
         )
     yield (
         "validation",
-        "leave subsets of the documents out, train again and measure the queries: no command does "
-        "it yet. Write query, subset, predicted, actual, a line for each, to the file below; "
-        "this screen then shows LDS and every subset",
+        "leaves documents out, trains again and compares; this screen shows LDS and every subset "
+        "as they come",
     )
-    yield "file", str(trust.folder / VALIDATION_FILE)
+    yield "command", f"magic validate {trust.run} -a {trust.attribution}"
 
 
 def _number(value: float) -> str:
