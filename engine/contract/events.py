@@ -45,6 +45,8 @@ class Event(StrEnum):
     RETRAIN_STEP = "retrain_step"
     """A retraining goes on, told at most once a second: ``subset``, ``step``, ``loss``, ``done``
     (steps of all retrainings that are behind), ``seconds`` (since ``done`` was told last)."""
+    PROBE_STEP = "probe_step"
+    """A replay that only checks another one moved to ``step``: ``done``, ``seconds``."""
     RETRAINED = "retrained"
     """A model was trained without some documents, and measured: ``subset``, ``kind``,
     ``documents`` (how many), ``done``, ``seconds`` (as in ``retrain_step``)."""
@@ -64,3 +66,4 @@ class Phase(StrEnum):
     MEASURE = "measure"
     REPLAY = "replay"
     RETRAIN = "retrain"
+    PROBE = "probe"

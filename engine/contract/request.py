@@ -59,6 +59,10 @@ class ValidationRequest(Section):
     """How many documents are left out alone, drawn from the seed."""
     drop_top: tuple[PositiveInt, ...] = ()
     """For every query, so many of the documents that help it most are left out together."""
+    smoothness: bool = False
+    """Measure from three trainings how smoothly training answers changed weights."""
+    agreement: bool = False
+    """Replay again in other micro-batches, and compare."""
     jobs: Annotated[int, Field(ge=1, le=256)] = 1
     """Processes that retrain side by side."""
     keep_models: bool = False

@@ -140,6 +140,7 @@ _TAKERS = {
     Event.RESUMED: _PhaseProgress.resumed,
     Event.RETRAIN_STEP: _PhaseProgress.retrained,
     Event.RETRAINED: _PhaseProgress.retrained,
+    Event.PROBE_STEP: _PhaseProgress.retrained,
 }
 
 

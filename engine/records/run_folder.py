@@ -77,6 +77,11 @@ class RunFolder:
         return self.path / "validation" / "bank.jsonl"
 
     @property
+    def smoothness_file(self) -> Path:
+        """What three trainings said of how smoothly it answers changed data weights."""
+        return self.path / "validation" / "smoothness.json"
+
+    @property
     def prepared_file(self) -> Path:
         """Written once documents, rows and plan are stored."""
         return self.path / "prepared.json"

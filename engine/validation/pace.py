@@ -44,6 +44,13 @@ class Pace:
             seconds=self._since(),
         )
 
+    def probe(self, event: str, /, **facts: Any) -> None:
+        """Listen to a replay that checks another one."""
+        if event == "replay_step":
+            self._behind += 1
+            told = {"step": facts["step"], "done": self._behind}
+            self._report(Event.PROBE_STEP, **told, seconds=self._since())
+
     def _since(self) -> float:
         now, before = time.monotonic(), self._told
         self._told = now

@@ -75,7 +75,7 @@ class Retrainer:
             raise UsageError("--keep-models needs a model that is not divided among ranks")
         self._folder, self._job, self._keep = folder, job, keep
         self._asked = {
-            attribution.name: measurement_batches(_queries(attribution), job)
+            attribution.name: measurement_batches(queries_of(attribution), job)
             for attribution in list_attributions(folder.attributions)
         }
 
@@ -87,11 +87,19 @@ class Retrainer:
         except DivergedError:
             # Nothing was predicted for a training that fails: it is no number, and told as such.
             return Retrained(subset, {n: [math.nan] * len(m) for n, m in self._asked.items()})
-        measured = {
+        model = self._kept(subset, state) if fresh else kept
+        return Retrained(subset, self.measure(state), model)
+
+    def measure(self, state: TrainState) -> dict[str, list[float]]:
+        """By attribution, φ of each of its queries at s_T."""
+        return {
             attribution: [self._job.trainer.value(state, measurement) for measurement in asked]
             for attribution, asked in self._asked.items()
         }
-        return Retrained(subset, measured, self._kept(subset, state) if fresh else kept)
+
+    def state(self, subset: Subset) -> TrainState:
+        """s_T without a subset; of the run itself if that is ``NOTHING``."""
+        return self._trained(subset, None, ignore)[0]
 
     def _trained(
         self, subset: Subset, kept: ModelFile | None, observer: Observer
@@ -116,6 +124,11 @@ class Retrainer:
         return self._folder.bank_file.with_name("models")
 
 
-def _queries(attribution: Path) -> Queries:
+def queries_of(attribution: Path) -> Queries:
+    """The queries of a complete attribution.
+
+    Raises:
+        RunError: if they cannot be read.
+    """
     reduction = (read_completion(attribution) or {})["reduction"]
     return read_asked(attribution / "queries.parquet", reduction)

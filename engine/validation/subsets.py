@@ -50,6 +50,12 @@ def drawn_shares(documents: int, asked: ValidationRequest) -> Iterator[Subset]:
             yield Subset(name, f"drop {share:g}", tuple(chosen.tolist()))
 
 
+def probed_subset(documents: int, asked: ValidationRequest) -> Subset:
+    """The first random subset of the first share, or of 5 %."""
+    share = asked.drop[0] if asked.drop else 0.05
+    return next(drawn_shares(documents, ValidationRequest(drop=(share,), count=1, seed=asked.seed)))
+
+
 def drawn_documents(documents: int, asked: ValidationRequest) -> Iterator[Subset]:
     """Single documents, the first of them the same however many are asked for."""
     order = np.random.default_rng([asked.seed, _SINGLE]).permutation(documents)

@@ -9,15 +9,18 @@ from engine.contract.events import Event, Phase
 from engine.contract.request import ValidationRequest
 from engine.records.run_folder import RunFolder
 from engine.records.score_store import ScoreReader, find_attribution
+from engine.validation.agreement import probe_agreement
 from engine.validation.bank import Bank
 from engine.validation.pace import Pace
 from engine.validation.retraining import Retrained, Retrainer, Task
 from engine.validation.side_by_side import side_by_side
+from engine.validation.smoothness import TRAININGS, is_probed, probe_smoothness
 from engine.validation.subsets import (
     NOTHING,
     Subset,
     drawn_documents,
     drawn_shares,
+    probed_subset,
     strongest,
 )
 from engine.validation.table import ValidationTable
@@ -60,6 +63,7 @@ class Validating:
             for _ in range(2):
                 for task in ranks.everyone(list[Task]())[0]:
                     retrainer(task)
+            self._probe(job, retrainer)
             return
         bank = Bank(self.folder.bank_file)
         try:
@@ -68,6 +72,7 @@ class Validating:
             self._run(job, bank, retrainer, wanted)
         finally:
             bank.close()
+        self._probe(job, retrainer)
 
     def _run(self, job: Job, bank: Bank, retrainer: Retrainer, wanted: list[Subset]) -> None:
         table = self._table(bank)
@@ -82,6 +87,20 @@ class Validating:
             _record(bank, each)
             table.add((each.subset, each.measured[self.attribution.name]))
             pace.retrained(each)
+
+    def _probe(self, job: Job, retrainer: Retrainer) -> None:
+        """What tells of trust without many retrainings."""
+        name, steps = self.attribution.name, len(job.order)
+        if self.asked.smoothness:
+            subset = probed_subset(job.documents, self.asked)
+            if not job.trainer.ranks.everyone(is_probed(self.folder))[0]:
+                self.report.phase(Phase.RETRAIN, TRAININGS * steps, name)
+            observers = (Pace(self.report, n * steps, steps).observer(subset) for n in range(2))
+            probe_smoothness(self.folder, job, retrainer, subset, observers)
+        if self.asked.agreement:
+            self.report.phase(Phase.PROBE, steps, name)
+            pace = Pace(self.report, 0, steps)
+            probe_agreement(self.folder, self.attribution, job, pace.probe)
 
     def _retrained(
         self, retrainer: Retrainer, tasks: list[Task], pace: Pace

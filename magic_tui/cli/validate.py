@@ -33,6 +33,12 @@ def validate(
             metavar="K", help="Also leave out the K that help most, query by query; repeatable."
         ),
     ] = None,
+    smoothness: Annotated[
+        bool, typer.Option("--smoothness", help="Measure how smoothly training answers: 2 more.")
+    ] = False,
+    agreement: Annotated[
+        bool, typer.Option("--agreement", help="Replay again with other rounding, and compare.")
+    ] = False,
     jobs: Annotated[int, typer.Option(metavar="N", help="Processes that retrain.")] = 1,
     keep_models: Annotated[
         bool, typer.Option("--keep-models", help="Keep the models, for queries asked later.")
@@ -52,7 +58,7 @@ def validate(
     """
     from magic_tui.client.engine import connect
 
-    if count == 0 and leave_one_out == 0 and not drop_top:
+    if not (count or leave_one_out or drop_top or smoothness or agreement):
         _show(_there(run, attribution, runs_dir), threshold, as_json)
         return
     asked = {
@@ -61,6 +67,8 @@ def validate(
         "seed": seed,
         "leave_one_out": leave_one_out,
         "drop_top": drop_top or [],
+        "smoothness": smoothness,
+        "agreement": agreement,
         "jobs": jobs,
         "keep_models": keep_models,
     }

@@ -27,6 +27,7 @@ _BY_PHASE: dict[str, str] = {
     Phase.MEASURE: "its queries are being measured",
     Phase.REPLAY: "the replay is still at work",
     Phase.RETRAIN: "another attribution is being validated",
+    Phase.PROBE: "another attribution is being validated",
 }
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from engine.contract.errors import ExitCode, MagicError
 from magic_tui.client.trust import Trust
 from magic_tui.client.validation import Points, Validation, mean
+from magic_tui.client.verdict import verdict_facts
 
 
 class UntrustedError(MagicError):
@@ -29,11 +30,11 @@ def validated_facts(trust: Trust) -> dict[str, Any]:
         "subsets": 0 if found is None else found.subsets,
         "kinds": [] if found is None else [kind_facts(found, kind) for kind in found.kinds],
         "queries": [] if found is None else [_query_facts(points) for points in found.points],
-        "verdict": {
-            "sign": trust.verdict.sign, "words": trust.verdict.words, "reason": trust.reason,
-        },
+        "smoothness": trust.probes.smoothness,
+        "agreement": None if trust.probes.agreement is None else trust.probes.agreement[0],
+        "verdict": verdict_facts(trust.verdict),
         "file": str(trust.file),
-    }  # fmt: skip
+    }
 
 
 def kind_facts(found: Validation, kind: str) -> dict[str, Any]:

@@ -13,12 +13,14 @@ NAMES: dict[str, str] = {
     Phase.MEASURE: "measuring",
     Phase.REPLAY: "replaying",
     Phase.RETRAIN: "retraining",
+    Phase.PROBE: "probing",
 }
 UNITS: dict[str, str] = {
     Phase.TRAIN: "step",
     Phase.MEASURE: "query",
     Phase.REPLAY: "step",
     Phase.RETRAIN: "step",
+    Phase.PROBE: "step",
 }
 _SHOWN = ("subset", "query", "loss", "pass", "norm", "pace", "rate", "cursor")
 """Which facts are shown while a phase runs; what changes in width comes last."""
@@ -149,7 +151,8 @@ def _rebuild_step(phase: PhaseProgress, event: dict[str, Any]) -> None:
 
 def _retrained(phase: PhaseProgress, event: dict[str, Any]) -> None:
     before, phase.done = phase.done, event["done"]
-    phase.facts["subset"] = f"without {event['subset']}"
+    if "subset" in event:
+        phase.facts["subset"] = f"without {event['subset']}"
     if phase.done > before:
         phase.facts["pace"] = pace_text(event["seconds"] / (phase.done - before))
 
@@ -169,8 +172,9 @@ _TAKERS = {
     Event.REPRODUCED: _reproduced,
     Event.RETRAIN_STEP: _retrained,
     Event.RETRAINED: _retrained,
+    Event.PROBE_STEP: _retrained,
 }
 _ADVANCING = (
     *(Event.RESUMED, Event.TRAIN_STEP, Event.MEASURED, Event.REPLAY_STEP),
-    *(Event.RETRAIN_STEP, Event.RETRAINED),
+    *(Event.RETRAIN_STEP, Event.RETRAINED, Event.PROBE_STEP),
 )

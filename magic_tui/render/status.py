@@ -73,12 +73,21 @@ def _about_run(run: View) -> Iterator[Fact]:
     yield "scores", _scores(run)
     for name, subspace in (run.get("subspaces") or {}).items():
         yield name, subspace_text(subspace, subspace["queries"])
+    if run.get("verdict"):
+        yield "trust", _trust(run["verdict"])
     if run["memory"] is not None:
         yield "memory", f"{bytes_text(run['memory'])} at most"
     yield "made", run_age(run)
     yield "folder", run["path"]
     for other in run["jobs"] if len(run["jobs"]) > 1 else ():
         yield f"job {other['number']}", f"{_work(other)}: {other['state']}{_because(other)}"
+
+
+def _trust(verdict: View) -> str:
+    said = f"{verdict['sign']} {verdict['words']}"
+    if verdict["sign"] not in "!✗":
+        return said
+    return ": ".join(filter(None, (said, verdict["reason"], verdict["remedy"])))
 
 
 def _scores(run: View) -> str:

@@ -60,7 +60,7 @@ def test_what_is_asked_and_what_is_shown(validated: FakeEngine, magic: Magic) ->
     assert wanted["attribution"] == "a0001"
     assert wanted["asked"] == {
         "drop": [0.05, 0.2], "count": 30, "seed": 4, "leave_one_out": 4, "drop_top": [3],
-        "jobs": 2, "keep_models": False,
+        "smoothness": False, "agreement": False, "jobs": 2, "keep_models": False,
     }  # fmt: skip
     assert "retraining" in result.stderr and "240 steps" in result.stderr
     assert "✓ trusted, LDS 0.9" in result.stdout
@@ -91,6 +91,21 @@ def test_what_is_there_is_shown_without_an_engine(run: RunFolder, magic: Magic) 
     (run.attributions / "a0001" / "validation.csv").unlink()
     nothing = magic("validate", "--count", "0", "--threshold", "0.8")
     assert nothing.exit_code == 5 and "not validated" in nothing.stdout
+
+
+def test_status_and_top_carry_the_verdict(run: RunFolder, engine: FakeEngine, magic: Magic) -> None:
+    engine.add(RUN, "succeeded", path=str(run.path))
+    assert "○ not validated" in magic("top").stdout
+    assert "○ not validated" in magic("status", RUN).stdout
+    write_table(run, 9.0)
+    for shown in (magic("top").stdout, magic("status", RUN).stdout):
+        text = " ".join(shown.split())
+        assert "✗ don't trust, LDS" in text and "raise eps_root (it is 1e-08" in text
+    for verb in (("top",), ("status", RUN)):
+        verdict = json.loads(magic(*verb, "--json").stdout)["verdict"]
+        assert verdict["sign"] == "✗" and verdict["reason"] and verdict["remedy"]
+    (run.attributions / "a0001" / "validation.csv").write_text("query\nx\n")
+    assert "! the validation cannot be read" in magic("top").stdout
 
 
 def test_detached(validated: FakeEngine, magic: Magic) -> None:

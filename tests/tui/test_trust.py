@@ -127,7 +127,7 @@ def test_not_validated(kept: RunFolder, terminal: Terminal) -> None:
         shown = screen_text(pilot.app)
         assert "○ not validated" in shown and "float32" in shown
         assert "1 at the last step, 1 at the first" in " ".join(shown.split())
-        assert "model.dtype: float64" in shown
+        assert "magic validate --count 0 --agreement replays" in " ".join(shown.split())
         assert f"magic validate {kept.id} -a a0001" in " ".join(shown.split())
         await pilot.press("Q")
         await shows(pilot, "2 at the last step")
