@@ -67,3 +67,4 @@ class Phase(StrEnum):
     REPLAY = "replay"
     RETRAIN = "retrain"
     PROBE = "probe"
+    SCORE = "score"

@@ -63,6 +63,8 @@ class ValidationRequest(Section):
     """Measure from three trainings how smoothly training answers changed weights."""
     agreement: bool = False
     """Replay again in other micro-batches, and compare."""
+    baselines: bool = False
+    """Score the documents by other methods too."""
     jobs: Annotated[int, Field(ge=1, le=256)] = 1
     """Processes that retrain side by side."""
     keep_models: bool = False

@@ -34,14 +34,13 @@ def drawn_shares(documents: int, asked: ValidationRequest) -> Iterator[Subset]:
     """The random subsets of every share asked for: the n-th is the same however many there are.
 
     Raises:
-        UsageError: if a share is less than one document, or all of them.
+        UsageError: if a share is all of the documents.
     """
     for share in asked.drop:
-        size = round(share * documents)
-        if not 0 < size < documents:
+        size = max(1, round(share * documents))
+        if size >= documents:
             raise UsageError(
-                f"--drop {share:g} of {documents} documents is {size}: give a share that leaves "
-                "out one at least, and not all"
+                f"--drop {share:g} leaves none of the {documents} documents; give a smaller share"
             )
         for number in range(asked.count):
             random = np.random.default_rng([asked.seed, 0, size, number])

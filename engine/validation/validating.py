@@ -11,6 +11,7 @@ from engine.records.run_folder import RunFolder
 from engine.records.score_store import ScoreReader, find_attribution
 from engine.validation.agreement import probe_agreement
 from engine.validation.bank import Bank
+from engine.validation.baselines.scoring import score_baselines
 from engine.validation.pace import Pace
 from engine.validation.retraining import Retrained, Retrainer, Task
 from engine.validation.side_by_side import side_by_side
@@ -101,6 +102,11 @@ class Validating:
             self.report.phase(Phase.PROBE, steps, name)
             pace = Pace(self.report, 0, steps)
             probe_agreement(self.folder, self.attribution, job, pace.probe)
+        if self.asked.baselines:
+            self.report.phase(Phase.SCORE, 0, name)
+            for method, why_not in score_baselines(self.folder, self.attribution, job, retrainer):
+                if why_not is not None:
+                    self.report(Event.WARNING, message=f"no scores by {method}: {why_not}")
 
     def _retrained(
         self, retrainer: Retrainer, tasks: list[Task], pace: Pace

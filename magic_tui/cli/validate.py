@@ -39,6 +39,9 @@ def validate(
     agreement: Annotated[
         bool, typer.Option("--agreement", help="Replay again with other rounding, and compare.")
     ] = False,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Judge other methods by the same retrainings.")
+    ] = False,
     jobs: Annotated[int, typer.Option(metavar="N", help="Processes that retrain.")] = 1,
     keep_models: Annotated[
         bool, typer.Option("--keep-models", help="Keep the models, for queries asked later.")
@@ -58,7 +61,7 @@ def validate(
     """
     from magic_tui.client.engine import connect
 
-    if not (count or leave_one_out or drop_top or smoothness or agreement):
+    if not (count or leave_one_out or drop_top or smoothness or agreement or baselines):
         _show(_there(run, attribution, runs_dir), threshold, as_json)
         return
     asked = {
@@ -69,6 +72,7 @@ def validate(
         "drop_top": drop_top or [],
         "smoothness": smoothness,
         "agreement": agreement,
+        "baselines": baselines,
         "jobs": jobs,
         "keep_models": keep_models,
     }
@@ -113,18 +117,20 @@ def _print_queued(run: dict[str, Any], attribution: str, as_json: bool) -> None:
 def _show(facts: dict[str, Any], threshold: float | None, as_json: bool) -> None:
     from engine.records.run_folder import RunFolder
     from magic_tui.client.attribution import open_attribution
+    from magic_tui.client.baselines import read_baselines
     from magic_tui.client.trust import read_trust
     from magic_tui.client.validated import UntrustedError, validated_facts
 
-    trust = read_trust(open_attribution(RunFolder(Path(facts["path"])), facts["attribution"]))
-    found = {**facts, **validated_facts(trust), "threshold": threshold}
+    opened = open_attribution(RunFolder(Path(facts["path"])), facts["attribution"])
+    trust, others = read_trust(opened), read_baselines(opened)
+    found = {**facts, **validated_facts(trust, others), "threshold": threshold}
     if as_json:
         print_json(found)
     else:
         from magic_tui.render.validated import validated_lines
 
         console = stdout()
-        for line in validated_lines(trust, console.width):
+        for line in validated_lines(trust, others, console.width):
             console.print(line)
     if threshold is not None:
         UntrustedError.check(trust, threshold)

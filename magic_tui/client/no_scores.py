@@ -28,6 +28,7 @@ _BY_PHASE: dict[str, str] = {
     Phase.REPLAY: "the replay is still at work",
     Phase.RETRAIN: "another attribution is being validated",
     Phase.PROBE: "another attribution is being validated",
+    Phase.SCORE: "another attribution is being validated",
 }
 
 

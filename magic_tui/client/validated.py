@@ -1,5 +1,6 @@
 """What ``magic validate`` found, as JSON-ready values, and whether it is good enough."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from engine.contract.errors import ExitCode, MagicError
@@ -21,8 +22,11 @@ class UntrustedError(MagicError):
             raise cls(f"the mean LDS is {lds:.3f}, under the threshold {threshold:g}")
 
 
-def validated_facts(trust: Trust) -> dict[str, Any]:
-    """LDS, Pearson's correlation and error by kind of subset and by query, and the verdict."""
+def validated_facts(trust: Trust, others: Mapping[str, Validation]) -> dict[str, Any]:
+    """LDS, Pearson's correlation and error by kind of subset and by query, and the verdict.
+
+    ``others`` are what baselines made of the same retrainings.
+    """
     found = trust.validation
     return {
         "lds": None if found is None else found.lds,
@@ -30,6 +34,10 @@ def validated_facts(trust: Trust) -> dict[str, Any]:
         "subsets": 0 if found is None else found.subsets,
         "kinds": [] if found is None else [kind_facts(found, kind) for kind in found.kinds],
         "queries": [] if found is None else [_query_facts(points) for points in found.points],
+        "baselines": {
+            method: {"lds": found.lds, "interval": list(found.interval)}
+            for method, found in others.items()
+        },
         "smoothness": trust.probes.smoothness,
         "agreement": None if trust.probes.agreement is None else trust.probes.agreement[0],
         "verdict": verdict_facts(trust.verdict),
@@ -44,7 +52,7 @@ def kind_facts(found: Validation, kind: str) -> dict[str, Any]:
         "kind": kind,
         "subsets": own.subsets,
         "lds": own.lds,
-        "interval": list(own.interval),
+        "interval": own.interval,
         "pearson": mean([points.pearson for points in own.points]),
         "error": mean([points.error for points in own.points]),
     }

@@ -14,6 +14,7 @@ NAMES: dict[str, str] = {
     Phase.REPLAY: "replaying",
     Phase.RETRAIN: "retraining",
     Phase.PROBE: "probing",
+    Phase.SCORE: "baselines",
 }
 UNITS: dict[str, str] = {
     Phase.TRAIN: "step",

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.records.journal import JournalWriter
 from engine.records.run_folder import RunFolder
+from magic_tui.client.validation import spearman
 from tests.cli.conftest import Magic
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.fake_run import FakeRun
@@ -60,7 +62,8 @@ def test_what_is_asked_and_what_is_shown(validated: FakeEngine, magic: Magic) ->
     assert wanted["attribution"] == "a0001"
     assert wanted["asked"] == {
         "drop": [0.05, 0.2], "count": 30, "seed": 4, "leave_one_out": 4, "drop_top": [3],
-        "smoothness": False, "agreement": False, "jobs": 2, "keep_models": False,
+        "smoothness": False, "agreement": False, "baselines": False, "jobs": 2,
+        "keep_models": False,
     }  # fmt: skip
     assert "retraining" in result.stderr and "240 steps" in result.stderr
     assert "✓ trusted, LDS 0.9" in result.stdout
@@ -91,6 +94,41 @@ def test_what_is_there_is_shown_without_an_engine(run: RunFolder, magic: Magic) 
     (run.attributions / "a0001" / "validation.csv").unlink()
     nothing = magic("validate", "--count", "0", "--threshold", "0.8")
     assert nothing.exit_code == 5 and "not validated" in nothing.stdout
+
+
+def test_baselines_are_judged_by_the_same_subsets(run: RunFolder, magic: Magic) -> None:
+    file = write_table(run, 0.05)
+    bank = JournalWriter(make_parent(run.bank_file))
+    random = np.random.default_rng(1)
+    left_out = {f"0.05-seed0-{n}": random.choice(23, 3, replace=False).tolist() for n in range(20)}
+    for name, documents in left_out.items():
+        bank.append("retrained", subset=name, documents=documents)
+    bank.close()
+    scores = random.normal(size=(2, 23))
+    folder = file.parent / "baselines"
+    folder.mkdir()
+    np.save(folder / "ours.npy", scores)
+    np.save(folder / "nothing.npy", np.zeros((2, 23)))
+    facts = json.loads(magic("validate", "--count", "0", "--json").stdout)
+    lines = [line.split(",") for line in file.read_text().splitlines()[1:]]
+    expected = []
+    for query in range(2):
+        own = [line for line in lines if line[0] == str(query) and line[1] in left_out]
+        sums = np.array([-scores[query, left_out[line[1]]].sum() for line in own])
+        expected.append(spearman(sums, np.array([float(line[4]) for line in own])))
+    assert facts["baselines"]["ours"]["lds"] == pytest.approx(np.mean(expected))
+    assert facts["baselines"]["nothing"]["lds"] is None
+    text = magic("validate", "--count", "0").stdout
+    rows = [line.split()[:2] for line in text.splitlines()]
+    assert ["magic", "20"] in rows and ["ours", "20"] in rows and ["nothing", "20"] in rows
+    (folder / "ours.npy").write_bytes(b"no array")
+    damaged = magic("validate", "--count", "0")
+    assert damaged.exit_code == 1 and "ours.npy cannot be read" in damaged.stderr
+
+
+def make_parent(file: Path) -> Path:
+    file.parent.mkdir(exist_ok=True)
+    return file
 
 
 def test_status_and_top_carry_the_verdict(run: RunFolder, engine: FakeEngine, magic: Magic) -> None:

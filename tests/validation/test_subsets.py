@@ -36,9 +36,10 @@ def test_the_strongest_are_those_of_the_lowest_scores() -> None:
     assert found.documents == (1, 3) and found.kind == "drop-top 2"
 
 
-@pytest.mark.parametrize("share", [0.01, 0.99])
-def test_shares_of_nothing_and_of_all_are_refused(share: float) -> None:
-    with pytest.raises(UsageError, match="leaves out one at least"):
-        list(drawn_shares(10, ValidationRequest(drop=(share,))))
+def test_one_document_at_least_and_never_all() -> None:
+    (single,) = drawn_shares(10, ValidationRequest(drop=(0.01,), count=1))
+    assert len(single.documents) == 1
+    with pytest.raises(UsageError, match="leaves none of the 10"):
+        list(drawn_shares(10, ValidationRequest(drop=(0.99,))))
     with pytest.raises(UsageError, match="give fewer"):
         strongest("a0001", 0, np.zeros(3), 3)
