@@ -296,6 +296,12 @@ class Trainer:
         zeros = self.step.stage.zero_cotangent(state.params, state.optimizer)
         return value, Cotangent(gradient, zeros)
 
+    @torch.no_grad()
+    def value(self, state: TrainState, measurement: Measurement) -> float:
+        """φ alone."""
+        with self.loss.evaluating():
+            return sum(self.loss(state.params, batch).item() for batch in measurement)
+
     def _measure_sums(
         self, state: TrainState, measurements: Sequence[Measurement], combinations: Tensor
     ) -> list[tuple[float, Cotangent]]:

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from engine.contract.config import RunConfig, Section
 from engine.contract.events import Phase
-from engine.contract.request import AttributionRequest
+from engine.contract.request import AttributionRequest, ValidationRequest, Work
 from engine.contract.states import RunState
 
 API_VERSION = 1
@@ -36,6 +36,15 @@ class SubmitAttribution(Section):
     environment: Environment = Field(default_factory=dict)
 
 
+class SubmitValidation(Section):
+    """Retrainings that an attribution of a run is checked against."""
+
+    attribution: Annotated[str, Field(max_length=200)] | None = None
+    """The latest complete one if left out."""
+    asked: ValidationRequest = ValidationRequest()
+    environment: Environment = Field(default_factory=dict)
+
+
 class PhaseView(Section):
     """The phase that a run is in, as its latest events tell."""
 
@@ -53,7 +62,7 @@ class JobView(Section):
     """One job of a run."""
 
     number: int
-    work: Literal["run", "attribute"]
+    work: Work
     attribution: str | None
     state: RunState
     reason: str | None

@@ -11,8 +11,8 @@ class Event(StrEnum):
     """Kinds of events and their fields."""
 
     STARTED = "started"
-    """An attempt began: ``pid``, ``work`` ("run" or "attribute"), ``job``, ``attempt`` (their
-    numbers), ``warnings`` (sentences)."""
+    """An attempt began: ``pid``, ``work`` ("run", "attribute" or "validate"), ``job``,
+    ``attempt`` (their numbers), ``warnings`` (sentences)."""
     RESUMED = "resumed"
     """A phase goes on where an earlier attempt had saved it: ``phase``, ``step``, ``done`` (how
     many of the phase's steps need not be taken again)."""
@@ -44,6 +44,14 @@ class Event(StrEnum):
     """The last step was taken again: ``exact`` (the same bits), ``difference`` of gradients."""
     ATTRIBUTED = "attributed"
     """An attribution is complete: ``attribution``, ``queries``; ``subspace`` if it has one."""
+    RETRAIN_STEP = "retrain_step"
+    """A retraining goes on, told at most once a second: ``subset``, ``step``, ``loss``, ``done``
+    (steps of all retrainings that are behind), ``seconds`` (since ``done`` was told last)."""
+    PROBE_STEP = "probe_step"
+    """A replay that only checks another one moved to ``step``: ``done``, ``seconds``."""
+    RETRAINED = "retrained"
+    """A model was trained without some documents, and measured: ``subset``, ``kind``,
+    ``documents`` (how many), ``done``, ``seconds`` (as in ``retrain_step``)."""
     FINISHED = "finished"
     """The worker ended well: ``work``."""
     FAILED = "failed"
@@ -53,9 +61,12 @@ class Event(StrEnum):
 
 
 class Phase(StrEnum):
-    """The three phases, and what comes before them."""
+    """The three phases, what comes before them and what may come after."""
 
     PREPARE = "prepare"
     TRAIN = "train"
     MEASURE = "measure"
     REPLAY = "replay"
+    RETRAIN = "retrain"
+    PROBE = "probe"
+    SCORE = "score"

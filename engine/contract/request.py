@@ -1,4 +1,4 @@
-"""What is asked of a run: its own work, or queries of its kept trajectory."""
+"""What is asked of a run: its own work, queries of its trajectory, or a check of its scores."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,12 +6,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from engine.contract.config import Granularity, Reduction, Section, SourceConfig, Tolerance
+from engine.contract.config import (
+    Granularity,
+    PositiveInt,
+    Reduction,
+    Section,
+    SourceConfig,
+    Tolerance,
+)
 from engine.contract.errors import UsageError
 
 LONGEST_TEXT = 100_000
 """Characters of a text that is asked as it is; a longer one goes into a file of query data."""
 Text = Annotated[str, Field(max_length=LONGEST_TEXT)]
+Work = Literal["run", "attribute", "validate"]
+Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
 class AttributionRequest(Section):
@@ -37,6 +46,39 @@ class AttributionRequest(Section):
         if self.prompts is not None and len(self.prompts) != len(self.texts or ()):
             raise ValueError("prompts go with texts: give one for each, empty where there is none")
         return self
+
+
+class ValidationRequest(Section):
+    """Retrainings without some documents, that an attribution's predictions are compared with."""
+
+    drop: tuple[Share, ...] = (0.05,)
+    """Shares of the documents; each is left out ``count`` times, drawn anew."""
+    count: Annotated[int, Field(ge=0, le=100_000)] = 20
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    leave_one_out: Annotated[int, Field(ge=0)] = 0
+    """How many documents are left out alone, drawn from the seed."""
+    drop_top: tuple[PositiveInt, ...] = ()
+    """For every query, so many of the documents that help it most are left out together."""
+    smoothness: bool = False
+    """Measure from three trainings how smoothly training answers changed weights."""
+    agreement: bool = False
+    """Replay again in other micro-batches, and compare."""
+    baselines: bool = False
+    """Score the documents by other methods too."""
+    jobs: Annotated[int, Field(ge=1, le=256)] = 1
+    """Processes that retrain side by side."""
+    keep_models: bool = False
+    """Keep what was trained, so that queries asked later need no retraining."""
+
+
+def read_validation(values: dict[str, Any]) -> ValidationRequest:
+    """What is to be validated, from plain values.
+
+    Raises:
+        UsageError: in one sentence.
+    """
+    with _one_sentence():
+        return ValidationRequest.model_validate(values)
 
 
 def read_asked(values: dict[str, Any]) -> AttributionRequest:
@@ -73,11 +115,13 @@ def _one_sentence() -> Iterator[None]:
 class Request(Section):
     """One job, as it is stored in ``request.json``."""
 
-    work: Literal["run", "attribute"]
+    work: Work
     attribution: str | None
-    """The id of the attribution that the job makes, if it makes one."""
+    """The id of the attribution that the job makes, if it makes one, or validates."""
     asked: AttributionRequest | None = None
     """What is asked, for ``attribute``; a run asks its config's queries."""
+    validation: ValidationRequest | None = None
+    """What is retrained, for ``validate``."""
     environment: dict[str, str] = Field(default_factory=dict)
     """Environment variables of whoever asked that the work depends on."""
     submitted: float

@@ -35,7 +35,7 @@ def remove_tree(path: Path) -> None:
 def remove_unfinished_attribution(job: JobWatch) -> None:
     """Remove what a cancelled job had computed of its attribution."""
     name = job.request.attribution
-    if name is None:
+    if name is None or job.request.work == "validate":
         return
     unfinished = job.folder.run.attributions / f".{name}.new"
     try:

@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from engine.contract.api import EngineView, Removed, RunView, SubmitAttribution, SubmitRun
+from engine.contract.api import (
+    EngineView,
+    Removed,
+    RunView,
+    SubmitAttribution,
+    SubmitRun,
+    SubmitValidation,
+)
 from engine.contract.errors import ConflictError, NotFoundError, RunError
 from engine.daemon.admission import Admission
 from engine.daemon.cleaning import finish_removals
@@ -24,7 +31,7 @@ from engine.daemon.wishes import Verb, concerned, make_wish
 from engine.records.jobs import JobFolder
 from engine.records.naming import runs_folder
 from engine.records.run_folder import RunFolder, find_run
-from engine.records.submission import submit_attribution, submit_run
+from engine.records.submission import submit_attribution, submit_run, submit_validation
 
 
 class Engine:
@@ -101,6 +108,25 @@ class Engine:
             watch.folder.config()
             with _explained():
                 job = submit_attribution(watch.folder, wanted.asked, wanted.environment)
+            self._enqueue(job)
+        self._scheduler.wake(watch)
+        return watch.view()
+
+    def validate(self, runs_dir: Path, run_id: str, wanted: SubmitValidation) -> RunView:
+        """Queue retrainings that check an attribution durably.
+
+        Raises:
+            NotFoundError: if there is no such run.
+            UsageError: if it has no such attribution, or that is not complete.
+        """
+        watch = self._find(runs_dir, run_id)
+        with self._scheduler.actions:
+            self._readable(watch)
+            watch.folder.config()
+            with _explained():
+                job = submit_validation(
+                    watch.folder, wanted.attribution, wanted.asked, wanted.environment
+                )
             self._enqueue(job)
         self._scheduler.wake(watch)
         return watch.view()

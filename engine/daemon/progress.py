@@ -111,8 +111,19 @@ class _PhaseProgress:
         if event.get("phase") == self.phase:
             self.done = _whole(event, "done") or 0
             # A replay names its cursor, a training the step that is next.
-            last = self.done - 1 if self.done else None
-            self._step = _whole(event, "step") if self.phase is Phase.REPLAY else last
+            self._step = _whole(event, "step") if self.phase is Phase.REPLAY else None
+            if self.phase is Phase.TRAIN and self.done:
+                self._step = self.done - 1
+
+    def retrained(self, event: dict[str, Any]) -> None:
+        done, seconds = _whole(event, "done") or 0, _finite(event, "seconds")
+        self._step, self._loss = _whole(event, "step"), _finite(event, "loss")
+        if seconds is not None and done > self.done:
+            # Not every step is told: these are the seconds of all since the last one told.
+            self._seconds = max(0.0, seconds) / (done - self.done)
+            self._spent += max(0.0, seconds)
+            self._counted += done - self.done
+        self.done = done
 
     def _count(self, event: dict[str, Any], memory: float) -> None:
         self._seconds = _finite(event, "seconds")
@@ -127,6 +138,9 @@ _TAKERS = {
     Event.REBUILD_STEP: _PhaseProgress.rebuild_step,
     Event.REPLAY_STEP: _PhaseProgress.replay_step,
     Event.RESUMED: _PhaseProgress.resumed,
+    Event.RETRAIN_STEP: _PhaseProgress.retrained,
+    Event.RETRAINED: _PhaseProgress.retrained,
+    Event.PROBE_STEP: _PhaseProgress.retrained,
 }
 
 

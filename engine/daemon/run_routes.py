@@ -18,6 +18,7 @@ from engine.contract.api import (
     RunView,
     SubmitAttribution,
     SubmitRun,
+    SubmitValidation,
 )
 from engine.contract.errors import NotFoundError
 from engine.daemon.problems import PROBLEMS
@@ -103,6 +104,14 @@ def submit_attribution(
 ) -> RunView:
     """Ask a run's kept trajectory; the last of the jobs is the new one."""
     return engine.attribute(Path(runs_dir), run_id, wanted)
+
+
+@router.post("/{run_id}/validations", status_code=201)
+def submit_validation(
+    engine: TheEngine, run_id: TheRun, runs_dir: RunsDir, wanted: SubmitValidation
+) -> RunView:
+    """Check an attribution against retrainings; the last of the jobs is the new one."""
+    return engine.validate(Path(runs_dir), run_id, wanted)
 
 
 @router.get("/{run_id}/wait")

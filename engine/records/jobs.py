@@ -153,6 +153,13 @@ def committed(run: RunFolder) -> list[int]:
     return [
         len(list_attributions(run.attributions)),
         *((0, 0, -1) if manifest is None else manifest.mark()),
-        sum(journal.read_bytes().count(b"\n") for journal in journals),
+        sum(map(_lines, journals)),
         int((run.path / "prepared.json").exists()),
+        _lines(run.bank_file),
     ]
+
+
+def _lines(journal: Path) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        return journal.read_bytes().count(b"\n")
+    return 0

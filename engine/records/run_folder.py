@@ -72,6 +72,16 @@ class RunFolder:
         return self.path / "attributions"
 
     @property
+    def bank_file(self) -> Path:
+        """The journal of models that were trained without some documents."""
+        return self.path / "validation" / "bank.jsonl"
+
+    @property
+    def smoothness_file(self) -> Path:
+        """What three trainings said of how smoothly it answers changed data weights."""
+        return self.path / "validation" / "smoothness.json"
+
+    @property
     def prepared_file(self) -> Path:
         """Written once documents, rows and plan are stored."""
         return self.path / "prepared.json"

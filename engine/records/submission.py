@@ -1,4 +1,4 @@
-"""Asking for work: a run, or queries of one, written so that it is there wholly or not at all."""
+"""Asking for work: a run, queries of one or a check of them, there wholly or not at all."""
 
 import os
 import shutil
@@ -7,13 +7,13 @@ from pathlib import Path
 
 from engine.contract.config import RunConfig
 from engine.contract.errors import UsageError
-from engine.contract.request import AttributionRequest, Request
+from engine.contract.request import AttributionRequest, Request, ValidationRequest
 from engine.contract.states import Wish
 from engine.records.atomic import sync_folder, sync_tree, write_atomically
 from engine.records.attempts import write_json
 from engine.records.jobs import JobFolder, jobs_of
 from engine.records.run_folder import RunFolder, sweep
-from engine.records.score_store import next_attribution_id
+from engine.records.score_store import find_attribution, next_attribution_id
 
 
 def submit_run(
@@ -51,8 +51,6 @@ def submit_attribution(
     run: RunFolder, asked: AttributionRequest, environment: dict[str, str] | None = None
 ) -> JobFolder:
     """Add a job to a run that asks its trajectory something new, durably."""
-    jobs = run.path / "jobs"
-    jobs.mkdir(exist_ok=True)
     promised = [job.request().attribution for job in jobs_of(run)]
     request = Request(
         work="attribute",
@@ -61,6 +59,33 @@ def submit_attribution(
         environment=environment or {},
         submitted=time.time(),
     )
+    return _add_job(run, request)
+
+
+def submit_validation(
+    run: RunFolder,
+    attribution: str | None,
+    asked: ValidationRequest,
+    environment: dict[str, str] | None = None,
+) -> JobFolder:
+    """Add a job to a run that checks an attribution, the latest if none is named, durably.
+
+    Raises:
+        UsageError: if there is no such attribution, or it is not complete.
+    """
+    request = Request(
+        work="validate",
+        attribution=find_attribution(run.attributions, attribution).name,
+        validation=asked,
+        environment=environment or {},
+        submitted=time.time(),
+    )
+    return _add_job(run, request)
+
+
+def _add_job(run: RunFolder, request: Request) -> JobFolder:
+    jobs = run.path / "jobs"
+    jobs.mkdir(exist_ok=True)
     name = f"{len(jobs_of(run)) + 1:04d}"
     staging = jobs / f".{name}.new"
     shutil.rmtree(staging, ignore_errors=True)

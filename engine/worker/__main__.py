@@ -57,7 +57,7 @@ def _ranks(options: argparse.Namespace) -> int:
         config = None
         if options.job in ("run", "plan"):
             config = forced_config(options.config, options.force)
-        elif options.job in ("attribute", "resume"):
+        elif options.job in ("attribute", "validate", "resume"):
             from engine.records.run_folder import RunFolder
 
             config = RunFolder(options.run).config()
@@ -97,6 +97,10 @@ def _parser() -> argparse.ArgumentParser:
     attribute = jobs.add_parser("attribute", help="ask a kept trajectory something, engine or not")
     attribute.add_argument("--run", type=Path, required=True)
     attribute.add_argument("--request", type=json.loads, required=True)
+    validate = jobs.add_parser("validate", help="check an attribution by retraining without some")
+    validate.add_argument("--run", type=Path, required=True)
+    validate.add_argument("--attribution")
+    validate.add_argument("--request", type=json.loads, default={})
     resume = jobs.add_parser("resume", help="go on with a run's unfinished job, engine or not")
     resume.add_argument("--run", type=Path, required=True)
     plan = jobs.add_parser("plan", help="say what a config would take")
@@ -126,7 +130,7 @@ def _work(options: argparse.Namespace, stop: Stop) -> dict[str, Any]:
     from engine.worker.scope import explained
 
     with explained():
-        if options.job in ("job", "run", "attribute", "resume"):
+        if options.job in ("job", "run", "attribute", "validate", "resume"):
             return _attempt(options, stop)
         if options.job == "plan":
             from engine.worker.plan import plan
@@ -149,10 +153,10 @@ def _texts(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _attempt(options: argparse.Namespace, stop: Stop) -> dict[str, Any]:
-    from engine.contract.request import read_asked
+    from engine.contract.request import read_asked, read_validation
     from engine.records.jobs import AttemptFolder
     from engine.records.run_folder import RunFolder
-    from engine.records.submission import submit_attribution, submit_run
+    from engine.records.submission import submit_attribution, submit_run, submit_validation
     from engine.worker.alone import alone, unfinished
     from engine.worker.device import set_up_device
     from engine.worker.mesh import join
@@ -170,6 +174,9 @@ def _attempt(options: argparse.Namespace, stop: Stop) -> dict[str, Any]:
     run = RunFolder(options.run)
     if options.job == "resume":
         return alone(unfinished(run), stop)
+    if options.job == "validate":
+        asked = read_validation(options.request)
+        return alone(submit_validation(run, options.attribution, asked), stop)
     return alone(submit_attribution(run, read_asked(options.request)), stop)
 
 

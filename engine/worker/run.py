@@ -72,7 +72,10 @@ def work(attempt: AttemptFolder, stop: Stop) -> dict[str, Any]:
             run = _Run(folder, request, report, stop, device, ranks)
             job = run.prepared(config) if request.work == "run" else run.stored()
             report.job = job
-            run.train_and_attribute(job)
+            if request.validation is not None:
+                _validate(folder, request, report, job)
+            else:
+                run.train_and_attribute(job)
     return {"run": folder.id, "path": str(folder.path), "attribution": request.attribution}
 
 
@@ -88,6 +91,13 @@ def _reporter(folder: RunFolder) -> tuple[Reporter, str | None]:
         os.rename(folder.events_file, aside)
         damage = f"{str(error).split(';')[0]}; it was put aside as {aside.name}"
         return Reporter(JournalWriter(folder.events_file)), damage
+
+
+def _validate(folder: RunFolder, request: Request, report: Reporter, job: Job) -> None:
+    from engine.validation.validating import Validating
+
+    assert request.validation is not None and request.attribution is not None
+    Validating(folder, request.attribution, request.validation, report).run(job)
 
 
 def _save_seconds() -> float:

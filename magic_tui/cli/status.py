@@ -24,12 +24,18 @@ def status(
     """
     from magic_tui.client.engine import connect, is_finished
     from magic_tui.client.subspaces import subspaces_of
+    from magic_tui.client.verdict_of import verdict_of
 
     engine = connect(runs_dir)
     if run is not None:
         facts = engine.find(run)
         subspaces = subspaces_of(Path(facts["path"]))
         facts = {**facts, "subspaces": subspaces} if subspaces else facts
+        judged = verdict_of(Path(facts["path"]))
+        if judged is not None:
+            from magic_tui.client.verdict import verdict_facts
+
+            facts = {**facts, "verdict": verdict_facts(judged)}
     else:
         unfinished = [view for view in engine.runs() if not is_finished(view)]
         facts = {"engine": engine.view, "runs": unfinished}

@@ -26,15 +26,22 @@ def top(
     from engine.records.run_folder import find_run
     from magic_tui.client.attribution import open_attribution
     from magic_tui.client.top import read_top, top_facts
+    from magic_tui.client.verdict import verdict_facts
+    from magic_tui.client.verdict_of import verdict_of
+    from magic_tui.render.judged import judged_lines
     from magic_tui.render.top import top_lines
 
     opened = open_attribution(find_run(runs_folder(runs_dir), run), attribution)
     directions = ("harmful",) if harmful else ("helpful", "harmful")
+    judged = verdict_of(opened.run.path, opened.id)
     found = read_top(opened, query, count, directions, label)
     if as_json:
-        print_json(top_facts(found))
+        facts = {} if judged is None else {"verdict": verdict_facts(judged)}
+        print_json({**top_facts(found), **facts})
         return
     console = stdout()
     console.print(f"run {found.run}  attribution {found.attribution}", style="dim")
+    for line in judged_lines(judged, console.width):
+        console.print(line)
     for line in top_lines(found, console.width):
         console.print(line)

@@ -25,11 +25,12 @@ from magic_tui.cli.show import show
 from magic_tui.cli.status import status
 from magic_tui.cli.top import top
 from magic_tui.cli.tui import tui
+from magic_tui.cli.validate import validate
 from magic_tui.cli.wait import wait
 from magic_tui.cli.watch import watch
 
 VERBS = (
-    *(demo, run, plan, attribute),
+    *(demo, run, plan, attribute, validate),
     *(ls, status, watch, logs, wait, pause, resume, cancel, rm),
     *(tui, top, show, export, doctor),
 )

@@ -76,6 +76,14 @@ class Engine:
         # Asked twice it would be done twice.
         return self._ask(Question("POST", path, self.query(), wanted), again=False)
 
+    def validate(self, run_id: str, attribution: str | None, asked: Mapping[str, Any]) -> View:
+        """Queue retrainings that check an attribution of a run: its last job."""
+        environment = environment_of_a_run(os.environ)
+        wanted = {"attribution": attribution, "asked": asked, "environment": environment}
+        path = f"/v1/runs/{run_id}/validations"
+        # Asked twice it finds everything done, but would stand in the list of jobs twice.
+        return self._ask(Question("POST", path, self.query(), wanted), again=False)
+
     def find(self, wanted: str | None) -> View:
         """The run of an id, a unique prefix of one, or a name; the latest if left out."""
         more = {} if wanted is None else {"wanted": wanted}

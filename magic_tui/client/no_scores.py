@@ -26,6 +26,9 @@ _BY_PHASE: dict[str, str] = {
     Phase.TRAIN: "the run is being trained",
     Phase.MEASURE: "its queries are being measured",
     Phase.REPLAY: "the replay is still at work",
+    Phase.RETRAIN: "another attribution is being validated",
+    Phase.PROBE: "another attribution is being validated",
+    Phase.SCORE: "another attribution is being validated",
 }
 
 

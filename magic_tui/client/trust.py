@@ -1,38 +1,22 @@
-"""How far the scores of an attribution can be trusted: what validation found, if there was any."""
+"""How far the scores of an attribution can be trusted: what was measured of it, if anything was."""
 
 import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from engine.contract.errors import RunError
+from engine.records.attempts import read_json
 from engine.records.run_folder import RunFolder
 from engine.records.score_store import find_attribution, read_completion
 from magic_tui.client.attribution import Attribution
 from magic_tui.client.history import read_history
-from magic_tui.client.validation import Validation, read_validation
+from magic_tui.client.validation import VALIDATION_FILE, Validation, read_validation
+from magic_tui.client.verdict import Facts, Verdict, judge
 
-TRUSTED, DOUBTFUL = 0.8, 0.5
-"""Mean LDS from which scores are trusted, and under which they are not to be believed."""
-FEWEST = 5
-"""Retrained subsets without which no verdict is given."""
-
+AGREEMENT_FILE = "agreement.json"
 Stamp = tuple[int, int] | None
 """When a file was changed and how long it is; None where there is none."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the head of every screen says."""
-
-    sign: str
-    """``✓``, ``!``, ``✗`` or ``○``."""
-    words: str
-    style: str
-
-
-NOT_VALIDATED = Verdict("○", "not validated", "dim")
 
 
 @dataclass(frozen=True)
@@ -50,30 +34,49 @@ class Numerics:
 
 
 @dataclass(frozen=True)
+class Probes:
+    """What was measured without many retrainings; None where nothing was."""
+
+    smoothness: float | None
+    """The metasmoothness of the training."""
+    agreement: tuple[float, float] | None
+    """Lowest correlation over queries with a replay in other micro-batches, largest difference."""
+
+
+@dataclass(frozen=True)
 class Trust:
     """Everything that the Trust screen shows."""
 
+    run: str
     attribution: str
     verdict: Verdict
-    reason: str
     validation: Validation | None
     interval: tuple[float, float] | None
     """Where the mean LDS lies with 95 %."""
+    probes: Probes
     numerics: Numerics
     queries: int
     folder: Path
-    """Where the attribution is, and its validation may be."""
+    """Where the attribution is."""
+
+    @property
+    def file(self) -> Path:
+        """Where its retrained subsets are, or will be."""
+        return self.folder / VALIDATION_FILE
 
 
 def read_verdict(run: Path, attribution: str | None) -> Verdict:
     """The verdict on an attribution of the run in folder ``run``; the latest if none is named.
 
     Raises:
-        UsageError: if there is no such attribution.
-        RunError: if ``validation.csv`` is damaged.
+        UsageError: if there is no such attribution, or the config cannot be read.
+        RunError: if a file is damaged.
     """
-    path = find_attribution(RunFolder(run).attributions, attribution)
-    return _verdict(path, _stamp(path / "complete.json"), _stamp(path / "validation.csv"))
+    folder = RunFolder(run)
+    path = find_attribution(folder.attributions, attribution)
+    files = ("complete.json", VALIDATION_FILE, AGREEMENT_FILE)
+    stamps = (*(_stamp(path / name) for name in files), _stamp(folder.smoothness_file))
+    return _verdict(run, path, stamps)
 
 
 def read_trust(opened: Attribution) -> Trust:
@@ -84,19 +87,25 @@ def read_trust(opened: Attribution) -> Trust:
         RunError: if a file is damaged.
     """
     record = opened.scores.record or {}
-    validation = read_validation(opened.path)
-    verdict, reason = _judged(validation, record)
-    numerics = _numerics(opened.run, opened.id, record.get("reproduced"))
-    interval = None if validation is None else validation.interval
-    queries = opened.scores.queries
-    return Trust(opened.id, verdict, reason, validation, interval, numerics, queries, opened.path)
+    validation, probes = read_validation(opened.path), _probes(opened.run, opened.path)
+    return Trust(
+        opened.run.id,
+        opened.id,
+        judge(_facts(opened.run, record, validation, probes)),
+        validation,
+        None if validation is None else validation.interval,
+        probes,
+        _numerics(opened.run, opened.id, record.get("reproduced")),
+        opened.scores.queries,
+        opened.path,
+    )
 
 
 @functools.lru_cache(maxsize=4)
-def _verdict(path: Path, completed: Stamp, validated: Stamp) -> Verdict:
+def _verdict(run: Path, path: Path, stamps: tuple[Stamp, ...]) -> Verdict:
     """The verdict on an attribution as long as its files are those of the stamps."""
-    record = read_completion(path) or {}
-    return _judged(read_validation(path), record)[0]
+    folder, record = RunFolder(run), read_completion(path) or {}
+    return judge(_facts(folder, record, read_validation(path), _probes(folder, path)))
 
 
 def _stamp(file: Path) -> Stamp:
@@ -107,42 +116,37 @@ def _stamp(file: Path) -> Stamp:
     return status.st_mtime_ns, status.st_size
 
 
-def _judged(validation: Validation | None, record: dict[str, Any]) -> tuple[Verdict, str]:
-    if validation is None:
-        if record.get("reproduced") is False:
-            return (
-                Verdict("!", "not reproduced", "bold"),
-                "the last training step, taken again, did not come out the same, and no "
-                "retraining has checked the scores",
-            )
-        return NOT_VALIDATED, (
-            f"nobody has left documents out, trained again and compared: {_exactness(record)}, "
-            "but how far they predict such changes is not known"
-        )
-    lds, count = validation.lds, validation.subsets
-    if count < FEWEST or np.isnan(lds):
-        words = f"{count} retrained"
-        return Verdict("!", words, "bold"), f"{FEWEST} retrained subsets are the least to judge by"
-    words = f"LDS {lds:.2f}"
-    if lds >= TRUSTED:
-        reason = f"predictions rank {count} retrained subsets much as they came out"
-        return Verdict("✓", f"trusted, {words}", "bold"), reason
-    remedy = "raise eps_root or batch_size, or lower the learning rate, and train again"
-    if lds >= DOUBTFUL:
-        reason = f"predictions rank {count} retrained subsets only roughly: {remedy}"
-        return Verdict("!", f"doubtful, {words}", "bold"), reason
-    reason = f"predictions hardly rank {count} retrained subsets: do not believe them; {remedy}"
-    return Verdict("✗", f"don't trust, {words}", "bold reverse"), reason
-
-
-def _exactness(record: dict[str, Any]) -> str:
-    outside = (record.get("subspace") or {}).get("outside", 0.0)
-    if outside == 0:
-        return "the scores are exact derivatives"
-    return (
-        "the scores are derivatives of which fewer directions were replayed than queries asked "
-        f"(at most {100 * outside:.2g} % of a query's gradient left out)"
+def _facts(
+    run: RunFolder, record: dict[str, Any], validation: Validation | None, probes: Probes
+) -> Facts:
+    config = run.config()
+    optimizer = config.training.optimizer
+    return Facts(
+        lds=None if validation is None else validation.lds,
+        subsets=0 if validation is None else validation.ranked_subsets,
+        smoothness=probes.smoothness,
+        agreement=None if probes.agreement is None else probes.agreement[0],
+        reproduced=record.get("reproduced"),
+        outside=(record.get("subspace") or {}).get("outside", 0.0),
+        optimizer=optimizer.name,
+        eps_root=optimizer.eps_root,
+        dtype=config.model.dtype,
+        forced=tuple(config.force),
     )
+
+
+def _probes(run: RunFolder, attribution: Path) -> Probes:
+    smooth, agreed = read_json(run.smoothness_file), read_json(attribution / AGREEMENT_FILE)
+    try:
+        return Probes(
+            None if smooth is None else float(smooth["smoothness"]),
+            None if agreed is None else (min(agreed["correlation"]), max(agreed["difference"])),
+        )
+    except (KeyError, TypeError, ValueError):
+        raise RunError(
+            f"{run.smoothness_file} or {attribution / AGREEMENT_FILE} is damaged; remove it and "
+            "measure again"
+        ) from None
 
 
 def _numerics(run: RunFolder, attribution: str, reproduced: bool | None) -> Numerics:

@@ -1,12 +1,14 @@
 """Leave-subset-out retrainings of an attribution: what was predicted, and what came out.
 
 ``validation.csv`` holds one retrained subset and query a line, with at least the columns ``query``,
-``predicted`` and ``actual``, and ``subset`` to tell the retrainings apart. It may still grow.
+``predicted`` and ``actual``, ``subset`` to tell the retrainings apart, and ``kind`` to tell which
+of them may be ranked together. It may still grow.
 """
 
 import csv
 import functools
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,23 +30,40 @@ class Points:
 
     query: int
     subsets: tuple[str, ...]
+    kinds: tuple[str, ...]
+    """What a subset is one of: ``drop SHARE``, ``leave-one-out``, ``drop-top K``, or nothing."""
     predicted: Floats
     actual: Floats
 
     @property
     def lds(self) -> float:
-        """Spearman's rank correlation; NaN for fewer than three subsets."""
-        return spearman(self.predicted, self.actual)
+        """Spearman's rank correlation within a kind, on average of those that are ranked.
+
+        Not a number if none has three subsets.
+        """
+        return mean([spearman(one.predicted, one.actual) for one in self.ranked])
 
     @property
     def pearson(self) -> float:
-        """Linear correlation; NaN where it is not defined."""
-        return _correlation(self.predicted, self.actual)
+        """Linear correlation, averaged alike; NaN where it is not defined."""
+        return mean([_correlation(one.predicted, one.actual) for one in self.ranked])
 
     @property
     def error(self) -> float:
         """Mean absolute error, in the measurement's own units."""
         return float(np.abs(self.predicted - self.actual).mean())
+
+    @property
+    def ranked(self) -> "list[Points]":
+        """The subsets of each kind that has an LDS."""
+        return [self.of_kind(kind) for kind in ranked_kinds(self.kinds)]
+
+    def of_kind(self, kind: str) -> "Points":
+        """The subsets of one kind."""
+        places = [place for place, name in enumerate(self.kinds) if name == kind]
+        subsets = tuple(self.subsets[place] for place in places)
+        kinds = (kind,) * len(places)
+        return Points(self.query, subsets, kinds, self.predicted[places], self.actual[places])
 
     def outliers(self) -> NDArray[np.bool_]:
         """(subset,) Whether a point is far from y = x, compared with most of them."""
@@ -66,29 +85,43 @@ class Validation:
         return len({subset for points in self.points for subset in points.subsets})
 
     @property
+    def ranked_subsets(self) -> int:
+        """How many of them are of a kind that has an LDS."""
+        found = {name for points in self.points for one in points.ranked for name in one.subsets}
+        return len(found)
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of subsets, those met first first."""
+        return list(dict.fromkeys(kind for points in self.points for kind in points.kinds))
+
+    @property
     def lds(self) -> float:
         """Mean LDS over queries; NaN if none has one."""
-        found = [value for points in self.points if not np.isnan(value := points.lds)]
-        return float(np.mean(found)) if found else float("nan")
+        return mean([points.lds for points in self.points])
 
     def of_query(self, query: int) -> Points | None:
         """The points of one query, if it was validated."""
         return next((points for points in self.points if points.query == query), None)
 
+    def of_kind(self, kind: str) -> "Validation":
+        """The subsets of one kind alone, which are then ranked whatever they are."""
+        return Validation(tuple(points.of_kind(kind) for points in self.points), 0)
+
     @functools.cached_property
     def interval(self) -> tuple[float, float]:
         """Where the mean LDS lies with 95 %, by drawing subsets anew (the same ones each time)."""
-        names = sorted({subset for points in self.points for subset in points.subsets})
+        ranked = [points.ranked for points in self.points]
+        names = sorted({name for query in ranked for one in query for name in one.subsets})
         random, means = np.random.default_rng(0), []
-        for _ in range(_RESAMPLES):
+        for _ in range(_RESAMPLES if names else 0):
             drawn = random.integers(len(names), size=len(names))
             counts = dict(
                 zip(names, np.bincount(drawn, minlength=len(names)).tolist(), strict=True)
             )
-            values = [_resampled(points, counts) for points in self.points]
-            known = [value for value in values if not np.isnan(value)]
-            if known:
-                means.append(np.mean(known))
+            found = mean([mean([_resampled(one, counts) for one in query]) for query in ranked])
+            if not np.isnan(found):
+                means.append(found)
         if not means:
             return float("nan"), float("nan")
         low, high = np.quantile(means, (0.025, 0.975))
@@ -118,7 +151,7 @@ def _read(path: Path, changed: int, size: int) -> Validation | None:
         raise RunError(f"{path} cannot be read ({type(error).__name__})") from None
     # Its writer may be in the middle of a line.
     lines = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
-    found: dict[int, list[tuple[str, float, float]]] = {}
+    found: dict[int, list[tuple[str, str, float, float]]] = {}
     skipped = 0
     try:
         for number, line in enumerate(lines):
@@ -127,7 +160,8 @@ def _read(path: Path, changed: int, size: int) -> Validation | None:
                 skipped += 1
                 continue
             subset = line.get("subset") or str(number)
-            found.setdefault(int(line["query"]), []).append((subset, predicted, actual))
+            row = (subset, line.get("kind") or "", predicted, actual)
+            found.setdefault(int(line["query"]), []).append(row)
     except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise RunError(
             f"{path}, line {lines.line_num}, is damaged ({type(error).__name__}); "
@@ -143,9 +177,26 @@ def spearman(first: Floats, second: Floats) -> float:
     return _correlation(_ranks(first), _ranks(second))
 
 
-def _points(query: int, rows: list[tuple[str, float, float]]) -> Points:
-    subsets, predicted, actual = zip(*rows, strict=True)
-    return Points(query, subsets, np.array(predicted), np.array(actual))
+def ranked_kinds(kinds: Iterable[str]) -> list[str]:
+    """The kinds that have an LDS.
+
+    Random subsets of one size do; single documents, or the strongest ones, only where there is
+    nothing else.
+    """
+    known = list(dict.fromkeys(kinds))
+    random = [kind for kind in known if kind == "" or kind.startswith("drop ")]
+    return random or known
+
+
+def mean(values: Iterable[float]) -> float:
+    """Of those that are numbers; NaN if none is."""
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def _points(query: int, rows: list[tuple[str, str, float, float]]) -> Points:
+    subsets, kinds, predicted, actual = zip(*rows, strict=True)
+    return Points(query, subsets, kinds, np.array(predicted), np.array(actual))
 
 
 def _ranks(values: Floats) -> Floats:

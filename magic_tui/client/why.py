@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.contract.errors import MagicError
 from engine.records.score_store import Floats
 from magic_tui.client.attribution import Query
 from magic_tui.client.explored import Explored
 from magic_tui.client.overlap import shared_runs
 from magic_tui.client.shown import ShownDocument
-from magic_tui.client.trust import Verdict, read_verdict
+from magic_tui.client.verdict import Verdict
+from magic_tui.client.verdict_of import verdict_of
 
 DOCUMENTS = 4
 """How many documents are told of in each direction."""
@@ -43,7 +43,7 @@ class Why:
     helpful: list[Reason]
     harmful: list[Reason]
     steps: Floats
-    verdict: Verdict
+    verdict: Verdict | None
 
     @property
     def peak(self) -> int | None:
@@ -64,7 +64,7 @@ def read_why(explored: Explored, query: int, document: int | None) -> Why:
         [_reason(explored, query, d) for d in listed[False]],
         [_reason(explored, query, d) for d in listed[True]],
         attribution.scores.step_scores(query),
-        _verdict(explored),
+        verdict_of(attribution.run.path, attribution.id),
     )
 
 
@@ -74,11 +74,3 @@ def _reason(explored: Explored, query: int, document: int) -> Reason:
     text = "".join(piece.text for piece in shown.pieces)
     asked = " ".join(part.text for part in shown.query.documents)
     return Reason(shown, strongest[0] if strongest else None, shared_runs(asked, text))
-
-
-def _verdict(explored: Explored) -> Verdict:
-    attribution = explored.attribution
-    try:
-        return read_verdict(attribution.run.path, attribution.id)
-    except (MagicError, OSError, ValueError) as error:
-        return Verdict("!", f"the validation cannot be read: {error}", "yellow")

@@ -12,9 +12,18 @@ NAMES: dict[str, str] = {
     Phase.TRAIN: "training",
     Phase.MEASURE: "measuring",
     Phase.REPLAY: "replaying",
+    Phase.RETRAIN: "retraining",
+    Phase.PROBE: "probing",
+    Phase.SCORE: "baselines",
 }
-_UNITS: dict[str, str] = {Phase.TRAIN: "step", Phase.MEASURE: "query", Phase.REPLAY: "step"}
-_SHOWN = ("query", "loss", "pass", "norm", "pace", "rate", "cursor")
+UNITS: dict[str, str] = {
+    Phase.TRAIN: "step",
+    Phase.MEASURE: "query",
+    Phase.REPLAY: "step",
+    Phase.RETRAIN: "step",
+    Phase.PROBE: "step",
+}
+_SHOWN = ("subset", "query", "loss", "pass", "norm", "pace", "rate", "cursor")
 """Which facts are shown while a phase runs; what changes in width comes last."""
 _RECENT = 30
 
@@ -74,7 +83,7 @@ class PhaseProgress:
 
     def summary(self) -> str:
         """The phase in one line once it has ended."""
-        unit = _UNITS.get(self.phase)
+        unit = UNITS.get(self.phase)
         parts = [counted(self.done, unit)] if unit and self.done else []
         parts.append(duration_text(self.elapsed))
         if self.first_loss is not None and self.last_loss is not None:
@@ -141,6 +150,14 @@ def _rebuild_step(phase: PhaseProgress, event: dict[str, Any]) -> None:
     phase.facts["cursor"] = f"rebuilding step {event['step']}"
 
 
+def _retrained(phase: PhaseProgress, event: dict[str, Any]) -> None:
+    before, phase.done = phase.done, event["done"]
+    if "subset" in event:
+        phase.facts["subset"] = f"without {event['subset']}"
+    if phase.done > before:
+        phase.facts["pace"] = pace_text(event["seconds"] / (phase.done - before))
+
+
 def _reproduced(phase: PhaseProgress, event: dict[str, Any]) -> None:
     if event["exact"]:
         phase.facts["exact"] = "last step reproduced bit for bit"
@@ -154,5 +171,11 @@ _TAKERS = {
     Event.REPLAY_STEP: _replay_step,
     Event.REBUILD_STEP: _rebuild_step,
     Event.REPRODUCED: _reproduced,
+    Event.RETRAIN_STEP: _retrained,
+    Event.RETRAINED: _retrained,
+    Event.PROBE_STEP: _retrained,
 }
-_ADVANCING = (Event.RESUMED, Event.TRAIN_STEP, Event.MEASURED, Event.REPLAY_STEP)
+_ADVANCING = (
+    *(Event.RESUMED, Event.TRAIN_STEP, Event.MEASURED, Event.REPLAY_STEP),
+    *(Event.RETRAIN_STEP, Event.RETRAINED, Event.PROBE_STEP),
+)

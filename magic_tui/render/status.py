@@ -73,12 +73,21 @@ def _about_run(run: View) -> Iterator[Fact]:
     yield "scores", _scores(run)
     for name, subspace in (run.get("subspaces") or {}).items():
         yield name, subspace_text(subspace, subspace["queries"])
+    if run.get("verdict"):
+        yield "trust", _trust(run["verdict"])
     if run["memory"] is not None:
         yield "memory", f"{bytes_text(run['memory'])} at most"
     yield "made", run_age(run)
     yield "folder", run["path"]
     for other in run["jobs"] if len(run["jobs"]) > 1 else ():
         yield f"job {other['number']}", f"{_work(other)}: {other['state']}{_because(other)}"
+
+
+def _trust(verdict: View) -> str:
+    said = f"{verdict['sign']} {verdict['words']}"
+    if verdict["sign"] not in "!✗":
+        return said
+    return ": ".join(filter(None, (said, verdict["reason"], verdict["remedy"])))
 
 
 def _scores(run: View) -> str:
@@ -143,6 +152,8 @@ def _job(job: View, jobs: int) -> str:
 def _work(job: View) -> str:
     if job["work"] == "attribute":
         return f"attribution {job['attribution']}"
+    if job["work"] == "validate":
+        return f"validation of attribution {job['attribution']}"
     return (
         "training" if job["attribution"] is None else f"training, attribution {job['attribution']}"
     )

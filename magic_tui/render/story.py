@@ -9,11 +9,12 @@ from rich.text import Text
 from engine.contract.events import Event
 from magic_tui.render.cells import wrap
 from magic_tui.render.numbers import counted, loss_text, subspace_text
-from magic_tui.render.phases import NAMES
+from magic_tui.render.phases import NAMES, UNITS
 from magic_tui.safe_text import one_line
 
 _CLOCK_WIDTH = 10
 _MOST_LINES = 6
+_WORK = {"attribute": "an attribution", "validate": "a validation"}
 _ALARMING = (Event.WARNING, Event.FAILED, Event.INTERRUPTED)
 
 
@@ -41,7 +42,7 @@ def sentences(event: dict[str, Any]) -> Iterator[str]:
 def _started(event: dict[str, Any]) -> str:
     attempt = event.get("attempt") or 1
     again = f", attempt {attempt}" if attempt > 1 else ""
-    work = "an attribution" if event.get("work") == "attribute" else "the run"
+    work = _WORK.get(event.get("work") or "", "the run")
     return f"{work} began{again} (process {event.get('pid')})"
 
 
@@ -54,7 +55,7 @@ def _resumed(event: dict[str, Any]) -> str:
 def _phase(event: dict[str, Any]) -> str:
     name = NAMES.get(event["phase"], str(event["phase"]))
     total = int(event.get("total") or 0)
-    unit = {"measure": "query", "train": "step", "replay": "step"}.get(event["phase"])
+    unit = UNITS.get(event["phase"])
     return f"{name} {counted(total, unit)}" if unit and total else name
 
 
@@ -82,6 +83,11 @@ def _reproduced(event: dict[str, Any]) -> str:
     return f"the last step, taken again, differs by {event.get('difference', 0):.1g} of its norm"
 
 
+def _retrained(event: dict[str, Any]) -> str:
+    documents = counted(int(event.get("documents") or 0), "document")
+    return f"trained again without {event.get('subset')}: {documents}"
+
+
 def _attributed(event: dict[str, Any]) -> str:
     queries = counted(int(event.get("queries") or 0), "query")
     return f"attribution {event.get('attribution')} is complete: {queries}"
@@ -97,6 +103,7 @@ _TELLERS: dict[str, Callable[[dict[str, Any]], str]] = {
     Event.PASS: _pass,
     Event.SUBSPACE: _subspace,
     Event.REPRODUCED: _reproduced,
+    Event.RETRAINED: _retrained,
     Event.ATTRIBUTED: _attributed,
     Event.FINISHED: lambda event: "done",
     Event.FAILED: lambda event: f"✗ {event.get('message')}",

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.text import Text
 
-from magic_tui.client.trust import Numerics, Trust
-from magic_tui.client.validation import VALIDATION_FILE, Points, Validation
+from magic_tui.client.trust import Numerics, Probes, Trust
+from magic_tui.client.validation import Points, Validation
 from magic_tui.render.cells import wrap
 from magic_tui.render.numbers import counted
 from magic_tui.safe_text import one_line
@@ -24,11 +24,13 @@ Floats = NDArray[np.float64]
 
 
 def verdict_lines(trust: Trust, width: int) -> Iterator[Text]:
-    """The verdict and its reason."""
+    """The verdict, its reason and what may help."""
     verdict = trust.verdict
     yield Text(f"{verdict.sign} {verdict.words}", "bold", no_wrap=True)
-    for line in wrap(one_line(trust.reason), width, _MOST_LINES):
-        yield Text(line, no_wrap=True)
+    said = [verdict.reason, verdict.remedy and f"What may help: {verdict.remedy}."]
+    for sentence in filter(None, said):
+        for line in wrap(one_line(sentence), width, _MOST_LINES):
+            yield Text(line, no_wrap=True)
 
 
 def trust_lines(trust: Trust, query: int, width: int) -> Iterator[Text]:
@@ -100,6 +102,7 @@ def _facts(trust: Trust, query: int) -> Iterator[tuple[str, str]]:
     validation = trust.validation
     if validation is not None:
         yield from _validated(trust, validation, query)
+    yield from _probed(trust.probes)
     yield from _arithmetic(trust.numerics, query)
     if validation is None:
         yield "", ""
@@ -126,6 +129,18 @@ def _validated(trust: Trust, validation: Validation, query: int) -> Iterator[tup
     )
 
 
+def _probed(probes: Probes) -> Iterator[tuple[str, str]]:
+    if probes.smoothness is not None:
+        yield "smoothness", f"{probes.smoothness:.2f} of 1 (metasmoothness, three trainings)"
+    if probes.agreement is not None:
+        correlation, difference = probes.agreement
+        yield (
+            "agreement",
+            f"a replay in other micro-batches: scores correlate {correlation:.4f} and differ by "
+            f"{difference:.1e} of their size at most",
+        )
+
+
 def _arithmetic(numerics: Numerics, query: int) -> Iterator[tuple[str, str]]:
     yield "computed in", numerics.dtype + "".join(f", {name} forced" for name in numerics.forced)
     yield "eps_root", f"{numerics.eps_root:g}"
@@ -147,8 +162,8 @@ def _to_do(trust: Trust) -> Iterator[tuple[str, str]]:
     if trust.numerics.dtype != "float64":
         yield (
             "rounding",
-            "train the same config with model.dtype: float64 (n on screen 1) and compare the "
-            "rankings: what differs much is rounding",
+            "magic validate --count 0 --agreement replays once more in other micro-batches: what "
+            "differs much is rounding",
         )
     if not trust.numerics.eps_root > 0:
         yield (
@@ -158,11 +173,10 @@ def _to_do(trust: Trust) -> Iterator[tuple[str, str]]:
         )
     yield (
         "validation",
-        "leave subsets of the documents out, train again and measure the queries: no command does "
-        "it yet. Write query, subset, predicted, actual, a line for each, to the file below; "
-        "this screen then shows LDS and every subset",
+        "leaves documents out, trains again and compares; this screen shows LDS and every subset "
+        "as they come",
     )
-    yield "file", str(trust.folder / VALIDATION_FILE)
+    yield "command", f"magic validate {trust.run} -a {trust.attribution}"
 
 
 def _number(value: float) -> str:

@@ -169,7 +169,8 @@ def _trust_lines(why: Why, width: int) -> Iterator[Text]:
     verdict = why.verdict
     yield Text()
     yield Text("how far to trust it", "bold")
-    yield Text(fit(f"  {verdict.sign} {verdict.words}", width))
+    if verdict is not None:
+        yield Text(fit(f"  {verdict.sign} {verdict.words}", width))
     note = (
         "These are exact derivatives: first-order predictions of small changes of one document's "
         f"weight. The {counted(len(why.helpful) + len(why.harmful), 'document')} above were not "

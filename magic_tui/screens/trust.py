@@ -71,8 +71,9 @@ class TrustScreen(ExploringScreen):
         self._draw()
 
     def cli_equivalent(self) -> str:
-        """The run in detail, which is the nearest: no verb prints the verdict."""
-        return self.command("status", "--json", attribution=False)
+        """Validate it, or show what that found."""
+        validated = self._trust is not None and self._trust.validation is not None
+        return self.command("validate", *(("--count", "0") if validated else ()))
 
     def why_not(self, action: str) -> str | None:
         """Why a key does nothing now."""

@@ -16,7 +16,7 @@ from magic_tui.safe_text import one_line
 from magic_tui.selection import Selection
 
 if TYPE_CHECKING:
-    from magic_tui.client.trust import Verdict
+    from magic_tui.client.verdict import Verdict
 
 _LOOK_SECONDS = 3.0
 

@@ -16,7 +16,14 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 
-from engine.contract.api import API_VERSION, EngineView, RunView, SubmitAttribution, SubmitRun
+from engine.contract.api import (
+    API_VERSION,
+    EngineView,
+    RunView,
+    SubmitAttribution,
+    SubmitRun,
+    SubmitValidation,
+)
 from engine.records.places import note_socket, state_folder
 
 View = dict[str, Any]
@@ -33,6 +40,7 @@ class FakeEngine:
         self.asked: list[tuple[str, str, dict[str, str], Any]] = []
         self.on_submit: Callable[[SubmitRun], None] = lambda wanted: None
         self.on_attribute: Callable[[SubmitAttribution], None] = lambda wanted: None
+        self.on_validate: Callable[[SubmitValidation], None] = lambda wanted: None
         self.on_wish: Callable[[View, str], None] = lambda view, verb: None
         self.break_off: list[int] = []
         """After how many records each next stream breaks off."""
@@ -169,6 +177,18 @@ def _app(engine: FakeEngine) -> FastAPI:
         queued = {**run, "state": "queued", "job": job, "jobs": [*run["jobs"], job]}
         engine.runs[run_id] = dict(queued)
         engine.on_attribute(wanted)
+        return queued
+
+    @app.post("/v1/runs/{run_id}/validations", status_code=201)
+    def validate(run_id: str, wanted: SubmitValidation) -> View:
+        run = engine.runs[run_id]
+        job = {
+            **run["jobs"][0], "number": 2, "work": "validate", "attribution": "a0001",
+            "state": "queued",
+        }  # fmt: skip
+        queued = {**run, "state": "queued", "job": job, "jobs": [*run["jobs"], job]}
+        engine.runs[run_id] = dict(queued)
+        engine.on_validate(wanted)
         return queued
 
     @app.get("/v1/runs/{run_id}")

@@ -72,11 +72,12 @@ def test_status_of_a_run_without(runs: Path, engine: FakeEngine, magic: Magic) -
 def test_trust_no_longer_says_exact(fake: FakeRun, runs: Path) -> None:
     run = RunFolder(write(fake, runs))
     assert (
-        "at most 8.7 % of a query's gradient left out" in read_trust(open_attribution(run)).reason
+        "at most 8.7 % of a query's gradient left out"
+        in read_trust(open_attribution(run)).verdict.reason
     )
-    assert "exact derivatives" not in read_trust(open_attribution(run)).reason
+    assert "exact derivatives" not in read_trust(open_attribution(run)).verdict.reason
     plain = RunFolder(FakeRun().write(runs / "plain").path)
-    assert "exact derivatives" in read_trust(open_attribution(plain)).reason
+    assert "exact derivatives" in read_trust(open_attribution(plain)).verdict.reason
 
 
 @pytest.mark.parametrize("tolerance", ["0", "0.25"])

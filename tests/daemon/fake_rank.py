@@ -102,7 +102,7 @@ def end(
         os._exit(7)
     if request["work"] == "run":
         journal.append("complete")
-    if request["attribution"]:
+    if request["attribution"] and request["work"] != "validate":
         finish(request["attribution"])
         events.append("attributed", attribution=request["attribution"], queries=1)
     events.append("finished", work=request["work"])

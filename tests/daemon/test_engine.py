@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from engine.contract.api import SubmitRun
+from engine.contract.api import SubmitRun, SubmitValidation
 from engine.contract.errors import ConflictError, NotFoundError, UsageError
 from engine.contract.states import Ending, Wish
 from engine.daemon.settings import Settings
@@ -178,6 +178,26 @@ def test_a_cancelled_attribution_leaves_nothing(bench: Bench) -> None:
     bench.wish(engine, run, "cancel")
     bench.until(engine, run, lambda view: view.state == "cancelled" and not staging.exists())
     assert list(staging.parent.iterdir()) == []
+
+
+def test_a_validation_is_a_job_of_its_run(bench: Bench) -> None:
+    engine = bench.start()
+    run = bench.submit(engine)
+    bench.until(engine, run, "succeeded")
+    with pytest.raises(UsageError, match="has no complete attribution"):
+        engine.validate(bench.runs, run, SubmitValidation())
+    bench.ask(engine, run)
+    bench.until(engine, run, "succeeded")
+    environment = {"FAKE_RANK": json.dumps([{"steps": 1, "wait_for": "never"}])}
+    view = engine.validate(bench.runs, run, SubmitValidation(environment=environment))
+    job = view.jobs[-1]
+    assert (job.number, job.work, job.attribution) == (3, "validate", "a0001")
+    bench.until(engine, run, "running")
+    bench.wish(engine, run, "cancel")
+    bench.until(engine, run, "cancelled")
+    assert engine.run(bench.runs, run).attributions == 1
+    engine.validate(bench.runs, run, SubmitValidation())
+    bench.until(engine, run, lambda view: view.jobs[-1].state == "succeeded")
 
 
 def test_no_trajectory_no_attribution(bench: Bench) -> None:

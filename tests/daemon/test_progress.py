@@ -113,3 +113,15 @@ def test_facts_that_make_no_sense_are_unknown(facts: dict[str, Any]) -> None:
 
 def test_an_unknown_phase_is_no_phase() -> None:
     assert fold(("phase", {"phase": "dream", "total": 3})).phase(True) is None
+
+
+def test_retrainings_count_all_steps_since_the_last_one_told() -> None:
+    begin = ("phase", {"phase": "retrain", "total": 100})
+    resumed = ("resumed", {"phase": "retrain", "step": 20, "done": 20})
+    step = ("retrain_step", {"step": 3, "done": 24, "loss": 2.0, "seconds": 2.0})
+    view = phase_of(fold(begin, resumed, step))
+    assert (view.phase, view.done, view.step, view.loss) == ("retrain", 24, 3, 2.0)
+    assert view.step_seconds == 0.5 and view.remaining_seconds == pytest.approx(76 * 0.5)
+    view = phase_of(fold(begin, resumed, step, ("retrained", {"done": 30, "seconds": 9.0})))
+    assert (view.done, view.step) == (30, None)
+    assert view.remaining_seconds == pytest.approx(70 * 11.0 / 10)

@@ -19,6 +19,7 @@ from engine.contract.api import (
     RunView,
     SubmitAttribution,
     SubmitRun,
+    SubmitValidation,
 )
 from engine.contract.errors import ConflictError, NotFoundError, RunError, UsageError
 from engine.contract.states import RunState
@@ -79,6 +80,11 @@ class FakeEngine:
         view = self.run(runs_dir, run_id)
         states = [*(job.state for job in view.jobs), RunState.QUEUED]
         put(a_view(Path(view.path), *states))
+        return self.run(runs_dir, run_id)
+
+    def validate(self, runs_dir: Path, run_id: str, wanted: SubmitValidation) -> RunView:
+        view = self.run(runs_dir, run_id)
+        put(a_view(Path(view.path), *(job.state for job in view.jobs), RunState.QUEUED))
         return self.run(runs_dir, run_id)
 
     def wish(self, runs_dir: Path, run_id: str, verb: str) -> RunView:

@@ -98,6 +98,16 @@ def test_attributions(client: httpx2.Client, daemon: Daemon) -> None:
     assert "give texts, or queries" in problem(both, 422)
 
 
+def test_validations(client: httpx2.Client, daemon: Daemon) -> None:
+    daemon.make_run(RunState.SUCCEEDED)
+    asked = {"runs_dir": str(daemon.runs)}
+    answer = client.post(f"/v1/runs/{RUN}/validations", params=asked, json={})
+    assert (answer.status_code, answer.json()["jobs"][-1]["number"]) == (201, 2)
+    body = {"asked": {"drop": [0.1, 1.5]}}
+    wrong = client.post(f"/v1/runs/{RUN}/validations", params=asked, json=body)
+    assert "drop" in problem(wrong, 422)
+
+
 def test_removal(client: httpx2.Client, daemon: Daemon) -> None:
     daemon.make_run(RunState.RUNNING)
     asked = {"runs_dir": str(daemon.runs)}
@@ -245,8 +255,8 @@ def test_it_describes_itself(client: httpx2.Client) -> None:
         "POST /v1/runs", "GET /v1/runs/find", "GET /v1/runs/{run_id}", "DELETE /v1/runs/{run_id}",
         "GET /v1/runs/{run_id}/wait", "POST /v1/runs/{run_id}/pause",
         "POST /v1/runs/{run_id}/resume", "POST /v1/runs/{run_id}/cancel",
-        "POST /v1/runs/{run_id}/attributions", "GET /v1/runs/{run_id}/events",
-        "GET /v1/runs/{run_id}/logs",
+        "POST /v1/runs/{run_id}/attributions", "POST /v1/runs/{run_id}/validations",
+        "GET /v1/runs/{run_id}/events", "GET /v1/runs/{run_id}/logs",
     }  # fmt: skip
     for methods in described["paths"].values():
         for operation in methods.values():

@@ -54,7 +54,7 @@ def settings() -> schemathesis.Config:
                 # What excludes what in a body is more than a schema says; and as in a config
                 # file, false and 1.0 serve where whole numbers are wanted.
                 {
-                    "include-path-regex": "^/v1/runs(/{run_id}/attributions)?$",
+                    "include-path-regex": "^/v1/runs(/{run_id}/(attributions|validations))?$",
                     "include-method": "POST",
                     "checks": {
                         "positive_data_acceptance": {

@@ -64,6 +64,27 @@ def test_verdicts(kept: RunFolder, noise: float, subsets: int, sign: str, words:
     assert verdict.sign == sign and words in verdict.words
 
 
+def test_kinds_of_subsets_are_ranked_apart(kept: RunFolder) -> None:
+    lines = ["query,subset,kind,predicted,actual\n"]
+    # Between the two shares everything is far apart, within each the order is turned round.
+    for kind, base in (("drop 0.1", 0.0), ("drop 0.2", 100.0)):
+        for subset in range(6):
+            lines.append(f"0,{kind} {subset},{kind},{base + subset!r},{base - subset!r}\n")
+    for document in range(9):
+        lines.append(f"0,document{document},leave-one-out,{document!r},{document!r}\n")
+    file = kept.attributions / "a0001" / "validation.csv"
+    file.write_text("".join(lines))
+    found = read_validation(file.parent)
+    assert found is not None
+    assert (found.lds, *found.interval) == pytest.approx((-1.0, -1.0, -1.0))
+    assert (found.subsets, found.ranked_subsets) == (21, 12)
+    assert found.kinds == ["drop 0.1", "drop 0.2", "leave-one-out"]
+    assert found.of_kind("leave-one-out").lds == pytest.approx(1.0)
+    file.write_text("".join([lines[0], *lines[-9:]]))
+    alone = read_validation(file.parent)
+    assert alone is not None and alone.lds == pytest.approx(1.0) and alone.ranked_subsets == 9
+
+
 def test_a_step_that_was_not_reproduced_is_doubtful(tmp_path: Path) -> None:
     kept = write_kept(tmp_path)
     record = kept.attributions / "a0001" / "complete.json"
@@ -106,10 +127,8 @@ def test_not_validated(kept: RunFolder, terminal: Terminal) -> None:
         shown = screen_text(pilot.app)
         assert "○ not validated" in shown and "float32" in shown
         assert "1 at the last step, 1 at the first" in " ".join(shown.split())
-        assert "model.dtype: float64" in shown and "no command does it yet" in " ".join(
-            shown.split()
-        )
-        assert "validation.csv" in "".join(shown.split())
+        assert "magic validate --count 0 --agreement replays" in " ".join(shown.split())
+        assert f"magic validate {kept.id} -a a0001" in " ".join(shown.split())
         await pilot.press("Q")
         await shows(pilot, "2 at the last step")
 

@@ -1,0 +1,79 @@
+"""Scores of baselines, computed once and kept beside those of the attribution.
+
+``attributions/ID/baselines/METHOD.npy`` is (query, document), negative where a document helps.
+"""
+
+import io
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from engine.contract.errors import RunError, UsageError
+from engine.records.atomic import write_atomically
+from engine.records.run_folder import RunFolder
+from engine.records.tables import read_table
+from engine.validation.baselines.bm25 import bm25
+from engine.validation.baselines.cosine import cosine
+from engine.validation.baselines.known import Known, NotApplicableError, Scores
+from engine.validation.retraining import Retrainer, queries_of
+from engine.validation.subsets import NOTHING
+from engine.worker.job import Job
+from engine.worker.queries import measurement_batches
+
+METHODS: dict[str, Callable[[Known], Scores]] = {"cosine": cosine, "bm25": bm25}
+
+
+def score_baselines(
+    folder: RunFolder, attribution: Path, job: Job, retrainer: Retrainer
+) -> Iterable[tuple[str, str | None]]:
+    """Compute what is lacking; every method as it is done, with why not if it cannot serve.
+
+    Raises:
+        UsageError: if several ranks share the model.
+    """
+    if job.trainer.ranks.count > 1:
+        raise UsageError("--baselines needs a run on one rank")
+    kept = attribution / "baselines"
+    kept.mkdir(exist_ok=True)
+    known = None
+    for name, method in METHODS.items():
+        file, why_not = kept / f"{name}.npy", None
+        if not file.exists():
+            known = known or _known(folder, attribution, job, retrainer)
+            why_not = _write(file, method, known)
+        yield name, why_not
+
+
+def _write(file: Path, method: Callable[[Known], Scores], known: Known) -> str | None:
+    try:
+        scores = method(known)
+    except NotApplicableError as error:
+        return str(error)
+    except ImportError as error:
+        return f"{error.name} is not installed; pip install 'magic-attribution[baselines]'"
+    content = io.BytesIO()
+    np.save(content, scores)
+    write_atomically(file, content.getvalue())
+    return None
+
+
+def _known(folder: RunFolder, attribution: Path, job: Job, retrainer: Retrainer) -> Known:
+    queries = queries_of(attribution)
+    return Known(
+        job,
+        retrainer.state(NOTHING),
+        _texts(folder),
+        queries.items,
+        measurement_batches(queries, job),
+    )
+
+
+def _texts(folder: RunFolder) -> list[str]:
+    """The documents' texts, a prompt before its completion."""
+    try:
+        columns = read_table(folder.documents_file).to_pydict()
+    except RunError:
+        return []
+    parts = [columns[name] for name in ("text", "prompt", "completion") if name in columns]
+    return [" ".join(map(str, part)) for part in zip(*parts, strict=True)]

@@ -1,0 +1,97 @@
+"""Retrainings in several processes, each with a model of its own; the bits are those of one."""
+
+import contextlib
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+import torch
+
+from engine.contract.errors import MagicError, RunError
+from engine.records.run_folder import RunFolder
+from engine.validation.retraining import Retrained, Retrainer, Task
+from engine.worker.device import set_up_device
+from engine.worker.job import stored_job
+from engine.worker.scope import explained
+
+
+def side_by_side(
+    folder: RunFolder, tasks: Sequence[Task], processes: int, keep: bool
+) -> Iterator[Retrained]:
+    """Do tasks in several processes; each as it is done.
+
+    Raises:
+        MagicError: what went wrong in one of them.
+        RunError: if one of them was killed.
+    """
+    context = multiprocessing.get_context("spawn")
+    waiting = iter(tasks)
+    busy: dict[Connection, SpawnProcess] = {}
+    try:
+        for task in itertools.islice(waiting, processes):
+            ours, theirs = context.Pipe()
+            process = context.Process(
+                target=_serve, args=(theirs, folder.path, torch.get_num_threads(), keep)
+            )
+            process.start()
+            # Only the process itself holds its end now, which closes when it is killed.
+            theirs.close()
+            busy[ours] = process
+            ours.send(task)
+        while busy:
+            for connection in wait(list(busy)):
+                assert isinstance(connection, Connection)
+                yield _answer(connection)
+                following = next(waiting, None)
+                if following is None:
+                    connection.close()
+                    busy.pop(connection).join()
+                else:
+                    connection.send(following)
+    finally:
+        for process in busy.values():
+            process.kill()
+            process.join()
+
+
+def _answer(connection: Connection) -> Retrained:
+    try:
+        answer = connection.recv()
+    except EOFError:
+        raise RunError(
+            "a retraining process was killed, perhaps for want of memory; give fewer --jobs"
+        ) from None
+    if isinstance(answer, MagicError):
+        raise answer
+    assert isinstance(answer, Retrained)
+    return answer
+
+
+def _serve(connection: Connection, run: Path, threads: int, keep: bool) -> None:
+    """One process: does what it is sent until nobody sends any more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    folder = RunFolder(run)
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        try:
+            with explained():
+                retrainer = Retrainer(folder, stored_job(folder, set_up_device()), keep)
+                while True:
+                    connection.send(retrainer(connection.recv()))
+        except MagicError as error:
+            connection.send(error)
+
+
+def _die_with_parent() -> None:
+    """Nobody would hear of what is done after its end."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -1,0 +1,143 @@
+"""The work of ``magic validate``: retrain what the bank lacks, and compare with the predictions."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from engine.contract.errors import UsageError
+from engine.contract.events import Event, Phase
+from engine.contract.request import ValidationRequest
+from engine.records.run_folder import RunFolder
+from engine.records.score_store import ScoreReader, find_attribution
+from engine.validation.agreement import probe_agreement
+from engine.validation.bank import Bank
+from engine.validation.baselines.scoring import score_baselines
+from engine.validation.pace import Pace
+from engine.validation.retraining import Retrained, Retrainer, Task
+from engine.validation.side_by_side import side_by_side
+from engine.validation.smoothness import TRAININGS, is_probed, probe_smoothness
+from engine.validation.subsets import (
+    NOTHING,
+    Subset,
+    drawn_documents,
+    drawn_shares,
+    probed_subset,
+    strongest,
+)
+from engine.validation.table import ValidationTable
+from engine.worker.job import Job
+from engine.worker.reporter import Reporter
+
+VALIDATION_FILE = "validation.csv"
+
+
+class Validating:
+    """Validates one attribution of a run, going on with what its bank holds."""
+
+    def __init__(
+        self, folder: RunFolder, attribution: str, asked: ValidationRequest, report: Reporter
+    ) -> None:
+        """Validate ``attribution`` as ``asked``.
+
+        Raises:
+            UsageError: if there is no such attribution, or it is not complete.
+        """
+        self.folder, self.asked, self.report = folder, asked, report
+        self.attribution = find_attribution(folder.attributions, attribution)
+        reader = ScoreReader(self.attribution)
+        self.scores = np.stack([reader.document_scores(q) for q in range(reader.queries)])
+        """(query, document)"""
+
+    def run(self, job: Job) -> None:
+        """Retrain and measure what is lacking, on all ranks; the first one keeps the books.
+
+        Raises:
+            UsageError: if what is asked does not fit the run.
+            RunError: if the bank is damaged or the disk is full.
+        """
+        ranks = job.trainer.ranks
+        if self.asked.jobs > 1 and ranks.count > 1:
+            raise UsageError("--jobs needs a run on one rank: the ranks share every retraining")
+        wanted = list(self._wanted(job.documents))
+        retrainer = Retrainer(self.folder, job, self.asked.keep_models)
+        if ranks.index != 0:
+            for _ in range(2):
+                for task in ranks.everyone(list[Task]())[0]:
+                    retrainer(task)
+            self._probe(job, retrainer)
+            return
+        bank = Bank(self.folder.bank_file)
+        try:
+            for task in ranks.everyone(self._lacking(bank, [NOTHING]))[0]:
+                _record(bank, retrainer(task))
+            self._run(job, bank, retrainer, wanted)
+        finally:
+            bank.close()
+        self._probe(job, retrainer)
+
+    def _run(self, job: Job, bank: Bank, retrainer: Retrainer, wanted: list[Subset]) -> None:
+        table = self._table(bank)
+        tasks = job.trainer.ranks.everyone(self._lacking(bank, wanted))[0]
+        steps, done = len(job.order), len(wanted) - len(tasks)
+        self.report.phase(Phase.RETRAIN, len(wanted) * steps, self.attribution.name)
+        if done:
+            behind = done * steps
+            self.report(Event.RESUMED, phase=str(Phase.RETRAIN), step=behind, done=behind)
+        pace = Pace(self.report, done * steps, steps)
+        for each in self._retrained(retrainer, tasks, pace):
+            _record(bank, each)
+            table.add((each.subset, each.measured[self.attribution.name]))
+            pace.retrained(each)
+
+    def _probe(self, job: Job, retrainer: Retrainer) -> None:
+        """What tells of trust without many retrainings."""
+        name, steps = self.attribution.name, len(job.order)
+        if self.asked.smoothness:
+            subset = probed_subset(job.documents, self.asked)
+            if not job.trainer.ranks.everyone(is_probed(self.folder))[0]:
+                self.report.phase(Phase.RETRAIN, TRAININGS * steps, name)
+            observers = (Pace(self.report, n * steps, steps).observer(subset) for n in range(2))
+            probe_smoothness(self.folder, job, retrainer, subset, observers)
+        if self.asked.agreement:
+            self.report.phase(Phase.PROBE, steps, name)
+            pace = Pace(self.report, 0, steps)
+            probe_agreement(self.folder, self.attribution, job, pace.probe)
+        if self.asked.baselines:
+            self.report.phase(Phase.SCORE, 0, name)
+            for method, why_not in score_baselines(self.folder, self.attribution, job, retrainer):
+                if why_not is not None:
+                    self.report(Event.WARNING, message=f"no scores by {method}: {why_not}")
+
+    def _retrained(
+        self, retrainer: Retrainer, tasks: list[Task], pace: Pace
+    ) -> Iterator[Retrained]:
+        processes = min(self.asked.jobs, len(tasks))
+        if processes > 1:
+            return side_by_side(self.folder, tasks, processes, self.asked.keep_models)
+        return (retrainer(task, pace.observer(task[0])) for task in tasks)
+
+    def _wanted(self, documents: int) -> Iterator[Subset]:
+        yield from drawn_shares(documents, self.asked)
+        yield from drawn_documents(documents, self.asked)
+        for count in self.asked.drop_top:
+            for query, scores in enumerate(self.scores):
+                yield strongest(self.attribution.name, query, scores, count)
+
+    def _lacking(self, bank: Bank, wanted: Sequence[Subset]) -> list[Task]:
+        """The subsets on whose models the attribution's queries were not measured yet."""
+        name = self.attribution.name
+        lacking = [subset for subset in wanted if bank.measured(subset.name, name) is None]
+        return [(subset, bank.model(subset.name)) for subset in lacking]
+
+    def _table(self, bank: Bank) -> ValidationTable:
+        """The table, written anew with all that the bank has for it."""
+        name = self.attribution.name
+        full = bank.measured(NOTHING.name, name) or []
+        table = ValidationTable(self.attribution / VALIDATION_FILE, self.scores, full)
+        subsets = [subset for subset in bank.subsets(name) if subset != NOTHING]
+        table.write((subset, bank.measured(subset.name, name) or []) for subset in subsets)
+        return table
+
+
+def _record(bank: Bank, each: Retrained) -> None:
+    bank.add(each.subset, each.measured, each.model)

@@ -1,0 +1,46 @@
+"""What other methods predict of the retrainings of an attribution."""
+
+import numpy as np
+
+from engine.contract.errors import RunError
+from engine.records.journal import read_journal
+from magic_tui.client.attribution import Attribution
+from magic_tui.client.validation import Floats, Points, Validation, read_validation
+
+FOLDER = "baselines"
+
+
+def read_baselines(opened: Attribution) -> dict[str, Validation]:
+    """By method, its predictions of the same subsets beside what came out.
+
+    Its scores have a scale of their own: ranks and linear correlation mean something, errors do
+    not.
+
+    Raises:
+        RunError: if a file is damaged.
+    """
+    files = sorted((opened.path / FOLDER).glob("*.npy"))
+    validation = read_validation(opened.path) if files else None
+    if validation is None:
+        return {}
+    left_out = {
+        str(record["subset"]): list(record["documents"])
+        for record in read_journal(opened.run.bank_file)
+    }
+    found = {}
+    for file in files:
+        try:
+            scores = np.load(file, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise RunError(
+                f"{file} cannot be read ({type(error).__name__}); remove it and validate again"
+            ) from None
+        points = tuple(_predicted(each, scores, left_out) for each in validation.points)
+        found[file.stem] = Validation(points, validation.skipped)
+    return found
+
+
+def _predicted(points: Points, scores: Floats, left_out: dict[str, list[int]]) -> Points:
+    """The same subsets with another method's predictions."""
+    sums = [-scores[points.query, left_out.get(name, [])].sum() for name in points.subsets]
+    return Points(points.query, points.subsets, points.kinds, np.array(sums), points.actual)

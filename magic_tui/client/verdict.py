@@ -1,0 +1,150 @@
+"""Whether to believe an attribution's scores: one function from facts to a verdict.
+
+Thresholds of smoothness and agreement are those between which trainings of a pretrained model of
+15 M parameters were predicted well, roughly and not at all.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+TRUSTED, DOUBTFUL = 0.8, 0.5
+"""Mean LDS from which scores are trusted, and under which they are not to be believed."""
+FEWEST = 5
+"""Retrained subsets without which an LDS says nothing."""
+SMOOTH, ROUGH = 0.8, 0.5
+"""Metasmoothness from which nothing is wrong, and under which predictions fail."""
+AGREED, APART = 0.99, 0.9
+"""Correlation of two replays that differ in rounding: the same from the first, useless below."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of an attribution and its training; None where nothing was measured."""
+
+    lds: float | None = None
+    """Mean over queries of the rank correlation of predicted and actual; may be no number."""
+    subsets: int = 0
+    """Retrained subsets that it rests on."""
+    smoothness: float | None = None
+    agreement: float | None = None
+    """Lowest correlation over queries with a replay in other micro-batches."""
+    reproduced: bool | None = None
+    """Whether the last training step, taken again, gave the same bits."""
+    outside: float = 0.0
+    """Largest share of a query's gradient that was not replayed."""
+    optimizer: str = "adamw"
+    eps_root: float = 1e-8
+    dtype: str = "float32"
+    forced: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the head of every screen says, why, and what to do."""
+
+    sign: str
+    """``✓``, ``!``, ``✗`` or ``○``."""
+    words: str
+    style: str
+    reason: str = ""
+    remedy: str = ""
+    """What would make it better; nothing where that is not known or not needed."""
+
+
+def verdict_facts(verdict: Verdict) -> dict[str, str]:
+    """The same as JSON-ready values."""
+    names = ("sign", "words", "reason", "remedy")
+    return {name: getattr(verdict, name) for name in names}
+
+
+def judge(facts: Facts) -> Verdict:
+    """The verdict: the worst of what is known, measured predictions before signs of them."""
+    if facts.agreement is not None and facts.agreement < APART:
+        return _not_to_be_trusted(
+            "rounding",
+            f"a replay that differs in rounding alone gave other scores (correlation "
+            f"{facts.agreement:.2f})",
+            facts,
+        )
+    if facts.subsets >= FEWEST and facts.lds is not None and not math.isnan(facts.lds):
+        return _of_lds(facts.lds, facts)
+    if facts.smoothness is not None and facts.smoothness < ROUGH:
+        return _not_to_be_trusted("rough training", _smoothness(facts.smoothness), facts)
+    if facts.smoothness is not None and facts.smoothness < SMOOTH:
+        return _doubtful("rough training", _smoothness(facts.smoothness), facts)
+    if facts.agreement is not None and facts.agreement < AGREED:
+        reason = f"rounding changes the scores (correlation {facts.agreement:.3f} of two replays)"
+        return _doubtful("rounding", reason, facts)
+    if facts.reproduced is False:
+        reason = (
+            "the last training step, taken again, did not come out the same, and no retraining "
+            "has checked the scores"
+        )
+        return Verdict("!", "not reproduced", "bold", reason)
+    if facts.subsets:
+        reason = f"{FEWEST} retrained subsets are the least to judge by"
+        return Verdict("!", f"{facts.subsets} retrained", "bold", reason, "magic validate")
+    return _not_validated(facts)
+
+
+def _of_lds(lds: float, facts: Facts) -> Verdict:
+    words = f"LDS {lds:.2f}"
+    if lds >= TRUSTED:
+        reason = f"predictions rank {facts.subsets} retrained subsets much as they came out"
+        return Verdict("✓", f"trusted, {words}", "bold", reason)
+    if lds >= DOUBTFUL:
+        reason = f"predictions rank {facts.subsets} retrained subsets only roughly"
+        return _doubtful(words, reason, facts)
+    reason = f"predictions hardly rank {facts.subsets} retrained subsets"
+    return _not_to_be_trusted(words, reason, facts)
+
+
+def _not_validated(facts: Facts) -> Verdict:
+    known = "the scores are exact derivatives"
+    if facts.outside:
+        known = (
+            "the scores are derivatives of which fewer directions were replayed than queries "
+            f"asked (at most {100 * facts.outside:.2g} % of a query's gradient left out)"
+        )
+    probes = [known]
+    if facts.smoothness is not None:
+        probes.append(f"training answers smoothly ({facts.smoothness:.2f})")
+    if facts.agreement is not None:
+        probes.append(f"rounding does not change them ({facts.agreement:.4f})")
+    reason = (
+        f"nobody has left documents out, trained again and compared: {', '.join(probes)}, but how "
+        " far they predict such changes is not known"
+    )
+    return Verdict("○", "not validated", "dim", reason, "magic validate")
+
+
+def _doubtful(words: str, reason: str, facts: Facts) -> Verdict:
+    return Verdict("!", f"doubtful, {words}", "bold", reason, _remedy(facts))
+
+
+def _not_to_be_trusted(words: str, reason: str, facts: Facts) -> Verdict:
+    reason += ": do not believe the scores"
+    return Verdict("✗", f"don't trust, {words}", "bold reverse", reason, _remedy(facts))
+
+
+def _smoothness(value: float) -> str:
+    return f"training does not answer changed weights smoothly (metasmoothness {value:.2f} of 1)"
+
+
+def _remedy(facts: Facts) -> str:
+    """What most likely is to blame, first; the run has to be trained again but for the first."""
+    return "; ".join(_remedies(facts))
+
+
+def _remedies(facts: Facts) -> Iterator[str]:
+    if facts.outside > 0.05:
+        yield "ask again without --tolerance"
+    if facts.dtype == "bfloat16":
+        yield "train in model.dtype: float32"
+    if "dropout" in facts.forced:
+        yield "train with model.dropout: 0"
+    if facts.optimizer != "sgd" and facts.eps_root < 1e-6:
+        higher = 1e-8 if facts.eps_root == 0 else 10 * facts.eps_root
+        yield f"raise eps_root (it is {facts.eps_root:g}; try {higher:.0e})"
+    yield "lower the learning rate or raise batch_size, and train again"

@@ -1,0 +1,25 @@
+"""A verdict on scores in the lines above them."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from magic_tui.render.cells import wrap
+from magic_tui.safe_text import one_line
+
+if TYPE_CHECKING:
+    from magic_tui.client.verdict import Verdict
+
+_MOST_LINES = 4
+
+
+def judged_lines(verdict: "Verdict | None", width: int) -> Iterator[Text]:
+    """Sign and words; of what is doubtful or worse also why, and what may help."""
+    if verdict is None:
+        return
+    quiet = verdict.sign not in "!✗"
+    yield Text(f"{verdict.sign} {verdict.words}", "dim" if quiet else "bold", no_wrap=True)
+    for sentence in () if quiet else filter(None, (verdict.reason, verdict.remedy)):
+        for line in wrap(one_line(sentence), width - 2, _MOST_LINES):
+            yield Text(f"  {line}", "dim", no_wrap=True)

@@ -1,0 +1,68 @@
+"""Other methods on the same documents and queries."""
+
+import numpy as np
+import pytest
+import torch
+
+from engine.contract.request import ValidationRequest
+from engine.records.run_folder import RunFolder
+from engine.validation.baselines import scoring
+from engine.validation.baselines.known import NotApplicableError
+from engine.worker.job import Job
+from tests.crash.tiny import QUERIES, SENTENCES
+from tests.validation.test_validating import validate
+
+BASELINES = ValidationRequest(count=0, baselines=True)
+
+
+def test_cosine_is_that_of_whole_gradients(run: RunFolder, job: Job) -> None:
+    validate(run, job, BASELINES)
+    found = np.load(run.attributions / "a0001" / "baselines" / "cosine.npy")
+    final = job.trainer.open(run.trajectory).load_state(len(job.order)).params
+    module, tokenizer = job.model.loss, job.model.tokenizer
+
+    def gradient(text: str) -> torch.Tensor:
+        ids = torch.tensor([tokenizer(text).input_ids])
+        leaves = {name: value.clone().requires_grad_() for name, value in final.items()}
+        inputs = {
+            "input_ids": ids, "labels": ids, "num_items_in_batch": ids.numel() - 1,
+            "example_weight": torch.ones(1, dtype=torch.float64),
+        }  # fmt: skip
+        loss = torch.func.functional_call(module, leaves, (), inputs)
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, [*leaves.values()])])
+
+    for query, text in enumerate(QUERIES):
+        expected = [
+            -torch.cosine_similarity(gradient(text), gradient(sentence), dim=0).item()
+            for sentence in SENTENCES
+        ]
+        assert found[query] == pytest.approx(expected, rel=1e-9)
+
+
+def test_bm25_prefers_the_words_of_the_query(run: RunFolder, job: Job) -> None:
+    pytest.importorskip("bm25s")
+    validate(run, job, BASELINES)
+    found = np.load(run.attributions / "a0001" / "baselines" / "bm25.npy")
+    assert found.shape == (2, 7) and (found <= 0).all()
+    # Sat and fire, then cat and fire; of the sea one tells twice.
+    assert set(np.argsort(found[0])[:3]) == {0, 2, 4}
+    assert set(np.argsort(found[1])[:2]) == {5, 6}
+
+
+def test_what_cannot_serve_is_said_and_the_rest_goes_on(
+    run: RunFolder, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_texts(known: object) -> None:
+        raise NotApplicableError("the documents are not texts")
+
+    def missing(known: object) -> None:
+        raise ImportError("no", name="kronfluence")
+
+    methods = {"first": no_texts, "second": missing, "cosine": scoring.METHODS["cosine"]}
+    monkeypatch.setattr(scoring, "METHODS", methods)
+    events = validate(run, job, BASELINES)
+    said = [event["message"] for event in events if event["event"] == "warning"]
+    assert "first: the documents are not texts" in said[0]
+    assert "kronfluence is not installed; pip install 'magic-attribution[baselines]'" in said[1]
+    files = [file.name for file in (run.attributions / "a0001" / "baselines").iterdir()]
+    assert files == ["cosine.npy"]
