@@ -45,9 +45,9 @@ class ShardedLoss(ModuleLoss):
         """Which part of every trainable parameter this rank holds."""
         return {name: shard for name, shard in self._shards.items() if name in self._trained}
 
-    def _run(self, params: Params, arguments: dict[str, Any]) -> Any:
+    def _run(self, tensors: Params, arguments: dict[str, Any]) -> Any:
         self._ranks.gathered.forget()
-        self._now = {**self._start, **params}
+        self._now = {**self._start, **tensors}
         return self.module(**arguments)
 
     def _divide(self, device: torch.device) -> None:

@@ -70,7 +70,7 @@ def graph_bytes(job: Job) -> int:
 
     params = job.start.params
     with torch.autograd.graph.saved_tensors_hooks(note, ranks.restore):
-        FirstOrder(job.trainer.loss, params, part)
+        FirstOrder(job.trainer.loss, params, part, job.start.buffers)
     loss = job.model.loss
     own = {p.untyped_storage().data_ptr() for p in (*params.values(), *loss.parameters())}
     cache = part.weights.numel() * job.model.vocabulary * job.trainer.dtype.itemsize

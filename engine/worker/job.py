@@ -82,7 +82,8 @@ class Job:
     @property
     def start(self) -> TrainState:
         """s_0, made anew each time: whoever asks for it can let it go."""
-        return self.trainer.step.start(self.trainer.loss.parameters())
+        loss = self.trainer.loss
+        return self.trainer.step.start(loss.parameters(), loss.buffers())
 
     @property
     def training(self) -> Training:

@@ -87,7 +87,7 @@ def query_losses(queries: Queries, job: Job, state: TrainState) -> list[float]:
     """Every query document's mean loss at a train state."""
     with job.trainer.loss.evaluating():
         return [
-            job.trainer.loss(state.params, _batch(query, job, 1.0)).item()
+            job.trainer.loss(state.params, _batch(query, job, 1.0), state.buffers).item()
             for query in queries.items
         ]
 

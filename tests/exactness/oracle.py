@@ -40,6 +40,8 @@ class Tokens:
 
 LossesOf = Callable[[Params, Any], tuple[Tensor, int]]
 """The losses of some rows, shaped as their weights, and how many of them count."""
+ChangingLossesOf = Callable[[Params, Params, Any], tuple[Tensor, int, Params]]
+"""The same of a model with buffers, given second; and the buffers after it."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +128,25 @@ def train(
     training: Training,
 ) -> Params:
     """The parameters at the end of training, as a function of the data weights of every step."""
+
+    def losses(params: Params, buffers: Params, rows: Any) -> tuple[Tensor, int, Params]:
+        return *losses_of(params, rows), buffers
+
+    return train_changing(losses, params, {}, rows, weights, training)[0]
+
+
+def train_changing(
+    losses_of: ChangingLossesOf,
+    params: Params,
+    buffers: Params,
+    rows: Any,
+    weights: Sequence[Tensor],
+    training: Training,
+) -> tuple[Params, Params]:
+    """The parameters and buffers at the end of training."""
     moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in params.items()}
     for step, chosen in enumerate(training.order):
-        losses, count = losses_of(params, rows[chosen])
+        losses, count, buffers = losses_of(params, buffers, rows[chosen])
         loss = (weights[step][torch.from_numpy(chosen)] * losses).sum() / count
         grads = torch.autograd.grad(
             loss, list(params.values()), create_graph=True, materialize_grads=True
@@ -136,7 +154,7 @@ def train(
         clipped = clip(dict(zip(params, grads, strict=True)), training.max_grad_norm)
         rate = training.optimizer.learning_rate * factor(training.rate, step)
         params, moments = update(training.optimizer, rate, step + 1, params, clipped, moments)
-    return params
+    return params, buffers
 
 
 def by_document(token_scores: Tensor, documents: Tensor, count: int) -> Tensor:
