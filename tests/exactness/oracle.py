@@ -157,6 +157,30 @@ def train_changing(
     return params, buffers
 
 
+def normalised(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """Every channel less its mean, over its standard deviation."""
+    shape = (1, -1, *[1] * (x.ndim - 2))
+    return (x - mean.reshape(shape)) / (variance.reshape(shape) + 1e-5) ** 0.5
+
+
+def batch_norm(
+    x: Tensor, buffers: Params, name: str, momentum: float | None = 0.1
+) -> tuple[Tensor, Params]:
+    """The output from the batch's own statistics, and the running ones after it."""
+    channels = x.movedim(1, 0).flatten(1)
+    count = channels.shape[1]
+    mean = channels.sum(1) / count
+    variance = ((channels - mean[:, None]) ** 2).sum(1) / count
+    tracked = buffers[f"{name}.num_batches_tracked"] + 1
+    share = 1.0 / tracked.item() if momentum is None else momentum
+    found = {"running_mean": mean, "running_var": variance * count / (count - 1)}
+    after = {
+        f"{name}.{own}": buffers[f"{name}.{own}"] * (1 - share) + share * value
+        for own, value in found.items()
+    }
+    return normalised(x, mean, variance), {**after, f"{name}.num_batches_tracked": tracked}
+
+
 def by_document(token_scores: Tensor, documents: Tensor, count: int) -> Tensor:
     """Sums of token scores: (measurements, rows, tokens) to (measurements, documents)."""
     return torch.stack(
@@ -192,7 +216,8 @@ def update(
 ) -> tuple[Params, Moments]:
     """One update, the ``count``-th, of every parameter."""
     one = {"adamw": adamw, "adam": adam, "sgd": sgd}[spec.name]
-    stepped = {n: one(spec, rate, count, p, grads[n], moments[n]) for n, p in params.items()}
+    rates = {n: rate * (spec.bias_scale if n.endswith("bias") else 1.0) for n in params}
+    stepped = {n: one(spec, rates[n], count, p, grads[n], moments[n]) for n, p in params.items()}
     return {n: p for n, (p, _) in stepped.items()}, {n: m for n, (_, m) in stepped.items()}
 
 

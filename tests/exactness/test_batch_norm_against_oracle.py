@@ -66,46 +66,23 @@ class Net(nn.Module):
         return F.cross_entropy(self.head(x), label, reduction="none")
 
 
-def normalised(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    shape = (1, -1, *[1] * (x.ndim - 2))
-    return (x - mean.reshape(shape)) / (variance.reshape(shape) + 1e-5) ** 0.5
-
-
-def batch_norm(
-    x: Tensor, buffers: oracle.Params, name: str, momentum: float | None
-) -> tuple[Tensor, oracle.Params]:
-    """The output from the batch's own statistics, and the running ones after it."""
-    channels = x.movedim(1, 0).flatten(1)
-    count = channels.shape[1]
-    mean = channels.sum(1) / count
-    variance = ((channels - mean[:, None]) ** 2).sum(1) / count
-    tracked = buffers[f"{name}.num_batches_tracked"] + 1
-    share = 1.0 / tracked.item() if momentum is None else momentum
-    found = {"running_mean": mean, "running_var": variance * count / (count - 1)}
-    after = {
-        f"{name}.{own}": buffers[f"{name}.{own}"] * (1 - share) + share * value
-        for own, value in found.items()
-    }
-    return normalised(x, mean, variance), {**after, f"{name}.num_batches_tracked": tracked}
-
-
 def losses(
     params: oracle.Params, buffers: oracle.Params, rows: Images
 ) -> tuple[Tensor, int, oracle.Params]:
     """Losses while training."""
     x = F.conv2d(rows.image, params["conv.weight"], params["conv.bias"])
-    x, first = batch_norm(x, buffers, "norm", 0.3)
+    x, first = oracle.batch_norm(x, buffers, "norm", 0.3)
     x = hidden(params, x)
-    x, second = batch_norm(x, buffers, "plain", None)
+    x, second = oracle.batch_norm(x, buffers, "plain", None)
     return head_losses(params, x, rows), len(rows), {**first, **second}
 
 
 def losses_in_eval_mode(params: oracle.Params, buffers: oracle.Params, rows: Images) -> Tensor:
     """Losses under the running statistics."""
     x = F.conv2d(rows.image, params["conv.weight"], params["conv.bias"])
-    x = normalised(x, buffers["norm.running_mean"], buffers["norm.running_var"])
+    x = oracle.normalised(x, buffers["norm.running_mean"], buffers["norm.running_var"])
     x = hidden(params, x)
-    x = normalised(x, buffers["plain.running_mean"], buffers["plain.running_var"])
+    x = oracle.normalised(x, buffers["plain.running_mean"], buffers["plain.running_var"])
     return head_losses(params, x, rows)
 
 
