@@ -8,9 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from engine.data.examples import Examples as Examples
     from engine.models.causal_lm_loss import CausalLMLoss as CausalLMLoss
     from engine.models.weighted_loss import weighted_causal_lm_ce as weighted_causal_lm_ce
     from engine.stream import DataStream as DataStream
+    from engine.tasks.example_task import ExampleTask as ExampleTask
     from engine.trainer import Scores as Scores
     from engine.trainer import Trainer as Trainer
     from engine.training_loop import Control as Control
@@ -20,11 +22,22 @@ _HOMES = {
     "Scores": "engine.trainer",
     "Control": "engine.training_loop",
     "DataStream": "engine.stream",
+    "ExampleTask": "engine.tasks.example_task",
+    "Examples": "engine.data.examples",
     "CausalLMLoss": "engine.models.causal_lm_loss",
     "weighted_causal_lm_ce": "engine.models.weighted_loss",
 }
 
-__all__ = ["CausalLMLoss", "Control", "DataStream", "Scores", "Trainer", "weighted_causal_lm_ce"]
+__all__ = [
+    "CausalLMLoss",
+    "Control",
+    "DataStream",
+    "ExampleTask",
+    "Examples",
+    "Scores",
+    "Trainer",
+    "weighted_causal_lm_ce",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -60,12 +60,12 @@ class Training:
     def measured(self, folder: Path) -> Times:
         """Times of real steps at s_0, each the median of three after one to warm up."""
         batch = self.stream.batch(0, next(iter(self.state.params.values())).dtype)
-        _, grads = self.step.gradient(self.state.params, batch)
+        _, grads = self.step.gradient(self.state, batch)
         self.step.apply(self.state, grads)
         gradients, updates = [], []
         for _ in range(3):
             began = time.perf_counter()
-            _, grads = self.step.gradient(self.state.params, batch)
+            _, grads = self.step.gradient(self.state, batch)
             middle = time.perf_counter()
             self.step.apply(self.state, grads)
             gradients.append(middle - began)
@@ -81,7 +81,8 @@ class Training:
 
     def costs(self, times: Times, queries: int = 1, passes: int = 1) -> Costs:
         """Costs of this training with given times."""
-        gradient = sum(p.numel() * p.element_size() for p in self.state.params.values())
+        of_model = [*self.state.params.values(), *self.state.buffers.values()]
+        gradient = sum(tensor.numel() * tensor.element_size() for tensor in of_model)
         leaves = self.step.stage.state_tensors(self.state.optimizer).values()
         return Costs(
             steps=len(self.stream),

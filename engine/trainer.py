@@ -83,8 +83,8 @@ class Trainer:
         """A trainer and the train state s_0 at the model's present parameters.
 
         Args:
-            model: any module that :class:`~engine.models.module_loss.ModuleLoss` accepts; it is
-                not changed.
+            model: any module that :class:`~engine.models.module_loss.ModuleLoss` accepts, in the
+                mode it is to be trained in; it is not changed.
             optimizer: a torchopt chain.
             micro_batch_size: rows differentiated at a time.
             max_grad_norm: clip by global norm, inside the differentiated step.
@@ -99,6 +99,12 @@ class Trainer:
         """
         ranks: Ranks = mesh or ALONE
         loss = ModuleLoss(model, dropout_seed)
+        buffers = loss.buffers()
+        if buffers and (micro_batch_size is not None or ranks.count > 1):
+            raise ValueError(
+                f"{type(model).__name__} trains batch norm, whose statistics are those of a whole "
+                "batch: leave out micro_batch_size, and train on one rank"
+            )
         if mesh is not None and mesh.group.count > 1:
             if not elementwise:
                 raise ValueError("an optimizer that is not elementwise cannot be divided")
@@ -109,9 +115,11 @@ class Trainer:
         stage = OptimizerStage(
             optimizer, params, elementwise=elementwise, max_grad_norm=max_grad_norm, ranks=ranks
         )
+        if recompute and buffers:
+            raise ValueError("a model whose buffers change cannot be computed layer by layer")
         cut = LayeredModuleLoss(loss, recompute) if recompute else loss
         trainer = cls(loss, TrainStep(cut, stage, micro_batch_size, ranks), params)
-        return trainer, trainer.step.start(params)
+        return trainer, trainer.step.start(params, buffers)
 
     def train(
         self,
@@ -293,14 +301,23 @@ class Trainer:
     def measure(self, state: TrainState, measurement: Measurement) -> tuple[float, Cotangent]:
         """φ and its derivative in the train state."""
         value, gradient = self.gradient(state, measurement)
-        zeros = self.step.stage.zero_cotangent(state.params, state.optimizer)
-        return value, Cotangent(gradient, zeros)
+        return value, self._cotangent(state, gradient)
+
+    def _cotangent(self, state: TrainState, gradient: Params) -> Cotangent:
+        """The cotangent at s_T of what has this gradient in the parameters and buffers."""
+        return Cotangent(
+            {name: gradient[name] for name in state.params},
+            self.step.stage.zero_cotangent(state.params, state.optimizer),
+            {name: gradient[name] for name in state.buffers if name in gradient},
+        )
 
     @torch.no_grad()
     def value(self, state: TrainState, measurement: Measurement) -> float:
         """φ alone."""
         with self.loss.evaluating():
-            return sum(self.loss(state.params, batch).item() for batch in measurement)
+            return sum(
+                self.loss(state.params, batch, state.buffers).item() for batch in measurement
+            )
 
     def _measure_sums(
         self, state: TrainState, measurements: Sequence[Measurement], combinations: Tensor
@@ -310,7 +327,7 @@ class Trainer:
         sums = [
             {
                 name: torch.zeros_like(p, memory_format=torch.contiguous_format)
-                for name, p in state.params.items()
+                for name, p in state.differentiable.items()
             }
             for _ in combinations
         ]
@@ -320,18 +337,17 @@ class Trainer:
             for total, coefficient in zip(sums, coefficients.tolist(), strict=True):
                 for name, grad in gradient.items():
                     total[name].add_(grad, alpha=coefficient)
-        stage = self.step.stage
         return [
-            (value, Cotangent(total, stage.zero_cotangent(state.params, state.optimizer)))
+            (value, self._cotangent(state, total))
             for value, total in zip(values.tolist(), sums, strict=True)
         ]
 
     def gradient(self, state: TrainState, measurement: Measurement) -> tuple[float, Params]:
-        """φ and its gradient in the parameters."""
+        """φ and its gradient in the parameters, and in the buffers that training changes."""
         value, total = 0.0, None
         with self.loss.evaluating():
             for batch in measurement:
-                part, grads = self.step.gradient(state.params, batch, self.ranks.group)
+                part, grads = self.step.derivative(state, batch)
                 value += part
                 total = grads if total is None else {n: g.add_(grads[n]) for n, g in total.items()}
         if total is None or not math.isfinite(value):

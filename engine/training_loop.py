@@ -12,7 +12,7 @@ from engine.contract.errors import StoppedError
 from engine.keeping import Keeper
 from engine.magic.observer import Observer
 from engine.magic.replay import DivergedError
-from engine.magic.state import Params, TrainState
+from engine.magic.state import Gradient, TrainState
 from engine.magic.train_step import TrainStep
 from engine.stream import DataStream
 
@@ -44,7 +44,7 @@ class Steps:
         self.stream = stream
         self.observer = observer
 
-    def advance(self, state: TrainState) -> tuple[TrainState, Params]:
+    def advance(self, state: TrainState) -> tuple[TrainState, Gradient]:
         """s_{t+1} and g_t.
 
         Raises:

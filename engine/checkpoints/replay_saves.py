@@ -185,7 +185,7 @@ def _tensors(cotangent: Cotangent) -> dict[str, Tensor]:
     tensors = {f"params/{name}": tensor for name, tensor in cotangent.params.items()}
     for index, group in enumerate(cotangent.optimizer):
         tensors |= {f"optimizer/{index}/{place}": leaf for place, leaf in enumerate(group)}
-    return tensors
+    return tensors | {f"buffers/{name}": tensor for name, tensor in cotangent.buffers.items()}
 
 
 def _cotangent(tensors: dict[str, Tensor], groups: list[int], device: torch.device) -> Cotangent:
@@ -194,4 +194,8 @@ def _cotangent(tensors: dict[str, Tensor], groups: list[int], device: torch.devi
         [moved.pop(f"optimizer/{index}/{place}") for place in range(size)]
         for index, size in enumerate(groups)
     ]
-    return Cotangent({name.removeprefix("params/"): t for name, t in moved.items()}, optimizer)
+    params, buffers = (
+        {n.removeprefix(kind): t for n, t in moved.items() if n.startswith(kind)}
+        for kind in ("params/", "buffers/")
+    )
+    return Cotangent(params, optimizer, buffers)

@@ -5,7 +5,7 @@ from pathlib import Path
 from engine.checkpoints.recovery import agree
 from engine.magic.ranks import Ranks
 from engine.magic.schedule import Schedule
-from engine.magic.state import Params, TrainState
+from engine.magic.state import Gradient, TrainState
 from engine.records.manifest import Key, Manifest, read_part
 
 
@@ -32,7 +32,7 @@ class TrajectoryFollower:
         if state.step not in self._kept:
             self._ranks.any(False)
 
-    def take_gradient(self, step: int, grads: Params) -> None:
+    def take_gradient(self, step: int, grads: Gradient) -> None:
         """The writer has it."""
 
     def save(self, state: TrainState) -> None:

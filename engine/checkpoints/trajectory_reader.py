@@ -13,8 +13,10 @@ from engine.checkpoints.trajectory_files import TrajectoryFiles
 from engine.contract.errors import RunError
 from engine.magic.optimizer_stage import OptimizerStage
 from engine.magic.schedule import Read, Schedule, ScheduleKind, make_schedule
-from engine.magic.state import Params, TrainState
+from engine.magic.state import Gradient, Params, TrainState
 from engine.records.manifest import Key
+
+_BUFFERS = "buffers/"
 
 
 class DamagedStepError(DamagedFileError):
@@ -86,7 +88,7 @@ class TrajectoryReader:
         kept = ("state", step) in self._files.manifest.files
         return self._as_state(self._load(("state" if kept else "resume", step)), step)
 
-    def load_gradient(self, step: int) -> Params | None:
+    def load_gradient(self, step: int) -> Gradient | None:
         """The kept g_t, or None if the schedule keeps no gradients.
 
         Raises:
@@ -96,19 +98,23 @@ class TrajectoryReader:
             return None
         # Sums over parameters must go in the order of training: files keep none.
         grads = self._load(("gradient", step))
-        return {name: self._shaped(name, grads.get(name)) for name in self._files.shards}
+        buffers = _take_buffers(grads)
+        own = {name: self._shaped(name, grads.get(name)) for name in self._files.shards}
+        return Gradient(own, buffers)
 
     def _as_state(self, tensors: Params, step: int) -> TrainState:
         shards = self._files.shards
         params = {n: self._shaped(n, tensors.pop(f"params/{n}", None)) for n in shards}
+        buffers = _take_buffers(tensors)
         state = {name.removeprefix("optimizer/"): tensor for name, tensor in tensors.items()}
         try:
-            return TrainState(step, params, self._stage.state_from_tensors(state, params))
+            optimizer = self._stage.state_from_tensors(state, params)
         except KeyError:
             raise RunError(
                 f"{self.folder} was written with another optimizer, or by another version of "
                 "magic; run the config again"
             ) from None
+        return TrainState(step, params, optimizer, buffers)
 
     def _shaped(self, name: str, tensor: Tensor | None) -> Tensor:
         shard = self._files.shards[name]
@@ -143,4 +149,20 @@ def state_tensors(state: TrainState, stage: OptimizerStage) -> Params:
     return {
         **{f"params/{name}": tensor for name, tensor in state.params.items()},
         **{f"optimizer/{name}": tensor for name, tensor in kept.items()},
+        **_named_buffers(state.buffers),
     }
+
+
+def gradient_tensors(grads: Gradient) -> Params:
+    """A step's gradient as the named tensors of its file."""
+    return {**grads.params, **_named_buffers(grads.buffers)}
+
+
+def _named_buffers(buffers: Params) -> Params:
+    return {f"{_BUFFERS}{name}": tensor for name, tensor in buffers.items()}
+
+
+def _take_buffers(tensors: Params) -> Params:
+    """The buffers of a file, removed from its tensors."""
+    names = [name for name in tensors if name.startswith(_BUFFERS)]
+    return {name.removeprefix(_BUFFERS): tensors.pop(name) for name in names}

@@ -27,12 +27,12 @@ from engine.checkpoints.recovery import agree
 from engine.checkpoints.save_pace import SAVE_SECONDS, SavePace
 from engine.checkpoints.tensor_files import remove_unfinished, write_tensors
 from engine.checkpoints.trajectory_files import stamp_of
-from engine.checkpoints.trajectory_reader import state_tensors
+from engine.checkpoints.trajectory_reader import gradient_tensors, state_tensors
 from engine.contract.errors import DiskFullError, RunError, StoppedError
 from engine.magic.observer import Observer, ignore
 from engine.magic.optimizer_stage import OptimizerStage
 from engine.magic.schedule import Schedule
-from engine.magic.state import Params, TrainState
+from engine.magic.state import Gradient, TrainState
 from engine.records.journal import JournalWriter
 from engine.records.manifest import MANIFEST, Key, Manifest, parts_of, read_part
 
@@ -102,10 +102,10 @@ class TrajectoryWriter:
         elif self._stage.ranks.any(self._pace.is_due()):
             self.save(state)
 
-    def take_gradient(self, step: int, grads: Params) -> None:
+    def take_gradient(self, step: int, grads: Gradient) -> None:
         """Keep g_t if the schedule does."""
         if self.schedule.keep_gradients:
-            self._put(("gradient", step), lambda: grads)
+            self._put(("gradient", step), lambda: gradient_tensors(grads))
 
     def save(self, state: TrainState) -> None:
         """Save s_t to go on from, unless what is kept anyway gives it."""

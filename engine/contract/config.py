@@ -6,9 +6,17 @@
 
 import hashlib
 import json
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -23,12 +31,22 @@ Forced = Literal["dropout", "bfloat16"]
 
 ALL_LINEAR = "all-linear"
 """In place of names of layers: every linear layer but the head."""
+CAUSAL_LM, IMAGE_CLASSIFICATION = "causal_lm", "image_classification"
+_OWN_TASK = re.compile(r"[^:]+:[A-Za-z_]\w*")
 
 
 def _as_names(value: Any) -> Any:
     if not value:
         raise ValueError(f"name at least one layer, or {ALL_LINEAR}")
     return (value,) if isinstance(value, str) else value
+
+
+def _as_task(value: str) -> str:
+    if value in (CAUSAL_LM, IMAGE_CLASSIFICATION) or _OWN_TASK.fullmatch(value):
+        return value
+    raise ValueError(
+        f"{value!r} is no task; name {CAUSAL_LM}, {IMAGE_CLASSIFICATION}, or module:object"
+    )
 
 
 class Section(BaseModel):
@@ -56,9 +74,12 @@ class LoraConfig(Section):
 
 
 class ModelConfig(Section):
-    """Which causal language model to train, and in which arithmetic."""
+    """Which model to train, and in which arithmetic."""
 
     path: str
+    """A causal language model of transformers; for images the name of a model that ships."""
+    options: dict[str, float | int | str | bool] = Field(default_factory=dict)
+    """What a model that ships, or a task of one's own, can be told; language models take none."""
     revision: str | None = None
     from_scratch: bool = False
     dtype: Dtype = "float32"
@@ -111,6 +132,8 @@ class OptimizerConfig(Section):
     eps_root: NonNegative = 1.0e-8
     weight_decay: NonNegative = 0.0
     momentum: Decay = 0.0
+    bias_scale: NonNegative = 1.0
+    """Learning rate of parameters named ``bias``, as a factor of the others'."""
 
 
 class ScheduleConfig(Section):
@@ -182,6 +205,8 @@ class RunConfig(Section):
 
     name: Annotated[str, Field(min_length=1, max_length=200)] = "run"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    task: Annotated[str, AfterValidator(_as_task)] = CAUSAL_LM
+    """What is trained and measured; ``module:object`` is an :class:`engine.ExampleTask`."""
     model: ModelConfig
     data: DataConfig
     training: TrainingConfig = TrainingConfig()
@@ -191,13 +216,50 @@ class RunConfig(Section):
     devices: DevicesConfig = DevicesConfig()
     force: tuple[Forced, ...] = ()
 
+    @property
+    def has_tokens(self) -> bool:
+        """Whether documents consist of tokens that have scores of their own."""
+        return self.task == CAUSAL_LM
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_tokens_no_token_scores(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("task", CAUSAL_LM) == CAUSAL_LM:
+            return values
+        attribution = values.get("attribution") or {}
+        if not isinstance(attribution, dict):
+            return values
+        return {**values, "attribution": {"granularity": "document", **attribution}}
+
+    @model_validator(mode="after")
+    def _fits_the_task(self) -> "RunConfig":
+        if self.has_tokens:
+            if self.model.options:
+                raise ValueError("model.options: language models take none; leave them out")
+            return self
+        if self.attribution.granularity == "token":
+            raise ValueError(
+                f"attribution.granularity: the task {self.task} has no tokens; leave it out"
+            )
+        if self.model.lora is not None:
+            raise ValueError("model.lora: adapters are for language models; leave it out")
+        if self.data.packing:
+            raise ValueError("data.packing: only texts can be packed; leave it out")
+        return self
+
     def digest(self) -> str:
         """SHA-256 of the resolved config, independent of key order and of the file's layout."""
         values = self.model_dump(mode="json")
         # Younger than the format: unset, they must not change the digests of runs there are.
-        for section, key in (("attribution", "query_tolerance"), ("trajectory", "memory_gb")):
-            if values[section][key] is None:
-                del values[section][key]
+        for section, name, unset in (
+            (values, "task", CAUSAL_LM),
+            (values["model"], "options", {}),
+            (values["training"]["optimizer"], "bias_scale", 1.0),
+            (values["attribution"], "query_tolerance", None),
+            (values["trajectory"], "memory_gb", None),
+        ):
+            if section[name] == unset:
+                del section[name]
         canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 

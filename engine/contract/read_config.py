@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from engine.contract.config import RunConfig
+from engine.contract.config import CAUSAL_LM, IMAGE_CLASSIFICATION, RunConfig
 from engine.contract.errors import UsageError
 
 RECORD_KEY = "magic"
@@ -103,7 +103,11 @@ def _load(path: Path) -> Any:
 def _with_absolute_paths(values: dict[str, Any], beside: Path) -> dict[str, Any]:
     """Local paths made absolute: relative to the current folder, else to the config's own."""
     resolved = dict(values)
-    for keys in _PATHS:
+    task = values.get("task", CAUSAL_LM)
+    if isinstance(task, str) and ":" in task:
+        resolved["task"] = _task_file(task, beside)
+    # For images it is the name of a model that ships, whatever file may be called the same.
+    for keys in _PATHS[1:] if task == IMAGE_CLASSIFICATION else _PATHS:
         block = resolved
         for key in keys[:-1]:
             block = block.get(key) if isinstance(block, dict) else None  # type: ignore[assignment]
@@ -113,6 +117,14 @@ def _with_absolute_paths(values: dict[str, Any], beside: Path) -> dict[str, Any]
             if len(keys) == 1:
                 resolved[keys[0]] = block[keys[-1]]
     return resolved
+
+
+def _task_file(task: str, beside: Path) -> str:
+    """``module:object`` with the module's file in its place, if one lies here or ``beside``."""
+    module, _, name = task.rpartition(":")
+    file = module if module.endswith(".py") else f"{module.replace('.', '/')}.py"
+    found = absolute_path(file, beside)
+    return f"{found}:{name}" if Path(found).is_absolute() else task
 
 
 def absolute_path(path: str, beside: Path) -> str:

@@ -1,7 +1,8 @@
 """Tokenised documents laid out in rows, the input of the model: one a row, or joined and cut."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,21 @@ class Rows:
     def __len__(self) -> int:
         """The number of rows."""
         return len(self.input_ids)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What is kept of them."""
+        return {
+            "input_ids": self.input_ids,
+            "document_ids": self.document_ids,
+            "targets": self.targets,
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "Rows":
+        """The inverse of :meth:`arrays`."""
+        document_ids, targets = arrays["document_ids"], arrays["targets"].astype(np.bool_)
+        lengths = (document_ids != PADDING).sum(1, dtype=np.int32)
+        return cls(arrays["input_ids"], document_ids, targets, lengths)
 
 
 def one_document_a_row(tokenized: list[TokenizedDocument], pad_id: int) -> Rows:

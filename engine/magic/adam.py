@@ -5,6 +5,7 @@ One update of an element is, with t counted from 1 and γ the scheduled rate,
     m' = β1 m + (1-β1) g,    v' = β2 v + (1-β2) g²,
     θ' = (1 - γλ) θ - γ m̂ / (√(v̂ + ε_root) + ε),    m̂ = m'/(1-β1ᵗ),    v̂ = v'/(1-β2ᵗ).
 
+A parameter may have a rate of its own, γ times a factor.
 (Adam's decay λ couples into g instead: g + λθ.) With c = ∂θ'/∂m' and e = ∂θ'/∂v', which all
 queries share, cotangents (a, b, d) at (θ', m', v') go back as
 
@@ -37,6 +38,8 @@ class Adam:
     eps_root: float
     weight_decay: float
     decoupled: bool
+    scale: Callable[[str], float] = lambda key: 1.0
+    """Factor on γ of the piece of a parameter that has this key."""
 
     def transformation(self) -> "AdamTransformation":
         """The torchopt chain, with this VJP."""
@@ -48,7 +51,14 @@ class Adam:
             eps_root=self.eps_root,
             weight_decay=self.weight_decay,
         )
-        transformation = AdamTransformation(chain.init, chain.update)
+
+        def update(*given: Any, **named: Any) -> Any:
+            updates, state = chain.update(*given, **named)
+            factors = {key: self.scale(key) for key in updates}
+            scaled = {k: u if factors[k] == 1.0 else factors[k] * u for k, u in updates.items()}
+            return scaled, state
+
+        transformation = AdamTransformation(chain.init, update)
         transformation.group_vjp = self.vjp
         return transformation
 
@@ -76,15 +86,18 @@ class Adam:
         place = {name: index for index, name in enumerate(sorted(params))}
         for index, name in enumerate(params):
             first, second = place[name], size + place[name]
-            shared = self._shared(params[name], moments[first], moments[second], grads[name], count)
+            rate = self.rate(count) * self.scale(name)
+            at = (params[name], moments[first], moments[second], grads[name])
+            shared = self._shared(at, rate, count)
             for cotangent, direction in zip(cotangents, directions, strict=True):
                 ends = (cotangent[index], cotangent[size + first], cotangent[size + second])
-                self._back(shared, ends, direction[index], count)
+                self._back(shared, ends, direction[index], rate)
 
     def _shared(
-        self, theta: Tensor, m: Tensor, v: Tensor, g: Tensor, count: int
+        self, at: tuple[Tensor, Tensor, Tensor, Tensor], rate: float, count: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """C = ∂θ'/∂m', e = ∂θ'/∂v', and ∂v'/∂g."""
+        """C = ∂θ'/∂m', e = ∂θ'/∂v', and ∂v'/∂g, at (θ, m, v, g)."""
+        theta, m, v, g = at
         beta1, beta2 = self.betas
         if not self.decoupled and self.weight_decay:
             g = torch.add(g, theta, alpha=self.weight_decay)
@@ -93,7 +106,7 @@ class Adam:
         new_v = (v * beta2).addcmul_(g, g, value=1 - beta2)
         root = new_v.div_(correction2).add_(self.eps_root).sqrt_()
         below = root + self.eps
-        c = torch.reciprocal(below).mul_(-self.rate(count) / correction1)
+        c = torch.reciprocal(below).mul_(-rate / correction1)
         e = new_m.mul_(c).div_(below.mul_(root)).mul_(-0.5 / correction2)
         return c, e, g * (2 * (1 - beta2))
 
@@ -102,7 +115,7 @@ class Adam:
         shared: tuple[Tensor, Tensor, Tensor],
         ends: tuple[Tensor, Tensor, Tensor],
         u: Tensor,
-        count: int,
+        rate: float,
     ) -> None:
         c, e, slope = shared
         at_theta, at_m, at_v = ends
@@ -113,7 +126,7 @@ class Adam:
             at_theta.add_(u, alpha=self.weight_decay)
         elif self.weight_decay:
             # Without decay the factor is 1: a pass over memory that changes nothing.
-            at_theta.mul_(1 - self.rate(count) * self.weight_decay)
+            at_theta.mul_(1 - rate * self.weight_decay)
         at_m.mul_(self.betas[0])
         at_v.mul_(self.betas[1])
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torchopt
-from torchopt.base import GradientTransformation
+from torchopt.base import EmptyState, GradientTransformation
 
 from engine.magic.adam import Adam
+from engine.magic.pieces import name_of_key
 
 Factor = Callable[[int], float]
 
@@ -28,6 +29,8 @@ class OptimizerSpec:
     eps_root: float = 0.0
     weight_decay: float = 0.0
     momentum: float = 0.0
+    bias_scale: float = 1.0
+    """Learning rate of parameters named ``bias``, as a factor of the others'."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,13 @@ def build_optimizer(spec: OptimizerSpec, rate: LearningRateSpec) -> GradientTran
     def learning_rate(count: Any) -> float:
         return spec.learning_rate * rate.factor(int(count))
 
+    def scale(key: str) -> float:
+        is_bias = name_of_key(key).rpartition(".")[2] == "bias"
+        return spec.bias_scale if is_bias else 1.0
+
     if spec.name == "sgd":
-        return torchopt.sgd(learning_rate, momentum=spec.momentum, weight_decay=spec.weight_decay)
+        sgd = torchopt.sgd(learning_rate, momentum=spec.momentum, weight_decay=spec.weight_decay)
+        return sgd if spec.bias_scale == 1.0 else torchopt.chain(sgd, _scaled(scale))
     return Adam(
         rate=learning_rate,
         betas=spec.betas,
@@ -84,4 +92,14 @@ def build_optimizer(spec: OptimizerSpec, rate: LearningRateSpec) -> GradientTran
         eps_root=spec.eps_root,
         weight_decay=spec.weight_decay,
         decoupled=spec.name == "adamw",
+        scale=scale,
     ).transformation()
+
+
+def _scaled(scale: Callable[[str], float]) -> GradientTransformation:
+    """Multiplies the update of every parameter by a factor of its own."""
+
+    def update(updates: Any, state: Any, *, params: Any = None, inplace: bool = True) -> Any:
+        return {key: scale(key) * value for key, value in updates.items()}, state
+
+    return GradientTransformation(lambda params: EmptyState(), update)

@@ -35,6 +35,11 @@ class Piece:
         return f"{self.name}[{self.start}]"
 
 
+def name_of_key(key: str) -> str:
+    """The name of the parameter that a piece of this key is cut from."""
+    return key.rpartition("[")[0]
+
+
 def cut_into_groups(params: Params, group_elements: int) -> list[list[Piece]]:
     """Cut parameters, in order, into groups of ``group_elements``; the last may have fewer."""
     groups: list[list[Piece]] = [[]]

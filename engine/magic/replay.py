@@ -16,7 +16,7 @@ from torch import Tensor
 
 from engine.magic.observer import Observer, ignore
 from engine.magic.schedule import Do, Read, Schedule
-from engine.magic.state import Batch, Cotangent, Params, TrainState
+from engine.magic.state import Batch, Cotangent, Gradient, Params, TrainState
 from engine.magic.train_step import TrainStep
 
 Loaded = TypeVar("Loaded")
@@ -52,7 +52,7 @@ class Trajectory(Protocol):
     def load_state(self, step: int) -> TrainState:
         """The kept s_t."""
 
-    def load_gradient(self, step: int) -> Params | None:
+    def load_gradient(self, step: int) -> Gradient | None:
         """The kept g_t, or None where the schedule keeps no gradients."""
 
 
@@ -130,12 +130,12 @@ class Replay:
         waited, self._waited = self._waited, 0.0
         return waited
 
-    def _gradient(self, memory: "_Memory") -> Params:
+    def _gradient(self, memory: "_Memory") -> Gradient:
         """g_t at the working state: remembered, kept by training, or computed again."""
         step = memory.working.step
         grads = memory.gradients.get(step) or self._loaded(self.trajectory.load_gradient, step)
         if grads is None:
-            _, grads = self.step.gradient(memory.working.params, self.batch_of(step))
+            _, grads = self.step.gradient(memory.working, self.batch_of(step))
             if step in memory.states:
                 memory.gradients[step] = grads
         return grads
@@ -176,22 +176,26 @@ class Replay:
         )
         take_scores(state.step, scores)
 
-    def _check_reproduced(self, state: TrainState, grads: Params) -> None:
+    def _check_reproduced(self, state: TrainState, grads: Gradient) -> None:
         """Take the last step again, model and all, and compare it with what training kept."""
         again = grads
         if self.schedule.keep_gradients:
-            _, again = self.step.gradient(state.params, self.batch_of(state.step))
+            _, again = self.step.gradient(state, self.batch_of(state.step))
         rebuilt = self.step.apply(state, again)
         trained = self._loaded(self.trajectory.load_state, state.step + 1)
         leaves = (self.step.stage.state_tensors(s.optimizer) for s in (rebuilt, trained))
         exact = all(torch.equal(rebuilt.params[name], p) for name, p in trained.params.items())
+        exact = exact and all(
+            torch.equal(rebuilt.buffers[n], b) for n, b in trained.buffers.items()
+        )
         again_leaves, kept_leaves = leaves
         exact = exact and all(torch.equal(again_leaves[n], t) for n, t in kept_leaves.items())
         exact = not self.step.ranks.any(not exact)
-        eps = torch.finfo(next(iter(grads.values())).dtype).eps
+        eps = torch.finfo(next(iter(grads.params.values())).dtype).eps
         # Other hardware rounds otherwise; these bounds leave ample room for that.
         if self.schedule.keep_gradients:
-            difference, bound = self._distance(again, grads) / self._norm(grads), eps**0.5
+            difference = self._distance(again.params, grads.params) / self._norm(grads.params)
+            bound = eps**0.5
         else:
             # No gradient to compare with, but where the steps since the last checkpoint led. An
             # optimizer may amplify rounding, and a last step may be of length 0.
@@ -221,7 +225,7 @@ class _Memory:
 
     working: TrainState = field(default_factory=lambda: TrainState(-1, {}, []))
     states: dict[int, TrainState] = field(default_factory=dict)
-    gradients: dict[int, Params] = field(default_factory=dict)
+    gradients: dict[int, Gradient] = field(default_factory=dict)
 
     def drop(self, step: int) -> None:
         """Let go of a held state and its gradient."""

@@ -1,8 +1,8 @@
 """Train states, their cotangents, and the batches that a training consumes."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +19,24 @@ class TrainState:
     params: Params
     optimizer: list[Any]
     """One torchopt state per group of the optimizer stage."""
+    buffers: Params = field(default_factory=dict)
+    """Those that training changes (batch-norm statistics); the model has no other state."""
+
+    @property
+    def differentiable(self) -> Params:
+        """What a measurement may depend on: parameters, and buffers of floating-point numbers."""
+        floats = {n: b for n, b in self.buffers.items() if b.is_floating_point()}
+        return {**self.params, **floats}
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """What the model gives an update t → t+1; the optimizer alone does the rest."""
+
+    params: Params
+    """g_t = ∇_θ L_t."""
+    buffers: Params = field(default_factory=dict)
+    """b_{t+1}: the buffers as the forward pass leaves them."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +49,8 @@ class Cotangent:
     params: Params
     optimizer: list[list[Tensor]]
     """Per group, one tensor for every floating-point leaf of the optimizer's state."""
+    buffers: Params = field(default_factory=dict)
+    """Of the buffers that hold floating-point numbers."""
 
 
 @dataclass(frozen=True)
@@ -72,5 +92,13 @@ class Batch:
         return Batch(inputs, weights, self.denominator, (*self.key, index * size))
 
 
-BatchLoss = Callable[[Params, Batch], Tensor]
-"""L = (1/D) Σ w·ℓ over a (micro-)batch: a scalar, differentiable twice in params and weights."""
+class BatchLoss(Protocol):
+    """L = (1/D) Σ w·ℓ over a (micro-)batch: a scalar, differentiable twice in all it depends on."""
+
+    def __call__(self, params: Params, batch: Batch, /) -> Tensor:
+        """L of a model without buffers that training changes."""
+
+    def with_buffers(
+        self, params: Params, batch: Batch, buffers: Params, /
+    ) -> tuple[Tensor, Params]:
+        """L, and the buffers after the forward pass, differentiable in θ and b as L is."""

@@ -1,11 +1,12 @@
 """One training step and its vector-Jacobian product.
 
-The step is s_t → s_{t+1}: g = ∇_θ L_t, then (θ', o') = h(θ, o, g). Given the cotangent λ at
-s_{t+1}, its VJP (arXiv 2504.16430, one step of REPLAY) is
+The step is s_t → s_{t+1}: g = ∇_θ L_t, then (θ', o') = h(θ, o, g); buffers b' are what the
+forward pass of L_t leaves. Given the cotangent λ at s_{t+1}, its VJP (arXiv 2504.16430, one step
+of REPLAY) is
 
 1. optimizer stage: (a_θ, a_o, u) = VJP of h at (θ_t, o_t, g_t);
-2. model stage: with D_u L = ⟨u, ∇_θ L_t⟩, the cotangent at θ_t is a_θ + ∇_θ D_u L_t and the
-   score of a data weight w is ∂ D_u L_t / ∂w.
+2. model stage: with M = ⟨u, ∇_θ L_t⟩ + ⟨λ_b, b'⟩, the cotangent at θ_t is a_θ + ∇_θ M, that at
+   b_t is ∇_b M, and the score of a data weight w is ∂M/∂w.
 
 The model stage is reverse over reverse: the graph of g_t is built once and every cotangent is
 pulled back through it, so that all queries share the first-order work. Training, rebuilding and
@@ -21,7 +22,7 @@ from torch import Tensor
 from engine.magic.layerwise import LayeredLoss, Layerwise
 from engine.magic.optimizer_stage import OptimizerStage
 from engine.magic.ranks import ALONE, Ranks
-from engine.magic.state import Batch, BatchLoss, Cotangent, Params, TrainState
+from engine.magic.state import Batch, BatchLoss, Cotangent, Gradient, Params, TrainState
 
 
 @dataclass(frozen=True)
@@ -55,40 +56,50 @@ class TrainStep:
         self.micro_batch_size = micro_batch_size
         self.ranks = ranks
 
-    def start(self, params: Params) -> TrainState:
-        """s_0 for these parameters."""
-        return TrainState(0, params, self.stage.init(params))
+    def start(self, params: Params, buffers: Params | None = None) -> TrainState:
+        """s_0 for these parameters and buffers."""
+        return TrainState(0, params, self.stage.init(params), buffers or {})
 
-    def gradient(
-        self, params: Params, batch: Batch, ranks: Ranks | None = None
-    ) -> tuple[float, Params]:
-        """(L_t, ∇_θ L_t), summed over the micro-batches in order and over ``ranks``.
+    def gradient(self, state: TrainState, batch: Batch) -> tuple[float, Gradient]:
+        """L_t and what it gives the update."""
+        loss, grads, buffers = self._differentiate(state, state.params, batch, self.ranks)
+        return loss, Gradient(self.ranks.sum_groups(grads), buffers)
 
-        ``ranks`` are all that share the training unless given.
+    def derivative(self, state: TrainState, batch: Batch) -> tuple[float, Params]:
+        """(L, ∂L/∂(θ, b)) by name, over this rank's group: of a measurement."""
+        loss, grads, _ = self._differentiate(state, state.differentiable, batch, self.ranks.group)
+        return loss, grads
+
+    def _differentiate(
+        self, state: TrainState, at: Params, batch: Batch, ranks: Ranks
+    ) -> tuple[float, Params, Params]:
+        """L, its derivative in those tensors of a state that ``at`` names, and b'.
+
+        Summed over the micro-batches in order and over ``ranks``; a batch that changes buffers
+        is a single one.
         """
-        ranks = ranks or self.ranks
-        total, grads = 0.0, None
+        total, grads, buffers = 0.0, None, state.buffers
         for part in ranks.own_rows(batch).split(self.micro_batch_size):
             with ranks.graph():
-                value, found = _first(self.loss, params, part)
+                value, found, buffers = first_derivatives(self.loss, state, at, part)
             grads = _add(grads, found)
             total += value
         assert grads is not None
-        return ranks.sum(torch.tensor(total, dtype=torch.float64)).item(), ranks.sum_groups(grads)
+        return ranks.sum(torch.tensor(total, dtype=torch.float64)).item(), grads, buffers
 
-    def advance(self, state: TrainState, batch: Batch) -> tuple[TrainState, Params, StepReport]:
+    def advance(self, state: TrainState, batch: Batch) -> tuple[TrainState, Gradient, StepReport]:
         """s_{t+1}, g_t and what was measured on the way."""
-        loss, grads = self.gradient(state.params, batch)
-        report = StepReport(loss, self.stage.norm(grads).item())
+        loss, grads = self.gradient(state, batch)
+        report = StepReport(loss, self.stage.norm(grads.params).item())
         return self.apply(state, grads), grads, report
 
-    def apply(self, state: TrainState, grads: Params) -> TrainState:
+    def apply(self, state: TrainState, grads: Gradient) -> TrainState:
         """s_{t+1} from s_t and a known g_t: the optimizer alone, the same bits as training."""
-        params, optimizer = self.stage.update(state.params, state.optimizer, grads)
-        return TrainState(state.step + 1, params, optimizer)
+        params, optimizer = self.stage.update(state.params, state.optimizer, grads.params)
+        return TrainState(state.step + 1, params, optimizer, grads.buffers)
 
     def pull_back(
-        self, state: TrainState, grads: Params, batch: Batch, cotangents: Sequence[Cotangent]
+        self, state: TrainState, grads: Gradient, batch: Batch, cotangents: Sequence[Cotangent]
     ) -> Tensor:
         """Carry cotangents at s_{t+1} back to s_t, in place; returns the step's scores.
 
@@ -101,77 +112,115 @@ class TrainStep:
             cotangents: one per query; overwritten.
 
         Returns:
-            ∂ D_u L_t/∂w, with one leading axis of cotangents before the shape of the weights.
+            ∂M/∂w, with one leading axis of cotangents before the shape of the weights.
         """
         if not cotangents:
             return batch.weights.new_zeros((0, *batch.weights.shape))
-        directions = self.stage.vjp(state.params, state.optimizer, grads, cotangents)
+        directions = self.stage.vjp(state.params, state.optimizer, grads.params, cotangents)
         sums, ranks = [cotangent.params for cotangent in cotangents], self.ranks.group
+        of_buffers = [cotangent.buffers for cotangent in cotangents]
         with ranks.graph():
             scores = [
-                _second(self.loss, state.params, part, directions, sums)
+                second_derivatives(self.loss, state, part, directions, sums, of_buffers)
                 for part in ranks.own_rows(batch).split(self.micro_batch_size)
             ]
         return ranks.all_rows(torch.cat(scores, dim=1), batch.weights.shape[0])
 
 
 class FirstOrder:
-    """The graph of one micro-batch's gradient, kept to be differentiated again."""
+    """The graph of one micro-batch's gradient and buffers, kept to be differentiated again."""
 
-    def __init__(self, loss: BatchLoss, params: Params, batch: Batch) -> None:
+    def __init__(
+        self, loss: BatchLoss, params: Params, batch: Batch, buffers: Params | None = None
+    ) -> None:
         self.leaves = _leaves(params)
         self.weights = batch.weights.detach().requires_grad_()
+        floats = {n: b for n, b in (buffers or {}).items() if b.is_floating_point()}
+        self.buffer_leaves = _leaves(floats)
         with torch.enable_grad():
-            value = loss(self.leaves, replace(batch, weights=self.weights))
+            value, self.after = _forward(
+                loss,
+                self.leaves,
+                replace(batch, weights=self.weights),
+                _replaced(buffers or {}, self.buffer_leaves),
+            )
             self.grads = _gradient(value, self.leaves, create_graph=True)
 
-    def pull_back(self, directions: Sequence[Params], sums: Sequence[Params]) -> Tensor:
-        """Add ∇_θ D_u L into ``sums`` for each direction u; return ∂ D_u L/∂w, one row a u.
+    def pull_back(
+        self,
+        directions: Sequence[Params],
+        sums: Sequence[Params],
+        of_buffers: Sequence[Params] | None = None,
+    ) -> Tensor:
+        """Pull every direction u, with its λ_b if there are buffers, back through the graph.
 
         The graph is freed on the way.
+
+        Args:
+            directions: the u.
+            sums: ∇_θ M is added to them.
+            of_buffers: the λ_b, overwritten by ∇_b M.
+
+        Returns:
+            ∂M/∂w, one row a direction.
         """
         live = [name for name, grad in self.grads.items() if grad.requires_grad]
-        sources = [*self.leaves.values(), self.weights]
+        changed = [name for name in self.buffer_leaves if self.after[name].requires_grad]
+        ends = [self.grads[name] for name in live] + [self.after[name] for name in changed]
+        sources = [*self.leaves.values(), self.weights, *self.buffer_leaves.values()]
         scores = []
-        for number, (direction, total) in enumerate(zip(directions, sums, strict=True), start=1):
-            *products, score = torch.autograd.grad(
-                [self.grads[name] for name in live],
+        pairs = zip(directions, sums, of_buffers or [{}] * len(sums), strict=True)
+        for number, (direction, total, at_buffers) in enumerate(pairs, start=1):
+            found = torch.autograd.grad(
+                ends,
                 sources,
-                [direction[name] for name in live],
+                [direction[name] for name in live] + [at_buffers[name] for name in changed],
                 retain_graph=number < len(directions),
                 allow_unused=True,
             )
+            products, score = found[: len(self.leaves)], found[len(self.leaves)]
             for name, product in zip(self.leaves, products, strict=True):
                 if product is not None:
                     total[name].add_(product)
+            for name, product in zip(self.buffer_leaves, found[len(products) + 1 :], strict=True):
+                at_buffers[name].copy_(0.0 if product is None else product)
             scores.append(score)
-        self.grads = {}
+        self.grads, self.after = {}, {}
         return _stacked(scores)
 
 
-def _first(loss: BatchLoss, params: Params, batch: Batch) -> tuple[float, Params]:
-    """A micro-batch's loss and gradient."""
+def first_derivatives(
+    loss: BatchLoss, state: TrainState, at: Params, batch: Batch
+) -> tuple[float, Params, Params]:
+    """A micro-batch's L, its derivative in those tensors of a state that ``at`` names, and b'.
+
+    Layer by layer if the loss can be cut.
+    """
     if isinstance(loss, LayeredLoss):
-        layers = Layerwise(loss, params, batch)
+        layers = Layerwise(loss, at, batch)
         grads = layers.gradient()
-        return layers.value, _named(params, grads)
-    leaves = _leaves(params)
+        return layers.value, _named(at, grads), state.buffers
+    leaves = _leaves(at)
     with torch.enable_grad():
-        value = loss(leaves, batch)
-        return value.item(), _gradient(value, leaves, create_graph=False)
+        params, before = _replaced(state.params, leaves), _replaced(state.buffers, leaves)
+        value, after = _forward(loss, params, batch, before)
+        grads_at = _gradient(value, leaves, create_graph=False)
+    return value.item(), grads_at, {name: buffer.detach() for name, buffer in after.items()}
 
 
-def _second(
+def second_derivatives(
     loss: BatchLoss,
-    params: Params,
+    state: TrainState,
     batch: Batch,
     directions: Sequence[Params],
     sums: Sequence[Params],
+    of_buffers: Sequence[Params] | None = None,
 ) -> Tensor:
     """As :meth:`FirstOrder.pull_back`, layer by layer if the loss can be cut."""
     if isinstance(loss, LayeredLoss):
-        return _stacked(Layerwise(loss, params, batch, directions).pull_back(sums))
-    return FirstOrder(loss, params, batch).pull_back(directions, sums)
+        return _stacked(Layerwise(loss, state.params, batch, directions).pull_back(sums))
+    graph = FirstOrder(loss, state.params, batch, state.buffers)
+    return graph.pull_back(directions, sums, of_buffers)
 
 
 def _stacked(scores: Sequence[Tensor | None]) -> Tensor:
@@ -194,6 +243,18 @@ def _named(params: Params, grads: Sequence[Tensor | None]) -> Params:
 
 def _leaves(params: Params) -> Params:
     return {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
+
+
+def _replaced(tensors: Params, others: Params) -> Params:
+    """The same names, with the tensors of ``others`` where it has them."""
+    return {name: others.get(name, tensor) for name, tensor in tensors.items()}
+
+
+def _forward(
+    loss: BatchLoss, params: Params, batch: Batch, buffers: Params
+) -> tuple[Tensor, Params]:
+    """L and b'."""
+    return loss.with_buffers(params, batch, buffers) if buffers else (loss(params, batch), {})
 
 
 def _gradient(loss: Tensor, leaves: Params, *, create_graph: bool) -> Params:

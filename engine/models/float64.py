@@ -29,8 +29,7 @@ class _WithoutFloat32(TorchFunctionMode):
 
 
 def compute_in_float64(model: nn.Module) -> None:
-    """Let the forward of a transformers model, of its base model and of each layer cast nothing
-    to float32."""
+    """Let the forward of a model, of its base model and of each layer cast nothing to float32."""
     base = getattr(model, "base_model", model)
     for module in dict.fromkeys((model, base, *layers_of(model))):
         module.forward = _wrapped(module.forward)

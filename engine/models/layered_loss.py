@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -29,6 +28,10 @@ class LayeredModuleLoss:
     def __call__(self, params: Params, batch: Batch) -> Tensor:
         """The batch's loss at ``params``."""
         return self.loss(params, batch)
+
+    def with_buffers(self, params: Params, batch: Batch, buffers: Params) -> tuple[Tensor, Params]:
+        """The same with the buffers after it, which it leaves as they are."""
+        return self.loss.with_buffers(params, batch, buffers)
 
     def through(self, params: Params, batch: Batch, visit: Visit) -> Tensor:
         """The same, each layer left to ``visit``."""

@@ -2,38 +2,35 @@
 
 import contextlib
 import io
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from engine.contract.config import ModelConfig
 from engine.contract.errors import UsageError
 from engine.magic.state import Batch
-from engine.magic.train_step import FirstOrder
 from engine.models.causal_lm_loss import CausalLMLoss
 from engine.models.float64 import compute_in_float64
+from engine.models.loaded import (
+    DROPOUT_FIELD,
+    LoadedModel,
+    check_twice_differentiable,
+    frozen_parameters,
+    settle_dropout,
+)
 from engine.models.lora import add_adapters
 from engine.models.module_loss import ModuleLoss
 
-_DROPOUT_FIELD = re.compile(r"(drop|pdrop)", re.IGNORECASE)
-_MISSING_DERIVATIVE = re.compile(r"derivative for (?:')?([\w:]+)'? is not implemented")
-
 
 @dataclass(frozen=True)
-class LoadedModel:
+class LoadedCausalLM(LoadedModel):
     """A causal language model ready to be trained and replayed."""
 
     loss: CausalLMLoss
     tokenizer: Any
-    dropout: bool
-    """Whether it trains with dropout, forced against advice."""
-    frozen: int
-    """Parameters that are not trained."""
 
     @property
     def positions(self) -> int | None:
@@ -45,6 +42,11 @@ class LoadedModel:
     def vocabulary(self) -> int:
         """Rows of the input embedding."""
         return int(self.loss.model.get_input_embeddings().weight.shape[0])
+
+    def cached_bytes(self, positions: int, itemsize: int) -> int:
+        """Token probabilities, where the output layer keeps them."""
+        cache = positions * self.vocabulary * itemsize
+        return cache if self.loss.plain_head and cache <= self.loss.cache_bytes else 0
 
 
 def load_tokenizer(config: ModelConfig) -> Any:
@@ -69,7 +71,7 @@ def load_tokenizer(config: ModelConfig) -> Any:
 
 def load_causal_lm(
     config: ModelConfig, seed: int, device: torch.device, *, force_dropout: bool = False
-) -> LoadedModel:
+) -> LoadedCausalLM:
     """The model of a run config with its tokenizer, on ``device``, checked for replay.
 
     Args:
@@ -87,20 +89,17 @@ def load_causal_lm(
     if config.lora is not None:
         add_adapters(model, config.lora, seed, config.path)
     model.to(device)
-    dropout = _active_dropout(model)
-    if dropout and not force_dropout:
-        raise UsageError(
-            f"model.path: {config.path} trains with dropout ({dropout}), which makes its "
-            "influence hard to compute and to trust; set model.dropout: 0, or force: [dropout]"
-        )
-    model.train(bool(dropout))
+    dropout = settle_dropout(model, config.path, forced=force_dropout)
+    model.train(dropout)
     if config.dtype == "float64":
         compute_in_float64(model)
     loss = CausalLMLoss(model)
     _check_causal(loss, config.path)
-    _check_twice_differentiable(loss, config.path)
-    frozen = sum(p.numel() for p in loss.parameters() if not p.requires_grad)
-    return LoadedModel(loss, tokenizer, bool(dropout), frozen)
+    tokens, _ = _probe(loss)
+    weights = next(p for p in loss.parameters() if p.requires_grad).new_ones(tokens.shape)
+    batch = Batch({"input_ids": tokens, "labels": tokens}, weights, 3)
+    check_twice_differentiable(loss, batch, config.path)
+    return LoadedCausalLM(loss, dropout, frozen_parameters(loss), tokenizer)
 
 
 def _build(config: ModelConfig, seed: int) -> Any:
@@ -178,19 +177,8 @@ def _loading(config: ModelConfig, what: str) -> Iterator[None]:
 def _clear_dropout(settings: Any) -> None:
     for part in {id(s): s for s in (settings, settings.get_text_config())}.values():
         for name, value in list(vars(part).items()):
-            if _DROPOUT_FIELD.search(name) and isinstance(value, int | float):
+            if DROPOUT_FIELD.search(name) and isinstance(value, int | float):
                 setattr(part, name, 0.0)
-
-
-def _active_dropout(model: nn.Module) -> str:
-    """The dropout a model would train with, as "name=p", or nothing."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
-            return f"{name}={module.p}"
-        for field, value in vars(module).items():
-            if _DROPOUT_FIELD.search(field) and isinstance(value, float) and value > 0:
-                return f"{name}.{field}={value}"
-    return ""
 
 
 def _probe(loss: CausalLMLoss) -> tuple[torch.Tensor, int]:
@@ -214,52 +202,3 @@ def _check_causal(loss: CausalLMLoss, path: str) -> None:
             f"model.path: {path} is no causal language model: what it says at a token depends on "
             "later ones; choose another"
         )
-
-
-def _check_twice_differentiable(loss: CausalLMLoss, path: str) -> None:
-    """Differentiate a four-token row twice and name the operation that cannot be."""
-    batch_loss = ModuleLoss(loss, dropout_seed=0)
-    params = {n: p.detach() for n, p in loss.named_parameters() if p.requires_grad}
-    tokens, _ = _probe(loss)
-    weights = next(iter(params.values())).new_ones(tokens.shape)
-    batch = Batch({"input_ids": tokens, "labels": tokens}, weights, 3)
-    try:
-        graph = FirstOrder(batch_loss, params, batch)
-        operation = _once_differentiable(list(graph.grads.values()))
-        ones = {name: torch.ones_like(p) for name, p in params.items()}
-        sums = {name: torch.zeros_like(p) for name, p in params.items()}
-        graph.pull_back([ones], [sums])
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, NotImplementedError) as error:
-        match = _MISSING_DERIVATIVE.search(" ".join(str(error).split()))
-        if match is None and not isinstance(error, NotImplementedError):
-            raise
-        operation = match[1] if match else str(error)[:200]
-    if operation:
-        raise UsageError(
-            f"model.path: {path} contains an operation that cannot be differentiated twice "
-            f"({operation}); choose a model without it"
-        )
-
-
-def _once_differentiable(grads: list[torch.Tensor]) -> str:
-    """The first operation in a gradient's graph that refuses a second derivative, or nothing.
-
-    Asking for derivatives in the parameters alone passes such a node by without the error it
-    would raise, and leaves its share out: the graph itself has to be searched.
-    """
-    waiting = [grad.grad_fn for grad in grads if grad.grad_fn is not None]
-    seen, refusing, custom = set(waiting), False, ""
-    while waiting:
-        node = waiting.pop()
-        refusing |= node.name() in ("torch::autograd::Error", "torch::autograd::NotImplemented")
-        if isinstance(node, torch.autograd.function.BackwardCFunction) and not custom:
-            name = type(node).__name__.removesuffix("Backward")
-            custom = "" if name in ("_Loss", "_Gradient") else name
-        following = {below for below, _ in node.next_functions if below is not None} - seen
-        seen |= following
-        waiting.extend(following)
-    return (
-        (custom or "an autograd.Function with a once-differentiable backward") if refusing else ""
-    )

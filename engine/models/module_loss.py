@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from engine.magic.shards import Shard
 from engine.magic.state import Batch, Params
+from engine.models.batch_norm import batch_norms, differentiable
 
 WEIGHT_ARGUMENT = "example_weight"
 COUNT_ARGUMENT = "num_items_in_batch"
@@ -29,15 +30,16 @@ class ModuleLoss:
       by) and return (1/D) Σ w·ℓ, as :class:`~engine.models.causal_lm_loss.CausalLMLoss` and
       :func:`~engine.models.weighted_loss.weighted_causal_lm_ce` do.
 
-    Only parameters that require a gradient are trained; tied ones appear once. Modules that
-    change their buffers (batch-norm statistics) are refused, because the change would have to
-    be differentiated too.
+    Only parameters that require a gradient are trained; tied ones appear once. The running
+    statistics of batch norm are buffers that training changes, and part of what is
+    differentiated; modules that change other buffers are refused.
     """
 
     def __init__(self, module: nn.Module, dropout_seed: int | None = None) -> None:
         """Wrap ``module``; ``dropout_seed`` makes random layers a function of the batch's key."""
         self.module = module
         self.dropout_seed = dropout_seed
+        self._batch_norms = batch_norms(module)
         signature = inspect.signature(module.forward).parameters
         open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.values())
         self._weighs_itself = WEIGHT_ARGUMENT in signature or open_ended
@@ -51,6 +53,14 @@ class ModuleLoss:
             for name, parameter in self._trainable()
         }
 
+    def buffers(self) -> Params:
+        """Copies of the buffers that training changes: b_0."""
+        return {
+            f"{name}.{own}" if name else own: buffer.detach().clone()
+            for name, layer in self._batch_norms.items()
+            for own, buffer in layer.named_buffers(recurse=False)
+        }
+
     def shards(self) -> dict[str, Shard]:
         """Which part of every trainable parameter θ holds: all of it."""
         return {name: Shard(tensor.shape, 0, 1) for name, tensor in self._trainable()}
@@ -58,42 +68,49 @@ class ModuleLoss:
     def _trainable(self) -> Iterator[tuple[str, Tensor]]:
         return ((n, p) for n, p in self.module.named_parameters() if p.requires_grad)
 
-    def __call__(self, params: Params, batch: Batch) -> Tensor:
-        """The batch's loss at ``params``."""
+    def __call__(self, params: Params, batch: Batch, buffers: Params | None = None) -> Tensor:
+        """The batch's loss at ``params`` and ``buffers``."""
+        return self.with_buffers(params, batch, buffers or {})[0]
+
+    def with_buffers(self, params: Params, batch: Batch, buffers: Params) -> tuple[Tensor, Params]:
+        """The batch's loss, and the buffers after it: those given, in eval mode."""
         extra: dict[str, Any] = {}
         if self._weighs_itself:
             extra[WEIGHT_ARGUMENT] = batch.weights
         if self._counts_itself:
             extra[COUNT_ARGUMENT] = batch.denominator
+        # What a layer puts in place of a buffer is found here afterwards.
+        tensors = {**params, **buffers}
         if self._checked:
-            output = self._call(params, {**batch.inputs, **extra}, batch.key)
+            output = self._call(tensors, {**batch.inputs, **extra}, batch.key)
         else:
-            output = self._checked_call(params, {**batch.inputs, **extra}, batch)
+            output = self._checked_call(tensors, {**batch.inputs, **extra}, batch)
         loss: Tensor = output if isinstance(output, Tensor) else output.loss
-        return self._weighted(loss, batch)
+        return self._weighted(loss, batch), {name: tensors[name] for name in buffers}
 
-    def _call(self, params: Params, arguments: dict[str, Any], key: tuple[int, ...]) -> Any:
+    def _call(self, tensors: Params, arguments: dict[str, Any], key: tuple[int, ...]) -> Any:
         if self.dropout_seed is None:
-            return self._run(params, arguments)
+            return self._run(tensors, arguments)
         with torch.random.fork_rng():
             # The same batch must draw the same masks when it is rebuilt or replayed.
             digest = hashlib.sha256(repr((self.dropout_seed, key)).encode()).digest()
             torch.manual_seed(int.from_bytes(digest[:8], "big", signed=True))
-            return self._run(params, arguments)
+            return self._run(tensors, arguments)
 
     def bound(self, params: Params, compute: Callable[[], Any]) -> Any:
         """What ``compute`` gives while the module's parameters are ``params``."""
         named = {f"module.{name}": tensor for name, tensor in params.items()}
         return functional_call(_Bound(self.module), named, (compute,))
 
-    def _run(self, params: Params, arguments: dict[str, Any]) -> Any:
-        return self.bound(params, lambda: self.module(**arguments))
+    def _run(self, tensors: Params, arguments: dict[str, Any]) -> Any:
+        with differentiable(list(self._batch_norms.values())):
+            return functional_call(self.module, tensors, (), arguments)
 
-    def _checked_call(self, params: Params, arguments: dict[str, Any], batch: Batch) -> Any:
+    def _checked_call(self, tensors: Params, arguments: dict[str, Any], batch: Batch) -> Any:
         """The first call, which may neither change buffers nor draw unseeded random numbers."""
         versions = [buffer._version for buffer in self.module.buffers()]
         random = _random_state(batch.weights.device)
-        output = self._call(params, arguments, batch.key)
+        output = self._call(tensors, arguments, batch.key)
         self._check_buffers(versions)
         if not torch.equal(random, _random_state(batch.weights.device)):
             raise TypeError(
@@ -141,8 +158,8 @@ class ModuleLoss:
         if changed:
             raise TypeError(
                 f"{type(self.module).__name__} changes its buffer {changed[0]} while training; "
-                "only modules with constant buffers can be replayed: put batch-norm layers in "
-                "eval mode or use another normalisation"
+                "of buffers only torch's batch norm may change its own: keep this one constant, or "
+                "put its layer in eval mode"
             )
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,16 @@ class RowTable:
         """The step at which a row was used in each epoch, (row, epoch)."""
         return self._read("steps", rows)
 
+    @property
+    def has_tokens(self) -> bool:
+        """Whether rows consist of tokens; otherwise each is one document as a whole."""
+        return (self.store / "input_ids").is_dir()
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Everything that was kept of the rows, by name."""
+        names = sorted(path.name for path in self.store.iterdir() if path.is_dir())
+        return {name: self._read(name, slice(None)) for name in names if name != "steps"}
+
     def _read(self, name: str, selection: Any) -> NDArray[Any]:
         return read(self._array(name), selection, self.store)
 
@@ -111,16 +122,20 @@ def write_rows(
     targets: NDArray[np.bool_],
     steps: NDArray[np.int32],
 ) -> None:
-    """Write ``rows.zarr``: see :class:`RowTable` for the shapes."""
-    for name, values in (
-        ("input_ids", input_ids),
-        ("document_ids", document_ids),
+    """Write ``rows.zarr`` of tokens: see :class:`RowTable` for the shapes."""
+    rows: dict[str, NDArray[Any]] = {"input_ids": input_ids, "document_ids": document_ids}
+    write_arrays(store, {**rows, "targets": targets, "steps": steps})
+
+
+def write_arrays(store: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write ``rows.zarr``: whatever there is of the rows, (row, …) each."""
+    for name, given in arrays.items():
         # No boolean could stand for what was never written.
-        ("targets", targets.astype(np.uint8)),
-        ("steps", steps),
-    ):
-        per_chunk = rows_per_chunk(values.shape[1] * values.dtype.itemsize)
-        array = create_array(store, name, values.shape, values.dtype, (per_chunk, values.shape[1]))
+        values = given.astype(np.uint8) if given.dtype == np.bool_ else given
+        per_row = values.shape[1:]
+        size = int(np.prod(per_row)) * values.dtype.itemsize
+        chunks = (rows_per_chunk(size), *per_row)
+        array = create_array(store, name, values.shape, values.dtype, chunks)
         array[...] = values
 
 

@@ -110,14 +110,17 @@ class Retrainer:
             return job.trainer.open(self._folder.trajectory).load_state(steps), False
         if kept is not None:
             with contextlib.suppress(DamagedFileError):
-                return TrainState(steps, read_tensors(self._models, kept, job.device), []), False
+                tensors = read_tensors(self._models, kept, job.device)
+                buffers = {name: tensors.pop(name) for name in job.trainer.loss.buffers()}
+                return TrainState(steps, tensors, [], buffers), False
         return retrained(job, without(subset, job.documents), observer), True
 
     def _kept(self, subset: Subset, state: TrainState) -> ModelFile | None:
         if not self._keep or self._job.trainer.ranks.index != 0:
             return None
         self._models.mkdir(parents=True, exist_ok=True)
-        return write_tensors(self._models / f"{subset.name}.safetensors", state.params)
+        tensors = {**state.params, **state.buffers}
+        return write_tensors(self._models / f"{subset.name}.safetensors", tensors)
 
     @property
     def _models(self) -> Path:

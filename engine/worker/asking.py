@@ -59,6 +59,8 @@ def asking_of(folder: RunFolder, request: Request, job: Job) -> Asking:
         reduction = request.asked.reduction
     elif job.config.queries is not None:
         reduction = job.config.queries.reduction
+    if not job.config.has_tokens:
+        granularity = "document"
     queries = read_asked(staging / _FILE, reduction)
     return Asking(folder, staging, queries, granularity, tolerance)
 

@@ -32,7 +32,7 @@ def budget_of(job: Job, queries: int, granularity: Granularity) -> Budget:
     stage = job.trainer.step.stage
     floats = stage.zero_cotangent(start.params, start.optimizer)
     optimizer = sum(leaf.numel() * leaf.element_size() for group in floats for leaf in group)
-    weights = job.rows.input_ids.size if granularity == "token" else 2 * job.documents
+    weights = job.rows.document_ids.size if granularity == "token" else 2 * job.documents
     # A cotangent, the direction it gives, the product that is added to it, the scores so far.
     per_query = params + optimizer + 2 * params + weights * job.trainer.dtype.itemsize
     fixed = 3 * params + graph_bytes(job)
@@ -59,7 +59,8 @@ def graph_bytes(job: Job) -> int:
         range(len(job.order)),
         key=lambda step: len(job.order[step]) * lengths[job.order[step]].max(),
     )
-    batch, ranks = job.stream("token").batch(widest, job.trainer.dtype), job.trainer.ranks.group
+    finest: Granularity = "token" if job.config.has_tokens else "document"
+    batch, ranks = job.stream(finest).batch(widest, job.trainer.dtype), job.trainer.ranks.group
     part = next(ranks.own_rows(batch).split(job.trainer.step.micro_batch_size))
     seen: dict[int, int] = {}
 
@@ -72,9 +73,8 @@ def graph_bytes(job: Job) -> int:
 
     params = job.start.params
     with torch.autograd.graph.saved_tensors_hooks(note, ranks.restore):
-        FirstOrder(job.trainer.loss, params, part)
-    loss = job.model.loss
-    own = {p.untyped_storage().data_ptr() for p in (*params.values(), *loss.parameters())}
-    cache = part.weights.numel() * job.model.vocabulary * job.trainer.dtype.itemsize
-    used = cache if loss.plain_head and cache <= loss.cache_bytes else 0
+        FirstOrder(job.trainer.loss, params, part, job.start.buffers)
+    parameters = (*params.values(), *job.model.loss.parameters())
+    own = {p.untyped_storage().data_ptr() for p in parameters}
+    used = job.model.cached_bytes(part.weights.numel(), job.trainer.dtype.itemsize)
     return sum(size for pointer, size in seen.items() if pointer not in own) + used

@@ -1,58 +1,30 @@
-"""A run config made ready to compute: its model, rows, stream and trainer, all checked."""
+"""A run config made ready to compute: its task, stream and trainer, all checked."""
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from engine.contract.config import Granularity, RunConfig
 from engine.contract.errors import RunError, UsageError
 from engine.data.order import batch_order, step_table
-from engine.data.rows import Rows, one_document_a_row, packed
-from engine.data.sources import Documents, read_documents
-from engine.data.tokens import TokenizedDocument, tokenize
+from engine.data.sources import Documents
 from engine.magic.optimizers import LearningRateSpec, OptimizerSpec, build_optimizer
 from engine.magic.ranks import ALONE, Ranks
 from engine.magic.state import TrainState
-from engine.models.causal_lm_loss import IGNORED
-from engine.models.load import LoadedModel, load_causal_lm
+from engine.models.loaded import LoadedModel
+from engine.models.module_loss import ModuleLoss
 from engine.planning import Training
 from engine.records.run_folder import RunFolder
-from engine.records.tables import RowTable, write_documents, write_rows
+from engine.records.tables import RowTable, write_arrays, write_documents
 from engine.sharding.mesh import Mesh
 from engine.stream import DataStream
+from engine.tasks.named import prepare_task, restore_task
+from engine.tasks.task import Rows, Task
 from engine.trainer import Trainer
 from engine.worker.mesh import check_same, divided
-
-
-class RowDataset:
-    """Rows as a :class:`~engine.stream.DataStream` takes them, without their padding."""
-
-    def __init__(self, rows: Rows) -> None:
-        """Serve ``rows``."""
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Mapping[str, Any]:
-        length = int(self.rows.lengths[index])
-        columns = model_inputs(
-            self.rows.input_ids[index, :length], self.rows.targets[index, :length]
-        )
-        return {**columns, "doc_ids": self.rows.document_ids[index, :length]}
-
-
-def model_inputs(
-    input_ids: NDArray[np.int32], targets: NDArray[np.bool_]
-) -> dict[str, NDArray[np.int64]]:
-    """A row as the model takes it: its labels stand one position after the targets."""
-    ids = input_ids.astype(np.int64)
-    return {"input_ids": ids, "labels": np.where(np.append(False, targets[:-1]), ids, IGNORED)}
 
 
 @dataclass(frozen=True)
@@ -60,29 +32,39 @@ class Job:
     """Everything that the three phases of a run need."""
 
     config: RunConfig
-    model: LoadedModel
-    rows: Rows
+    task: Task
     documents: int
     order: list[Any]
     trainer: Trainer
     rate: LearningRateSpec
     device: torch.device
 
+    @property
+    def model(self) -> LoadedModel:
+        """The model as it is before training."""
+        return self.task.model
+
+    @property
+    def rows(self) -> Rows:
+        """What it is trained on."""
+        return self.task.rows
+
     def stream(self, granularity: Granularity) -> DataStream:
         """The training's batches, with one weight a token or a document."""
         per_token = granularity == "token"
         return DataStream(
-            RowDataset(self.rows),
+            self.task.dataset,
             self.config.training.batch_size,
             device=self.device,
-            weight_shape=self.rows.input_ids.shape if per_token else (self.documents,),
+            weight_shape=self.rows.document_ids.shape if per_token else (self.documents,),
             order=self.order,
         )
 
     @property
     def start(self) -> TrainState:
         """s_0, made anew each time: whoever asks for it can let it go."""
-        return self.trainer.step.start(self.trainer.loss.parameters())
+        loss = self.trainer.loss
+        return self.trainer.step.start(loss.parameters(), loss.buffers())
 
     @property
     def training(self) -> Training:
@@ -97,24 +79,15 @@ class Job:
 
 
 def new_job(config: RunConfig, device: torch.device, ranks: Ranks = ALONE) -> tuple[Job, Documents]:
-    """Read, tokenise and load all that a config names, and check it.
+    """Read and load all that a config names, and check it.
 
     Raises:
         UsageError: for whatever is wrong with the config, its data or its model.
     """
     _check_dtype(config)
-    documents = read_documents(config.data, "data")
-    model = load_model(config, _loaded_to(device, ranks))
-    length = config.data.sequence_length
-    tokenizer = model.tokenizer
-    tokenized = tokenize(documents, tokenizer, None if config.data.packing else length, "data")
-    check_tokens(tokenized, model, "data")
-    pad = tokenizer.pad_token_id or 0
-    if config.data.packing:
-        rows = packed(tokenized, length, tokenizer.eos_token_id, pad)
-    else:
-        rows = one_document_a_row(tokenized, pad)
-    return _job(config, model, rows, len(documents), device, ranks), documents
+    prepared = prepare_task(config, _loaded_to(device, ranks))
+    documents = prepared.documents
+    return _job(config, prepared.task, len(documents), device, ranks), documents
 
 
 def stored_job(folder: RunFolder, device: torch.device, ranks: Ranks = ALONE) -> Job:
@@ -126,14 +99,10 @@ def stored_job(folder: RunFolder, device: torch.device, ranks: Ranks = ALONE) ->
     """
     config = folder.config()
     table = RowTable(folder.rows_store)
-    document_ids = table.document_ids()
-    rows = Rows(
-        table.input_ids(), document_ids, table.targets(), (document_ids >= 0).sum(1).astype("int32")
-    )
-    documents = int(document_ids.max()) + 1
-    model = load_model(config, _loaded_to(device, ranks))
-    job = _job(config, model, rows, documents, device, ranks)
-    steps = step_table(job.order, len(rows), config.training.epochs)
+    task = restore_task(config, table.arrays(), _loaded_to(device, ranks))
+    documents = int(task.rows.document_ids.max()) + 1
+    job = _job(config, task, documents, device, ranks)
+    steps = step_table(job.order, len(job.rows), config.training.epochs)
     if not np.array_equal(steps, table.steps()):
         raise RunError(
             f"{folder.path} was trained in another order than this installation draws from its "
@@ -148,25 +117,10 @@ def write_job(folder: RunFolder, job: Job, documents: Documents) -> None:
         folder.documents_file, documents.columns, documents.text_columns, documents.source_rows
     )
     steps = step_table(job.order, len(job.rows), job.config.training.epochs)
-    rows = job.rows
-    write_rows(folder.rows_store, rows.input_ids, rows.document_ids, rows.targets, steps)
-    backend = getattr(job.model.tokenizer, "backend_tokenizer", None)
+    write_arrays(folder.rows_store, {**job.rows.arrays(), "steps": steps})
+    backend = getattr(job.task.tokenizer, "backend_tokenizer", None)
     if backend is not None:
         backend.save(str(folder.tokenizer_file))
-
-
-def check_tokens(tokenized: list[TokenizedDocument], model: LoadedModel, where: str) -> None:
-    """Refuse token ids that the model has no embedding for.
-
-    Raises:
-        UsageError: naming the largest one.
-    """
-    largest = max(int(document.input_ids.max(initial=0)) for document in tokenized)
-    if largest >= model.vocabulary:
-        raise UsageError(
-            f"{where}: the tokenizer gives token {largest}, but the model embeds only "
-            f"{model.vocabulary} tokens; use the tokenizer that belongs to the model"
-        )
 
 
 def warnings_of(config: RunConfig) -> list[str]:
@@ -187,40 +141,16 @@ def _check_dtype(config: RunConfig) -> None:
         )
 
 
-def load_model(config: RunConfig, device: torch.device) -> LoadedModel:
-    """The config's model, its weights as they were before training.
-
-    Raises:
-        UsageError: if it cannot be loaded, or has too few positions.
-    """
-    model = load_causal_lm(
-        config.model, config.seed, device, force_dropout="dropout" in config.force
-    )
-    limit = model.positions
-    if limit is not None and config.data.sequence_length > limit:
-        raise UsageError(
-            f"data.sequence_length: {config.data.sequence_length} is more than the {limit} "
-            f"positions of {config.model.path}; lower it"
-        )
-    return model
-
-
 def _loaded_to(device: torch.device, ranks: Ranks) -> torch.device:
     """A model that is divided may be too large for any one of the devices."""
     return device if ranks.count == 1 else torch.device("cpu")
 
 
-def _job(
-    config: RunConfig,
-    model: LoadedModel,
-    rows: Rows,
-    documents: int,
-    device: torch.device,
-    ranks: Ranks,
-) -> Job:
-    training = config.training
+def _job(config: RunConfig, task: Task, documents: int, device: torch.device, ranks: Ranks) -> Job:
+    training, model = config.training, task.model
+    _check_whole_batches(config, model, ranks)
     order = batch_order(
-        len(rows),
+        len(task.rows),
         batch_size=training.batch_size,
         epochs=training.epochs,
         seed=config.seed,
@@ -229,22 +159,33 @@ def _job(
     rate = LearningRateSpec(steps=len(order), **training.schedule.model_dump())
     mesh = None
     if ranks.count > 1:
-        check_same(ranks, _digests(config, model, rows, order))
+        check_same(ranks, _digests(config, task, order))
         mesh = divided(ranks, config.devices, model.loss, device)
         if mesh.group.count == 1:
             model.loss.to(device)
     trainer = new_trainer(config, model, rate, mesh)
-    return Job(config, model, rows, documents, order, trainer, rate, device)
+    return Job(config, task, documents, order, trainer, rate, device)
 
 
-def _digests(config: RunConfig, model: LoadedModel, rows: Rows, order: list[Any]) -> dict[str, str]:
+def _check_whole_batches(config: RunConfig, model: LoadedModel, ranks: Ranks) -> None:
+    """Batch norm takes the statistics of a batch: it cannot be divided without changing them."""
+    if not ModuleLoss(model.loss).buffers():
+        return
+    what = f"{config.model.path} trains batch norm, whose statistics are those of a whole batch"
+    if config.training.micro_batch_size is not None:
+        raise UsageError(f"training.micro_batch_size: {what}; leave it out")
+    if ranks.count > 1:
+        raise UsageError(f"devices.ranks: {what}; set 1")
+
+
+def _digests(config: RunConfig, task: Task, order: list[Any]) -> dict[str, str]:
     """What ranks have to have in common, by name."""
     weights, data, steps = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
-    for name, parameter in model.loss.named_parameters():
+    for name, parameter in task.model.loss.named_parameters():
         weights.update(name.encode())
         # A sum in float64 differs if any weight does, but for a conspiracy of several.
         weights.update(parameter.detach().double().sum().cpu().numpy().tobytes())
-    for array in (rows.input_ids, rows.document_ids, rows.targets):
+    for array in task.rows.arrays().values():
         data.update(array.tobytes())
     for chosen in order:
         steps.update(chosen.tobytes())

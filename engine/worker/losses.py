@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from engine.contract.config import RunConfig
+from engine.contract.errors import UsageError
 from engine.contract.request import AttributionRequest
 from engine.data.sources import Documents, read_documents
 from engine.data.tokens import TokenizedDocument, tokenize
@@ -13,8 +14,9 @@ from engine.magic.optimizers import LearningRateSpec
 from engine.magic.state import Batch, Params
 from engine.records.manifest import read_manifest
 from engine.records.run_folder import RunFolder
+from engine.tasks.causal_lm import check_tokens, load_model, model_inputs
 from engine.trainer import Trainer
-from engine.worker.job import check_tokens, load_model, model_inputs, new_trainer
+from engine.worker.job import new_trainer
 from engine.worker.queries import typed_documents
 
 
@@ -29,6 +31,8 @@ def token_losses(folder: RunFolder, asked: AttributionRequest) -> dict[str, Any]
         RunError: if there is no complete trajectory.
     """
     config, device = folder.config(), torch.device("cpu")
+    if not config.has_tokens:
+        raise UsageError(f"run {folder.id} trains {config.task}: there are no tokens to show")
     documents, where = _documents(asked)
     model = load_model(config, device)
     tokenized = tokenize(documents, model.tokenizer, config.data.sequence_length, where)

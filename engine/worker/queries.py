@@ -1,34 +1,38 @@
 """The documents asked about, as measurements of a trained model."""
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from engine.contract.config import QueriesConfig, Reduction
+from engine.contract.errors import RunError
 from engine.contract.request import AttributionRequest
-from engine.data.sources import Documents, read_documents
-from engine.data.tokens import TokenizedDocument, tokenize
+from engine.data.sources import Documents
 from engine.magic.state import Batch, TrainState
 from engine.measurements import Measurement
 from engine.records.tables import read_table, write_queries
-from engine.worker.job import Job, check_tokens, model_inputs
+from engine.tasks.task import AskedDocument
+from engine.worker.job import Job
 
-_OWN = ("id", "text", "input_ids", "targets", "measurement", "coefficient")
-_RESERVED = (*_OWN, "loss_before", "loss_after", "outside", "expected_error")
+_OWN = ("id", "text", "measurement", "coefficient")
+_TOKENS = ("input_ids", "targets")
+_ROW = ("inputs", "losses")
+"""What only later attempts need: the row that the model is given, and its number of losses."""
+_RESERVED = (*_OWN, *_TOKENS, *_ROW, "loss_before", "loss_after", "outside", "expected_error")
 
 
 @dataclass(frozen=True)
 class Query:
     """One document asked about: φ of its measurement has ``coefficient`` times its mean loss."""
 
-    text: str
-    tokens: TokenizedDocument
+    document: AskedDocument
     measurement: int
     coefficient: float
-    columns: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -45,21 +49,21 @@ class Queries:
 
 
 def read_queries(config: QueriesConfig, job: Job) -> Queries:
-    """The queries of a config, tokenised and checked.
+    """The queries of a config, read and checked.
 
     Raises:
         UsageError: for whatever is wrong with them.
     """
-    items = _items(read_documents(config, "queries"), job, "queries", config.reduction, 1.0)
+    items = _items(job.task.read(config, "queries"), config.reduction, 1.0)
     if config.contrast is not None:
-        contrast = read_documents(config.contrast, "queries.contrast")
-        items += _items(contrast, job, "queries.contrast", config.reduction, -1.0)
+        contrast = job.task.read(config.contrast, "queries.contrast")
+        items += _items(contrast, config.reduction, -1.0)
     return Queries(items, config.reduction)
 
 
 def typed_queries(asked: AttributionRequest, job: Job) -> Queries:
     """Queries given as texts."""
-    items = _items(typed_documents(asked), job, "--text", asked.reduction, 1.0)
+    items = _items(job.task.typed(typed_documents(asked)), asked.reduction, 1.0)
     return Queries(items, asked.reduction)
 
 
@@ -87,14 +91,18 @@ def query_losses(queries: Queries, job: Job, state: TrainState) -> list[float]:
     """Every query document's mean loss at a train state."""
     with job.trainer.loss.evaluating():
         return [
-            job.trainer.loss(state.params, _batch(query, job, 1.0)).item()
+            job.trainer.loss(state.params, _batch(query, job, 1.0), state.buffers).item()
             for query in queries.items
         ]
 
 
 def write_asked(path: Path, queries: Queries) -> None:
     """Write queries durably as they are asked, so that a later attempt asks the same."""
-    write_queries(path, _table(queries))
+    rows: dict[str, list[Any]] = {
+        "inputs": [_packed(query.document.inputs) for query in queries.items],
+        "losses": [query.document.losses for query in queries.items],
+    }
+    write_queries(path, {**_table(queries), **rows})
 
 
 def read_asked(path: Path, reduction: Reduction) -> Queries:
@@ -104,17 +112,21 @@ def read_asked(path: Path, reduction: Reduction) -> Queries:
         RunError: if the file is damaged.
     """
     table = read_table(path).to_pydict()
-    own = {name: table.pop(name) for name in _OWN}
+    if not {*_OWN, *_ROW} <= set(table):
+        raise RunError(f"{path} was written by another version of magic")
+    own = {name: table.pop(name) for name in (*_OWN, *_ROW)}
+    tokens = {name: table.pop(name) for name in _TOKENS if name in table}
     items = [
         Query(
-            text=own["text"][index],
-            tokens=TokenizedDocument(
-                np.array(own["input_ids"][index], np.int32),
-                np.append(False, own["targets"][index][:-1]).astype(np.bool_),
+            AskedDocument(
+                text=own["text"][index],
+                inputs=_unpacked(own["inputs"][index]),
+                losses=own["losses"][index],
+                columns={name: values[index] for name, values in table.items()},
+                tokens={name: values[index] for name, values in tokens.items()},
             ),
-            measurement=own["measurement"][index],
-            coefficient=own["coefficient"][index],
-            columns={name: values[index] for name, values in table.items()},
+            own["measurement"][index],
+            own["coefficient"][index],
         )
         for index in own["id"]
     ]
@@ -124,7 +136,7 @@ def read_asked(path: Path, reduction: Reduction) -> Queries:
 def query_table(queries: Queries, before: list[float], after: list[float]) -> dict[str, list[Any]]:
     """The columns of ``queries.parquet``."""
     table = _table(queries)
-    own = {name: table.pop(name) for name in _OWN}
+    own = {name: table.pop(name) for name in (*_OWN, *_TOKENS) if name in table}
     losses = {"loss_before": before, "loss_after": after}
     last = {name: own.pop(name) for name in ("measurement", "coefficient")}
     return {**own, **losses, **last, **table}
@@ -134,45 +146,38 @@ def _table(queries: Queries) -> dict[str, list[Any]]:
     items = queries.items
     table: dict[str, list[Any]] = {
         "id": list(range(len(items))),
-        "text": [query.text for query in items],
-        "input_ids": [query.tokens.input_ids.tolist() for query in items],
-        "targets": [query.tokens.targets.tolist() for query in items],
+        "text": [query.document.text for query in items],
+        **{n: [query.document.tokens[n] for query in items] for n in items[0].document.tokens},
         "measurement": [query.measurement for query in items],
         "coefficient": [query.coefficient for query in items],
     }
-    for name in dict.fromkeys(name for query in items for name in query.columns):
+    for name in dict.fromkeys(name for query in items for name in query.document.columns):
         kept = f"data_{name}" if name in _RESERVED else name
-        table[kept] = [query.columns.get(name) for query in items]
+        table[kept] = [query.document.columns.get(name) for query in items]
     return table
 
 
-def _items(
-    documents: Documents, job: Job, where: str, reduction: Reduction, sign: float
-) -> list[Query]:
-    length = job.config.data.sequence_length
-    tokenized = tokenize(documents, job.model.tokenizer, length, where)
-    check_tokens(tokenized, job.model, where)
+def _items(documents: list[AskedDocument], reduction: Reduction, sign: float) -> list[Query]:
     share = sign / len(documents) if reduction == "mean" else sign
-    others = [n for n in documents.columns.column_names if n not in documents.text_columns]
-    values = documents.columns.select(others).to_pylist()
     return [
-        Query(
-            text="".join(documents.texts(index)),
-            tokens=tokens,
-            measurement=index if reduction == "none" else 0,
-            coefficient=share,
-            columns=values[index] if others else {},
-        )
-        for index, tokens in enumerate(tokenized)
+        Query(document, index if reduction == "none" else 0, share)
+        for index, document in enumerate(documents)
     ]
 
 
+def _packed(inputs: dict[str, NDArray[Any]]) -> bytes:
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **inputs)
+    return content.getvalue()
+
+
+def _unpacked(content: bytes) -> dict[str, NDArray[Any]]:
+    with np.load(io.BytesIO(content), allow_pickle=False) as inputs:
+        return dict(inputs)
+
+
 def _batch(query: Query, job: Job, coefficient: float) -> Batch:
-    columns = model_inputs(query.tokens.input_ids, query.tokens.targets)
-    inputs = {name: torch.from_numpy(values)[None] for name, values in columns.items()}
+    columns = query.document.inputs.items()
+    inputs = {name: torch.from_numpy(values)[None].to(job.device) for name, values in columns}
     weights = torch.full((1,), coefficient, dtype=job.trainer.dtype, device=job.device)
-    return Batch(
-        {name: column.to(job.device) for name, column in inputs.items()},
-        weights,
-        int(query.tokens.targets.sum()),
-    )
+    return Batch(inputs, weights, query.document.losses)

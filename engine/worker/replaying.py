@@ -60,7 +60,7 @@ class Replayed:
 
     def shape(self, job: Job, granularity: Granularity) -> ScoreShape:
         """The sizes of its scores."""
-        rows, tokens = job.rows.input_ids.shape
+        rows, tokens = job.rows.document_ids.shape
         return ScoreShape(
             len(self),
             rows,

@@ -26,6 +26,9 @@ def attribute(
     queries: Annotated[
         str | None, typer.Option(metavar="FILE", help="Query data: a file, folder or hub id.")
     ] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="SPLIT", help="Part of it: test, train[:20], …")
+    ] = None,
     text_column: Annotated[str | None, typer.Option(metavar="C")] = None,
     prompt_column: Annotated[str | None, typer.Option(metavar="P")] = None,
     completion_column: Annotated[str | None, typer.Option(metavar="C")] = None,
@@ -50,6 +53,7 @@ def attribute(
     from magic_tui.client.engine import connect
 
     columns = {
+        "split": split,
         "text_column": text_column,
         "prompt_column": prompt_column,
         "completion_column": completion_column,
@@ -114,7 +118,9 @@ def _asked(
         raise UsageError("what to ask? give --text TEXT, or --queries FILE")
     if texts is not None:
         if given:
-            raise UsageError("columns belong to --queries FILE; leave them out with --text")
+            raise UsageError(
+                "columns belong to --queries FILE, and so does --split; leave them out with --text"
+            )
         if not all(text.strip() for text in texts):
             raise UsageError("--text is empty; give the text to ask about")
         return {"texts": texts, "queries": None}

@@ -192,7 +192,8 @@ def _read_queries(path: Path, count: int) -> list[Query]:
     table = read_table(path)
     try:
         groups: dict[int, list[QueryDocument]] = {index: [] for index in range(count)}
-        for row in table.drop_columns(["input_ids"]).to_pylist():
+        unread = [name for name in table.column_names if name == "input_ids"]
+        for row in table.drop_columns(unread).to_pylist():
             groups[row["measurement"]].append(_query_document(row))
     except (KeyError, TypeError) as error:
         raise RunError(f"{path} is damaged ({type(error).__name__}: {error})") from None

@@ -21,7 +21,10 @@ _LONGEST_CHARACTER = 4
 
 @dataclass(frozen=True)
 class DocumentTokens:
-    """A document's tokens in the order of its text; all arrays are (token,)."""
+    """A document's tokens in the order of its text; all arrays are (token,).
+
+    A document without tokens, such as an image, counts as one.
+    """
 
     rows: NDArray[np.int64]
     positions: NDArray[np.int64]
@@ -29,6 +32,8 @@ class DocumentTokens:
     targets: NDArray[np.bool_]
     steps: list[int]
     """Steps that trained on it, over all epochs."""
+    whole: bool = False
+    """Whether it has no tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +64,12 @@ def read_document(run: RunFolder, document: int, table: RowTable | None = None) 
     return DocumentTokens(
         rows,
         positions,
-        table.input_ids(block)[here].astype(np.int64),
+        table.input_ids(block)[here].astype(np.int64)
+        if table.has_tokens
+        else np.zeros(len(rows), np.int64),
         table.targets(block)[here],
         [int(step) for step in steps if step >= 0],
+        not table.has_tokens,
     )
 
 

@@ -105,7 +105,7 @@ def _per_query(run: RunFolder, config: RunConfig, history: History) -> int:
 
 
 def _scores_bytes(run: RunFolder, config: RunConfig) -> int:
-    shape = open_array(run.rows_store, "input_ids").shape
+    shape = open_array(run.rows_store, "document_ids").shape
     size = 8 if config.model.dtype == "float64" else 4
     return int(shape[0]) * int(shape[1]) * size
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from engine.contract.errors import UsageError
 from engine.records.tables import RowTable
-from magic_tui.client.attribution import Attribution, Query
+from magic_tui.client.attribution import Attribution, Query, document_texts
 from magic_tui.client.document import (
     DocumentTokens,
     Piece,
@@ -75,6 +75,8 @@ def read_parts(attribution: Attribution, document: int, table: RowTable | None =
         UsageError: if no row holds it.
     """
     tokens = read_document(attribution.run, document, table)
+    if tokens.whole:
+        return tokens, [Piece(document_texts(attribution.run, [document])[0], 0, 1)]
     return tokens, decode_pieces(attribution.run.tokenizer_file, tokens.ids)
 
 
@@ -117,6 +119,7 @@ def read_shown(
 def shown_facts(shown: ShownDocument) -> dict[str, Any]:
     """The same as JSON-ready values."""
     texts = {index: piece.text for piece in shown.pieces for index in (piece.stop - 1,)}
+    count = 0 if shown.tokens.whole else len(shown.tokens.ids)
     return {
         "run": shown.run,
         "attribution": shown.attribution,
@@ -126,7 +129,8 @@ def shown_facts(shown: ShownDocument) -> dict[str, Any]:
         "rank": shown.rank,
         "documents": shown.documents,
         "steps": shown.tokens.steps,
-        "tokens": [_token_fact(shown, index, texts) for index in range(len(shown.tokens.ids))],
+        **({"text": shown.pieces[0].text} if shown.tokens.whole else {}),
+        "tokens": [_token_fact(shown, index, texts) for index in range(count)],
     }
 
 

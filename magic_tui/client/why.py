@@ -73,4 +73,6 @@ def _reason(explored: Explored, query: int, document: int) -> Reason:
     strongest = shown.strongest_pieces(1)
     text = "".join(piece.text for piece in shown.pieces)
     asked = " ".join(part.text for part in shown.query.documents)
-    return Reason(shown, strongest[0] if strongest else None, shared_runs(asked, text))
+    # What stands for an example says what it is, and nothing of what is in it.
+    shared = [] if shown.tokens.whole else shared_runs(asked, text)
+    return Reason(shown, strongest[0] if strongest else None, shared)

@@ -10,8 +10,8 @@ from magic_tui.client.export_csv import text_cell
 from magic_tui.client.shown import ShownDocument
 from magic_tui.render import show
 from magic_tui.render.cells import fit, join_that_fit
-from magic_tui.render.numbers import count_text, counted, score_text, share_text
-from magic_tui.render.show import ordinal, show_lines
+from magic_tui.render.numbers import count_text, score_text, share_text
+from magic_tui.render.show import no_token_scores, ordinal, show_lines, size_text
 from magic_tui.render.tokens import THRESHOLDS, legend
 from magic_tui.render.top import HARMFUL, HELPFUL
 from magic_tui.safe_text import safe_text
@@ -29,15 +29,14 @@ def document_line(shown: ShownDocument, width: int) -> Text:
         line.append(f"  {ordinal(shown.rank)} most {direction}")
     steps = shown.tokens.steps
     listed = ", ".join(str(step) for step in steps[:8]) + (" …" if len(steps) > 8 else "")
-    tokens = counted(len(shown.tokens.ids), "token")
-    rest = f"  {tokens}, {'step' if len(steps) == 1 else 'steps'} {listed}"
+    rest = f"  {size_text(shown)}, {'step' if len(steps) == 1 else 'steps'} {listed}"
     return line.append(fit(rest, max(0, width - line.cell_len)), "dim")
 
 
 def legend_line(shown: ShownDocument, scale: float | None, colour: bool, width: int) -> Text:
     """What the colours mean, and relative to what."""
     if shown.scores is None:
-        return Text("no scores of tokens: this attribution keeps those of documents alone", "dim")
+        return Text(fit(no_token_scores(shown), width), "dim")
     line = next(legend(1.0, colour, 0))
     strongest = shown.strongest if scale is None else scale
     parts = [
@@ -57,6 +56,8 @@ def strongest_lines(shown: ShownDocument, width: int, count: int) -> list[Text]:
 def token_line(shown: ShownDocument, index: int, width: int) -> Text:
     """The token under the cursor with its exact score and where it stands."""
     piece = shown.pieces[index]
+    if shown.tokens.whole:
+        return Text(fit(f"{safe_text(piece.text)}, used as a whole", width), "dim")
     text = fit(safe_text(piece.text.replace("\n", "⏎")), max(4, width // 4))
     line = Text(no_wrap=True).append(f"token {piece.start}", "bold").append(f" “{text}”")
     if piece.stop - piece.start > 1:
@@ -96,7 +97,7 @@ def tokens_csv(shown: ShownDocument) -> str:
     writer.writerow(["token", "row", "position", "id", "score", "text"])
     tokens = shown.tokens
     texts = {piece.stop - 1: piece.text for piece in shown.pieces}
-    for index, token in enumerate(tokens.ids.tolist()):
+    for index, token in enumerate([] if tokens.whole else tokens.ids.tolist()):
         score = "" if shown.scores is None else repr(float(shown.scores[index]))
         text = text_cell(safe_text(texts.get(index, "")))
         place = (index, int(tokens.rows[index]), int(tokens.positions[index]))

@@ -41,13 +41,25 @@ def show_lines(shown: ShownDocument, width: int, colour: bool) -> Iterator[Text]
             yield Text(_MARGIN + marks)
     yield Text()
     if shown.scores is None:
-        yield Text("no scores of tokens: this attribution keeps those of documents alone", "dim")
+        yield Text(no_token_scores(shown), "dim")
         return
     yield from legend(shown.strongest, colour, width)
     if not colours(shown).learned.all():
         yield Text("dim: no loss was taken on these tokens", "dim")
     yield Text()
     yield from strongest_lines(shown, width)
+
+
+def size_text(shown: ShownDocument) -> str:
+    """How long a document is."""
+    return "one example" if shown.tokens.whole else counted(len(shown.tokens.ids), "token")
+
+
+def no_token_scores(shown: ShownDocument) -> str:
+    """Why there are none."""
+    if shown.tokens.whole:
+        return "the document is one example: it has one score"
+    return "no scores of tokens: this attribution keeps those of documents alone"
 
 
 def shades(shown: ShownDocument, scale: float | None = None) -> list[Shade]:
@@ -87,9 +99,9 @@ def _document_head(shown: ShownDocument, width: int) -> Iterator[Text]:
         head.append(f"  {ordinal(shown.rank)} most {direction}")
     head.truncate(width, overflow="ellipsis")
     yield head
-    tokens, steps = counted(len(shown.tokens.ids), "token"), shown.tokens.steps
+    steps = shown.tokens.steps
     listed = ", ".join(str(step) for step in steps)
-    seen = f"{tokens}, trained on at {'step' if len(steps) == 1 else 'steps'} {listed}"
+    seen = f"{size_text(shown)}, trained on at {'step' if len(steps) == 1 else 'steps'} {listed}"
     for line in wrap(seen, width, _STEP_LINES):
         yield Text(line, "dim")
 

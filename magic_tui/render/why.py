@@ -99,6 +99,9 @@ def _reason_lines(reason: Reason, name: str, width: int, colour: bool) -> Iterat
         else:
             yield Line(Text(_INDENT + "".join(shade.text for shade in around)))
             yield Line(Text(_INDENT + mark_text(around)))
+    if reason.shown.tokens.whole:
+        text = one_line(reason.shown.pieces[0].text)
+        yield Line(Text(_INDENT + fit(text, width - len(_INDENT))))
     for run in reason.shared:
         overlap = Text(no_wrap=True).append(_INDENT + "overlap, not influence: ", "dim")
         room = max(0, width - overlap.cell_len)

@@ -122,7 +122,7 @@ class Subject:
     def vjp(self, queries: int) -> Callable[[], Any]:
         """The optimizer's part of a replayed step alone."""
         params, optimizer = self.state.params, self.state.optimizer
-        _, grads = self.step.gradient(params, self.batch)
+        _, grads = self.step.gradient(self.state, self.batch)
         cotangents = [
             Cotangent(
                 {name: torch.randn_like(p) for name, p in params.items()},
@@ -130,7 +130,7 @@ class Subject:
             )
             for _ in range(queries)
         ]
-        return lambda: self.step.stage.vjp(params, optimizer, grads, cotangents)
+        return lambda: self.step.stage.vjp(params, optimizer, grads.params, cotangents)
 
     def mechanism(self, name: str, queries: int) -> Callable[[], Any]:
         """One way to take second derivatives, without the optimizer."""

@@ -40,6 +40,8 @@ class Tokens:
 
 LossesOf = Callable[[Params, Any], tuple[Tensor, int]]
 """The losses of some rows, shaped as their weights, and how many of them count."""
+ChangingLossesOf = Callable[[Params, Params, Any], tuple[Tensor, int, Params]]
+"""The same of a model with buffers, given second; and the buffers after it."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +128,25 @@ def train(
     training: Training,
 ) -> Params:
     """The parameters at the end of training, as a function of the data weights of every step."""
+
+    def losses(params: Params, buffers: Params, rows: Any) -> tuple[Tensor, int, Params]:
+        return *losses_of(params, rows), buffers
+
+    return train_changing(losses, params, {}, rows, weights, training)[0]
+
+
+def train_changing(
+    losses_of: ChangingLossesOf,
+    params: Params,
+    buffers: Params,
+    rows: Any,
+    weights: Sequence[Tensor],
+    training: Training,
+) -> tuple[Params, Params]:
+    """The parameters and buffers at the end of training."""
     moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in params.items()}
     for step, chosen in enumerate(training.order):
-        losses, count = losses_of(params, rows[chosen])
+        losses, count, buffers = losses_of(params, buffers, rows[chosen])
         loss = (weights[step][torch.from_numpy(chosen)] * losses).sum() / count
         grads = torch.autograd.grad(
             loss, list(params.values()), create_graph=True, materialize_grads=True
@@ -136,7 +154,31 @@ def train(
         clipped = clip(dict(zip(params, grads, strict=True)), training.max_grad_norm)
         rate = training.optimizer.learning_rate * factor(training.rate, step)
         params, moments = update(training.optimizer, rate, step + 1, params, clipped, moments)
-    return params
+    return params, buffers
+
+
+def normalised(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """Every channel less its mean, over its standard deviation."""
+    shape = (1, -1, *[1] * (x.ndim - 2))
+    return (x - mean.reshape(shape)) / (variance.reshape(shape) + 1e-5) ** 0.5
+
+
+def batch_norm(
+    x: Tensor, buffers: Params, name: str, momentum: float | None = 0.1
+) -> tuple[Tensor, Params]:
+    """The output from the batch's own statistics, and the running ones after it."""
+    channels = x.movedim(1, 0).flatten(1)
+    count = channels.shape[1]
+    mean = channels.sum(1) / count
+    variance = ((channels - mean[:, None]) ** 2).sum(1) / count
+    tracked = buffers[f"{name}.num_batches_tracked"] + 1
+    share = 1.0 / tracked.item() if momentum is None else momentum
+    found = {"running_mean": mean, "running_var": variance * count / (count - 1)}
+    after = {
+        f"{name}.{own}": buffers[f"{name}.{own}"] * (1 - share) + share * value
+        for own, value in found.items()
+    }
+    return normalised(x, mean, variance), {**after, f"{name}.num_batches_tracked": tracked}
 
 
 def by_document(token_scores: Tensor, documents: Tensor, count: int) -> Tensor:
@@ -174,7 +216,8 @@ def update(
 ) -> tuple[Params, Moments]:
     """One update, the ``count``-th, of every parameter."""
     one = {"adamw": adamw, "adam": adam, "sgd": sgd}[spec.name]
-    stepped = {n: one(spec, rate, count, p, grads[n], moments[n]) for n, p in params.items()}
+    rates = {n: rate * (spec.bias_scale if n.endswith("bias") else 1.0) for n in params}
+    stepped = {n: one(spec, rates[n], count, p, grads[n], moments[n]) for n, p in params.items()}
     return {n: p for n, (p, _) in stepped.items()}, {n: m for n, (_, m) in stepped.items()}
 
 

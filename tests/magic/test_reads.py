@@ -9,7 +9,7 @@ import torch
 from engine.magic.ranks import ALONE
 from engine.magic.replay import Replay
 from engine.magic.schedule import Read, Schedule, ScheduleKind, make_schedule
-from engine.magic.state import Batch, Cotangent, Params, TrainState
+from engine.magic.state import Batch, Cotangent, Gradient, Params, TrainState
 
 ZERO, ONE = torch.zeros(1), torch.ones(1)
 EMPTY = Batch({}, ONE, 1)
@@ -35,16 +35,16 @@ class Listening:
         self.loaded.append(("state", step))
         return TrainState(step, {"p": ONE}, [])
 
-    def load_gradient(self, step: int) -> Params | None:
+    def load_gradient(self, step: int) -> Gradient | None:
         if not self.schedule.keep_gradients:
             return None
         self.loaded.append(("gradient", step))
-        return {"p": ONE}
+        return Gradient({"p": ONE})
 
-    def gradient(self, params: Params, batch: Batch) -> tuple[float, Params]:
-        return 0.0, {"p": ONE}
+    def gradient(self, state: TrainState, batch: Batch) -> tuple[float, Gradient]:
+        return 0.0, Gradient({"p": ONE})
 
-    def apply(self, state: TrainState, grads: Params) -> TrainState:
+    def apply(self, state: TrainState, grads: Gradient) -> TrainState:
         return TrainState(state.step + 1, state.params, [])
 
     def pull_back(self, *_: Any) -> torch.Tensor:

@@ -12,7 +12,7 @@ from engine.magic.optimizer_stage import global_norm
 from engine.magic.ranks import ALONE
 from engine.magic.replay import Replay
 from engine.magic.schedule import Read, Schedule, ScheduleKind, make_schedule
-from engine.magic.state import Batch, Cotangent, Params, TrainState
+from engine.magic.state import Batch, Cotangent, Gradient, Params, TrainState
 
 KINDS = get_args(ScheduleKind)
 LENGTHS = (1, 2, 5, 10, 23, 60)
@@ -50,26 +50,26 @@ class Counting:
         assert step in self.schedule.checkpoints or step == self.schedule.steps
         return self._new_state(step)
 
-    def load_gradient(self, step: int) -> Params | None:
+    def load_gradient(self, step: int) -> Gradient | None:
         return self._new_gradient(step) if self.schedule.keep_gradients else None
 
-    def gradient(self, params: Params, batch: Batch) -> tuple[float, Params]:
+    def gradient(self, state: TrainState, batch: Batch) -> tuple[float, Gradient]:
         self._look()
         step = batch.denominator
-        assert params["step"] == step
+        assert state.step == step
         self.gradients[step] += 1
         return 0.0, self._new_gradient(step)
 
-    def apply(self, state: TrainState, grads: Params) -> TrainState:
+    def apply(self, state: TrainState, grads: Gradient) -> TrainState:
         self._look()
-        assert grads["step"] == state.step
+        assert grads.params["step"] == state.step
         return self._new_state(state.step + 1)
 
     def pull_back(
-        self, state: TrainState, grads: Params, batch: Batch, cotangents: Sequence[Cotangent]
+        self, state: TrainState, grads: Gradient, batch: Batch, cotangents: Sequence[Cotangent]
     ) -> torch.Tensor:
         self._look()
-        assert grads["step"] == state.step == batch.denominator
+        assert grads.params["step"] == state.step == batch.denominator
         self.pulled.append(state.step)
         return torch.full((len(cotangents), 1), float(state.step))
 
@@ -88,10 +88,10 @@ class Counting:
         self.states.add(state)
         return state
 
-    def _new_gradient(self, step: int) -> Params:
+    def _new_gradient(self, step: int) -> Gradient:
         gradient = torch.tensor(float(step))
         self.grads.add(gradient)
-        return {"step": gradient}
+        return Gradient({"step": gradient})
 
 
 def batch_of(step: int) -> Batch:

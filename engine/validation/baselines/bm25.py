@@ -17,7 +17,7 @@ def bm25(known: Known) -> Scores:
     index.index([_words(text) for text in known.texts], show_progress=False)
     scores = np.zeros((len(known.measurements), known.job.documents))
     for query in known.queries:
-        found = index.get_scores(_words(query.text))
+        found = index.get_scores(_words(query.document.text))
         scores[query.measurement] -= query.coefficient * np.asarray(found, np.float64)
     return scores
 

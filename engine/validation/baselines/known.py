@@ -44,11 +44,15 @@ class Known:
 
     def gradient(self, document: int) -> tuple[float, Params]:
         """The loss of :meth:`batch` and its gradient at s_T."""
-        return self.job.trainer.step.gradient(self.final.params, self.batch(document))
+        return self._of_parameters([self.batch(document)])
 
     def query_gradients(self) -> Iterator[tuple[float, Params]]:
         """Every φ and its gradient at s_T."""
-        return (self.job.trainer.gradient(self.final, asked) for asked in self.measurements)
+        return map(self._of_parameters, self.measurements)
+
+    def _of_parameters(self, measurement: Measurement) -> tuple[float, Params]:
+        value, gradient = self.job.trainer.gradient(self.final, measurement)
+        return value, {name: gradient[name] for name in self.final.params}
 
     @cached_property
     def _rows_of(self) -> list[NDArray[np.int64]]:

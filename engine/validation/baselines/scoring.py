@@ -63,7 +63,7 @@ def _known(folder: RunFolder, attribution: Path, job: Job, retrainer: Retrainer)
     return Known(
         job,
         retrainer.state(NOTHING),
-        _texts(folder),
+        _texts(folder) if job.task.tokenizer is not None else [],
         queries.items,
         measurement_batches(queries, job),
     )

@@ -1,0 +1,150 @@
+"""Causal language models: documents are texts, rows tokens, and a loss that of the next token."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from engine.contract.config import RunConfig, SourceConfig
+from engine.contract.errors import UsageError
+from engine.data.rows import Rows, one_document_a_row, packed
+from engine.data.sources import Documents, read_documents
+from engine.data.tokens import TokenizedDocument, tokenize
+from engine.models.causal_lm_loss import IGNORED
+from engine.models.load import LoadedCausalLM, load_causal_lm
+from engine.tasks.task import AskedDocument, Prepared
+
+
+class RowDataset:
+    """Rows as a :class:`~engine.stream.DataStream` takes them, without their padding."""
+
+    def __init__(self, rows: Rows) -> None:
+        """Serve ``rows``."""
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        length = int(self.rows.lengths[index])
+        columns = model_inputs(
+            self.rows.input_ids[index, :length], self.rows.targets[index, :length]
+        )
+        return {**columns, "doc_ids": self.rows.document_ids[index, :length]}
+
+
+def model_inputs(
+    input_ids: NDArray[np.int32], targets: NDArray[np.bool_]
+) -> dict[str, NDArray[np.int64]]:
+    """A row as the model takes it: its labels stand one position after the targets."""
+    ids = input_ids.astype(np.int64)
+    return {"input_ids": ids, "labels": np.where(np.append(False, targets[:-1]), ids, IGNORED)}
+
+
+@dataclass(frozen=True)
+class CausalLM:
+    """The task of a config, its model loaded and its rows laid out."""
+
+    config: RunConfig
+    model: LoadedCausalLM
+    rows: Rows
+
+    @classmethod
+    def prepare(cls, config: RunConfig, device: torch.device) -> Prepared:
+        """Read, tokenise and load what a config names.
+
+        Raises:
+            UsageError: for whatever is wrong with the data or the model.
+        """
+        documents = read_documents(config.data, "data")
+        model = load_model(config, device)
+        length, packing = config.data.sequence_length, config.data.packing
+        tokenizer = model.tokenizer
+        tokenized = tokenize(documents, tokenizer, None if packing else length, "data")
+        check_tokens(tokenized, model, "data")
+        pad = tokenizer.pad_token_id or 0
+        if packing:
+            rows = packed(tokenized, length, tokenizer.eos_token_id, pad)
+        else:
+            rows = one_document_a_row(tokenized, pad)
+        return Prepared(cls(config, model, rows), documents)
+
+    @classmethod
+    def restore(
+        cls, config: RunConfig, arrays: Mapping[str, NDArray[Any]], device: torch.device
+    ) -> "CausalLM":
+        """The task of a run whose rows were kept."""
+        return cls(config, load_model(config, device), Rows.from_arrays(arrays))
+
+    @property
+    def dataset(self) -> RowDataset:
+        """The rows as a stream takes them."""
+        return RowDataset(self.rows)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's."""
+        return self.model.tokenizer
+
+    def read(self, source: SourceConfig, where: str) -> list[AskedDocument]:
+        """The texts of a source, tokenised and checked."""
+        return self._asked(read_documents(source, where), where)
+
+    def typed(self, documents: Documents) -> list[AskedDocument]:
+        """Texts that were given as they are."""
+        return self._asked(documents, "--text")
+
+    def _asked(self, documents: Documents, where: str) -> list[AskedDocument]:
+        length = self.config.data.sequence_length
+        tokenized = tokenize(documents, self.model.tokenizer, length, where)
+        check_tokens(tokenized, self.model, where)
+        others = [n for n in documents.columns.column_names if n not in documents.text_columns]
+        values = documents.columns.select(others).to_pylist()
+        return [
+            AskedDocument(
+                text="".join(documents.texts(index)),
+                inputs=dict(model_inputs(tokens.input_ids, tokens.targets)),
+                losses=int(tokens.targets.sum()),
+                columns=values[index] if others else {},
+                tokens={
+                    "input_ids": tokens.input_ids.tolist(),
+                    "targets": tokens.targets.tolist(),
+                },
+            )
+            for index, tokens in enumerate(tokenized)
+        ]
+
+
+def load_model(config: RunConfig, device: torch.device) -> LoadedCausalLM:
+    """The config's model, its weights as they were before training.
+
+    Raises:
+        UsageError: if it cannot be loaded, or has too few positions.
+    """
+    model = load_causal_lm(
+        config.model, config.seed, device, force_dropout="dropout" in config.force
+    )
+    limit = model.positions
+    if limit is not None and config.data.sequence_length > limit:
+        raise UsageError(
+            f"data.sequence_length: {config.data.sequence_length} is more than the {limit} "
+            f"positions of {config.model.path}; lower it"
+        )
+    return model
+
+
+def check_tokens(tokenized: list[TokenizedDocument], model: LoadedCausalLM, where: str) -> None:
+    """Refuse token ids that the model has no embedding for.
+
+    Raises:
+        UsageError: naming the largest one.
+    """
+    largest = max(int(document.input_ids.max(initial=0)) for document in tokenized)
+    if largest >= model.vocabulary:
+        raise UsageError(
+            f"{where}: the tokenizer gives token {largest}, but the model embeds only "
+            f"{model.vocabulary} tokens; use the tokenizer that belongs to the model"
+        )

@@ -1,0 +1,79 @@
+"""The task that a config names."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from engine.contract.config import CAUSAL_LM, IMAGE_CLASSIFICATION, RunConfig
+from engine.contract.errors import UsageError
+from engine.tasks.causal_lm import CausalLM
+from engine.tasks.example_task import ExampleTask
+from engine.tasks.examples import OfExamples
+from engine.tasks.image_classification import ImageClassification
+from engine.tasks.task import Prepared, Task
+
+
+def prepare_task(config: RunConfig, device: torch.device) -> Prepared:
+    """Read and load all that a config names.
+
+    Raises:
+        UsageError: for whatever is wrong with the data, the model or the task.
+    """
+    if config.task == CAUSAL_LM:
+        return CausalLM.prepare(config, device)
+    return OfExamples.prepare(_example_task(config.task), config, device)
+
+
+def restore_task(
+    config: RunConfig, arrays: Mapping[str, NDArray[Any]], device: torch.device
+) -> Task:
+    """The task of a run from the rows that were kept of it.
+
+    Raises:
+        UsageError: if the model or the task can no longer be loaded.
+    """
+    if config.task == CAUSAL_LM:
+        return CausalLM.restore(config, arrays, device)
+    return OfExamples.restore(_example_task(config.task), config, arrays, device)
+
+
+def _example_task(name: str) -> ExampleTask:
+    if name == IMAGE_CLASSIFICATION:
+        return ImageClassification()
+    place, _, attribute = name.rpartition(":")
+    try:
+        found = getattr(_module(place), attribute)
+        task = found() if isinstance(found, type) else found
+    except Exception as error:
+        raise UsageError(
+            f"task: {name} cannot be loaded ({type(error).__name__}: {error}); name a Python file "
+            "or an installed module, and an engine.ExampleTask in it"
+        ) from error
+    if not isinstance(task, ExampleTask):
+        raise UsageError(f"task: {name} is no engine.ExampleTask; make it a subclass of that")
+    return task
+
+
+def _module(place: str) -> Any:
+    """An importable module, or a file of Python."""
+    path = Path(place)
+    if not place.endswith(".py"):
+        return importlib.import_module(place)
+    spec = importlib.util.spec_from_file_location(f"_task_{path.stem}", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise FileNotFoundError(f"there is no file {place}")
+    module = importlib.util.module_from_spec(spec)
+    # What stands beside it may be imported by it.
+    sys.path.append(str(path.parent))
+    try:
+        sys.modules[module.__name__] = module
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent))
+    return module

@@ -1,0 +1,87 @@
+"""What the worker asks of a task, whatever it trains."""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.contract.config import SourceConfig
+from engine.data.sources import Documents
+from engine.models.loaded import LoadedModel
+from engine.stream import RowSource
+
+
+class Rows(Protocol):
+    """The rows of a training."""
+
+    @property
+    def document_ids(self) -> NDArray[np.int64]:
+        """(rows, positions) The document that each position belongs to, -1 for padding."""
+
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        """(rows,) The number of positions of each that are no padding."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What is kept of them, (rows, …) each, by name."""
+
+
+@dataclass(frozen=True)
+class AskedDocument:
+    """A document that is asked about: φ is the mean of its losses."""
+
+    text: str
+    inputs: dict[str, NDArray[Any]]
+    """The one row that the model is given, by column."""
+    losses: int
+    """How many there are to take the mean of."""
+    columns: dict[str, Any]
+    """What else its data set says of it."""
+    tokens: dict[str, list[Any]] = field(default_factory=dict)
+    """``input_ids`` and ``targets``, if it has tokens."""
+
+
+class Task(Protocol):
+    """A config's model and rows, and how what is asked becomes documents of the same kind."""
+
+    @property
+    def model(self) -> LoadedModel:
+        """The model as it is before training."""
+
+    @property
+    def rows(self) -> Rows:
+        """What it is trained on."""
+
+    @property
+    def dataset(self) -> RowSource:
+        """The same as a stream takes them."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """What texts are made tokens with; None without tokens."""
+
+    def read(self, source: SourceConfig, where: str) -> list[AskedDocument]:
+        """The documents of a source that is asked about.
+
+        Raises:
+            UsageError: for whatever is wrong with them.
+        """
+
+    def typed(self, documents: Documents) -> list[AskedDocument]:
+        """Texts that were given as they are.
+
+        Raises:
+            UsageError: for whatever is wrong with them, or if the task has no texts.
+        """
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A task made ready for a new run, and the documents that its rows are made of."""
+
+    task: Task
+    documents: Documents
