@@ -296,7 +296,8 @@ class Trainer:
             reader.schedule,
             observer,
         )
-        replay.run(state.cotangents, take, state.step)
+        with reader:
+            replay.run(state.cotangents, take, state.step)
 
     def measure(self, state: TrainState, measurement: Measurement) -> tuple[float, Cotangent]:
         """φ and its derivative in the train state."""

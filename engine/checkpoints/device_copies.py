@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.checkpoints.decoding import copied
 from engine.magic.state import Params
 
 
@@ -83,7 +84,7 @@ class DeviceCopies:
         """What :meth:`to_host` gave as nobody else has it."""
         if self._stream is not None:
             return tensors
-        return {name: tensor.clone() for name, tensor in tensors.items()}
+        return {name: copied(tensor) for name, tensor in tensors.items()}
 
 
 def _to_pinned(tensor: Tensor) -> Tensor:

@@ -66,8 +66,9 @@ def estimate(kind: ScheduleKind, costs: Costs, room: Room) -> Estimate:
     kept_states = len(schedule.checkpoints) + 1
     kept_gradients = costs.steps if schedule.keep_gradients else 0
     disk = kept_states * costs.state_bytes + kept_gradients * costs.gradient_bytes
-    # Two more for a moment: s_T as it was trained and as the last step, taken again, gives it.
-    held = (schedule.live_states + 2) * costs.state_bytes
+    # Two more for a moment: s_T as it was trained and as the last step, taken again, gives it;
+    # and one that is read ahead.
+    held = (schedule.live_states + 3) * costs.state_bytes
     if not schedule.keep_gradients:
         held += schedule.live_states * costs.gradient_bytes
     writing = disk / costs.bytes_per_second + (kept_states + kept_gradients) * costs.file_seconds

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import google_crc32c
-import torch
-from safetensors.torch import load as decode
 from safetensors.torch import save as encode
 from torch import Tensor
 
+from engine.checkpoints.decoding import NotDecodedError, decode_file
 from engine.contract.errors import RunError
 from engine.records.atomic import write_atomically
 
@@ -25,25 +24,26 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
     return {"file": path.name, "bytes": len(data), "crc32c": f"{google_crc32c.value(data):08x}"}
 
 
-def read_tensors(
-    folder: Path, facts: dict[str, Any], device: torch.device | str = "cpu"
-) -> dict[str, Tensor]:
-    """The tensors of a file that :func:`write_tensors` wrote.
+def read_tensors(folder: Path, facts: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a file that :func:`write_tensors` wrote, in host memory.
 
     Raises:
         DamagedFileError: if it is missing or damaged.
     """
     path = folder / facts["file"]
     try:
-        data = path.read_bytes()
+        with path.open("rb", buffering=0) as file:
+            found, crc = decode_file(file, facts["bytes"])
     except OSError as error:
         raise DamagedFileError(f"cannot read {path}: {os.strerror(error.errno or 0)}") from None
-    if len(data) != facts["bytes"] or f"{google_crc32c.value(data):08x}" != facts["crc32c"]:
+    except NotDecodedError:
+        found, crc = {}, None
+    if crc is None or f"{crc:08x}" != facts["crc32c"]:
         raise DamagedFileError(
             f"{path} is damaged: its content is not what was written; restore it from a backup, "
             "or run the config again"
         )
-    return {name: tensor.to(device) for name, tensor in decode(data).items()}
+    return found
 
 
 def remove_unfinished(folder: Path) -> None:

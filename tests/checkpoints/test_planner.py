@@ -25,7 +25,7 @@ def test_what_the_disk_allows() -> None:
 
 
 def test_what_memory_allows() -> None:
-    tight = replace(PLENTY, memory=2 * 3 * COSTS.state_bytes)
+    tight = replace(PLENTY, memory=2 * 4 * COSTS.state_bytes)
     best, reason = choose(COSTS, tight)
     assert best.schedule.kind == "all" and "of memory" in reason
 
@@ -44,3 +44,12 @@ def test_disk_counted_exactly() -> None:
         "sqrt": 11 * states,
         "log": 2 * states,
     }
+
+
+def test_reading_goes_on_beside_computing() -> None:
+    speeds = (1e12, 1e9, 1e4)
+    free, quick, slow = (
+        estimate("all", replace(COSTS, bytes_per_second=speed), PLENTY).replay_seconds
+        for speed in speeds
+    )
+    assert quick == free and slow > 10 * quick

@@ -106,6 +106,19 @@ def test_passes_when_memory_is_short(config: dict[str, Any], start: Start) -> No
     assert np.array_equal(token_scores(outcome), whole)
 
 
+def test_memory_for_the_trajectory_changes_no_bit(config: dict[str, Any], start: Start) -> None:
+    attribution, found = {"memory_budget_gb": 1e-6}, []
+    for name, memory_gb in (("share", None), ("little", 1e-4), ("none", 0)):
+        trajectory = {**config["trajectory"], "memory_gb": memory_gb}
+        outcome = start({**config, "attribution": attribution, "trajectory": trajectory}, name)
+        found.append(token_scores(outcome))
+        steps = [
+            e for e in RunFolder(Path(outcome["path"])).events() if e["event"] == "replay_step"
+        ]
+        assert steps and all(event["waited"] >= 0 for event in steps)
+    assert all(np.array_equal(scores, found[0]) for scores in found)
+
+
 def test_document_granularity(config: dict[str, Any], start: Start) -> None:
     tokens = reader_of(start(config))
     documents = reader_of(start({**config, "attribution": {"granularity": "document"}}, "d"))
