@@ -10,7 +10,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_python_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    _, code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     code = code.replace('"sample_configs', f'"{ROOT}/sample_configs')
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
@@ -18,6 +18,28 @@ def test_python_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     scores = names["scores"]
     assert scores.weights.shape == (1, 4)  # type: ignore[attr-defined]
     assert (scores.weights != 0).all()  # type: ignore[attr-defined]
+
+
+def test_a_task_of_one_s_own(tmp_path: Path) -> None:
+    import numpy as np
+    import yaml
+
+    from engine.worker.__main__ import main
+
+    task, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "my_task.py").write_text(f"import engine, torch\nimport numpy as np\n\n{task}")
+    np.save(tmp_path / "heights.npy", np.random.default_rng(0).normal(size=(6, 3)))
+    source = {"path": str(tmp_path / "heights.npy")}
+    config = {
+        "task": "my_task.py:Heights",
+        "model": {"path": "linear", "dtype": "float64"},
+        "data": source,
+        "training": {"batch_size": 3},
+        "queries": dict(source),
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+    runs = str(tmp_path / "runs")
+    assert main(["run", "--config", str(tmp_path / "run.yaml"), "--runs", runs, "--id", "r"]) == 0
 
 
 def test_file_tree_names_every_module() -> None:
@@ -32,9 +54,11 @@ def test_file_tree_names_every_module() -> None:
 def test_config_example_is_valid(tmp_path: Path) -> None:
     from engine.contract.read_config import read_config
 
-    (config,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-    (tmp_path / "run.yaml").write_text(config)
+    texts, images = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "run.yaml").write_text(texts)
     assert read_config(tmp_path / "run.yaml").training.epochs == 2
+    (tmp_path / "run.yaml").write_text(images)
+    assert read_config(tmp_path / "run.yaml").model.path == "resnet9"
 
 
 @pytest.mark.parametrize("sample", sorted(p.name for p in (ROOT / "sample_configs").glob("*.yaml")))

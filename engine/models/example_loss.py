@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.contract.errors import UsageError
+
 Columns = dict[str, Tensor]
 PerExample = Callable[[nn.Module, Columns], Tensor]
 
@@ -30,12 +32,15 @@ class ExampleLoss(nn.Module):
             example_weight: (examples,) data weights.
             num_items_in_batch: D, what the sum is divided by.
             columns: (examples, …) what the model is given.
+
+        Raises:
+            UsageError: if the task does not give one number an example.
         """
         of = self.losses if self.training else self.measure
         values = of(self.model, columns)
         if values.shape != example_weight.shape:
-            raise TypeError(
-                f"{getattr(of, '__qualname__', of)} gives a tensor of shape "
+            raise UsageError(
+                f"task: {getattr(of, '__qualname__', of)} gives a tensor of shape "
                 f"{tuple(values.shape)} for {len(example_weight)} examples; give one number each"
             )
         return torch.dot(example_weight, values) / num_items_in_batch

@@ -22,6 +22,7 @@ from engine.magic.state import TrainState
 from engine.records.run_folder import RunFolder
 from engine.records.score_store import list_attributions, read_completion
 from engine.validation.subsets import NOTHING, Subset
+from engine.worker.asking import ASKED
 from engine.worker.job import Job
 from engine.worker.queries import Queries, measurement_batches, read_asked
 
@@ -110,7 +111,8 @@ class Retrainer:
             return job.trainer.open(self._folder.trajectory).load_state(steps), False
         if kept is not None:
             with contextlib.suppress(DamagedFileError):
-                tensors = read_tensors(self._models, kept, job.device)
+                read = read_tensors(self._models, kept).items()
+                tensors = {name: tensor.to(job.device) for name, tensor in read}
                 buffers = {name: tensors.pop(name) for name in job.trainer.loss.buffers()}
                 return TrainState(steps, tensors, [], buffers), False
         return retrained(job, without(subset, job.documents), observer), True
@@ -134,4 +136,4 @@ def queries_of(attribution: Path) -> Queries:
         RunError: if they cannot be read.
     """
     reduction = (read_completion(attribution) or {})["reduction"]
-    return read_asked(attribution / "queries.parquet", reduction)
+    return read_asked(attribution / ASKED, reduction)

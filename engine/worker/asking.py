@@ -11,6 +11,10 @@ from engine.worker.job import Job
 from engine.worker.queries import Queries, read_asked, read_queries, typed_queries, write_asked
 
 
+ASKED = "asked.parquet"
+"""Beside the scores: what was asked, in the form that can be asked again."""
+
+
 @dataclass(frozen=True)
 class Asking:
     """Queries asked of a run, and where their scores grow until they are complete."""
@@ -38,7 +42,7 @@ def store_asked(folder: RunFolder, request: Request, queries: Queries) -> None:
     """Store what is asked, before anything is computed."""
     staging = staging_folder(folder, request)
     staging.mkdir(parents=True, exist_ok=True)
-    write_asked(staging / _FILE, queries)
+    write_asked(staging / ASKED, queries)
 
 
 def asking_of(folder: RunFolder, request: Request, job: Job) -> Asking:
@@ -48,7 +52,7 @@ def asking_of(folder: RunFolder, request: Request, job: Job) -> Asking:
         UsageError: for whatever is wrong with the queries.
     """
     staging = staging_folder(folder, request)
-    if not _is_readable(staging / _FILE):
+    if not _is_readable(staging / ASKED):
         store_asked(folder, request, _read(request, job))
     reduction: Reduction = "none"
     granularity = job.config.attribution.granularity
@@ -61,13 +65,8 @@ def asking_of(folder: RunFolder, request: Request, job: Job) -> Asking:
         reduction = job.config.queries.reduction
     if not job.config.has_tokens:
         granularity = "document"
-    queries = read_asked(staging / _FILE, reduction)
+    queries = read_asked(staging / ASKED, reduction)
     return Asking(folder, staging, queries, granularity, tolerance)
-
-
-def forget_asked(staging: Path) -> None:
-    """Remove what was stored for later attempts."""
-    (staging / _FILE).unlink(missing_ok=True)
 
 
 def _is_readable(file: Path) -> bool:
@@ -91,6 +90,3 @@ def _read(request: Request, job: Job) -> Queries:
     assert asked.queries is not None
     source = {**asked.queries.model_dump(), "reduction": asked.reduction}
     return read_queries(QueriesConfig.model_validate(source), job)
-
-
-_FILE = "asked.parquet"

@@ -12,7 +12,7 @@ from engine.magic.replay import DivergedError
 from engine.records.atomic import sync_folder
 from engine.records.score_store import ScoreWriter, read_completion
 from engine.records.tables import read_table, write_queries
-from engine.worker.asking import Asking, forget_asked
+from engine.worker.asking import Asking
 from engine.worker.job import Job
 from engine.worker.queries import measurement_batches, query_losses, query_table
 from engine.worker.replaying import COMPLETION_FACTS, Replayed, Replaying, document_sums
@@ -51,7 +51,6 @@ def _publish(asking: Asking, report: Reporter) -> None:
     facts = read_completion(asking.staging) or {}
     remove_saves(asking.staging)
     forget_basis(asking.staging)
-    forget_asked(asking.staging)
     os.rename(asking.staging, asking.folder.attributions / asking.identifier)
     sync_folder(asking.folder.attributions)
     report(

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from engine.records.run_folder import RunFolder
+from engine.records.tables import RowTable
 from magic_tui.cli.output import narrate, stderr
 from magic_tui.cli.progress import ProgressView
 from magic_tui.client.attribution import Attribution, open_attribution
@@ -90,7 +91,7 @@ def print_result(console: Console, facts: dict[str, Any], runs_dir: Path | None)
     console.print()
     if not facts.get("attribution"):
         console.print(f"run {run.id}: trained, and its trajectory is kept; no query was asked yet")
-        print_try_next(console, {"ask it": _command("attribute", run, runs_dir, '--text "…"')})
+        print_try_next(console, {"ask it": _command("attribute", run, runs_dir, _asked(run))})
         return
     attribution = open_attribution(run, facts["attribution"])
     console.print(f"run {run.id}  attribution {attribution.id}", style="dim")
@@ -109,13 +110,19 @@ def next_commands(tables: list[Top], run: RunFolder, runs_dir: Path | None) -> d
     """Commands that go on from here, by what they do."""
     best = next((table for table in tables if table.shown), None)
     query, document = (best.query.index, best.shown[0].document) if best else (0, 0)
-    asked = f"{document} --query {query}"
+    chosen = f"{document} --query {query}"
+    one = "one document" + (", token by token" if RowTable(run.rows_store).has_tokens else "")
     return {
         "more documents of a query": _command("top", run, runs_dir, f"--query {query} -k 30"),
-        "one document, token by token": _command("show", run, runs_dir, asked),
-        "ask something new, no retraining": _command("attribute", run, runs_dir, '--text "…"'),
+        one: _command("show", run, runs_dir, chosen),
+        "ask something new, no retraining": _command("attribute", run, runs_dir, _asked(run)),
         "all scores as a table": _command("export", run, runs_dir, "--format csv"),
     }
+
+
+def _asked(run: RunFolder) -> str:
+    """How to ask a run something new."""
+    return '--text "…"' if RowTable(run.rows_store).has_tokens else "--queries DATA --split SPLIT"
 
 
 def print_try_next(console: Console, commands: dict[str, str]) -> None:

@@ -84,14 +84,14 @@ def test_a_cotangent_that_is_no_number_stops_the_replay(value: float, tmp_path: 
     trainer, start = make_trainer(0.1)
     stream = make_stream()
     trainer.train(start, stream, save_dir=tmp_path, schedule="sqrt")
-    reader = trainer.open(tmp_path)
-    final = reader.load_state(STEPS)
-    params = {name: torch.full_like(p, value) for name, p in final.params.items()}
-    cotangent = Cotangent(params, trainer.step.stage.zero_cotangent(params, final.optimizer))
-    taken: list[int] = []
-    replay = Replay(
-        trainer.step, reader, lambda step: stream.batch(step, torch.float64), reader.schedule
-    )
-    with pytest.raises(DivergedError, match=f"not finite at step {STEPS - 1}$"):
-        replay.run([cotangent], lambda step, scores: taken.append(step))
+    with trainer.open(tmp_path) as reader:
+        final = reader.load_state(STEPS)
+        params = {name: torch.full_like(p, value) for name, p in final.params.items()}
+        cotangent = Cotangent(params, trainer.step.stage.zero_cotangent(params, final.optimizer))
+        taken: list[int] = []
+        replay = Replay(
+            trainer.step, reader, lambda step: stream.batch(step, torch.float64), reader.schedule
+        )
+        with pytest.raises(DivergedError, match=f"not finite at step {STEPS - 1}$"):
+            replay.run([cotangent], lambda step, scores: taken.append(step))
     assert taken == []

@@ -167,7 +167,7 @@ def test_stored_scores_are_exact(
     outcome = start(with_optimizer(config, bias_scale=bias_scale))
     found, folder = scores_of(outcome), Path(outcome["path"])
     phi, expected = exact(folder, write_mnist(tmp_path / "mnist", size=12))
-    error = np.linalg.norm(found - expected.numpy()) / np.linalg.norm(found)
+    error = float(np.linalg.norm(found - expected.numpy()) / np.linalg.norm(found))
     record_property("largest relative error", (f"images, {model}", error, 1e-9))
     assert error <= 1e-9
     queries = pq.ParquetFile(folder / "attributions/a0001/queries.parquet").read().to_pydict()

@@ -1,0 +1,154 @@
+"""A task of one's own: a file of Python beside the config."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from engine.contract.read_config import read_config
+from engine.records.run_folder import RunFolder
+from engine.records.score_store import ScoreReader
+from engine.worker.job import new_job, stored_job
+from engine.worker.queries import measurement_batches, read_queries
+
+Outcome = dict[str, Any]
+DEVICE = torch.device("cpu")
+
+OWN = '''
+import json
+import numpy as np
+import torch
+from torch import nn
+from beside import SCALE
+from engine import ExampleTask, Examples
+
+class Heights(ExampleTask):
+    """Regression with batch norm; what is asked about is the prediction, not the loss."""
+
+    def read_data(self, source, where):
+        with open(source.path) as file:
+            rows = [json.loads(line) for line in file]
+        x = np.array([row["x"] for row in rows])
+        y = np.array([row["y"] for row in rows])
+        names = [row["name"] for row in rows]
+        return Examples({"x": x, "y": y}, names, np.arange(len(rows)), {"name": names})
+
+    def build_model(self, config, columns):
+        width = config.model.options["width"]
+        inputs = columns["x"].shape[1]
+        return nn.Sequential(
+            nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.Tanh(), nn.Linear(width, 1)
+        )
+
+    def losses(self, model, columns):
+        return (model(columns["x"])[:, 0] - columns["y"]) ** 2
+
+    def measure(self, model, columns):
+        return SCALE * model(columns["x"])[:, 0]
+'''
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> dict[str, Any]:
+    (tmp_path / "heights.py").write_text(OWN)
+    (tmp_path / "beside.py").write_text("SCALE = 3.0\n")
+    random = np.random.default_rng(0)
+    for name, count in (("train", 8), ("asked", 2)):
+        rows = [
+            {"x": random.normal(size=3).tolist(), "y": random.normal(), "name": f"{name} {i}"}
+            for i in range(count)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return {
+        "task": "heights:Heights",
+        "model": {"path": "own", "dtype": "float64", "options": {"width": 4}},
+        "data": {"path": "train.jsonl"},
+        "training": {
+            "epochs": 3,
+            "batch_size": 4,
+            "optimizer": {"name": "sgd", "learning_rate": 0.1, "momentum": 0.5},
+        },
+        "queries": {"path": "asked.jsonl"},
+        "trajectory": {"schedule": "log"},
+    }
+
+
+def test_a_task_of_one_s_own(
+    own: dict[str, Any], start: Callable[..., Outcome], worker: Callable[..., Outcome]
+) -> None:
+    outcome = start(own)
+    assert outcome["ok"], outcome
+    folder = RunFolder(Path(outcome["path"]))
+    assert pq.read_table(folder.documents_file)["text"].to_pylist()[3] == "train 3"
+    scores = ScoreReader(folder.attributions / "a0001")
+    found = np.stack([scores.document_scores(query) for query in range(2)])
+
+    job, _ = new_job(read_config(folder.config_file), DEVICE)
+    queries = read_queries(job.config.queries, job)  # type: ignore[arg-type]
+    asked = measurement_batches(queries, job)
+    direction = torch.linspace(-1, 1, 8, dtype=torch.float64)
+
+    def phi(shift: float) -> Any:
+        stream = job.stream("document")
+        stream.weights = stream.weights + shift * direction
+        final = job.trainer.train(job.start, stream)
+        return np.array([job.trainer.gradient(final, one)[0] for one in asked])
+
+    h = 1e-4
+    difference = (8 * (phi(h) - phi(-h)) - (phi(2 * h) - phi(-2 * h))) / (12 * h)
+    assert np.allclose(found @ direction.numpy(), difference, rtol=1e-7, atol=1e-10)
+
+    measured = pq.read_table(folder.attributions / "a0001" / "queries.parquet").to_pydict()
+    assert measured["loss_after"] == pytest.approx(phi(0.0).tolist(), rel=1e-12)
+    state = job.trainer.open(folder.trajectory).load_state(6)
+    model = job.model.loss.model.eval()
+    names = {
+        name.removeprefix("model."): t for name, t in {**state.params, **state.buffers}.items()
+    }
+    x = torch.from_numpy(queries.items[1].document.inputs["x"])
+    expected = 3.0 * torch.func.functional_call(model, names, x[None]).item()
+    assert measured["loss_after"][1] == pytest.approx(expected, rel=1e-12)
+
+    request = json.dumps({"queries": {"path": str(folder.path.parent.parent / "asked.jsonl")}})
+    again = worker("attribute", "--run", folder.path, "--request", request)
+    reader = ScoreReader(folder.attributions / again["attribution"])
+    assert np.array_equal(reader.document_scores(1), found[1])
+    rows = stored_job(folder, DEVICE).rows.arrays()
+    assert all(np.array_equal(rows[name], kept) for name, kept in job.rows.arrays().items())
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("heights:Widths", "cannot be loaded (AttributeError"),
+        ("nowhere:Task", "cannot be loaded (ModuleNotFoundError"),
+        ("json:JSONDecoder", "json:JSONDecoder is no engine.ExampleTask"),
+    ],
+)
+def test_what_is_no_task(
+    task: str, message: str, own: dict[str, Any], start: Callable[..., Outcome]
+) -> None:
+    outcome = start({**own, "task": task})
+    assert outcome["exit_code"] == 2 and message in outcome["message"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("nn.Tanh()", "nn.Dropout(0.5)", "trains with dropout (2=0.5)"),
+        ('(model(columns["x"])[:, 0] -', '(model(columns["x"]) -', "shape (4, 4) for 4 examples"),
+    ],
+)
+def test_models_that_cannot_be_replayed(
+    before: str, after: str, message: str, own: dict[str, Any], start: Callable[..., Outcome],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    assert before in OWN
+    (tmp_path / "heights.py").write_text(OWN.replace(before, after, 1))
+    outcome = start(own)
+    assert outcome["exit_code"] == 2 and message in outcome["message"], outcome
