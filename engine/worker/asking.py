@@ -10,7 +10,6 @@ from engine.records.run_folder import RunFolder
 from engine.worker.job import Job
 from engine.worker.queries import Queries, read_asked, read_queries, typed_queries, write_asked
 
-
 ASKED = "asked.parquet"
 """Beside the scores: what was asked, in the form that can be asked again."""
 
