@@ -119,18 +119,17 @@ def _show(facts: dict[str, Any], threshold: float | None, as_json: bool) -> None
     from magic_tui.client.attribution import open_attribution
     from magic_tui.client.baselines import read_baselines
     from magic_tui.client.trust import read_trust
-    from magic_tui.client.validated import UntrustedError, validated_facts
+    from magic_tui.client.validated import check_threshold, validated_facts
 
     opened = open_attribution(RunFolder(Path(facts["path"])), facts["attribution"])
     trust, others = read_trust(opened), read_baselines(opened)
     found = {**facts, **validated_facts(trust, others), "threshold": threshold}
-    if as_json:
-        print_json(found)
-    else:
+    if not as_json:
         from magic_tui.render.validated import validated_lines
 
         console = stdout()
         for line in validated_lines(trust, others, console.width):
             console.print(line)
-    if threshold is not None:
-        UntrustedError.check(trust, threshold)
+    check_threshold(found, threshold)
+    if as_json:
+        print_json(found)

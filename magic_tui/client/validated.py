@@ -1,5 +1,6 @@
 """What ``magic validate`` found, as JSON-ready values, and whether it is good enough."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,12 +15,24 @@ class UntrustedError(MagicError):
 
     exit_code = ExitCode.UNTRUSTED
 
-    @classmethod
-    def check(cls, trust: Trust, threshold: float) -> None:
-        """Raise it if the LDS does not reach the threshold, or there is none."""
-        lds = float("nan") if trust.validation is None else trust.validation.lds
-        if not lds >= threshold:
-            raise cls(f"the mean LDS is {lds:.3f}, under the threshold {threshold:g}")
+    def __init__(self, message: str, facts: dict[str, Any]) -> None:
+        """Carry what was found, for ``--json``."""
+        super().__init__(message)
+        self.facts = facts
+
+
+def check_threshold(facts: dict[str, Any], threshold: float | None) -> None:
+    """Return if what was found reaches the threshold, or there is none.
+
+    Raises:
+        UntrustedError: if the mean LDS is lower, or not known.
+    """
+    lds = facts["lds"]
+    if threshold is None or (lds is not None and lds >= threshold):
+        return
+    known = lds is not None and not math.isnan(lds)
+    said = f"the mean LDS is {lds:.3f}" if known else "no LDS is known"
+    raise UntrustedError(f"{said}, under the threshold {threshold:g}", facts)
 
 
 def validated_facts(trust: Trust, others: Mapping[str, Validation]) -> dict[str, Any]:

@@ -77,13 +77,19 @@ def _state_lines(moment: "Moment", run: View, width: int) -> list[Text]:
 
 
 def _waiting(run: View) -> list[str]:
-    """The attributions that wait behind the job at work."""
+    """What waits behind the job at work."""
     jobs = [job for job in run["jobs"] if not RunState(job["state"]).settled]
-    behind = [job["attribution"] for job in jobs[1:] if job["attribution"] is not None]
+    behind = [_asked(job) for job in jobs[1:] if job["attribution"] is not None]
     if not behind:
         return []
-    first = jobs[0]["attribution"]
-    return [f"{', '.join(behind)} waits behind {'the training' if first is None else first}"]
+    first = "the training" if jobs[0]["attribution"] is None else _asked(jobs[0])
+    return [f"{', '.join(behind)} waits behind {first}"]
+
+
+def _asked(job: View) -> str:
+    """A job by the attribution it makes or validates."""
+    name = str(job["attribution"])
+    return f"the validation of {name}" if job["work"] == "validate" else name
 
 
 def _state_words(run: View) -> tuple[str, str]:

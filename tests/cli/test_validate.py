@@ -85,6 +85,8 @@ def test_json_and_the_threshold(validated: FakeEngine, magic: Magic) -> None:
     poor = magic("validate", "--threshold", "0.9999")
     assert poor.exit_code == 5 and "under the threshold 0.9999" in poor.stderr
     assert "✓ trusted" in poor.stdout
+    facts = json.loads(magic("validate", "--threshold", "0.9999", "--json").stdout)
+    assert facts["error"]["exit_code"] == 5 and facts["lds"] > 0.9
 
 
 def test_what_is_there_is_shown_without_an_engine(run: RunFolder, magic: Magic) -> None:
@@ -94,6 +96,7 @@ def test_what_is_there_is_shown_without_an_engine(run: RunFolder, magic: Magic) 
     (run.attributions / "a0001" / "validation.csv").unlink()
     nothing = magic("validate", "--count", "0", "--threshold", "0.8")
     assert nothing.exit_code == 5 and "not validated" in nothing.stdout
+    assert "no LDS is known, under the threshold 0.8" in nothing.stderr
 
 
 def test_baselines_are_judged_by_the_same_subsets(run: RunFolder, magic: Magic) -> None:

@@ -1,5 +1,7 @@
 """Other methods on the same documents and queries."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from engine.contract.request import ValidationRequest
 from engine.records.run_folder import RunFolder
 from engine.validation.baselines import scoring
 from engine.validation.baselines.known import NotApplicableError
+from engine.validation.retraining import Retrainer
 from engine.worker.job import Job
 from tests.crash.tiny import QUERIES, SENTENCES
 from tests.validation.test_validating import validate
@@ -15,7 +18,10 @@ from tests.validation.test_validating import validate
 BASELINES = ValidationRequest(count=0, baselines=True)
 
 
-def test_cosine_is_that_of_whole_gradients(run: RunFolder, job: Job) -> None:
+def test_cosine_is_that_of_whole_gradients(
+    run: RunFolder, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "METHODS", {"cosine": scoring.METHODS["cosine"]})
     validate(run, job, BASELINES)
     found = np.load(run.attributions / "a0001" / "baselines" / "cosine.npy")
     final = job.trainer.open(run.trajectory).load_state(len(job.order)).params
@@ -39,8 +45,11 @@ def test_cosine_is_that_of_whole_gradients(run: RunFolder, job: Job) -> None:
         assert found[query] == pytest.approx(expected, rel=1e-9)
 
 
-def test_bm25_prefers_the_words_of_the_query(run: RunFolder, job: Job) -> None:
+def test_bm25_prefers_the_words_of_the_query(
+    run: RunFolder, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("bm25s")
+    monkeypatch.setattr(scoring, "METHODS", {"bm25": scoring.METHODS["bm25"]})
     validate(run, job, BASELINES)
     found = np.load(run.attributions / "a0001" / "baselines" / "bm25.npy")
     assert found.shape == (2, 7) and (found <= 0).all()
@@ -63,6 +72,20 @@ def test_what_cannot_serve_is_said_and_the_rest_goes_on(
     events = validate(run, job, BASELINES)
     said = [event["message"] for event in events if event["event"] == "warning"]
     assert "first: the documents are not texts" in said[0]
-    assert "kronfluence is not installed; pip install 'magic-attribution[baselines]'" in said[1]
+    assert "kronfluence is not installed; the README says how" in said[1]
     files = [file.name for file in (run.attributions / "a0001" / "baselines").iterdir()]
     assert files == ["cosine.npy"]
+
+
+@pytest.mark.parametrize(("method", "library"), [("trak", "trak"), ("ekfac", "kronfluence")])
+def test_influence_by_libraries_finds_the_text_itself(
+    run: RunFolder, job: Job, method: str, library: str
+) -> None:
+    pytest.importorskip(library)
+    known = scoring.known_of(run, run.attributions / "a0001", job, Retrainer(run, job, False))
+    # The training documents themselves as queries: each helps its own loss most.
+    asked = [[known.batch(document)] for document in range(job.documents)]
+    found = scoring.METHODS[method](replace(known, measurements=asked))
+    assert found.shape == (7, 7) and (found.diagonal() < 0).all()
+    others = found[~np.eye(7, dtype=bool)]
+    assert found.diagonal().mean() < others.mean() - others.std()

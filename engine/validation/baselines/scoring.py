@@ -15,13 +15,20 @@ from engine.records.run_folder import RunFolder
 from engine.records.tables import read_table
 from engine.validation.baselines.bm25 import bm25
 from engine.validation.baselines.cosine import cosine
+from engine.validation.baselines.ekfac import ekfac
 from engine.validation.baselines.known import Known, NotApplicableError, Scores
+from engine.validation.baselines.trak import trak
 from engine.validation.retraining import Retrainer, queries_of
 from engine.validation.subsets import NOTHING
 from engine.worker.job import Job
 from engine.worker.queries import measurement_batches
 
-METHODS: dict[str, Callable[[Known], Scores]] = {"cosine": cosine, "bm25": bm25}
+METHODS: dict[str, Callable[[Known], Scores]] = {
+    "cosine": cosine,
+    "bm25": bm25,
+    "trak": trak,
+    "ekfac": ekfac,
+}
 
 
 def score_baselines(
@@ -40,7 +47,7 @@ def score_baselines(
     for name, method in METHODS.items():
         file, why_not = kept / f"{name}.npy", None
         if not file.exists():
-            known = known or _known(folder, attribution, job, retrainer)
+            known = known or known_of(folder, attribution, job, retrainer)
             why_not = _write(file, method, known)
         yield name, why_not
 
@@ -51,14 +58,15 @@ def _write(file: Path, method: Callable[[Known], Scores], known: Known) -> str |
     except NotApplicableError as error:
         return str(error)
     except ImportError as error:
-        return f"{error.name} is not installed; pip install 'magic-attribution[baselines]'"
+        return f"{error.name} is not installed; the README says how"
     content = io.BytesIO()
     np.save(content, scores)
     write_atomically(file, content.getvalue())
     return None
 
 
-def _known(folder: RunFolder, attribution: Path, job: Job, retrainer: Retrainer) -> Known:
+def known_of(folder: RunFolder, attribution: Path, job: Job, retrainer: Retrainer) -> Known:
+    """What the methods start from."""
     queries = queries_of(attribution)
     return Known(
         job,
