@@ -25,6 +25,7 @@ ABOUT = (
     "raise (harmful) the query's loss. New queries need no new training.",
 )
 _KNOWN = {
+    # As many as a small terminal has lines for; the others are for data that has to be fetched.
     "demo": "a small model learns eight books; nothing is downloaded",
     "finetune-jsonl": "sample: fine-tune a model on a file of texts",
     "lora": "sample: fine-tune adapters (LoRA) on a frozen model",
@@ -112,12 +113,12 @@ class WelcomeScreen(MagicScreen):
 
 
 def offers() -> list[Offer]:
-    """The demo, the sample configs, and a config of the user's own."""
+    """The demo, the templates among the sample configs, and a config of the user's own."""
     found = []
     try:
-        demo = demo_config()
-        others = sorted(path for path in demo.parent.glob("*.yaml") if path != demo)
-        found = [Offer(p.stem, _KNOWN.get(p.stem, "a sample config"), p) for p in [demo, *others]]
+        folder = demo_config().parent
+        files = {name: folder / f"{name}.yaml" for name in _KNOWN}
+        found = [Offer(n, words, files[n]) for n, words in _KNOWN.items() if files[n].is_file()]
     except MagicError:
         pass
     return [*found, Offer("own config…", "any run config in YAML: name its file", None)]
