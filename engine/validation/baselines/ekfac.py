@@ -15,8 +15,8 @@ from torch.utils.data import Dataset
 
 from engine.magic.state import Batch
 from engine.models.module_loss import ModuleLoss
+from engine.tasks.named import restore_task
 from engine.validation.baselines.known import Known, NotApplicableError, Scores
-from engine.worker.job import load_model
 
 
 def ekfac(known: Known) -> Scores:
@@ -92,11 +92,13 @@ def _trained_module(known: Known) -> nn.Module:
     config = known.job.config
     model = config.model.model_copy(update={"dtype": "float32"})
     changed = config.model_copy(update={"model": model})
-    module: nn.Module = load_model(changed, known.job.device).loss
+    task = restore_task(changed, known.job.rows.arrays(), known.job.device)
+    module: nn.Module = task.model.loss
+    final = {**known.final.params, **known.final.buffers}
     with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if name in known.final.params:
-                parameter.copy_(known.final.params[name])
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            if name in final:
+                tensor.copy_(final[name])
     for parent in list(module.modules()):
         for name, child in parent.named_children():
             if type(child).__name__ == "Conv1D":

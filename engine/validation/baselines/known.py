@@ -44,13 +44,14 @@ class Known:
 
     def gradient(self, document: int) -> tuple[float, Params]:
         """The loss of :meth:`batch` and its gradient at s_T."""
-        return self._of_parameters([self.batch(document)])
+        return self.measured([self.batch(document)])
 
     def query_gradients(self) -> Iterator[tuple[float, Params]]:
         """Every φ and its gradient at s_T."""
-        return map(self._of_parameters, self.measurements)
+        return map(self.measured, self.measurements)
 
-    def _of_parameters(self, measurement: Measurement) -> tuple[float, Params]:
+    def measured(self, measurement: Measurement) -> tuple[float, Params]:
+        """φ and its gradient in the parameters at s_T."""
         value, gradient = self.job.trainer.gradient(self.final, measurement)
         return value, {name: gradient[name] for name in self.final.params}
 

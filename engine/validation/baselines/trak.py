@@ -95,7 +95,7 @@ def _output_gradient(known: Known, index: int) -> tuple[Tensor, float]:
         missing = max(-float(np.expm1(-loss)), 1e-6)
     else:
         measurement = known.measurements[index - known.job.documents]
-        _, gradient = known.job.trainer.gradient(known.final, measurement)
+        _, gradient = known.measured(measurement)
         missing = 1.0
     flat = torch.cat([value.flatten().float() for value in gradient.values()])
     return flat / -missing, missing
