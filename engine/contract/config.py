@@ -129,6 +129,9 @@ class TrainingConfig(Section):
     epochs: PositiveInt = 1
     batch_size: PositiveInt = 16
     micro_batch_size: PositiveInt | None = None
+    recompute: bool = False
+    """Compute activations again layer by layer rather than keeping them: a micro-batch then takes
+    the memory of one layer, and more time."""
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     max_grad_norm: Annotated[float, Field(gt=0.0)] | None = None
@@ -194,6 +197,8 @@ class RunConfig(Section):
         # Younger than the format: unset, it must not change the digests of runs there are.
         if values["attribution"]["query_tolerance"] is None:
             del values["attribution"]["query_tolerance"]
+        if not values["training"]["recompute"]:
+            del values["training"]["recompute"]
         canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -70,7 +70,7 @@ class TrainStep:
         total, grads = 0.0, None
         for part in ranks.own_rows(batch).split(self.micro_batch_size):
             with ranks.graph():
-                value, found = _first(self.loss, params, part)
+                value, found = first_derivatives(self.loss, params, part)
             grads = _add(grads, found)
             total += value
         assert grads is not None
@@ -109,7 +109,7 @@ class TrainStep:
         sums, ranks = [cotangent.params for cotangent in cotangents], self.ranks.group
         with ranks.graph():
             scores = [
-                _second(self.loss, state.params, part, directions, sums)
+                second_derivatives(self.loss, state.params, part, directions, sums)
                 for part in ranks.own_rows(batch).split(self.micro_batch_size)
             ]
         return ranks.all_rows(torch.cat(scores, dim=1), batch.weights.shape[0])
@@ -149,8 +149,8 @@ class FirstOrder:
         return _stacked(scores)
 
 
-def _first(loss: BatchLoss, params: Params, batch: Batch) -> tuple[float, Params]:
-    """A micro-batch's loss and gradient."""
+def first_derivatives(loss: BatchLoss, params: Params, batch: Batch) -> tuple[float, Params]:
+    """A micro-batch's loss and gradient, layer by layer if the loss can be cut."""
     if isinstance(loss, LayeredLoss):
         layers = Layerwise(loss, params, batch)
         grads = layers.gradient()
@@ -161,7 +161,7 @@ def _first(loss: BatchLoss, params: Params, batch: Batch) -> tuple[float, Params
         return value.item(), _gradient(value, leaves, create_graph=False)
 
 
-def _second(
+def second_derivatives(
     loss: BatchLoss,
     params: Params,
     batch: Batch,

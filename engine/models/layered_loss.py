@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -67,19 +66,6 @@ class LayeredModuleLoss:
 
 
 _RESULT = object()
-
-
-def layers_of(model: nn.Module) -> list[nn.Module]:
-    """The layers of a transformers model, in order; none if it does not say which they are."""
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    found: list[nn.Module] = []
-    for module in model.modules():
-        if isinstance(module, GradientCheckpointingLayer) and not any(
-            module in set(outer.modules()) for outer in found
-        ):
-            found.append(module)
-    return found
 
 
 def _is_differentiable(value: Any) -> bool:

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ class LoadedModel:
     """Whether it trains with dropout, forced against advice."""
     frozen: int
     """Parameters that are not trained."""
+    layers: Sequence[nn.Module] = ()
+    """Those whose activations are computed again rather than kept."""
 
     @property
     def positions(self) -> int | None:

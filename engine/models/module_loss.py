@@ -87,7 +87,7 @@ class ModuleLoss:
         return functional_call(_Bound(self.module), named, (compute,))
 
     def _run(self, params: Params, arguments: dict[str, Any]) -> Any:
-        return self.bound(params, lambda: self.module(**arguments))
+        return functional_call(self.module, params, (), arguments)
 
     def _checked_call(self, params: Params, arguments: dict[str, Any], batch: Batch) -> Any:
         """The first call, which may neither change buffers nor draw unseeded random numbers."""

@@ -51,6 +51,9 @@ class ShardedLoss(ModuleLoss):
         self._now = {**self._start, **params}
         return compute()
 
+    def _run(self, params: Params, arguments: dict[str, Any]) -> Any:
+        return self.bound(params, lambda: self.module(**arguments))
+
     def _divide(self, device: torch.device) -> None:
         names = {id(p): name for name, p in self.module.named_parameters()}
         # Places first: a tied parameter has several, and all are needed before it is let go.

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from engine.magic.optimizers import LearningRateSpec, OptimizerSpec, build_optim
 from engine.magic.ranks import ALONE, Ranks
 from engine.magic.state import TrainState
 from engine.models.causal_lm_loss import IGNORED
+from engine.models.layers import checked_layers
 from engine.models.load import LoadedModel, load_causal_lm
 from engine.planning import Training
 from engine.records.run_folder import RunFolder
@@ -196,6 +197,13 @@ def load_model(config: RunConfig, device: torch.device) -> LoadedModel:
     model = load_causal_lm(
         config.model, config.seed, device, force_dropout="dropout" in config.force
     )
+    if config.training.recompute:
+        if model.dropout:
+            raise UsageError(
+                "training.recompute: layers with dropout cannot be computed again; set "
+                "model.dropout: 0, or recompute to false"
+            )
+        model = replace(model, layers=checked_layers(model.loss, config.model.path))
     limit = model.positions
     if limit is not None and config.data.sequence_length > limit:
         raise UsageError(
@@ -271,5 +279,6 @@ def new_trainer(
         elementwise=True,
         dropout_seed=config.seed if model.dropout else None,
         mesh=mesh,
+        recompute=model.layers,
     )
     return trainer
