@@ -1,7 +1,7 @@
 """A run config made ready to compute: its model, rows, stream and trainer, all checked."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from engine.records.tables import RowTable, write_documents, write_rows
 from engine.sharding.mesh import Mesh
 from engine.stream import DataStream
 from engine.trainer import Trainer
+from engine.worker.in_turn import in_turn
 from engine.worker.mesh import check_same, divided
 
 
@@ -105,17 +106,12 @@ def new_job(config: RunConfig, device: torch.device, ranks: Ranks = ALONE) -> tu
     """
     _check_dtype(config)
     documents = read_documents(config.data, "data")
-    model = load_model(config, _loaded_to(device, ranks))
-    length = config.data.sequence_length
-    tokenizer = model.tokenizer
-    tokenized = tokenize(documents, tokenizer, None if config.data.packing else length, "data")
-    check_tokens(tokenized, model, "data")
-    pad = tokenizer.pad_token_id or 0
-    if config.data.packing:
-        rows = packed(tokenized, length, tokenizer.eos_token_id, pad)
-    else:
-        rows = one_document_a_row(tokenized, pad)
-    return _job(config, model, rows, len(documents), device, ranks), documents
+
+    def load() -> _Loaded:
+        model = load_model(config, _loaded_to(device, ranks))
+        return _Loaded(model, _rows(config, documents, model), len(documents))
+
+    return _job(config, load, device, ranks), documents
 
 
 def stored_job(folder: RunFolder, device: torch.device, ranks: Ranks = ALONE) -> Job:
@@ -132,8 +128,11 @@ def stored_job(folder: RunFolder, device: torch.device, ranks: Ranks = ALONE) ->
         table.input_ids(), document_ids, table.targets(), (document_ids >= 0).sum(1).astype("int32")
     )
     documents = int(document_ids.max()) + 1
-    model = load_model(config, _loaded_to(device, ranks))
-    job = _job(config, model, rows, documents, device, ranks)
+
+    def load() -> _Loaded:
+        return _Loaded(load_model(config, _loaded_to(device, ranks)), rows, documents)
+
+    job = _job(config, load, device, ranks)
     steps = step_table(job.order, len(rows), config.training.epochs)
     if not np.array_equal(steps, table.steps()):
         raise RunError(
@@ -141,6 +140,16 @@ def stored_job(folder: RunFolder, device: torch.device, ranks: Ranks = ALONE) ->
             "seed; use the numpy version that trained it"
         )
     return job
+
+
+def _rows(config: RunConfig, documents: Documents, model: LoadedModel) -> Rows:
+    length, tokenizer = config.data.sequence_length, model.tokenizer
+    tokenized = tokenize(documents, tokenizer, None if config.data.packing else length, "data")
+    check_tokens(tokenized, model, "data")
+    pad = tokenizer.pad_token_id or 0
+    if config.data.packing:
+        return packed(tokenized, length, tokenizer.eos_token_id, pad)
+    return one_document_a_row(tokenized, pad)
 
 
 def write_job(folder: RunFolder, job: Job, documents: Documents) -> None:
@@ -218,35 +227,52 @@ def _loaded_to(device: torch.device, ranks: Ranks) -> torch.device:
     return device if ranks.count == 1 else torch.device("cpu")
 
 
-def _job(
-    config: RunConfig,
-    model: LoadedModel,
-    rows: Rows,
-    documents: int,
-    device: torch.device,
-    ranks: Ranks,
-) -> Job:
-    training = config.training
+@dataclass(frozen=True)
+class _Loaded:
+    """A model, and what it is trained on."""
+
+    model: LoadedModel
+    rows: Rows
+    documents: int
+
+
+def _job(config: RunConfig, load: Callable[[], _Loaded], device: torch.device, ranks: Ranks) -> Job:
+    if ranks.count == 1:
+        return _assembled(config, load(), device)[0]
+    # Before they divide anything by it.
+    check_same(ranks, {"the config": config.digest()[:12], "torch's version": torch.__version__})
+    job, digests = in_turn(
+        ranks,
+        load,
+        lambda held: divided(ranks, config.devices, held.model.loss if held else None, device),
+        lambda held, mesh: _assembled(config, held, device, mesh),
+    )
+    check_same(ranks, digests)
+    return job
+
+
+def _assembled(
+    config: RunConfig, loaded: _Loaded, device: torch.device, mesh: Mesh | None = None
+) -> tuple[Job, dict[str, str]]:
+    """The job, and what ranks have to have in common by name; none if there is only one."""
+    training, model = config.training, loaded.model
     order = batch_order(
-        len(rows),
+        len(loaded.rows),
         batch_size=training.batch_size,
         epochs=training.epochs,
         seed=config.seed,
         shuffle=training.shuffle,
     )
     rate = LearningRateSpec(steps=len(order), **training.schedule.model_dump())
-    mesh = None
-    if ranks.count > 1:
-        check_same(ranks, _digests(config, model, rows, order))
-        mesh = divided(ranks, config.devices, model.loss, device)
-        if mesh.group.count == 1:
-            model.loss.to(device)
+    digests = {} if mesh is None else _digests(model, loaded.rows, order)
+    if mesh is not None and mesh.group.count == 1:
+        model.loss.to(device)
     trainer = new_trainer(config, model, rate, mesh)
-    return Job(config, model, rows, documents, order, trainer, rate, device)
+    job = Job(config, model, loaded.rows, loaded.documents, order, trainer, rate, device)
+    return job, digests
 
 
-def _digests(config: RunConfig, model: LoadedModel, rows: Rows, order: list[Any]) -> dict[str, str]:
-    """What ranks have to have in common, by name."""
+def _digests(model: LoadedModel, rows: Rows, order: list[Any]) -> dict[str, str]:
     weights, data, steps = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
     for name, parameter in model.loss.named_parameters():
         weights.update(name.encode())
@@ -257,11 +283,9 @@ def _digests(config: RunConfig, model: LoadedModel, rows: Rows, order: list[Any]
     for chosen in order:
         steps.update(chosen.tobytes())
     return {
-        "the config": config.digest()[:12],
         "the training data": data.hexdigest()[:12],
         "the model's weights": weights.hexdigest()[:12],
         "the order of the data": steps.hexdigest()[:12],
-        "torch's version": torch.__version__,
     }
 
 

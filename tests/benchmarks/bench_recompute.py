@@ -2,8 +2,8 @@
 
 ``python -m tests.benchmarks.bench_recompute [--model FOLDER]`` times a replayed step of SGD
 with one graph of a whole micro-batch
-and with one layer's graph at a time, for rows of several lengths and micro-batches of several
-sizes, in turn within a round. Ratios are to the whole batch in one graph; peak memory is that of
+and with one layer's graph at a time, for rows of several lengths, all of a step or one at a time,
+in turn within a round. Ratios are to the whole batch in one graph; peak memory is that of
 a process that does nothing else.
 """
 
@@ -48,7 +48,7 @@ def cases(lengths: list[int], queries: list[int]) -> list[Case]:
     for tokens in lengths:
         rows = max(1, 1024 // tokens)
         for asked in queries:
-            sizes = [size for size in (8, 4, 2, 1) if size <= rows]
+            sizes = [rows, 1] if rows > 1 else [1]
             for recompute in (False, True):
                 found += [Case(tokens, rows, size, recompute, asked) for size in sizes]
     return found
@@ -114,16 +114,16 @@ def main() -> None:
         print(peak_of(lambda: prepared(model, every[options.case])))
         return
     times: dict[Case, list[float]] = {case: [] for case in every}
-    for number in range(options.rounds + 1):
+    prepared(model, every[0])()
+    for _ in range(options.rounds):
         for case in every:
             run = prepared(model, case)
             began = time.process_time()
             run()
-            if number:
-                times[case].append(time.process_time() - began)
+            times[case].append(time.process_time() - began)
     print(f"{'':36}{'seconds':>9}{'ratio':>7}{'range':>14}{'peak MB':>9}")
     for number, case in enumerate(every):
-        if case.at_once == min(case.rows, 8) and not case.recompute:
+        if case.at_once == case.rows and not case.recompute:
             base = times[case]
         ratios = [a / b for a, b in zip(times[case], base, strict=True)]
         command = [sys.executable, "-m", "tests.benchmarks.bench_recompute", *sys.argv[1:]]
