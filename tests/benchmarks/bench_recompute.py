@@ -1,10 +1,9 @@
 """What recomputing activations layer by layer saves in memory, and what it costs in time.
 
-``python -m tests.benchmarks.bench_recompute [--model FOLDER]`` times a replayed step of SGD
-with one graph of a whole micro-batch
-and with one layer's graph at a time, for rows of several lengths, all of a step or one at a time,
-in turn within a round. Ratios are to the whole batch in one graph; peak memory is that of
-a process that does nothing else.
+``python -m tests.benchmarks.bench_recompute [--model FOLDER]`` measures a replayed step of SGD with
+one graph of a whole micro-batch and with one layer's graph at a time, for rows of several lengths,
+all of a step at once or one at a time. Every case has a process of its own: processor time of one
+thread, and peak memory above the loaded model. Ratios are to one graph of all rows.
 """
 
 import argparse
@@ -43,14 +42,15 @@ class Case:
         return f"{self.rows}×{self.tokens}, {self.at_once} at once, {way}, {self.queries} q"
 
 
-def cases(lengths: list[int], queries: list[int]) -> list[Case]:
+def cases(lengths: list[int], queries: list[int], what: str) -> list[Case]:
+    """Every length and number of queries, at both extremes of micro-batching, both ways."""
     found = []
     for tokens in lengths:
         rows = max(1, 1024 // tokens)
         for asked in queries:
             sizes = [rows, 1] if rows > 1 else [1]
             for recompute in (False, True):
-                found += [Case(tokens, rows, size, recompute, asked) for size in sizes]
+                found += [Case(tokens, rows, size, recompute, asked, what) for size in sizes]
     return found
 
 
@@ -95,6 +95,24 @@ def _model(path: str | None) -> Any:
     return AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
 
 
+def measured(model: Any, case: Case, rounds: int) -> tuple[float, float]:
+    """Median seconds, and peak MB."""
+    times: list[float] = []
+
+    def timed() -> Callable[[], Any]:
+        run = prepared(model, case)
+
+        def repeated() -> None:
+            began = time.process_time()
+            run()
+            times.append(time.process_time() - began)
+
+        return repeated
+
+    peak = peak_of(timed, rounds)
+    return statistics.median(times), peak
+
+
 def main() -> None:
     """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -103,38 +121,22 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512, 1024])
     parser.add_argument("--queries", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--what", default="replay", choices=["replay", "gradient"])
-    parser.add_argument("--case", type=int, help="run one case alone and print its peak memory")
+    parser.add_argument("--case", type=int, help="measure one case alone")
     options = parser.parse_args()
-    # Processor time of one thread: whatever else the machine does, ratios hold.
-    torch.set_num_threads(1)
-    model = _model(options.model)
-    every = cases(options.lengths, options.queries)
-    every = [Case(**{**vars(case), "what": options.what}) for case in every]
+    every = cases(options.lengths, options.queries, options.what)
     if options.case is not None:
-        print(peak_of(lambda: prepared(model, every[options.case])))
+        torch.set_num_threads(1)
+        print(*measured(_model(options.model), every[options.case], options.rounds))
         return
-    times: dict[Case, list[float]] = {case: [] for case in every}
-    prepared(model, every[0])()
-    for _ in range(options.rounds):
-        for case in every:
-            run = prepared(model, case)
-            began = time.process_time()
-            run()
-            times[case].append(time.process_time() - began)
-    print(f"{'':36}{'seconds':>9}{'ratio':>7}{'range':>14}{'peak MB':>9}")
+    print(f"{'':40}{'seconds':>9}{'ratio':>7}{'peak MB':>9}")
     for number, case in enumerate(every):
-        if case.at_once == case.rows and not case.recompute:
-            base = times[case]
-        ratios = [a / b for a, b in zip(times[case], base, strict=True)]
         command = [sys.executable, "-m", "tests.benchmarks.bench_recompute", *sys.argv[1:]]
         command += ["--case", str(number)]
         printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        spread = f"{min(ratios):.2f}–{max(ratios):.2f}"
-        print(
-            f"{case!s:36}{statistics.median(times[case]):9.2f}{statistics.median(ratios):7.2f}"
-            f"{spread:>14}{float(printed):9.0f}",
-            flush=True,
-        )
+        seconds, peak = map(float, printed.split())
+        if case.at_once == case.rows and not case.recompute:
+            base = seconds
+        print(f"{case!s:40}{seconds:9.2f}{seconds / base:7.2f}{peak:9.0f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ from engine.magic.layerwise import Layerwise
 from engine.magic.optimizers import build_optimizer
 from engine.magic.ranks import ALONE
 from engine.magic.state import Batch, Params
-from engine.magic.train_step import first_derivatives, second_derivatives
+from engine.magic.train_step import FirstOrder, first_derivatives, second_derivatives
 from engine.models import layers as layers_module
 from engine.models.layered_loss import LayeredModuleLoss
 from engine.models.layers import checked_layers, layers_of
 from engine.models.module_loss import ModuleLoss
-from engine.worker.layer_memory import layer_memory
+from engine.worker.layer_memory import Kept, layer_memory
 from tests.exactness.adapted import Adapters, adapted_losses, adapted_model
 from tests.exactness.attributing import Attribution, attribute, check, compare
 from tests.exactness.cases import make_queries
@@ -94,6 +94,16 @@ def test_one_layers_graph_is_alive_at_a_time() -> None:
         assert kept.query == (count + 1) * 3 * 9 * 16 * 8
         found.append(kept.shared - kept.query)
     assert found[0] == found[1] > 0
+
+
+def test_a_graph_that_nobody_wants_is_let_go() -> None:
+    loss = ModuleLoss(CausalLMLoss(tiny_model("llama two layers")))
+    kept = Kept(ALONE, [])
+    with torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
+        graph: Any = FirstOrder(loss, loss.parameters(), batch_of(torch.float64))
+        assert kept.now > 0
+        graph = None
+    assert graph is None and kept.now == 0
 
 
 class Remembering(nn.Module):
