@@ -115,8 +115,10 @@ class Trainer:
         stage = OptimizerStage(
             optimizer, params, elementwise=elementwise, max_grad_norm=max_grad_norm, ranks=ranks
         )
-        if recompute and buffers:
-            raise ValueError("a model whose buffers change cannot be computed layer by layer")
+        if recompute and (buffers or dropout_seed is not None):
+            raise ValueError(
+                "layers that draw random numbers or change buffers cannot be computed again"
+            )
         cut = LayeredModuleLoss(loss, recompute) if recompute else loss
         trainer = cls(loss, TrainStep(cut, stage, micro_batch_size, ranks), params)
         return trainer, trainer.step.start(params, buffers)

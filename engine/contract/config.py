@@ -152,6 +152,9 @@ class TrainingConfig(Section):
     epochs: PositiveInt = 1
     batch_size: PositiveInt = 16
     micro_batch_size: PositiveInt | None = None
+    recompute: bool = False
+    """Compute activations again layer by layer rather than keeping them: a micro-batch then takes
+    the memory of one layer, and more time."""
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     max_grad_norm: Annotated[float, Field(gt=0.0)] | None = None
@@ -254,6 +257,7 @@ class RunConfig(Section):
         for section, name, unset in (
             (values, "task", CAUSAL_LM),
             (values["model"], "options", {}),
+            (values["training"], "recompute", False),
             (values["training"]["optimizer"], "bias_scale", 1.0),
             (values["attribution"], "query_tolerance", None),
             (values["trajectory"], "memory_gb", None),

@@ -83,6 +83,11 @@ class Layerwise:
         self._stages.append(_Stage(self._known, [value], lambda: [value]))
         self.value = value.item()
 
+    @property
+    def bytes_between(self) -> int:
+        """What is kept of the values between stages, and as much again of every direction."""
+        return sum(leaf.numel() * leaf.element_size() for leaf in self._known)
+
     def gradient(self) -> list[Tensor | None]:
         """∇_θ L in the order of the parameters; None for what the loss does not depend on."""
         cotangents = self._end()

@@ -61,7 +61,8 @@ class Ranks:
 
     def keep(self, tensor: Tensor) -> Any:
         """What a graph keeps of a tensor inside :meth:`graph`."""
-        return tensor
+        # A graph that kept the tensor with its own graph would keep itself alive.
+        return tensor.detach()
 
     def restore(self, kept: Any) -> Tensor:
         """The inverse of :meth:`keep`."""

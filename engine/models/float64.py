@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from engine.models.layered_loss import layers_of
+from engine.models.layers import layers_of
 
 
 class _WithoutFloat32(TorchFunctionMode):
@@ -29,7 +29,10 @@ class _WithoutFloat32(TorchFunctionMode):
 
 
 def compute_in_float64(model: nn.Module) -> None:
-    """Let the forward of a model, of its base model and of each layer cast nothing to float32."""
+    """Let the forward of a transformers model cast nothing to float32.
+
+    That of its base model and of its layers neither, which may be called on their own.
+    """
     base = getattr(model, "base_model", model)
     for module in dict.fromkeys((model, base, *layers_of(model))):
         module.forward = _wrapped(module.forward)

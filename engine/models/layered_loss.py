@@ -72,19 +72,6 @@ class LayeredModuleLoss:
 _RESULT = object()
 
 
-def layers_of(model: nn.Module) -> list[nn.Module]:
-    """The layers of a transformers model, in order; none if it does not say which they are."""
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    found: list[nn.Module] = []
-    for module in model.modules():
-        if isinstance(module, GradientCheckpointingLayer) and not any(
-            module in set(outer.modules()) for outer in found
-        ):
-            found.append(module)
-    return found
-
-
 def _is_differentiable(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 

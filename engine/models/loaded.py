@@ -1,8 +1,8 @@
 """A model ready to be trained and replayed, and the checks that it can be."""
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -26,6 +26,8 @@ class LoadedModel:
     """Whether it trains with dropout, forced against advice."""
     frozen: int
     """Parameters that are not trained."""
+    layers: Sequence[nn.Module] = field(default=(), kw_only=True)
+    """Those whose activations are computed again rather than kept."""
 
     def cached_bytes(self, positions: int, itemsize: int) -> int:
         """Bytes that the graph of ``positions`` losses keeps where its hooks do not see them."""
@@ -52,9 +54,9 @@ def _active_dropout(model: nn.Module) -> Iterator[str]:
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
             yield f"{name}={module.p}"
-        for field, value in vars(module).items():
-            if DROPOUT_FIELD.search(field) and isinstance(value, float) and value > 0:
-                yield f"{name}.{field}={value}"
+        for attribute, value in vars(module).items():
+            if DROPOUT_FIELD.search(attribute) and isinstance(value, float) and value > 0:
+                yield f"{name}.{attribute}={value}"
 
 
 def frozen_parameters(loss: nn.Module) -> int:

@@ -87,7 +87,8 @@ class Gathered:
         """What a graph is to keep of a tensor: the tensor itself unless it was gathered."""
         whole = self._source(tensor)
         if whole is None:
-            return tensor
+            # With its graph the tensor would keep alive the graph that keeps it.
+            return tensor.detach()
         place = (tensor.size(), tensor.stride(), tensor.storage_offset())
         return _Saved(whole.plain, whole.of, *place)
 

@@ -1,7 +1,7 @@
 """Causal language models: documents are texts, rows tokens, and a loss that of the next token."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from engine.data.rows import Rows, one_document_a_row, packed
 from engine.data.sources import Documents, read_documents
 from engine.data.tokens import TokenizedDocument, tokenize
 from engine.models.causal_lm_loss import IGNORED
+from engine.models.layers import checked_layers
 from engine.models.load import LoadedCausalLM, load_causal_lm
 from engine.tasks.task import AskedDocument, Prepared
 
@@ -127,6 +128,13 @@ def load_model(config: RunConfig, device: torch.device) -> LoadedCausalLM:
     model = load_causal_lm(
         config.model, config.seed, device, force_dropout="dropout" in config.force
     )
+    if config.training.recompute:
+        if model.dropout:
+            raise UsageError(
+                "training.recompute: layers with dropout cannot be computed again; set "
+                "model.dropout: 0, or recompute to false"
+            )
+        model = replace(model, layers=checked_layers(model.loss, config.model.path))
     limit = model.positions
     if limit is not None and config.data.sequence_length > limit:
         raise UsageError(

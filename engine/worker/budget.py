@@ -6,9 +6,11 @@ from typing import Any
 import torch
 
 from engine.contract.config import Granularity
+from engine.magic.layerwise import LayeredLoss
 from engine.magic.train_step import FirstOrder
 from engine.planning import free_memory
 from engine.worker.job import Job
+from engine.worker.layer_memory import layer_memory
 
 MEMORY_SHARE = 0.6
 """Part of the free memory that a replay takes unless the config sets a budget."""
@@ -35,7 +37,8 @@ def budget_of(job: Job, queries: int, granularity: Granularity) -> Budget:
     weights = job.rows.document_ids.size if granularity == "token" else 2 * job.documents
     # A cotangent, the direction it gives, the product that is added to it, the scores so far.
     per_query = params + optimizer + 2 * params + weights * job.trainer.dtype.itemsize
-    fixed = 3 * params + graph_bytes(job)
+    graph, tangents = graph_bytes(job)
+    per_query, fixed = per_query + tangents, 3 * params + graph
     given, ranks = job.config.attribution.memory_budget_gb, job.trainer.ranks
     # What is held of the trajectory in the same memory was reckoned beside this share.
     beside = job.trainer.tier.used if job.device.type == "cpu" else 0
@@ -52,8 +55,11 @@ def budget_of(job: Job, queries: int, granularity: Granularity) -> Budget:
     return Budget(per_pass, passes, reason, fixed + per_pass * per_query)
 
 
-def graph_bytes(job: Job) -> int:
-    """Bytes that the graph of one step's gradient saves, measured on the widest batch."""
+def graph_bytes(job: Job) -> tuple[int, int]:
+    """Bytes that one step's second derivatives keep at a time, measured on the widest batch.
+
+    The second number is what every query adds.
+    """
     lengths = job.rows.lengths
     widest = max(
         range(len(job.order)),
@@ -62,19 +68,22 @@ def graph_bytes(job: Job) -> int:
     finest: Granularity = "token" if job.config.has_tokens else "document"
     batch, ranks = job.stream(finest).batch(widest, job.trainer.dtype), job.trainer.ranks.group
     part = next(ranks.own_rows(batch).split(job.trainer.step.micro_batch_size))
+    params, loss, cut = job.start.params, job.model.loss, job.trainer.step.loss
+    used = job.model.cached_bytes(part.weights.numel(), job.trainer.dtype.itemsize)
+    if isinstance(cut, LayeredLoss):
+        found = layer_memory(cut, params, part, ranks, loss.parameters())
+        # The head's probabilities are alive while no layer's graph is.
+        return max(found.shared, found.query + used), found.query
     seen: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> Any:
         kept = ranks.keep(tensor)
-        if kept is tensor:
+        if isinstance(kept, torch.Tensor):
             storage = tensor.untyped_storage()
             seen[storage.data_ptr()] = storage.nbytes()
         return kept
 
-    params = job.start.params
     with torch.autograd.graph.saved_tensors_hooks(note, ranks.restore):
         FirstOrder(job.trainer.loss, params, part, job.start.buffers)
-    parameters = (*params.values(), *job.model.loss.parameters())
-    own = {p.untyped_storage().data_ptr() for p in parameters}
-    used = job.model.cached_bytes(part.weights.numel(), job.trainer.dtype.itemsize)
-    return sum(size for pointer, size in seen.items() if pointer not in own) + used
+    own = {p.untyped_storage().data_ptr() for p in (*params.values(), *loss.parameters())}
+    return sum(size for pointer, size in seen.items() if pointer not in own) + used, 0

@@ -1,6 +1,7 @@
 """A run config made ready to compute: its task, stream and trainer, all checked."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from engine.stream import DataStream
 from engine.tasks.named import prepare_task, restore_task
 from engine.tasks.task import Rows, Task
 from engine.trainer import Trainer
+from engine.worker.in_turn import in_turn
 from engine.worker.mesh import check_same, divided
 
 
@@ -85,9 +87,14 @@ def new_job(config: RunConfig, device: torch.device, ranks: Ranks = ALONE) -> tu
         UsageError: for whatever is wrong with the config, its data or its model.
     """
     _check_dtype(config)
-    prepared = prepare_task(config, _loaded_to(device, ranks))
-    documents = prepared.documents
-    return _job(config, prepared.task, len(documents), device, ranks), documents
+    documents: list[Documents] = []
+
+    def load() -> _Loaded:
+        prepared = prepare_task(config, _loaded_to(device, ranks))
+        documents.append(prepared.documents)
+        return _loaded(config, prepared.task, len(prepared.documents), ranks)
+
+    return _job(config, load, device, ranks), documents[0]
 
 
 def stored_job(folder: RunFolder, device: torch.device, ranks: Ranks = ALONE) -> Job:
@@ -99,9 +106,12 @@ def stored_job(folder: RunFolder, device: torch.device, ranks: Ranks = ALONE) ->
     """
     config = folder.config()
     table = RowTable(folder.rows_store)
-    task = restore_task(config, table.arrays(), _loaded_to(device, ranks))
-    documents = int(task.rows.document_ids.max()) + 1
-    job = _job(config, task, documents, device, ranks)
+
+    def load() -> _Loaded:
+        task = restore_task(config, table.arrays(), _loaded_to(device, ranks))
+        return _loaded(config, task, int(task.rows.document_ids.max()) + 1, ranks)
+
+    job = _job(config, load, device, ranks)
     steps = step_table(job.order, len(job.rows), config.training.epochs)
     if not np.array_equal(steps, table.steps()):
         raise RunError(
@@ -146,9 +156,44 @@ def _loaded_to(device: torch.device, ranks: Ranks) -> torch.device:
     return device if ranks.count == 1 else torch.device("cpu")
 
 
-def _job(config: RunConfig, task: Task, documents: int, device: torch.device, ranks: Ranks) -> Job:
-    training, model = config.training, task.model
-    _check_whole_batches(config, model, ranks)
+@dataclass(frozen=True)
+class _Loaded:
+    """A task with its model, and how many documents it trains on."""
+
+    task: Task
+    documents: int
+
+
+def _loaded(config: RunConfig, task: Task, documents: int, ranks: Ranks) -> _Loaded:
+    _check_whole_batches(config, task.model, ranks)
+    if config.training.recompute and not task.model.layers:
+        raise UsageError(
+            f"training.recompute: the model of task {config.task} has no layers that could be "
+            "computed again; set it to false"
+        )
+    return _Loaded(task, documents)
+
+
+def _job(config: RunConfig, load: Callable[[], _Loaded], device: torch.device, ranks: Ranks) -> Job:
+    if ranks.count == 1:
+        return _assembled(config, load(), device)[0]
+    # Before they divide anything by it.
+    check_same(ranks, {"the config": config.digest()[:12], "torch's version": torch.__version__})
+    job, digests = in_turn(
+        ranks,
+        load,
+        lambda held: divided(ranks, config.devices, held.task.model.loss if held else None, device),
+        lambda held, mesh: _assembled(config, held, device, mesh),
+    )
+    check_same(ranks, digests)
+    return job
+
+
+def _assembled(
+    config: RunConfig, loaded: _Loaded, device: torch.device, mesh: Mesh | None = None
+) -> tuple[Job, dict[str, str]]:
+    """The job, and what ranks have to have in common by name; none if there is only one."""
+    training, task = config.training, loaded.task
     order = batch_order(
         len(task.rows),
         batch_size=training.batch_size,
@@ -157,14 +202,11 @@ def _job(config: RunConfig, task: Task, documents: int, device: torch.device, ra
         shuffle=training.shuffle,
     )
     rate = LearningRateSpec(steps=len(order), **training.schedule.model_dump())
-    mesh = None
-    if ranks.count > 1:
-        check_same(ranks, _digests(config, task, order))
-        mesh = divided(ranks, config.devices, model.loss, device)
-        if mesh.group.count == 1:
-            model.loss.to(device)
-    trainer = new_trainer(config, model, rate, mesh)
-    return Job(config, task, documents, order, trainer, rate, device)
+    digests = {} if mesh is None else _digests(task, order)
+    if mesh is not None and mesh.group.count == 1:
+        task.model.loss.to(device)
+    trainer = new_trainer(config, task.model, rate, mesh)
+    return Job(config, task, loaded.documents, order, trainer, rate, device), digests
 
 
 def _check_whole_batches(config: RunConfig, model: LoadedModel, ranks: Ranks) -> None:
@@ -178,8 +220,7 @@ def _check_whole_batches(config: RunConfig, model: LoadedModel, ranks: Ranks) ->
         raise UsageError(f"devices.ranks: {what}; set 1")
 
 
-def _digests(config: RunConfig, task: Task, order: list[Any]) -> dict[str, str]:
-    """What ranks have to have in common, by name."""
+def _digests(task: Task, order: list[Any]) -> dict[str, str]:
     weights, data, steps = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
     for name, parameter in task.model.loss.named_parameters():
         weights.update(name.encode())
@@ -190,11 +231,9 @@ def _digests(config: RunConfig, task: Task, order: list[Any]) -> dict[str, str]:
     for chosen in order:
         steps.update(chosen.tobytes())
     return {
-        "the config": config.digest()[:12],
         "the training data": data.hexdigest()[:12],
         "the model's weights": weights.hexdigest()[:12],
         "the order of the data": steps.hexdigest()[:12],
-        "torch's version": torch.__version__,
     }
 
 
@@ -212,5 +251,6 @@ def new_trainer(
         elementwise=True,
         dropout_seed=config.seed if model.dropout else None,
         mesh=mesh,
+        recompute=model.layers,
     )
     return trainer

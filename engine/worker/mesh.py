@@ -46,8 +46,10 @@ def join(device: torch.device) -> Ranks:
     return ProcessRanks()
 
 
-def divided(ranks: Ranks, devices: DevicesConfig, model: torch.nn.Module, on: torch.device) -> Mesh:
-    """The mesh of a config for a model, the same on all ranks.
+def divided(
+    ranks: Ranks, devices: DevicesConfig, model: torch.nn.Module | None, on: torch.device
+) -> Mesh:
+    """The mesh of a config for a model, the same on all ranks; some of them have it.
 
     ``shards: auto`` divides the model among as few ranks as its replay needs, so that the others
     work on other queries.
@@ -57,8 +59,8 @@ def divided(ranks: Ranks, devices: DevicesConfig, model: torch.nn.Module, on: to
     """
     shards = devices.shards
     if shards == "auto":
-        size = sum(p.numel() * p.element_size() for p in model.parameters())
-        trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+        own = None if model is None else _sizes(model)
+        size, trained = next(sizes for sizes in ranks.everyone(own) if sizes is not None)
         room = min(ranks.everyone(MEMORY_SHARE * free_memory(on)))
         if on.type == "cpu":
             # Ranks of one machine share its memory.
@@ -75,6 +77,12 @@ def divided(ranks: Ranks, devices: DevicesConfig, model: torch.nn.Module, on: to
             "give a divisor of their number, or auto"
         )
     return Mesh(shards, on)
+
+
+def _sizes(model: torch.nn.Module) -> tuple[int, int]:
+    """Bytes of a model's parameters, and of those that are trained."""
+    sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in model.parameters()]
+    return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
 
 
 def check_same(ranks: Ranks, facts: Mapping[str, Any]) -> None:

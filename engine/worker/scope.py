@@ -63,7 +63,7 @@ def explained() -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise RunError(
             "out of device memory; set training.micro_batch_size or "
-            "attribution.memory_budget_gb lower"
+            "attribution.memory_budget_gb lower, or training.recompute to true"
         ) from error
     except torch.distributed.DistError as error:
         raise RunError(
@@ -72,7 +72,8 @@ def explained() -> Iterator[None]:
         ) from error
     except MemoryError as error:
         raise RunError(
-            "out of memory; set training.micro_batch_size or attribution.memory_budget_gb lower"
+            "out of memory; set training.micro_batch_size or attribution.memory_budget_gb lower, "
+            "or training.recompute to true"
         ) from error
     except OSError as error:
         if error.filename is None and error.errno is None:

@@ -243,13 +243,13 @@ def run_case(model_path: str | None, case: str) -> None:
         print(peak)
 
 
-def peak_of(set_up: Callable[[], Callable[[], Any]]) -> float:
-    """Peak MB that doing something twice takes in this process."""
+def peak_of(set_up: Callable[[], Callable[[], Any]], times: int = 2) -> float:
+    """Peak MB that doing something several times takes in this process."""
     before = _resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
     run = set_up()
-    run()
-    run()
+    for _ in range(times):
+        run()
     return (_resident("VmHWM") - before) / 1000
 
 

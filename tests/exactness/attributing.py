@@ -13,6 +13,7 @@ from engine.magic.optimizers import build_optimizer
 from engine.magic.schedule import ScheduleKind
 from engine.magic.state import TrainState
 from engine.measurements import Measurement, measurements_of, scaled
+from engine.models.layers import layers_of
 from tests.exactness import oracle
 from tests.exactness.cases import BATCH_SIZE, Data, make_queries
 from tests.exactness.conftest import Agree
@@ -59,6 +60,7 @@ class Attribution:
     fresh: bool = False
     """Replay with a new trainer, as a later process does."""
     queries_per_pass: int | None = None
+    recompute: bool = False
 
 
 def make_trainer(
@@ -71,6 +73,7 @@ def make_trainer(
         micro_batch_size=how.micro_batch_size,
         max_grad_norm=training.max_grad_norm,
         elementwise=how.elementwise,
+        recompute=layers_of(loss) if how.recompute else (),
     )
 
 

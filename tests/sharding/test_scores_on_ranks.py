@@ -10,6 +10,7 @@ import torch
 from engine import CausalLMLoss, Trainer
 from engine.magic.optimizers import build_optimizer
 from engine.magic.schedule import ScheduleKind
+from engine.models.layers import layers_of
 from engine.sharding.mesh import Mesh
 from tests.exactness.attributing import Problem, make_measurements
 from tests.exactness.cases import document_weights, make_data, make_training
@@ -21,7 +22,11 @@ BOUND = 1e-9
 
 @dataclass(frozen=True)
 class Case:
-    """A training and how it is done; ``frozen``: what parameters' names must not contain."""
+    """A training and how it is done.
+
+    ``frozen``: what parameters' names must not contain; ``recompute``: layer by layer on several
+    ranks, though not on one alone.
+    """
 
     model: str
     schedule: ScheduleKind = "all"
@@ -29,6 +34,7 @@ class Case:
     layout: str = "rows"
     micro_batch_size: int | None = None
     frozen: str = ""
+    recompute: bool = False
     dtype: torch.dtype = torch.float64
 
 
@@ -37,6 +43,7 @@ CASES = [
     Case("llama untied", "sqrt", "sgd", "packed"),
     Case("gemma2 soft cap", "log", "adam"),
     Case("gpt2 two layers", "sqrt", frozen="wte"),
+    Case("llama two layers", "log", micro_batch_size=2, recompute=True),
     Case("phi head bias", frozen="ln_"),
 ]
 MESHES = [(1, 1), (2, 2), (3, 3), (4, 2)]
@@ -62,6 +69,7 @@ def trained(case: Case, folder: Path, mesh: Mesh | None) -> tuple[Any, Any, Prob
         max_grad_norm=problem.training.max_grad_norm,
         elementwise=True,
         mesh=mesh,
+        recompute=layers_of(problem.loss) if case.recompute and mesh else (),
     )
     return trainer, start, problem
 

@@ -1,0 +1,152 @@
+"""Derivatives layer by layer: exact, the same bits as from one graph, one layer's memory."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from engine import CausalLMLoss, Trainer
+from engine.contract.errors import UsageError
+from engine.magic.layerwise import Layerwise
+from engine.magic.optimizers import build_optimizer
+from engine.magic.ranks import ALONE
+from engine.magic.state import Batch, Params
+from engine.magic.train_step import FirstOrder, first_derivatives, second_derivatives
+from engine.models import layers as layers_module
+from engine.models.layered_loss import LayeredModuleLoss
+from engine.models.layers import checked_layers, layers_of
+from engine.models.module_loss import ModuleLoss
+from engine.worker.layer_memory import Kept, layer_memory
+from tests.exactness.adapted import Adapters, adapted_losses, adapted_model
+from tests.exactness.attributing import Attribution, attribute, check, compare
+from tests.exactness.cases import make_queries
+from tests.exactness.conftest import Agree
+from tests.exactness.oracle import exact, leaves_of
+from tests.exactness.test_models_against_oracle import problem_of
+from tests.exactness.tiny_models import CONFIGS, VOCABULARY, tiny_model
+
+FAMILIES = list(CONFIGS)
+HOW = Attribution("sqrt", 2, recompute=True)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_model_families(name: str, agree: Agree, tmp_path: Path) -> None:
+    model = tiny_model(name)
+    check(agree, "recomputed", model, problem_of(CausalLMLoss(model)), HOW, tmp_path)
+
+
+def test_adapters(agree: Agree, tmp_path: Path) -> None:
+    adapters = Adapters("llama two layers", ("q_proj", "down_proj"))
+    model = adapted_model(adapters)
+    problem = problem_of(CausalLMLoss(model))
+    ours = attribute(problem, HOW, tmp_path)
+    start, queries = leaves_of(model), make_queries().tokens
+    truth = exact(
+        adapted_losses(adapters), start, problem.data.tokens, problem.weights, problem.training,
+        queries,
+    )  # fmt: skip
+    compare(agree, "recomputed", problem, HOW, ours, truth)
+
+
+def batch_of(dtype: torch.dtype, rows: int = 3, tokens: int = 9) -> Batch:
+    generator = torch.Generator().manual_seed(2)
+    ids = torch.randint(3, VOCABULARY, (rows, tokens), generator=generator)
+    weights = torch.rand(rows, tokens, generator=generator, dtype=dtype)
+    return Batch({"input_ids": ids, "labels": ids}, weights, rows * (tokens - 1))
+
+
+def derivatives(loss: Any, params: Params, batch: Batch) -> list[Tensor]:
+    """The gradient, and second derivatives and scores along two directions."""
+    directions = [{n: p.sin() for n, p in params.items()}, {n: p.cos() for n, p in params.items()}]
+    sums = [{name: torch.zeros_like(p) for name, p in params.items()} for _ in directions]
+    _, grads = first_derivatives(loss, params, batch)
+    scores = second_derivatives(loss, params, batch, directions, sums)
+    return [*grads.values(), scores, *(total for of in sums for total in of.values())]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["gpt2 two layers", "llama two layers", "gemma2 soft cap"])
+def test_the_same_bits_as_one_graph(name: str, dtype: torch.dtype) -> None:
+    model = tiny_model(name, dtype)
+    whole, batch = ModuleLoss(CausalLMLoss(model)), batch_of(dtype)
+    cut, params = LayeredModuleLoss(whole, layers_of(model)), whole.parameters()
+    before = [module.forward for module in model.modules()]
+    found = derivatives(cut, params, batch)
+    assert all(
+        torch.equal(a, b) for a, b in zip(found, derivatives(whole, params, batch), strict=True)
+    )
+    assert before == [module.forward for module in model.modules()]
+
+
+def test_one_layers_graph_is_alive_at_a_time() -> None:
+    found = []
+    for count in (2, 4):
+        model = tiny_model("gpt2 tied")
+        block = model.transformer.h[0]
+        model.transformer.h.extend(type(block)(model.config, n) for n in range(1, count))
+        model.to(torch.float64)
+        loss = ModuleLoss(CausalLMLoss(model.eval()))
+        cut, batch = LayeredModuleLoss(loss, layers_of(model)), batch_of(torch.float64)
+        kept = layer_memory(cut, loss.parameters(), batch, ALONE, loss.module.parameters())
+        # The values before, between and behind the layers.
+        assert kept.query == (count + 1) * 3 * 9 * 16 * 8
+        found.append(kept.shared - kept.query)
+    assert found[0] == found[1] > 0
+
+
+def test_a_graph_that_nobody_wants_is_let_go() -> None:
+    loss = ModuleLoss(CausalLMLoss(tiny_model("llama two layers")))
+    kept = Kept(ALONE, [])
+    with torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
+        graph: Any = FirstOrder(loss, loss.parameters(), batch_of(torch.float64))
+        assert kept.now > 0
+        graph = None
+    assert graph is None and kept.now == 0
+
+
+class Remembering(nn.Module):
+    """A layer that leaves something behind for the next one."""
+
+    def __init__(self, layer: nn.Module, memory: list[Tensor]) -> None:
+        super().__init__()
+        self.layer, self.memory = layer, memory
+
+    def forward(self, hidden: Tensor, *others: Any, **named: Any) -> Tensor:
+        output: Tensor = self.layer(hidden, *others, **named)
+        if self.memory:
+            output = output + self.memory.pop()
+        else:
+            self.memory.append(hidden.tanh())
+        return output
+
+
+def test_layers_that_cannot_be_cut_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("gpt2 two layers")
+    assert len(checked_layers(CausalLMLoss(model), "here")) == 2
+    memory: list[Tensor] = []
+    model.transformer.h = nn.ModuleList(Remembering(h, memory) for h in model.transformer.h)
+    monkeypatch.setattr(layers_module, "layers_of", lambda loss: list(model.transformer.h))
+    with pytest.raises(UsageError, match=r"the layers of here cannot be computed again"):
+        checked_layers(CausalLMLoss(model), "here")
+    monkeypatch.setattr(layers_module, "layers_of", lambda loss: [])
+    with pytest.raises(UsageError, match="here does not say what its layers are"):
+        checked_layers(CausalLMLoss(model), "here")
+
+
+def test_layers_that_draw_random_numbers_are_refused() -> None:
+    loss, spec = CausalLMLoss(tiny_model("gpt2 tied")), problem_of(CausalLMLoss(nn.Module()))
+    optimizer = build_optimizer(spec.training.optimizer, spec.training.rate)
+    with pytest.raises(ValueError, match="random numbers"):
+        Trainer.initialize(loss, optimizer, dropout_seed=1, recompute=layers_of(loss))
+
+
+def test_what_is_used_up_frees_its_values() -> None:
+    model = tiny_model("gpt2 two layers")
+    loss = ModuleLoss(CausalLMLoss(model))
+    layers = Layerwise(
+        LayeredModuleLoss(loss, layers_of(model)), loss.parameters(), batch_of(torch.float64)
+    )
+    assert layers.bytes_between == 3 * 3 * 9 * 16 * 8
+    assert all(grad is not None for grad in layers.gradient())

@@ -1,0 +1,63 @@
+"""Runs that compute activations again: the same scores, and clear refusals."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from engine.contract.config import RunConfig
+from engine.records.run_folder import RunFolder
+from engine.records.score_store import ScoreReader
+
+Outcome = dict[str, Any]
+Start = Callable[..., Outcome]
+
+
+def recomputing(config: dict[str, Any]) -> dict[str, Any]:
+    return {**config, "training": {**config["training"], "recompute": True}}
+
+
+def test_scores_are_those_of_a_run_that_keeps_activations(
+    config: dict[str, Any], start: Start
+) -> None:
+    outcomes = [start(config, "kept"), start(recomputing(config), "recomputed")]
+    assert all(outcome["ok"] for outcome in outcomes), outcomes
+    kept, again = (
+        ScoreReader(Path(outcome["path"]) / "attributions" / outcome["attribution"])
+        for outcome in outcomes
+    )
+    for query in range(kept.queries):
+        ours, expected = again.token_scores(query), kept.token_scores(query)
+        known = ~np.isnan(expected)
+        assert np.array_equal(known, ~np.isnan(ours)) and expected[known].any()
+        error = abs(ours - expected)[known].max()
+        assert error <= 1e-5 * abs(expected[known]).max()
+
+
+def test_only_asked_for_it_changes_the_digest(config: dict[str, Any], start: Start) -> None:
+    stored = RunFolder(Path(start(config)["path"])).config()
+    values = stored.model_dump(mode="json")
+    # The digest of a config from before there was such a key.
+    del values["training"]["recompute"]
+    assert RunConfig.model_validate(values).digest() == stored.digest()
+    values["training"]["recompute"] = True
+    assert RunConfig.model_validate(values).digest() != stored.digest()
+
+
+def test_dropout_is_refused(
+    config: dict[str, Any], tmp_path: Path, worker: Callable[..., Outcome], runs: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(config["model"]["path"], folder)
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "attn_pdrop": 0.1}))
+    model = {**config["model"], "path": str(folder)}
+    file = tmp_path / "dropout.yaml"
+    file.write_text(yaml.safe_dump({**recomputing(config), "model": model, "force": ["dropout"]}))
+    failure = worker("plan", "--config", file, "--runs", runs)
+    assert failure["exit_code"] == 2
+    assert failure["message"].startswith("training.recompute: layers with dropout")
