@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ class RowDataset:
     def __init__(self, rows: Rows) -> None:
         """Serve ``rows``."""
         self.rows = rows
+        self.lengths = rows.lengths
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -78,6 +79,10 @@ class Job:
             weight_shape=self.rows.input_ids.shape if per_token else (self.documents,),
             order=self.order,
         )
+
+    def of_micro_batch(self, rows: int) -> "Job":
+        """The same with so many rows of a rank differentiated at a time."""
+        return replace(self, trainer=self.trainer.of_micro_batch(rows))
 
     @property
     def start(self) -> TrainState:
@@ -139,6 +144,9 @@ def stored_job(folder: RunFolder, device: torch.device, ranks: Ranks = ALONE) ->
             f"{folder.path} was trained in another order than this installation draws from its "
             "seed; use the numpy version that trained it"
         )
+    if config.training.micro_batch_size == "auto":
+        # It decides the order of sums, so it is what it was when the run was prepared.
+        return job.of_micro_batch(folder.prepared()["micro_batch_size"])
     return job
 
 
@@ -262,11 +270,13 @@ def new_trainer(
 ) -> Trainer:
     """The trainer that a config describes."""
     training = config.training
+    rows = training.micro_batch_size
     optimizer = OptimizerSpec(**training.optimizer.model_dump())
     trainer, _ = Trainer.initialize(
         model.loss,
         build_optimizer(optimizer, rate),
-        micro_batch_size=training.micro_batch_size,
+        # Settled once the trainer is there to measure with.
+        micro_batch_size=None if rows == "auto" else rows,
         max_grad_norm=training.max_grad_norm,
         elementwise=True,
         dropout_seed=config.seed if model.dropout else None,
