@@ -56,7 +56,8 @@ class Training:
         asked = asked or Asked()
         times = measure_steps(self.step, self.state, self.stream, queries, asked.per_group)
         asked = replace(asked, measure_seconds=times.measuring(queries))
-        return self.costs(times.step, measure_disk(folder, self.device), asked)
+        disk = measure_disk(folder, self.costs().state_bytes, self.device)
+        return self.costs(times.step, disk, asked)
 
     def costs(
         self,

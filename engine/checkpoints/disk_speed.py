@@ -13,23 +13,25 @@ from safetensors.torch import save as encode
 
 from engine.checkpoints.planner import DiskSeconds
 
-PROBE_BYTES = 2**24
+MOST_BYTES = 2**26
+"""Of a probe: larger ones take as long a byte."""
 SYNCS = 3
 """A file is synced, then the folder it is renamed in, then the manifest that names it."""
 _ROUNDS = 3
 
 
-def measure_disk(folder: Path, device: torch.device) -> DiskSeconds:
-    """Write and read as :mod:`engine.checkpoints.tensor_files` does; nothing stays."""
-    probe = torch.rand(PROBE_BYTES // 4, device=device)
+def measure_disk(folder: Path, size: int, device: torch.device) -> DiskSeconds:
+    """Write and read files of about ``size`` bytes, as the trajectory does; nothing stays."""
+    size = min(MOST_BYTES, max(size, 4096))
+    probe = torch.rand(size // 4, device=device)
     write, work, read, sync = (
         statistics.median(seconds)
         for seconds in zip(*(_round(folder, probe) for _ in range(_ROUNDS)), strict=True)
     )
     return DiskSeconds(
-        byte=max(write - sync, work) / PROBE_BYTES,
-        byte_work=work / PROBE_BYTES if _all_processors_compute(device) else 0.0,
-        read_byte=read / PROBE_BYTES,
+        byte=max(write - sync, work) / size,
+        byte_work=work / size if _all_processors_compute(device) else 0.0,
+        read_byte=read / size,
         file=SYNCS * sync,
     )
 

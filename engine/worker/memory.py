@@ -5,21 +5,20 @@ the machine's are two. What is in use when a run is planned (Python, its librari
 data) stays in use; the rest is counted tensor by tensor.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import torch
 
 from engine.checkpoints.planner import Costs, Estimate
 from engine.contract.config import Granularity
-from engine.magic.linear_cross_entropy import CHUNK_ELEMENTS
 from engine.magic.state import Batch, Params
-from engine.magic.train_step import FirstOrder
-from engine.worker.device import memory_in_use
+from engine.magic.train_step import FirstOrder, TrainStep
+from engine.worker.device import give_back_memory, memory_in_use, memory_now, peak_of
 from engine.worker.job import Job
 
+WALK = 2
+"""Walking back through a graph holds about as much again as the graph itself."""
 WAITING = 3
 """Files' worth of tensors that wait for the writer while a training goes on, or are written."""
 
@@ -50,10 +49,10 @@ class Needs:
     """Of a query: parameters and optimizer state."""
     scores: int
     """Of a query's data weights."""
-    loss: int
-    """What the loss of a micro-batch keeps for its gradient."""
+    gradient: int
+    """Taking a step's gradient, at its peak."""
     graph: int
-    """What that gradient keeps to be differentiated again."""
+    """The same with its graph, and carrying one query back through that."""
 
     @property
     def query(self) -> int:
@@ -62,21 +61,17 @@ class Needs:
 
     @property
     def shared(self) -> int:
-        """What all queries of a pass share.
-
-        Two gradients, one of them alive to be differentiated, a product and the one before it, and
-        the graph.
-        """
-        return 4 * self.params + self.graph
+        """What all queries of a pass share: the step's gradient, and the graph at its peak."""
+        return self.params + self.graph
 
     def peak(self, option: Estimate, costs: Costs, queries: int) -> Peak:
         """The most that a run takes under a schedule, replaying ``queries`` at a time."""
         state, held = costs.state_bytes, option.held_bytes
         keeps = self.params if option.schedule.keep_gradients else 0
         waiting = WAITING * (state if option.schedule.kind == "all" else keeps)
-        train = 2 * state + self.params + waiting + self.loss
+        train = 2 * state + waiting + self.gradient
         # s_T as it was trained and as the last step, taken again, gives it.
-        begin = held + 2 * state + queries * self.cotangent + self.params + self.loss
+        begin = held + 2 * state + queries * self.cotangent + self.gradient
         replay = held + self.shared + queries * self.query if queries else 0
         # A file as it is read or written: its bytes, and the tensors copied out or in.
         file = 2 * state
@@ -88,42 +83,53 @@ class Needs:
 
 def needs_of(job: Job, granularity: Granularity) -> Needs:
     """Measure what a run needs that scores tokens or documents."""
-    is_gpu, start = job.device.type == "cuda", job.start
-    host = psutil.Process().memory_info().rss
+    device, step = job.device, job.trainer.step
+    is_gpu = device.type == "cuda"
+    give_back_memory()
+    base, host = memory_now(device), memory_now(torch.device("cpu"))
+    most = 0 if is_gpu else memory_in_use(device)
+    start = job.start
     params = sum(p.numel() * p.element_size() for p in start.params.values())
-    floats = job.trainer.step.stage.zero_cotangent(start.params, start.optimizer)
+    floats = step.stage.zero_cotangent(start.params, start.optimizer)
     optimizer = sum(leaf.numel() * leaf.element_size() for group in floats for leaf in group)
-    part = widest_part(job, job.trainer.step.micro_batch_size)
+    del floats
     weights = job.rows.input_ids.size if granularity == "token" else 2 * job.documents
+    batch = widest_batch(job)
+    # Touched, as a query's cotangent is: what is added to it is not counted again.
+    into = {name: torch.ones_like(p) for name, p in start.params.items()}
+    part = next(step.ranks.group.own_rows(batch).split(step.micro_batch_size))
     return Needs(
         is_gpu=is_gpu,
-        base=torch.cuda.memory_allocated(job.device) if is_gpu else host,
+        base=base,
         host=host,
-        most=0 if is_gpu else memory_in_use(job.device),
+        most=most,
         params=params,
         cotangent=params + optimizer,
         scores=weights * job.trainer.dtype.itemsize,
-        loss=_kept_bytes(job, part, job.trainer.loss),
-        graph=graph_bytes(job, part),
+        gradient=peak_of(device, lambda: step.gradient(start.params, batch, step.ranks.group)),
+        graph=max(
+            peak_of(device, lambda: _carry_back(step, start.params, part, into)),
+            # Where the system tells no peaks.
+            3 * params + WALK * graph_bytes(job, part),
+        ),
     )
 
 
-def widest_part(job: Job, rows: int | None) -> Batch:
-    """The first micro-batch of ``rows`` rows of the widest step, of a replaying rank's share."""
+def _carry_back(step: TrainStep, params: Params, part: Batch, into: Params) -> None:
+    """One query through the graph of a micro-batch."""
+    with step.ranks.group.graph():
+        FirstOrder(step.loss, params, part).pull_back([params], [into])
+
+
+def widest_batch(job: Job) -> Batch:
+    """The batch of the step with the most positions."""
     stream = job.stream("token")
-    batch = stream.batch(int(stream.sizes().argmax()), job.trainer.dtype)
-    return next(job.trainer.ranks.group.own_rows(batch).split(rows))
+    return stream.batch(int(stream.sizes().argmax()), job.trainer.dtype)
 
 
 def graph_bytes(job: Job, part: Batch) -> int:
-    """Bytes that the graph of a micro-batch's gradient keeps."""
-    return _kept_bytes(job, part, lambda params, of: FirstOrder(job.trainer.loss, params, of))
-
-
-def _kept_bytes(job: Job, part: Batch, build: Callable[[Params, Batch], Any]) -> int:
-    """Bytes that ``build`` keeps for later derivatives, besides parameters."""
-    ranks, loss = job.trainer.ranks.group, job.model.loss
-    params = {name: p.requires_grad_() for name, p in job.start.params.items()}
+    """Bytes that the graph of a micro-batch's gradient keeps, besides parameters."""
+    ranks, loss, params = job.trainer.ranks.group, job.model.loss, job.start.params
     own = {p.untyped_storage().data_ptr() for p in (*params.values(), *loss.parameters())}
     seen: dict[int, int] = {}
 
@@ -135,9 +141,8 @@ def _kept_bytes(job: Job, part: Batch, build: Callable[[Params, Batch], Any]) ->
         return kept
 
     with torch.autograd.graph.saved_tensors_hooks(note, ranks.restore):
-        build(params, part)
-    # The output layer keeps the tokens' probabilities where it may, else works chunk by chunk.
+        FirstOrder(job.trainer.loss, params, part)
+    # The output layer keeps the tokens' probabilities where it may.
     cache = part.weights.numel() * job.model.vocabulary * job.trainer.dtype.itemsize
-    if cache > loss.cache_bytes:
-        cache = 2 * CHUNK_ELEMENTS * job.trainer.dtype.itemsize
-    return sum(seen.values()) + (cache if loss.plain_head else 0)
+    used = cache if loss.plain_head and cache <= loss.cache_bytes else 0
+    return sum(seen.values()) + used

@@ -28,7 +28,7 @@ from engine.training_loop import Control
 from engine.worker.asking import asking_of, store_asked
 from engine.worker.attribution import attribute
 from engine.worker.budget import with_micro_batch
-from engine.worker.device import arithmetic, set_up_device
+from engine.worker.device import arithmetic, give_back_memory, set_up_device
 from engine.worker.job import Job, new_job, stored_job, warnings_of, write_job
 from engine.worker.mesh import join
 from engine.worker.prediction import Prediction, predict
@@ -225,6 +225,8 @@ class _Run:
 
     def _attribute(self, job: Job) -> Key | None:
         """Ask the trajectory; returns which file of it is damaged, if one is."""
+        # What the training let go of has other sizes than what the replay takes.
+        give_back_memory()
         # The first rank stores what is asked, the others read it there.
         if self.ranks.index != 0:
             self.ranks.wait()

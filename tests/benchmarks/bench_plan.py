@@ -71,19 +71,19 @@ def cases(model: Config, folder: Path) -> dict[str, Config]:
             {"path": str(short), "sequence_length": 256}, {"batch_size": 4}, "gradients"
         ),
         "packed, all": config(
-            {"packing": True, "sequence_length": 256, "split": "train[:100]"},
+            {"packing": True, "sequence_length": 256, "split": "train[:60]"},
             {"batch_size": 4, "micro_batch_size": 2}, "all",
         ),
         "adapters": config(
-            {"split": "train[:96]"}, {"batch_size": 4}, "auto", model={**model, "lora": lora}
+            {"split": "train[:64]", "sequence_length": 256}, {"batch_size": 4}, "auto", model={**model, "lora": lora}
         ),
         "sgd, sqrt": config(
-            {"split": "train[:72]"},
+            {"split": "train[:48]", "sequence_length": 256},
             {"batch_size": 8, "optimizer": {"name": "sgd", "learning_rate": 1e-3, "momentum": 0.9}},
             "sqrt",
         ),
         "log, 8 queries by document": config(
-            {"split": "train[:40]"}, {"batch_size": 4}, "log",
+            {"split": "train[:20]", "sequence_length": 256}, {"batch_size": 4}, "log",
             queries={"path": str(many)}, attribution={"granularity": "document"},
         ),
         "demo on two ranks": {
