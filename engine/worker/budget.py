@@ -7,7 +7,7 @@ from engine.contract.config import Granularity
 from engine.contract.errors import UsageError
 from engine.planning import free_memory
 from engine.worker.job import Job
-from engine.worker.memory import WALK, Needs, graph_bytes, needs_of, widest_batch
+from engine.worker.memory import WALK, Needs, graph_bytes, needs_of, widest_part
 
 MEMORY_SHARE = 0.6
 """Part of the free memory that a replay takes unless the config sets a budget."""
@@ -80,7 +80,7 @@ def with_micro_batch(job: Job) -> tuple[Job, str | None]:
     if job.config.training.micro_batch_size != "auto":
         return job, None
     ranks = job.trainer.ranks
-    row = WALK * graph_bytes(job, next(widest_batch(job).split(1)))
+    row = WALK * graph_bytes(job, widest_part(job, 1))
     may = GRAPH_SHARE * allowed_bytes(job)
     rows = whole = -(-max(map(len, job.order)) // ranks.group.count)
     while rows > 1 and rows * row > may:

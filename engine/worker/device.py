@@ -64,7 +64,7 @@ def memory_now(device: torch.device) -> int:
 
 
 def peak_of(device: torch.device, do: Callable[[], object]) -> int:
-    """Bytes that doing something takes at its peak, above what was in use; 0 where none can tell."""
+    """Bytes that doing something takes at its peak, above what was in use."""
     give_back_memory()
     before = memory_now(device)
     if device.type == "cuda":

@@ -7,8 +7,8 @@ from pathlib import Path
 from engine.checkpoints.planner import Asked, Costs, Estimate, Room, choose
 from engine.records.score_store import TOP_DOCUMENTS
 from engine.worker.budget import Budget, budget_of
+from engine.worker.footprint import Footprint, Peak, footprint_of
 from engine.worker.job import Job
-from engine.worker.memory import Peak
 from engine.worker.queries import Queries, measurement_batches
 
 
@@ -19,6 +19,7 @@ class Prediction:
     costs: Costs
     room: Room
     budget: Budget
+    footprint: Footprint
     chosen: Estimate
     reason: str
     queries: int
@@ -27,7 +28,7 @@ class Prediction:
     def peak(self, option: Estimate) -> Peak:
         """The memory that a run under a schedule takes."""
         together = self.budget.per_group if self.queries else 0
-        return self.budget.needs.peak(option, self.costs, together)
+        return self.footprint.peak(option, self.costs, self.budget.needs, together)
 
 
 def predict(job: Job, queries: Queries | None, folder: Path, with_times: bool) -> Prediction:
@@ -38,13 +39,14 @@ def predict(job: Job, queries: Queries | None, folder: Path, with_times: bool) -
     """
     count = 0 if queries is None else queries.measurements
     budget = budget_of(job, max(1, count), job.config.attribution.granularity)
+    footprint = footprint_of(job)
     training, asked = job.training, Asked(budget.passes, budget.per_group)
     measurements = [] if queries is None else measurement_batches(queries, job)
     batches = list(chain.from_iterable(measurements))
     costs = training.measured(folder, asked, batches) if with_times else training.costs(asked=asked)
     room = training.room(folder)
     chosen, reason = choose(costs, room, job.config.trajectory.schedule)
-    return Prediction(costs, room, budget, chosen, reason, count)
+    return Prediction(costs, room, budget, footprint, chosen, reason, count)
 
 
 def scores_bytes(job: Job, queries: int) -> int:

@@ -75,7 +75,8 @@ def cases(model: Config, folder: Path) -> dict[str, Config]:
             {"batch_size": 4, "micro_batch_size": 2}, "all",
         ),
         "adapters": config(
-            {"split": "train[:64]", "sequence_length": 256}, {"batch_size": 4}, "auto", model={**model, "lora": lora}
+            {"split": "train[:64]", "sequence_length": 256}, {"batch_size": 4}, "auto",
+            model={**model, "lora": lora},
         ),
         "sgd, sqrt": config(
             {"split": "train[:48]", "sequence_length": 256},
