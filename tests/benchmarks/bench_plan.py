@@ -49,7 +49,8 @@ def cases(model: Config, folder: Path) -> dict[str, Config]:
     demo = as_plain(read_config(DEMO / "demo.yaml"))
     short, texts = folder / "short.jsonl", folder / "texts.jsonl"
     _write_texts(short, texts)
-    queries = {"path": str(DEMO / "demo" / "queries.jsonl")}
+    texts_asked = str(DEMO / "demo" / "queries.jsonl")
+    queries = {"path": texts_asked, "split": "train[:2]"}
     many = folder / "many.jsonl"
     many.write_text((DEMO / "demo" / "queries.jsonl").read_text() * 2)
     adamw = {"name": "adamw", "learning_rate": 1e-4, "weight_decay": 0.01}
@@ -81,7 +82,7 @@ def cases(model: Config, folder: Path) -> dict[str, Config]:
         "sgd, sqrt": config(
             {"split": "train[:48]", "sequence_length": 256},
             {"batch_size": 8, "optimizer": {"name": "sgd", "learning_rate": 1e-3, "momentum": 0.9}},
-            "sqrt",
+            "sqrt", queries={"path": texts_asked, "split": "train[:1]"},
         ),
         "log, 8 queries by document": config(
             {"split": "train[:20]", "sequence_length": 256}, {"batch_size": 4}, "log",
@@ -285,6 +286,8 @@ def main() -> None:
         chosen = {
             name: config
             for name, config in every.items()
+            # Ranks are processes with clocks of their own.
+            if not (options.processor and config.get("devices", {}).get("ranks"))
             if not options.case or any(name.startswith(case) for case in options.case)
         }
         rounds: dict[str, list[Round]] = {name: [] for name in chosen}
