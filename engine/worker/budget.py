@@ -36,26 +36,30 @@ def budget_of(job: Job, queries: int, granularity: Granularity) -> Budget:
         UsageError: if the memory that is free cannot hold the replay of even one.
     """
     needs, ranks = needs_of(job, granularity), job.trainer.ranks
-    allowed, least = allowed_bytes(job), needs.shared + needs.query
-    advice = None
-    if least > allowed:
-        advice = (
-            f"replaying even one query takes {size_text(least)} beside the train states, "
-            f"{size_text(allowed)} may be used: lower training.micro_batch_size (auto finds the "
-            "largest that fits)"
-        )
-        if min(ranks.everyone(_free(job) - least)) < 0:
-            raise UsageError(f"{advice}, or run where more memory is free")
-        advice += ", or raise attribution.memory_budget_gb"
+    allowed, free = allowed_bytes(job), _free(job)
     # Every group of ranks replays as many as the rank with the least room can hold.
     own = max(1, int((allowed - needs.shared) // needs.query))
-    fit = ranks.groups * min(ranks.everyone(own))
+    found = ranks.everyone((own, free - needs.least))
+    if min(left for _, left in found) < 0:
+        raise UsageError(
+            f"replaying even one query takes {size_text(needs.least)} beside the train states, "
+            f"{size_text(free)} are free: lower training.micro_batch_size (auto finds the largest "
+            "that fits), or run where more memory is free"
+        )
+    fit = ranks.groups * min(own for own, _ in found)
     passes = -(-queries // min(fit, queries))
     per_pass = -(-queries // passes)
     reason = (
         f"{per_pass} at a time: each needs {needs.query / 1e6:.0f} MB beside "
         f"{needs.shared / 1e6:.0f} MB, and {allowed / 1e9:.2g} GB may be used"
     )
+    advice = None
+    if (one := needs.shared + needs.query) > allowed:
+        advice = (
+            f"replaying even one query takes {size_text(one)} beside the train states, "
+            f"{size_text(allowed)} may be used: lower training.micro_batch_size (auto finds the "
+            "largest that fits), or raise attribution.memory_budget_gb"
+        )
     return Budget(per_pass, passes, -(-per_pass // ranks.groups), reason, advice, needs)
 
 

@@ -45,8 +45,17 @@ def arithmetic(device: torch.device) -> dict[str, str | int]:
     }
 
 
+_most_before = 0
+"""The peak that there was when it was last counted anew."""
+
+
 def memory_in_use(device: torch.device) -> int:
     """Peak bytes this process has held on the device, or in this machine's memory."""
+    return max(_most_before, _peak(device))
+
+
+def _peak(device: torch.device) -> int:
+    """The same since it was last counted anew."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     import resource
@@ -65,8 +74,9 @@ def memory_now(device: torch.device) -> int:
 
 def peak_of(device: torch.device, do: Callable[[], object]) -> int:
     """Bytes that doing something takes at its peak, above what was in use."""
+    global _most_before
     give_back_memory()
-    before = memory_now(device)
+    _most_before, before = memory_in_use(device), memory_now(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -74,7 +84,7 @@ def peak_of(device: torch.device, do: Callable[[], object]) -> int:
             # Linux: the peak of the process starts from here.
             Path("/proc/self/clear_refs").write_text("5")
     do()
-    return max(0, memory_in_use(device) - before)
+    return max(0, _peak(device) - before)
 
 
 def give_back_memory() -> None:

@@ -23,8 +23,8 @@ class Needs:
     """Of a query: parameters and optimizer state."""
     scores: int
     """Of a query's data weights, in the machine's memory."""
-    graph: int
-    """A micro-batch's gradient with its graph while a query is carried back through it."""
+    kept: int
+    """What the graph of a micro-batch's gradient keeps."""
 
     @property
     def query(self) -> int:
@@ -33,8 +33,17 @@ class Needs:
 
     @property
     def shared(self) -> int:
-        """What all queries of a pass share: the step's gradient, and the graph."""
-        return self.params + self.graph
+        """What all queries of a pass share.
+
+        The step's gradient, that of a micro-batch, its products with a query and the one before,
+        and the graph with what walking back through it takes.
+        """
+        return 4 * self.params + WALK * self.kept
+
+    @property
+    def least(self) -> int:
+        """Below this not even one query can be carried back."""
+        return self.cotangent + 2 * self.params + self.kept
 
 
 def needs_of(job: Job, granularity: Granularity) -> Needs:
@@ -44,9 +53,8 @@ def needs_of(job: Job, granularity: Granularity) -> Needs:
     floats = step.stage.zero_cotangent(start.params, start.optimizer)
     optimizer = sum(leaf.numel() * leaf.element_size() for group in floats for leaf in group)
     weights = job.rows.input_ids.size if granularity == "token" else 2 * job.documents
-    # The gradient, and the products with it of one query and the one before.
-    graph = 3 * params + WALK * graph_bytes(job, widest_part(job, step.micro_batch_size))
-    return Needs(params, params + optimizer, weights * job.trainer.dtype.itemsize, graph)
+    kept = graph_bytes(job, widest_part(job, step.micro_batch_size))
+    return Needs(params, params + optimizer, weights * job.trainer.dtype.itemsize, kept)
 
 
 def widest_batch(job: Job) -> Batch:

@@ -40,6 +40,8 @@ SIZES = ("train", "after", "memory", "trajectory", "scores")
 """What is compared: seconds of training, seconds from its end to the scores, peak bytes of a
 process, bytes on disk."""
 
+STEPS = (Event.TRAIN_STEP, Event.REPLAY_STEP)
+
 Config = dict[str, Any]
 Figures = dict[str, float]
 
@@ -158,25 +160,25 @@ runpy.run_module("engine.worker", run_name="__main__", alter_sys=True)
 WORKER = ["-m", "engine.worker"]
 
 
-def worker(arguments: list[str]) -> tuple[dict[str, Any], float]:
-    """A worker's answer, and the peak bytes of its process."""
+def worker(arguments: list[str]) -> dict[str, Any]:
+    """A worker's answer."""
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "THP_MEM_ALLOC_ENABLE": "1"}
     if WORKER[0] == "-c":
         environment["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         command = [sys.executable, *WORKER, *arguments]
         process = subprocess.Popen(command, stdout=output, stderr=errors, env=environment)
-        _, _, usage = os.wait4(process.pid, 0)
+        process.wait()
         output.seek(0)
         answer = json.loads(output.read().splitlines()[-1])
         if not answer["ok"]:
             raise SystemExit(f"{' '.join(arguments)}: {answer['message']}")
-    return answer, usage.ru_maxrss * 1024.0
+    return dict(answer)
 
 
 def predicted(file: Path, runs: Path) -> Figures:
     """What the plan says."""
-    plan, _ = worker(["plan", "--config", str(file), "--runs", str(runs)])
+    plan = worker(["plan", "--config", str(file), "--runs", str(runs)])
     [chosen] = [s for s in plan["schedules"] if s["name"] == plan["chosen"]]
     return {
         "train": chosen["train_seconds"],
@@ -189,18 +191,15 @@ def predicted(file: Path, runs: Path) -> Figures:
 
 def measured(file: Path, runs: Path, name: str) -> Figures:
     """What the run takes."""
-    _, peak = worker(["run", "--config", str(file), "--runs", str(runs), "--id", name])
+    worker(["run", "--config", str(file), "--runs", str(runs), "--id", name])
     folder = RunFolder(runs / name)
     events = folder.events()
     began = {e["phase"]: e["time"] for e in events if e["event"] == Event.PHASE}
     [ended] = [e["time"] for e in events if e["event"] == Event.ATTRIBUTED]
-    if folder.config().devices.ranks:
-        # The process that was started only stands for its ranks.
-        peak = max(event.get("memory", 0) for event in events)
     return {
         "train": began[Phase.MEASURE] - began[Phase.TRAIN],
         "after": ended - began[Phase.MEASURE],
-        "memory": peak,
+        "memory": max(event.get("memory", 0) for event in events if event["event"] in STEPS),
         "trajectory": size_on_disk(folder.trajectory),
         "scores": size_on_disk(folder.attributions),
     }
