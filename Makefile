@@ -11,7 +11,7 @@ BENCH_MODEL ?= $(wildcard ../shared/data/models/stories15M)
 TEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint test test-crash check bench pictures snapshots clean
+.PHONY: help setup demo lint test test-crash check bench bench-plan pictures snapshots clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ check: lint test ## lint, then test
 
 bench: $(INSTALLED) ## time training and replay; BENCH_MODEL=folder for a model of your own
 	OMP_WAIT_POLICY=PASSIVE THP_MEM_ALLOC_ENABLE=1 $(BIN)/python -m tests.benchmarks.bench_step $(if $(BENCH_MODEL),--model $(BENCH_MODEL))
+
+bench-plan: $(INSTALLED) ## what plan predicts beside what a run takes; on a quiet machine
+	$(BIN)/python -m tests.benchmarks.bench_plan $(if $(BENCH_MODEL),--model $(BENCH_MODEL))
 
 pictures: $(INSTALLED) ## draw every screen of the dashboard on the demo into docs/pictures
 	$(BIN)/python -m tests.tui.pictures

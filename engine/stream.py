@@ -16,7 +16,10 @@ _NOT_INPUTS = {"doc_ids"}
 
 
 class RowSource(Protocol):
-    """Rows to train on: a list of mappings, a ``datasets.Dataset``, or anything alike."""
+    """Rows to train on: a list of mappings, a ``datasets.Dataset``, or anything alike.
+
+    Where it has ``lengths``, the positions of every row, steps are planned by their widths.
+    """
 
     def __len__(self) -> int:
         """How many rows there are."""
@@ -70,6 +73,13 @@ class DataStream:
     def __len__(self) -> int:
         """The number of steps."""
         return len(self.order)
+
+    def sizes(self) -> NDArray[np.int64]:
+        """Positions of every step's batch, padding included; rows where lengths are not known."""
+        lengths = getattr(self.dataset, "lengths", None)
+        if lengths is None:
+            return np.array([len(rows) for rows in self.order], np.int64)
+        return np.array([len(rows) * lengths[rows].max() for rows in self.order], np.int64)
 
     def batch(self, step: int, dtype: torch.dtype = torch.float32) -> Batch:
         """What step ``step`` trains on, its weights in ``dtype``."""

@@ -9,6 +9,7 @@ The worker of ``magic run`` and a notebook use the same class:
 
 import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,6 +123,13 @@ class Trainer:
         cut = LayeredModuleLoss(loss, recompute) if recompute else loss
         trainer = cls(loss, TrainStep(cut, stage, micro_batch_size, ranks), params)
         return trainer, trainer.step.start(params, buffers)
+
+    def of_micro_batch(self, rows: int) -> "Trainer":
+        """The same trainer with so many rows of a rank differentiated at a time."""
+        other = copy(self)
+        other.step = copy(self.step)
+        other.step.micro_batch_size = rows
+        return other
 
     def train(
         self,

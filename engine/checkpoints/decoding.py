@@ -16,7 +16,7 @@ from torch import Tensor
 
 CHUNK = 2**22
 """Bytes read and checked at a time: they stay in the processor's cache in between."""
-_DTYPES = {
+DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -68,7 +68,7 @@ def _entries(header: bytes, size: int) -> list[_Entry]:
     try:
         said = json.loads(header)
         entries = [
-            _Entry(name, _DTYPES[of["dtype"]], tuple(of["shape"]), *of["data_offsets"])
+            _Entry(name, DTYPES[of["dtype"]], tuple(of["shape"]), *of["data_offsets"])
             for name, of in said.items()
         ]
         entries.sort(key=lambda entry: (entry.start, entry.stop))

@@ -1,7 +1,12 @@
-"""Choosing a schedule from what it costs in disk, memory and time, and saying why."""
+"""Choosing a schedule from what it costs in disk, memory and time, and saying why.
+
+A training computes while what it keeps is written behind it; a replay computes while what it asks
+for next is read. Every term below is measured on the training that is about to start.
+"""
 
 from dataclasses import dataclass
 
+from engine.contract.config import ScheduleName
 from engine.magic.schedule import Schedule, ScheduleKind, make_schedule
 
 KINDS: tuple[ScheduleKind, ...] = ("gradients", "all", "sqrt", "log")
@@ -11,26 +16,72 @@ MEMORY_SHARE = 0.5
 """Part of the free memory that rebuilt train states may take."""
 ABOUT = 1.05
 """Times within this factor count as equal: disk is what is scarce."""
-READ_SPEED_UP = 2.0
-"""Reading a file and checking it takes this much less than writing it durably."""
-FIRST_QUERY, NEXT_QUERY = 3.1, 2.3
-"""Time of replaying a step in units of training it: for one query, and for each more."""
+
+
+@dataclass(frozen=True)
+class StepSeconds:
+    """Seconds of the parts of a step, means over the steps of a training."""
+
+    gradient: float = 1.0
+    """Its batch, the loss, the gradient and what is reported of them."""
+    update: float = 0.1
+    """The optimizer alone."""
+    graph: float = 1.3
+    """The graph of the gradient, which all queries of a pass share."""
+    query: float = 2.0
+    """Carrying one query back through that graph."""
+    stage: float = 0.1
+    """The optimizer's VJP, what all queries share of it."""
+    stage_query: float = 0.1
+    """The same for each query."""
+
+    @property
+    def train(self) -> float:
+        """A step of training."""
+        return self.gradient + self.update
+
+    def replay(self, queries: float) -> float:
+        """A step carried back for some queries, its state and gradient being there."""
+        return self.graph + self.stage + queries * (self.query + self.stage_query)
+
+
+@dataclass(frozen=True)
+class DiskSeconds:
+    """Seconds that files take."""
+
+    byte: float = 1e-9
+    """Writing a byte durably, with its checksum."""
+    byte_work: float = 0.0
+    """What of it delays a training that goes on meanwhile: it uses the processor itself."""
+    read_byte: float = 5e-10
+    """Reading a byte and checking it."""
+    file: float = 1e-3
+    """Making a file durable besides its bytes."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of the trajectory."""
+
+    passes: int = 1
+    per_group: int = 1
+    """Queries that one group of ranks carries back in a pass."""
+    measure_seconds: float = 0.0
+    """The losses of all queries before and after, and their gradients."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What one step of a training costs, measured, and how many there are."""
+    """What a training and its replay cost, and how many steps there are."""
 
     steps: int
     state_bytes: int
     gradient_bytes: int
-    step_seconds: float
-    update_seconds: float
-    bytes_per_second: float
-    file_seconds: float
-    """What making one file durable takes besides its bytes."""
-    queries: int
-    passes: int
+    writers: int
+    """Ranks that each write files of these sizes."""
+    step: StepSeconds
+    disk: DiskSeconds
+    asked: Asked
 
 
 @dataclass(frozen=True)
@@ -47,12 +98,16 @@ class Estimate:
 
     schedule: Schedule
     disk_bytes: int
-    memory_bytes: int
+    kept_bytes: int
+    """What each rank keeps of it."""
+    held_bytes: int
+    """Train states that the replay holds, with the gradients it remembers."""
     train_seconds: float
     replay_seconds: float
+    """From the end of training to the scores."""
     why_not: str | None
-    lacks_disk: bool
     """What it needs more of than there is, and what to do, if it does not fit."""
+    lacks_disk: bool
 
     @property
     def seconds(self) -> float:
@@ -63,48 +118,71 @@ class Estimate:
 def estimate(kind: ScheduleKind, costs: Costs, room: Room) -> Estimate:
     """What a schedule takes, and why it does not fit if it doesn't."""
     schedule = make_schedule(kind, costs.steps)
-    kept_states = len(schedule.checkpoints) + 1
-    kept_gradients = costs.steps if schedule.keep_gradients else 0
-    disk = kept_states * costs.state_bytes + kept_gradients * costs.gradient_bytes
-    # Two more for a moment: s_T as it was trained and as the last step, taken again, gives it;
-    # and one that is read ahead.
-    held = (schedule.live_states + 3) * costs.state_bytes
+    kept = _kept_bytes(schedule, costs)
+    disk = costs.writers * kept
+    held = schedule.live_states * costs.state_bytes
     if not schedule.keep_gradients:
         held += schedule.live_states * costs.gradient_bytes
-    writing = disk / costs.bytes_per_second + (kept_states + kept_gradients) * costs.file_seconds
-    advances = schedule.advances()
-    reading = len(schedule.checkpoints) * costs.state_bytes
+    # Two more for a moment: s_T as it was trained and as the last step, taken again, gives it;
+    # and one that is read ahead.
+    most = held + 3 * costs.state_bytes
+    lacks_disk, why_not = disk > DISK_SHARE * room.disk, None
+    if lacks_disk:
+        why_not = (
+            f"needs {size_text(disk)} of disk, {size_text(DISK_SHARE * room.disk)} may be used: "
+            "free some disk, or keep runs elsewhere"
+        )
+    elif most > MEMORY_SHARE * room.memory:
+        why_not = (
+            f"needs {size_text(most)} of memory, {size_text(MEMORY_SHARE * room.memory)} may be "
+            "used: choose a schedule that holds less"
+        )
+    train, replay = _train_seconds(schedule, costs), _replay_seconds(schedule, costs)
+    return Estimate(schedule, disk, kept, held, train, replay, why_not, lacks_disk)
+
+
+def _kept_bytes(schedule: Schedule, costs: Costs) -> int:
+    gradients = costs.steps if schedule.keep_gradients else 0
+    return (len(schedule.checkpoints) + 1) * costs.state_bytes + gradients * costs.gradient_bytes
+
+
+def _train_seconds(schedule: Schedule, costs: Costs) -> float:
+    """Computing and writing go on together; the last state is written when all is computed."""
+    disk, size = costs.disk, _kept_bytes(schedule, costs)
+    files = len(schedule.checkpoints) + 1 + (costs.steps if schedule.keep_gradients else 0)
+    last = costs.state_bytes * disk.byte + disk.file
+    computing = costs.steps * costs.step.train + size * disk.byte_work + last
+    writing = size * disk.byte + files * disk.file
+    return max(computing, writing)
+
+
+def _replay_seconds(schedule: Schedule, costs: Costs) -> float:
+    """Measuring the queries, and every pass over the steps."""
+    step, asked, advances = costs.step, costs.asked, schedule.advances()
+    # Besides the checkpoints s_T: to measure at, and to compare the last step with.
+    read = (len(schedule.checkpoints) + 2) * costs.state_bytes
     if schedule.keep_gradients:
-        reading += (costs.steps + advances) * costs.gradient_bytes
-        rebuild = advances * costs.update_seconds
+        read += (costs.steps + advances) * costs.gradient_bytes
+        rebuild = advances * step.update + step.gradient
     else:
         # The last step of every segment takes its gradient without advancing.
-        rebuild = (advances + len(schedule.checkpoints)) * costs.step_seconds
-    queries = max(1.0, costs.queries / max(1, costs.passes))
-    per_step = costs.step_seconds * (FIRST_QUERY + NEXT_QUERY * (queries - 1))
-    # What comes next is read while the step before is computed.
-    computing = costs.steps * per_step + rebuild
-    replay = costs.passes * max(computing, reading / (READ_SPEED_UP * costs.bytes_per_second))
-    train = costs.steps * costs.step_seconds + writing
-    why_not = None
-    if disk > DISK_SHARE * room.disk:
-        why_not = (
-            f"needs {_size(disk)} of disk, {_size(DISK_SHARE * room.disk)} may be used: free some "
-            "disk, or keep runs elsewhere"
-        )
-    elif held > MEMORY_SHARE * room.memory:
-        why_not = (
-            f"needs {_size(held)} of memory, {_size(MEMORY_SHARE * room.memory)} may be used: "
-            "choose a schedule that holds less"
-        )
-    return Estimate(schedule, disk, held, train, replay, why_not, disk > DISK_SHARE * room.disk)
+        rebuild = advances * step.train + len(schedule.checkpoints) * step.gradient
+    rebuild += step.update  # The last step is taken again.
+    computing = costs.steps * step.replay(asked.per_group) + rebuild
+    a_pass = max(computing, read * costs.disk.read_byte)
+    both_ends = 2 * costs.state_bytes * costs.disk.read_byte
+    return asked.passes * a_pass + both_ends + asked.measure_seconds
 
 
-def choose(costs: Costs, room: Room) -> tuple[Estimate, str]:
-    """The schedule of least disk among those that fit and are about as quick as any, and why.
+def choose(costs: Costs, room: Room, asked_for: ScheduleName = "auto") -> tuple[Estimate, str]:
+    """The schedule asked for, and why not if it does not fit.
 
-    If none fits, the one that needs the least disk is returned; its ``why_not`` says so.
+    ``auto`` is the schedule of least disk among those that fit and are about as quick as any. If
+    none fits, the one that needs the least disk is returned; its ``why_not`` says so.
     """
+    if asked_for != "auto":
+        option = estimate(asked_for, costs, room)
+        return option, option.why_not or "asked for"
     options = [estimate(kind, costs, room) for kind in KINDS]
     fitting = [option for option in options if option.why_not is None]
     if not fitting:
@@ -113,7 +191,7 @@ def choose(costs: Costs, room: Room) -> tuple[Estimate, str]:
     quickest = min(option.seconds for option in fitting)
     about = [option for option in fitting if option.seconds <= ABOUT * quickest]
     best = min(about, key=lambda option: option.disk_bytes)
-    reason = f"{_size(best.disk_bytes)} on disk, and about as quick as any that fits"
+    reason = f"{size_text(best.disk_bytes)} on disk, and about as quick as any that fits"
     refused = [f"{o.schedule.kind} {o.why_not}" for o in options if o.why_not is not None]
     others = [_compared(option, best) for option in fitting if option is not best]
     return best, "; ".join([reason, *others, *refused])
@@ -125,7 +203,8 @@ def _compared(option: Estimate, best: Estimate) -> str:
     return f"{option.schedule.kind} takes {slower}, {disk:.2g} times the disk"
 
 
-def _size(count: float) -> str:
+def size_text(count: float) -> str:
+    """A number of bytes in words."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

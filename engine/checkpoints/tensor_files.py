@@ -1,5 +1,6 @@
 """Tensors in files that are durable once written and checked whenever they are read."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,11 @@ import google_crc32c
 from safetensors.torch import save as encode
 from torch import Tensor
 
-from engine.checkpoints.decoding import NotDecodedError, decode_file
+from engine.checkpoints.decoding import DTYPES, NotDecodedError, decode_file
 from engine.contract.errors import RunError
 from engine.records.atomic import write_atomically
+
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class DamagedFileError(RunError):
@@ -22,6 +25,20 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
     data = encode({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
     write_atomically(path, data)
     return {"file": path.name, "bytes": len(data), "crc32c": f"{google_crc32c.value(data):08x}"}
+
+
+def encoded_bytes(tensors: dict[str, Tensor]) -> int:
+    """The size of the file that :func:`write_tensors` would write."""
+    header, stop = {}, 0
+    for name, tensor in tensors.items():
+        start, stop = stop, stop + tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, stop],
+        }
+    length = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
+    return 8 + -(-length // 8) * 8 + stop
 
 
 def read_tensors(folder: Path, facts: dict[str, Any]) -> dict[str, Tensor]:

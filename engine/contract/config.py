@@ -151,7 +151,9 @@ class TrainingConfig(Section):
 
     epochs: PositiveInt = 1
     batch_size: PositiveInt = 16
-    micro_batch_size: PositiveInt | None = None
+    micro_batch_size: PositiveInt | Literal["auto"] | None = None
+    """Rows of a rank that are differentiated at a time; all if null. ``auto``: as many as the
+    memory allows when the run is prepared, and as many ever after."""
     recompute: bool = False
     """Compute activations again layer by layer rather than keeping them: a micro-batch then takes
     the memory of one layer, and more time."""

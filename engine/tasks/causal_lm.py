@@ -25,6 +25,7 @@ class RowDataset:
     def __init__(self, rows: Rows) -> None:
         """Serve ``rows``."""
         self.rows = rows
+        self.lengths = rows.lengths
 
     def __len__(self) -> int:
         return len(self.rows)

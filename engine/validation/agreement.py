@@ -4,7 +4,6 @@ Exact arithmetic gives the same scores however a batch is split. How far they di
 rounding, amplified on the way from s_T to s_0, has got into them.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from engine.records.run_folder import RunFolder
 from engine.records.score_store import ScoreReader
 from engine.validation.retraining import queries_of
 from engine.worker.budget import budget_of
-from engine.worker.job import Job, new_trainer
+from engine.worker.job import Job
 from engine.worker.queries import measurement_batches
 
 AGREEMENT_FILE = "agreement.json"
@@ -55,7 +54,7 @@ def probe_agreement(folder: RunFolder, attribution: Path, job: Job, observer: Ob
         for query, scores in enumerate(found.weights.double().numpy())
     ]
     facts = {
-        "micro_batch_size": again.config.training.micro_batch_size,
+        "micro_batch_size": again.trainer.step.micro_batch_size,
         "correlation": [_correlation(*pair) for pair in pairs],
         "difference": [_difference(*pair) for pair in pairs],
     }
@@ -66,16 +65,15 @@ def _in_other_pieces(job: Job) -> Job:
     """The same job with batches split in another way."""
     if job.trainer.ranks.count > 1:
         raise UsageError("--agreement needs a run on one rank")
-    training = job.config.training
-    size = min(training.micro_batch_size or training.batch_size, len(job.rows)) // 2
-    if size == 0:
+    together = job.trainer.step.micro_batch_size or job.config.training.batch_size
+    size = min(together, len(job.rows)) // 2
+    if size == 0 or job.trainer.loss.buffers():
+        why_not = "they are of one row" if size == 0 else "batch norm takes them whole"
         raise UsageError(
-            "--agreement splits batches in another way, and here they are of one row; train with "
+            f"--agreement splits batches in another way, and here {why_not}; train with "
             "model.dtype: float64 and compare the scores instead"
         )
-    changed = training.model_copy(update={"micro_batch_size": size})
-    config = job.config.model_copy(update={"training": changed})
-    return replace(job, config=config, trainer=new_trainer(config, job.model, job.rate))
+    return job.of_micro_batch(size)
 
 
 def _correlation(first: Floats, second: Floats) -> float:

@@ -1,19 +1,18 @@
-"""How many queries share one replay: as many as the memory allows."""
+"""How much is replayed at once: as many queries, and as many rows, as the memory allows."""
 
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-
+from engine.checkpoints.planner import size_text
 from engine.contract.config import Granularity
-from engine.magic.layerwise import LayeredLoss
-from engine.magic.train_step import FirstOrder
+from engine.contract.errors import UsageError
 from engine.planning import free_memory
 from engine.worker.job import Job
-from engine.worker.layer_memory import layer_memory
+from engine.worker.memory import WALK, Needs, graph_bytes, needs_of, widest_part
 
 MEMORY_SHARE = 0.6
 """Part of the free memory that a replay takes unless the config sets a budget."""
+GRAPH_SHARE = 0.5
+"""Part of that which the graph of a micro-batch chosen here takes; queries share the rest."""
 
 
 @dataclass(frozen=True)
@@ -22,68 +21,81 @@ class Budget:
 
     queries_per_pass: int
     passes: int
+    per_group: int
+    """Queries that one group of ranks carries back in a pass."""
     reason: str
-    bytes: int
-    """Memory that a pass is expected to take on top of the train states it holds."""
+    advice: str | None
+    """What to do if even one query takes more than it may."""
+    needs: Needs
 
 
 def budget_of(job: Job, queries: int, granularity: Granularity) -> Budget:
-    """How many queries fit into one replay's memory, the graph of one step measured."""
-    start = job.start
-    params = sum(p.numel() * p.element_size() for p in start.params.values())
-    stage = job.trainer.step.stage
-    floats = stage.zero_cotangent(start.params, start.optimizer)
-    optimizer = sum(leaf.numel() * leaf.element_size() for group in floats for leaf in group)
-    weights = job.rows.document_ids.size if granularity == "token" else 2 * job.documents
-    # A cotangent, the direction it gives, the product that is added to it, the scores so far.
-    per_query = params + optimizer + 2 * params + weights * job.trainer.dtype.itemsize
-    graph, tangents = graph_bytes(job)
-    per_query, fixed = per_query + tangents, 3 * params + graph
-    given, ranks = job.config.attribution.memory_budget_gb, job.trainer.ranks
-    # What is held of the trajectory in the same memory was reckoned beside this share.
-    beside = job.trainer.tier.used if job.device.type == "cpu" else 0
-    allowed = given * 1e9 if given else MEMORY_SHARE * (free_memory(job.device) + beside)
+    """How many queries fit into one replay's memory, the graph of one step measured.
+
+    Raises:
+        UsageError: if the memory that is free cannot hold the replay of even one.
+    """
+    needs, ranks = needs_of(job, granularity), job.trainer.ranks
+    allowed, free = allowed_bytes(job), _free(job)
     # Every group of ranks replays as many as the rank with the least room can hold.
-    fit = ranks.groups * min(ranks.everyone(max(1, int((allowed - fixed) // per_query))))
-    per_pass = min(fit, queries)
-    passes = -(-queries // per_pass)
+    own = max(1, int((allowed - needs.shared) // needs.query))
+    found = ranks.everyone((own, free - needs.least))
+    if min(left for _, left in found) < 0:
+        raise UsageError(
+            f"replaying even one query takes {size_text(needs.least)} beside the train states, "
+            f"{size_text(free)} are free: lower training.micro_batch_size (auto finds the largest "
+            "that fits), or run where more memory is free"
+        )
+    fit = ranks.groups * min(own for own, _ in found)
+    passes = -(-queries // min(fit, queries))
     per_pass = -(-queries // passes)
     reason = (
-        f"{per_pass} at a time: each needs {per_query / 1e6:.0f} MB beside {fixed / 1e6:.0f} MB, "
-        f"and {allowed / 1e9:.2g} GB may be used"
+        f"{per_pass} at a time: each needs {needs.query / 1e6:.0f} MB beside "
+        f"{needs.shared / 1e6:.0f} MB, and {allowed / 1e9:.2g} GB may be used"
     )
-    return Budget(per_pass, passes, reason, fixed + per_pass * per_query)
+    advice = None
+    if (one := needs.shared + needs.query) > allowed:
+        advice = (
+            f"replaying even one query takes {size_text(one)} beside the train states, "
+            f"{size_text(allowed)} may be used: lower training.micro_batch_size (auto finds the "
+            "largest that fits), or raise attribution.memory_budget_gb"
+        )
+    return Budget(per_pass, passes, -(-per_pass // ranks.groups), reason, advice, needs)
 
 
-def graph_bytes(job: Job) -> tuple[int, int]:
-    """Bytes that one step's second derivatives keep at a time, measured on the widest batch.
+def allowed_bytes(job: Job) -> float:
+    """What a rank's replay may take of the memory besides the train states."""
+    given = job.config.attribution.memory_budget_gb
+    return given * 1e9 if given else MEMORY_SHARE * _free(job)
 
-    The second number is what every query adds.
+
+def _free(job: Job) -> float:
+    """Bytes free for one rank: those of a machine without GPUs share its memory."""
+    ranks = job.trainer.ranks
+    if job.device.type != "cpu":
+        return free_memory(job.device)
+    # What is held of the trajectory in the same memory was reckoned beside this.
+    return free_memory(job.device) / ranks.count + job.trainer.tier.used
+
+
+def with_micro_batch(job: Job) -> tuple[Job, str | None]:
+    """The job with ``micro_batch_size: auto`` settled, and why so; any other as it is.
+
+    The rows of a step are halved until the graph of a micro-batch, measured on one row of the
+    widest step, takes no more than its share.
     """
-    lengths = job.rows.lengths
-    widest = max(
-        range(len(job.order)),
-        key=lambda step: len(job.order[step]) * lengths[job.order[step]].max(),
+    if job.config.training.micro_batch_size != "auto":
+        return job, None
+    ranks = job.trainer.ranks
+    row = WALK * graph_bytes(job, widest_part(job, 1)).shared
+    may = GRAPH_SHARE * allowed_bytes(job)
+    rows = whole = -(-max(map(len, job.order)) // ranks.group.count)
+    while rows > 1 and rows * row > may:
+        rows = -(-rows // 2)
+    rows = min(ranks.everyone(rows))
+    how = "all rows of a step at once" if rows == whole else f"{rows} of {whole} rows at a time"
+    reason = (
+        f"{how}: the widest row's graph takes {size_text(row)}, and those of a micro-batch may "
+        f"take {size_text(may)}"
     )
-    finest: Granularity = "token" if job.config.has_tokens else "document"
-    batch, ranks = job.stream(finest).batch(widest, job.trainer.dtype), job.trainer.ranks.group
-    part = next(ranks.own_rows(batch).split(job.trainer.step.micro_batch_size))
-    params, loss, cut = job.start.params, job.model.loss, job.trainer.step.loss
-    used = job.model.cached_bytes(part.weights.numel(), job.trainer.dtype.itemsize)
-    if isinstance(cut, LayeredLoss):
-        found = layer_memory(cut, params, part, ranks, loss.parameters())
-        # The head's probabilities are alive while no layer's graph is.
-        return max(found.shared, found.query + used), found.query
-    seen: dict[int, int] = {}
-
-    def note(tensor: torch.Tensor) -> Any:
-        kept = ranks.keep(tensor)
-        if isinstance(kept, torch.Tensor):
-            storage = tensor.untyped_storage()
-            seen[storage.data_ptr()] = storage.nbytes()
-        return kept
-
-    with torch.autograd.graph.saved_tensors_hooks(note, ranks.restore):
-        FirstOrder(job.trainer.loss, params, part, job.start.buffers)
-    own = {p.untyped_storage().data_ptr() for p in (*params.values(), *loss.parameters())}
-    return sum(size for pointer, size in seen.items() if pointer not in own) + used, 0
+    return job.of_micro_batch(rows), reason

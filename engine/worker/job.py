@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,10 @@ class Job:
             order=self.order,
         )
 
+    def of_micro_batch(self, rows: int) -> "Job":
+        """The same with so many rows of a rank differentiated at a time."""
+        return replace(self, trainer=self.trainer.of_micro_batch(rows))
+
     @property
     def start(self) -> TrainState:
         """s_0, made anew each time: whoever asks for it can let it go."""
@@ -118,6 +122,9 @@ def stored_job(folder: RunFolder, device: torch.device, ranks: Ranks = ALONE) ->
             f"{folder.path} was trained in another order than this installation draws from its "
             "seed; use the numpy version that trained it"
         )
+    if config.training.micro_batch_size == "auto":
+        # It decides the order of sums, so it is what it was when the run was prepared.
+        return job.of_micro_batch(folder.prepared()["micro_batch_size"])
     return job
 
 
@@ -242,11 +249,13 @@ def new_trainer(
 ) -> Trainer:
     """The trainer that a config describes."""
     training = config.training
+    rows = training.micro_batch_size
     optimizer = OptimizerSpec(**training.optimizer.model_dump())
     trainer, _ = Trainer.initialize(
         model.loss,
         build_optimizer(optimizer, rate),
-        micro_batch_size=training.micro_batch_size,
+        # Settled once the trainer is there to measure with.
+        micro_batch_size=None if rows == "auto" else rows,
         max_grad_norm=training.max_grad_norm,
         elementwise=True,
         dropout_seed=config.seed if model.dropout else None,

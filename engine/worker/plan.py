@@ -1,65 +1,72 @@
 """What a config would take in time, memory and disk, measured before anything starts."""
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
-from engine.checkpoints.planner import KINDS, choose, estimate
+import psutil
+
+from engine.checkpoints.planner import KINDS, Estimate, estimate
 from engine.contract.config import RunConfig
-from engine.worker.budget import budget_of
+from engine.worker.budget import with_micro_batch
 from engine.worker.device import set_up_device
 from engine.worker.job import new_job, warnings_of
 from engine.worker.mesh import join
+from engine.worker.prediction import Prediction, predict, scores_bytes
 from engine.worker.queries import read_queries
 
 
 def plan(config: RunConfig, runs: Path) -> dict[str, Any]:
-    """Prepare a config as a run would, measure one training step, and estimate every schedule.
+    """Prepare a config as a run would, time some steps, and estimate every schedule.
 
     Times are seconds, sizes bytes. Nothing is written.
     """
     device = set_up_device()
     job, documents = new_job(config, device, join(device))
-    granularity = config.attribution.granularity
+    job, micro_batch_reason = with_micro_batch(job)
     queries = None if config.queries is None else read_queries(config.queries, job)
-    folder = _existing(runs)
-    budget = budget_of(job, queries.measurements if queries else 1, granularity)
-    costs = job.training.costs(
-        job.training.measured(folder), queries.measurements if queries else 1, budget.passes
-    )
-    room = job.training.room(folder)
-    options = [estimate(kind, costs, room) for kind in KINDS]
-    chosen, reason = choose(costs, room)
-    if config.trajectory.schedule != "auto":
-        chosen = next(o for o in options if o.schedule.kind == config.trajectory.schedule)
-        reason = chosen.why_not or "asked for"
+    found = predict(job, queries, _existing(runs), with_times=True)
+    options = [estimate(kind, found.costs, found.room) for kind in KINDS]
+    advice = [] if found.budget.advice is None else [found.budget.advice]
     return {
-        "steps": costs.steps,
+        "steps": found.costs.steps,
         "rows": len(job.rows),
         "documents": len(documents),
         "parameters": sum(p.numel() for p in job.start.params.values()),
         "frozen_parameters": job.model.frozen,
-        "queries": queries.measurements if queries else 0,
-        "queries_per_pass": budget.queries_per_pass,
-        "passes": budget.passes,
+        "queries": found.queries,
+        "queries_per_pass": found.budget.queries_per_pass,
+        "passes": found.budget.passes,
         "query_tolerance": config.attribution.query_tolerance,
-        "step_seconds": costs.step_seconds,
-        "schedules": [
-            {
-                "name": option.schedule.kind,
-                "disk_bytes": option.disk_bytes,
-                "memory_bytes": option.memory_bytes + budget.bytes,
-                "train_seconds": option.train_seconds,
-                "replay_seconds": option.replay_seconds if queries else 0.0,
-                "fits": option.why_not is None,
-                "why_not": option.why_not,
-            }
-            for option in options
-        ],
-        "chosen": chosen.schedule.kind,
-        "reason": reason,
-        "free_disk": room.disk,
-        "free_memory": room.memory,
-        "warnings": warnings_of(config),
+        "micro_batch_size": job.trainer.step.micro_batch_size,
+        "micro_batch_reason": micro_batch_reason,
+        "device": device.type,
+        # This very process did what a run does before its first step.
+        "prepare_seconds": time.time() - psutil.Process(os.getpid()).create_time(),
+        "step_seconds": found.costs.step.train,
+        "schedules": [_as_facts(option, found) for option in options],
+        "chosen": found.chosen.schedule.kind,
+        "reason": found.reason,
+        "scores_bytes": scores_bytes(job, found.queries),
+        "free_disk": found.room.disk,
+        "free_memory": found.room.memory,
+        "free_host_memory": psutil.virtual_memory().available,
+        "warnings": [*warnings_of(config), *advice],
+    }
+
+
+def _as_facts(option: Estimate, found: Prediction) -> dict[str, Any]:
+    peak = found.peak(option)
+    return {
+        "name": option.schedule.kind,
+        "disk_bytes": option.disk_bytes,
+        "memory_bytes": peak.device,
+        "host_memory_bytes": peak.host,
+        "train_seconds": option.train_seconds,
+        "replay_seconds": option.replay_seconds if found.queries else 0.0,
+        "fits": option.why_not is None,
+        "why_not": option.why_not,
     }
 
 

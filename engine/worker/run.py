@@ -5,12 +5,10 @@ import math
 import os
 import shutil
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from engine.checkpoints.planner import Estimate
 from engine.checkpoints.save_pace import SAVE_SECONDS
 from engine.checkpoints.trajectory_reader import DamagedStepError
 from engine.checkpoints.trajectory_writer import forget
@@ -29,10 +27,11 @@ from engine.records.run_folder import RunFolder
 from engine.training_loop import Control
 from engine.worker.asking import asking_of, store_asked
 from engine.worker.attribution import attribute
-from engine.worker.budget import budget_of
-from engine.worker.device import arithmetic, set_up_device
+from engine.worker.budget import with_micro_batch
+from engine.worker.device import arithmetic, give_back_memory, set_up_device
 from engine.worker.job import Job, new_job, stored_job, warnings_of, write_job
 from engine.worker.mesh import join
+from engine.worker.prediction import Prediction, predict
 from engine.worker.queries import Queries, read_queries
 from engine.worker.reporter import Reporter
 from engine.worker.scope import reported
@@ -137,20 +136,39 @@ class _Run:
             for unfinished in (self.folder.rows_store, self.folder.attributions):
                 shutil.rmtree(unfinished, ignore_errors=True)
         job, documents = new_job(config, self.device, self.ranks)
+        job, _ = with_micro_batch(job)
         self.report.job = job
         queries = None if config.queries is None else read_queries(config.queries, job)
-        plan, reason = self.ranks.everyone(_plan(job, queries, self.folder.path))[0]
+        is_auto = config.trajectory.schedule == "auto"
+        # Each measures its own times; those of the first rank decide for all.
+        found = self.ranks.everyone(predict(job, queries, self.folder.path, is_auto))[0]
+        plan = found.chosen
         if plan.why_not is not None:
             kind = DiskFullError if plan.lacks_disk else UsageError
             raise kind(f"trajectory.schedule: {plan.schedule.kind} {plan.why_not}")
+        if found.budget.advice is not None:
+            self.report(Event.WARNING, message=found.budget.advice)
         if self.ranks.index == 0:
             self._write(job, documents, queries)
-            kept = [*plan.schedule.checkpoints, plan.schedule.steps]
-            self.report(Event.PLANNED, schedule=plan.schedule.kind, reason=reason, checkpoints=kept)
-            facts = {"schedule": plan.schedule.kind, **arithmetic(job.device)}
-            self.folder.write_prepared(facts)
+            self._commit(job, found)
         self.ranks.wait()
         return job
+
+    def _commit(self, job: Job, found: Prediction) -> None:
+        """Say what was predicted, and that everything is stored."""
+        plan, peak = found.chosen, found.peak(found.chosen)
+        self.report(
+            Event.PLANNED,
+            schedule=plan.schedule.kind,
+            reason=found.reason,
+            checkpoints=[*plan.schedule.checkpoints, plan.schedule.steps],
+            memory=peak.device,
+            host_memory=peak.host,
+            disk=plan.disk_bytes,
+        )
+        settled = {"micro_batch_size": job.trainer.step.micro_batch_size}
+        facts = {"schedule": plan.schedule.kind, **settled, **arithmetic(job.device)}
+        self.folder.write_prepared(facts)
 
     def _write(self, job: Job, documents: Documents, queries: Queries | None) -> None:
         """What every later attempt takes up again."""
@@ -219,6 +237,8 @@ class _Run:
 
     def _attribute(self, job: Job) -> Key | None:
         """Ask the trajectory; returns which file of it is damaged, if one is."""
+        # What the training let go of has other sizes than what the replay takes.
+        give_back_memory()
         # The first rank stores what is asked, the others read it there.
         if self.ranks.index != 0:
             self.ranks.wait()
@@ -248,11 +268,3 @@ class _Run:
             forget(self.folder.trajectory, damaged)
         self.ranks.wait()
         self._train(job)
-
-
-def _plan(job: Job, queries: Queries | None, folder: Path) -> tuple[Estimate, str]:
-    """The schedule of a run in ``folder``, and why."""
-    count = 1 if queries is None else queries.measurements
-    budget = budget_of(job, count, job.config.attribution.granularity)
-    schedule = job.config.trajectory.schedule
-    return job.training.plan(folder, schedule, count, budget.passes)

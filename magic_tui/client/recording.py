@@ -79,6 +79,8 @@ class Moment:
     done: int = 0
     """Steps of the training or the replay that are behind; of all passes of a replay."""
     total: int = 0
+    predicted: float | None = None
+    """Peak memory as it was predicted before the training began."""
 
     def without_states(self) -> "Moment":
         """The same with no train state left on disk."""
@@ -141,6 +143,7 @@ class Recording:
             self._seconds(last),
             *self._memory(last),
             *self._done(last),
+            self._predicted(last),
         )
 
     def story_until(self, seq: int) -> list[dict[str, Any]]:
@@ -182,6 +185,11 @@ class Recording:
         elif event.get("phase") == Phase.REPLAY:
             self._turns.append((seq, step))
             self._replayed.append((seq, int(event.get("done") or 0)))
+
+    def _predicted(self, last: int) -> float | None:
+        plans = (e for e in self.story if e["event"] == Event.PLANNED and e["seq"] <= last)
+        memory = next(plans, {}).get("memory")
+        return float(memory) if isinstance(memory, int | float) else None
 
     def _last(self, rows: list[Any], seq: int) -> Any:
         place = bisect_right([row[0] for row in rows], seq)

@@ -9,10 +9,13 @@ from magic_tui.render.cells import wrap
 from magic_tui.render.numbers import bytes_text, count_text, counted, duration_text, pace_text
 from magic_tui.safe_text import one_line
 
-_HEADS = ("trajectory", "disk", "memory", "train", "replay")
-_WIDTHS = (12, 9, 9, 9, 9)
+_HEADS = ("trajectory", "disk", "memory", "RAM", "train", "replay")
+_WIDTHS = (12, 9, 9, 9, 9, 9)
+_RAM = 3
+"""The column that only runs on a GPU have."""
 _NOTE_LINES = 4
-_MEMORY_NOTE = "memory comes on top of Python and its libraries, about 400 MB"
+_PROCESS_NOTE = "memory: the peak of the whole process"
+_GPU_NOTE = "memory: the GPU's at its peak; RAM: that of the process beside it"
 
 
 def plan_lines(plan: dict[str, Any], width: int) -> Iterator[Text]:
@@ -20,19 +23,25 @@ def plan_lines(plan: dict[str, Any], width: int) -> Iterator[Text]:
     yield Text(_sizes(plan))
     yield Text(_work(plan))
     yield Text()
-    yield Text("    " + _columns(_HEADS), "dim")
+    if plan.get("micro_batch_reason"):
+        yield from _paragraph(f"micro-batches: {plan['micro_batch_reason']}", width, "")
+        yield Text()
+    on_gpu = plan.get("device", "cpu") != "cpu"
+    yield Text("    " + _columns(_HEADS, on_gpu), "dim")
     for schedule in plan["schedules"]:
         chosen = schedule["name"] == plan["chosen"]
-        yield _schedule_line(schedule, chosen)
+        yield _schedule_line(schedule, chosen, on_gpu)
         if schedule.get("why_not"):
             for line in wrap(one_line(schedule["why_not"]), width - 6, 2):
                 yield Text("      " + line, "dim")
     yield Text()
     yield from _paragraph(f"{plan['chosen']}: {plan['reason']}", width, "")
     free = f"free here: {bytes_text(plan.get('free_disk'))} disk, "
-    yield Text(free + f"{bytes_text(plan.get('free_memory'))} memory", "dim")
-    for line in wrap(_MEMORY_NOTE, width, _NOTE_LINES):
-        yield Text(line, "dim")
+    free += f"{bytes_text(plan.get('free_memory'))} memory"
+    if on_gpu:
+        free += f", {bytes_text(plan.get('free_host_memory'))} RAM"
+    for note in (free, _GPU_NOTE if on_gpu else _PROCESS_NOTE):
+        yield from _paragraph(note, width, "dim")
     for warning in plan.get("warnings") or ():
         yield from _paragraph(f"warning: {warning}", width, "yellow")
 
@@ -55,6 +64,8 @@ def _parameters(plan: dict[str, Any]) -> str:
 
 def _work(plan: dict[str, Any]) -> str:
     parts = [pace_text(plan["step_seconds"])] if plan.get("step_seconds") is not None else []
+    if plan.get("prepare_seconds") is not None:
+        parts.append(f"{duration_text(plan['prepare_seconds'])} to get ready")
     if plan.get("queries"):
         parts.append(counted(plan["queries"], "query"))
         passes = counted(plan["passes"], "pass") + " of replay"
@@ -67,21 +78,27 @@ def _work(plan: dict[str, Any]) -> str:
     return " · ".join(parts)
 
 
-def _schedule_line(schedule: dict[str, Any], chosen: bool) -> Text:
+def _schedule_line(schedule: dict[str, Any], chosen: bool, on_gpu: bool) -> Text:
     cells = (
         one_line(schedule["name"]),
         bytes_text(schedule["disk_bytes"]),
         bytes_text(schedule["memory_bytes"]),
+        bytes_text(schedule.get("host_memory_bytes")),
         duration_text(schedule["train_seconds"]),
         duration_text(schedule["replay_seconds"]),
     )
     sign = "▶" if chosen else " " if schedule["fits"] else "✗"
     style = "bold" if chosen else "" if schedule["fits"] else "dim"
-    return Text(f"  {sign} {_columns(cells)}", style, no_wrap=True)
+    return Text(f"  {sign} {_columns(cells, on_gpu)}", style, no_wrap=True)
 
 
-def _columns(cells: tuple[str, ...]) -> str:
-    first, *others = zip(cells, _WIDTHS, strict=True)
+def _columns(cells: tuple[str, ...], on_gpu: bool) -> str:
+    shown = [
+        pair
+        for place, pair in enumerate(zip(cells, _WIDTHS, strict=True))
+        if on_gpu or place != _RAM
+    ]
+    first, *others = shown
     return first[0].ljust(first[1]) + "".join(cell.rjust(width + 1) for cell, width in others)
 
 

@@ -22,8 +22,10 @@ def usage_lines(
 ) -> Iterator[Text]:
     """Memory and disk, then one line a device."""
     bar_width = max(6, min(24, width - 66))
-    most = budget or (engine or {}).get("memory_total")
+    most = moment.predicted or budget or (engine or {}).get("memory_total")
     words = [f"{bytes_text(moment.memory)} with Python, most {bytes_text(moment.peak)}"]
+    if moment.predicted is not None:
+        words.append(f"predicted {bytes_text(moment.predicted)}")
     if budget is not None:
         words.append(f"budget {bytes_text(budget)}")
     if engine is not None:

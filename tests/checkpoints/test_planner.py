@@ -2,11 +2,21 @@
 
 from dataclasses import replace
 
-from engine.checkpoints.planner import Costs, Room, choose, estimate
+import pytest
+
+from engine.checkpoints.planner import (
+    Asked,
+    Costs,
+    DiskSeconds,
+    Room,
+    StepSeconds,
+    choose,
+    estimate,
+)
 
 COSTS = Costs(
-    steps=100, state_bytes=3_000_000, gradient_bytes=1_000_000, step_seconds=1.0,
-    update_seconds=0.05, bytes_per_second=1e9, file_seconds=1e-3, queries=1, passes=1,
+    steps=100, state_bytes=3_000_000, gradient_bytes=1_000_000, writers=1,
+    step=StepSeconds(gradient=0.95, update=0.05), disk=DiskSeconds(), asked=Asked(),
 )  # fmt: skip
 PLENTY = Room(disk=10**12, memory=10**12)
 
@@ -25,7 +35,7 @@ def test_what_the_disk_allows() -> None:
 
 
 def test_what_memory_allows() -> None:
-    tight = replace(PLENTY, memory=2 * 4 * COSTS.state_bytes)
+    tight = replace(PLENTY, memory=2 * 3 * COSTS.state_bytes)
     best, reason = choose(COSTS, tight)
     assert best.schedule.kind == "all" and "of memory" in reason
 
@@ -46,10 +56,32 @@ def test_disk_counted_exactly() -> None:
     }
 
 
-def test_reading_goes_on_beside_computing() -> None:
-    speeds = (1e12, 1e9, 1e4)
-    free, quick, slow = (
-        estimate("all", replace(COSTS, bytes_per_second=speed), PLENTY).replay_seconds
-        for speed in speeds
-    )
-    assert quick == free and slow > 10 * quick
+def test_writing_goes_on_beside_computing() -> None:
+    def seconds(**disk: float) -> float:
+        costs = replace(COSTS, disk=replace(DiskSeconds(byte=0, file=0, read_byte=0), **disk))
+        return estimate("all", costs, PLENTY).train_seconds
+
+    size = estimate("all", COSTS, PLENTY).disk_bytes
+    assert seconds() == pytest.approx(100)
+    # Half as long as computing: only the last state is waited for.
+    assert seconds(byte=50 / size) == pytest.approx(100 + 50 * COSTS.state_bytes / size)
+    assert seconds(byte=200 / size) == pytest.approx(200)
+    assert seconds(byte_work=10 / size) == pytest.approx(110)
+
+
+def test_every_pass_shares_one_graph() -> None:
+    step = StepSeconds(gradient=1, update=0, graph=2, query=3, stage=0, stage_query=0)
+    costs = replace(COSTS, step=step, disk=DiskSeconds(0, 0, 0, 0))
+    found = {
+        (passes, each): estimate(
+            "all", replace(costs, asked=Asked(passes, each)), PLENTY
+        ).replay_seconds
+        for passes, each in ((1, 1), (1, 4), (2, 2))
+    }
+    # The last step is taken again in every pass.
+    assert found == {(1, 1): 501, (1, 4): 1401, (2, 2): 1602}
+
+
+def test_several_ranks_fill_one_disk() -> None:
+    whole, shared = (estimate("all", replace(COSTS, writers=w), PLENTY) for w in (1, 3))
+    assert shared.disk_bytes == 3 * whole.disk_bytes and shared.held_bytes == whole.held_bytes

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from magic_tui.client.recording import Recording
 from magic_tui.render.plan import plan_lines
+from magic_tui.render.usage import usage_lines
 from tests.cli.conftest import Magic
 from tests.cli.fake_worker import PLAN
 
@@ -65,6 +67,33 @@ def test_it_shows_every_schedule_and_marks_the_chosen_one(magic: Magic, config: 
 def test_it_says_how_much_is_not_trained(frozen: int | None, words: str) -> None:
     plan = {**PLAN, "parameters": 200} | ({} if frozen is None else {"frozen_parameters": frozen})
     assert next(plan_lines(plan, 80)).plain.startswith(words)
+
+
+def test_a_gpu_has_memory_of_its_own() -> None:
+    schedules = [{**option, "host_memory_bytes": 2_000_000_000} for option in PLAN["schedules"]]
+    plan = {
+        **PLAN, "device": "cuda", "schedules": schedules, "free_host_memory": 16_000_000_000,
+        "prepare_seconds": 12.0, "micro_batch_reason": "4 of 16 rows at a time: it fits",
+    }  # fmt: skip
+    text = "\n".join(line.plain for line in plan_lines(plan, 80))
+    assert re.search(r"trajectory +disk +memory +RAM +train +replay\n", text)
+    assert re.search(r"▶ sqrt +200 MB +700 MB +2\.0 GB +30 s +2:00\n", text)
+    assert "8.0 GB memory, 16 GB RAM\n" in text and "12 s to get ready" in text
+    assert "micro-batches: 4 of 16 rows at a time: it fits" in text
+    on_processor = "\n".join(line.plain for line in plan_lines(PLAN, 80))
+    assert "RAM" not in on_processor and "peak of the whole process" in on_processor
+
+
+def test_memory_stands_beside_what_was_predicted() -> None:
+    recording = Recording()
+    recording.take([{"event": "train_step", "step": 0, "memory": 400_000_000}])
+    [unknown] = usage_lines(recording.at(), None, None, None, 120)
+    assert "predicted" not in unknown.plain
+    recording.take([{"event": "planned", "memory": 800_000_000}])
+    [line] = usage_lines(recording.at(), None, None, None, 120)
+    assert "400 MB with Python, most 400 MB · predicted 800 MB" in line.plain
+    bar = line.plain.split()[1]
+    assert bar.count("█") == bar.count("░") > 0
 
 
 @pytest.mark.parametrize(

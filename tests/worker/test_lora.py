@@ -79,7 +79,8 @@ def test_plan_counts_what_is_trained_and_what_is_not(
     assert whole["frozen_parameters"] == 0
     disk = [{s["name"]: s["disk_bytes"] for s in plan["schedules"]} for plan in plans]
     ratio = TRAINED / whole["parameters"]
-    assert disk[1]["all"] == pytest.approx(ratio * disk[0]["all"], rel=0.05)
+    # Names and shapes in the files' heads come on top, a good part where there is so little else.
+    assert ratio < disk[1]["all"] / disk[0]["all"] < 1.5 * ratio
 
 
 BAD = [

@@ -1,0 +1,64 @@
+"""What a run would take: time, memory and disk, for ``plan`` and for the run itself."""
+
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from engine.checkpoints.planner import KINDS, Asked, Costs, Estimate, Room, choose
+from engine.magic.schedule import ScheduleKind
+from engine.records.score_store import TOP_DOCUMENTS
+from engine.worker.budget import Budget, budget_of
+from engine.worker.footprint import Footprint, Peak, footprint_of
+from engine.worker.job import Job
+from engine.worker.queries import Queries, measurement_batches
+from engine.worker.tiers import host_tier_bytes
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a run would take, and the schedule it is to have."""
+
+    costs: Costs
+    room: Room
+    budget: Budget
+    footprint: Footprint
+    chosen: Estimate
+    reason: str
+    queries: int
+    """Measurements asked for."""
+    tiers: dict[ScheduleKind, int]
+    """Host memory that may hold the trajectory, by schedule."""
+
+    def peak(self, option: Estimate) -> Peak:
+        """The memory that a run under a schedule takes."""
+        together = self.budget.per_group if self.queries else 0
+        tier = self.tiers[option.schedule.kind]
+        return self.footprint.peak(option, self.costs, self.budget.needs, together, tier)
+
+
+def predict(job: Job, queries: Queries | None, folder: Path, with_times: bool) -> Prediction:
+    """Predict a run in ``folder``; its times only if wanted, as some of its steps have to be taken.
+
+    Raises:
+        UsageError: if the memory that is free cannot hold the replay of even one query.
+    """
+    count = 0 if queries is None else queries.measurements
+    budget = budget_of(job, max(1, count), job.config.attribution.granularity)
+    footprint = footprint_of(job)
+    training, asked = job.training, Asked(budget.passes, budget.per_group)
+    measurements = [] if queries is None else measurement_batches(queries, job)
+    batches = list(chain.from_iterable(measurements))
+    costs = training.measured(folder, asked, batches) if with_times else training.costs(asked=asked)
+    room = training.room(folder)
+    chosen, reason = choose(costs, room, job.config.trajectory.schedule)
+    tiers = {kind: host_tier_bytes(job, kind) for kind in KINDS}
+    return Prediction(costs, room, budget, footprint, chosen, reason, count, tiers)
+
+
+def scores_bytes(job: Job, queries: int) -> int:
+    """What the scores of an attribution take on disk, before they are compressed."""
+    size = job.trainer.dtype.itemsize if job.config.model.dtype == "float64" else 4
+    # Padding is zeros, which compress to nothing.
+    tokens = int(job.rows.lengths.sum()) if job.config.attribution.granularity == "token" else 0
+    top = 2 * 8 * min(TOP_DOCUMENTS, job.documents)
+    return queries * (size * (tokens + job.documents + len(job.order)) + top)
