@@ -35,7 +35,7 @@ def test_what_the_disk_allows() -> None:
 
 
 def test_what_memory_allows() -> None:
-    tight = replace(PLENTY, memory=2 * 3 * COSTS.state_bytes)
+    tight = replace(PLENTY, memory=2 * 4 * COSTS.state_bytes)
     best, reason = choose(COSTS, tight)
     assert best.schedule.kind == "all" and "of memory" in reason
 

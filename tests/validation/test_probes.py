@@ -54,9 +54,6 @@ def test_probes_are_not_taken_twice(run: RunFolder, job: Job) -> None:
 
 
 def test_batches_of_one_row_cannot_be_split(attributed: RunFolder, run: RunFolder) -> None:
-    single = stored_job(attributed, torch.device("cpu"))
-    training = single.config.training.model_copy(update={"micro_batch_size": 1})
-    config = single.config.model_copy(update={"training": training})
-    object.__setattr__(single, "config", config)
+    single = stored_job(attributed, torch.device("cpu")).of_micro_batch(1)
     with pytest.raises(UsageError, match="of one row"):
         validate(run, single, PROBES)
