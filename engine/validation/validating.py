@@ -58,7 +58,8 @@ class Validating:
         ranks = job.trainer.ranks
         if self.asked.jobs > 1 and ranks.count > 1:
             raise UsageError("--jobs needs a run on one rank: the ranks share every retraining")
-        wanted = list(self._wanted(job.documents))
+        # What is asked for twice is one and the same.
+        wanted = list(dict.fromkeys(self._wanted(job.documents)))
         retrainer = Retrainer(self.folder, job, self.asked.keep_models)
         if ranks.index != 0:
             for _ in range(2):

@@ -143,13 +143,14 @@ def test_what_was_interrupted_goes_on(
 
 
 def test_more_can_be_added_and_nothing_is_done_twice(run: RunFolder, job: Job) -> None:
-    validate(run, job, ValidationRequest(drop=(0.3,), count=2))
+    validate(run, job, ValidationRequest(drop=(0.3, 0.3), count=2))
+    assert len(table(run)) == 2 * 2
     events = validate(run, job, ValidationRequest(drop=(0.3, 0.5), count=3))
     assert [e["subset"] for e in events if e["event"] == "retrained"] == [
         "0.3-seed0-2", "0.5-seed0-0", "0.5-seed0-1", "0.5-seed0-2",
     ]  # fmt: skip
     assert len(table(run)) == 2 * 6
-    assert not [e for e in validate(run, job, ValidationRequest(drop=(0.3,), count=3))
+    assert not [e for e in validate(run, job, ValidationRequest(drop=(0.3, 0.3), count=3))
                 if e["event"] == "retrained"]  # fmt: skip
 
 
