@@ -1,0 +1,238 @@
+"""Ours beside the peer, bergson 2.5.1: time, memory and error on the same problems.
+
+``python -m tests.benchmarks.bench_peer --peer PYTHON [--model FOLDER]``, where PYTHON is that of an
+environment with the peer in it (``make bench-peer`` makes one). Each run of either side is a process
+of its own, ours and theirs in turn, several rounds. Ratios are theirs to ours within a round, so
+that above 1 we are ahead; times are the wall's and the processor's, whole processes and, without
+start, loading and planning, from the first training step to the scores on disk. This process loads
+no torch, because a child's peak memory counts its parent's.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.benchmarks.peer.problem import FIRST, MORE, Problem, queries_file
+
+HERE = "tests.benchmarks.peer"
+SHORT = {"batch_size": 2, "tokens": 24, "steps": 3, "queries": 3}
+"""What the oracle, which keeps the graphs of all steps, has memory for."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What one process took: seconds on either clock, megabytes at its peak, and its scores."""
+
+    wall: float
+    processor: float
+    work_wall: float
+    work_processor: float
+    memory: float
+    scores: Any
+
+
+class Bench:
+    """Runs either side on a problem, each in a process of its own."""
+
+    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+        self.options = options
+        self.folder = folder
+        self.environment = {
+            **os.environ,
+            "HF_HUB_OFFLINE": "1",
+            "HF_HOME": str(folder / "cache"),
+            "OMP_NUM_THREADS": str(options.threads),
+            "TQDM_DISABLE": "1",
+            # The worker sets these two by itself; the peer is given them too.
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "THP_MEM_ALLOC_ENABLE": "1",
+            **({"CUDA_VISIBLE_DEVICES": ""} if options.device == "cpu" else {}),
+        }
+
+    def problem(self, name: str, head: str, model: str | None, problem: Problem) -> Path:
+        """The folder of a problem."""
+        folder = self.folder / name
+        fields = json.dumps(asdict(problem))
+        text = ["--text", str(self.options.text)] if self.options.text else []
+        chosen = ["--model", model] if model else []
+        self._run(
+            [sys.executable, "-m", f"{HERE}.problem", str(folder)]
+            + ["--head", head, "--problem", fields, *text, *chosen]
+        )
+        return folder
+
+    def oracle(self, problem: Path, queries: Path) -> Any:
+        """The true scores."""
+        out = self._new_folder("oracle")
+        self._run([sys.executable, "-m", f"{HERE}.oracle", str(problem), str(queries), str(out)])
+        return np.load(out / "scores.npy")
+
+    def ours(self, problem: Path, queries: Path, out: Path, action: str = "run") -> Taken:
+        """Our run into ``out``, or more queries of the trajectory there."""
+        command = [sys.executable, "-m", f"{HERE}.ours", action, str(problem), str(queries)]
+        begin = "train" if action == "run" else "measure"
+        return self._taken([*command, str(out), "--device", self.options.device], out, begin)
+
+    def theirs(self, problem: Path, queries: Path) -> Taken:
+        """The peer's run."""
+        out = self._new_folder("theirs")
+        command = [self.options.peer, "-m", f"{HERE}.theirs", str(problem), str(queries), str(out)]
+        mode = ["--save-mode", self.options.peer_save_mode]
+        return self._taken([*command, "--device", self.options.device, *mode], out, "train")
+
+    def _new_folder(self, name: str) -> Path:
+        return Path(tempfile.mkdtemp(prefix=name, dir=self.folder))
+
+    new_folder = _new_folder
+
+    def _taken(self, command: list[str], out: Path, begin: str) -> Taken:
+        wall, processor, resident = self._run(command)
+        measured = json.loads((out / "measured.json").read_text())
+        moments = measured["moments"]
+        work = [end - start for start, end in zip(moments[begin], moments["end"], strict=True)]
+        memory = measured["cuda_peak"] or resident
+        return Taken(wall, processor, *work, memory / 1e6, np.load(out / "scores.npy"))
+
+    def _run(self, command: list[str]) -> tuple[float, float, float]:
+        """Seconds, processor seconds and peak bytes of a process."""
+        log = self.folder / "log.txt"
+        began = time.perf_counter()
+        with log.open("wb") as output:
+            child = subprocess.Popen(
+                command, env=self.environment, stdout=output, stderr=subprocess.STDOUT
+            )
+            _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode:
+            sys.exit(f"{' '.join(command)} failed:\n{log.read_text()[-4000:]}")
+        seconds = time.perf_counter() - began
+        return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+
+
+def errors(bench: Bench, name: str, head: str, model: str | None) -> None:
+    """Print how far either side is from the oracle, in both dtypes."""
+    problem = Problem(**SHORT, **bench.options.recipe)
+    folder = bench.problem(f"{name}-{head}-short", head, model, problem)
+    queries = queries_file(folder, problem.queries)
+    truth = bench.oracle(folder, queries)
+    for dtype in ("float64", "float32"):
+        replace(problem, dtype=dtype).write(folder)
+        ours = bench.ours(folder, queries, bench.new_folder("ours")).scores
+        theirs = bench.theirs(folder, queries).scores
+        found = [_distance(scores, truth) for scores in (ours, theirs)]
+        print(f"{name:12}{head:8}{dtype:10}{found[0]:12.1e}{found[1]:12.1e}", flush=True)
+
+
+def times(bench: Bench, name: str, head: str, model: str | None) -> None:
+    """Print what either side takes for one query, for many, and for as many more."""
+    options = bench.options
+    problem = Problem(
+        options.batch, options.tokens, options.steps, options.queries, **options.recipe
+    )
+    folder = bench.problem(f"{name}-{head}", head, model, problem)
+    rows: dict[str, list[tuple[Taken, Taken]]] = {}
+    for number in range(options.rounds):
+        for row, ours, theirs in _round(bench, folder, problem.queries):
+            rows.setdefault(row, []).append((ours, theirs))
+            print(f"round {number + 1}, {head}, {row}: {ours.wall:.0f} s, {theirs.wall:.0f} s",
+                  file=sys.stderr, flush=True)  # fmt: skip
+    for row, pairs in rows.items():
+        for what, field in (
+            ("whole process, s", "wall"),
+            ("  of the processor", "processor"),
+            ("train to scores, s", "work_wall"),
+            ("  of the processor", "work_processor"),
+            ("peak memory, MB", "memory"),
+        ):
+            _print_row(f"{name} {head}", row, what, [
+                (getattr(ours, field), getattr(theirs, field)) for ours, theirs in pairs
+            ])  # fmt: skip
+    apart = max(_distance(theirs.scores, ours.scores) for ours, theirs in rows["1 query"])
+    if not options.lora:
+        print(f"{name} {head}: their scores differ from ours by {apart:.1e}", flush=True)
+
+
+def _round(bench: Bench, folder: Path, many: int) -> Iterator[tuple[str, Taken, Taken]]:
+    one, several = queries_file(folder, 1), queries_file(folder, many)
+    yield "1 query", bench.ours(folder, one, bench.new_folder("ours")), bench.theirs(folder, one)
+    kept = bench.new_folder("ours")
+    ours, theirs = bench.ours(folder, several, kept), bench.theirs(folder, several)
+    yield f"{many} queries", ours, theirs
+    # The peer has no command to ask again: one trains once more, at the cost just measured.
+    more = bench.ours(folder, queries_file(folder, many, MORE), kept, "attribute")
+    yield f"{many} more", more, theirs
+
+
+def _print_row(name: str, row: str, what: str, pairs: Sequence[tuple[float, float]]) -> None:
+    ratios = [theirs / ours for ours, theirs in pairs]
+    spread = f"{min(ratios):.2f}–{max(ratios):.2f}"
+    ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
+    print(
+        f"{name:20}{row:12}{what:20}{ours:9.1f}{theirs:9.1f}"
+        f"{statistics.median(ratios):8.2f}{spread:>13}",
+        flush=True,
+    )
+
+
+def _distance(scores: Any, truth: Any) -> float:
+    """The largest relative error of any query's scores, by Euclidean norm."""
+    errors = np.linalg.norm((scores - truth).reshape(len(truth), -1), axis=1)
+    return float((errors / np.linalg.norm(truth.reshape(len(truth), -1), axis=1)).max())
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Print the tables."""
+    name = Path(options.model).name if options.model else "GPT-2"
+    with tempfile.TemporaryDirectory(dir=options.work) as folder:
+        bench = Bench(options, Path(folder))
+        if not options.lora and not options.no_errors:
+            print(f"{'relative error':30}{'ours':>12}{'theirs':>12}")
+            for head in options.heads:
+                errors(bench, name, head, options.model)
+        print(
+            f"\n{options.batch} rows of {options.tokens} tokens, {options.steps} steps, "
+            f"{options.threads} threads, {options.rounds} rounds, {options.device}"
+        )
+        print(f"{'':52}{'ours':>9}{'theirs':>9}{'ratio':>8}{'range':>13}")
+        for head in options.heads:
+            times(bench, name, head, options.model)
+
+
+def main() -> None:
+    """Parse the command line and measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peer", required=True, help="the python of the peer's environment")
+    parser.add_argument("--model", help="folder of a model; a small GPT-2 if left out")
+    parser.add_argument("--heads", nargs="+", default=["tied", "untied"])
+    parser.add_argument("--text", type=Path, help="jsonl of texts to cut into documents")
+    parser.add_argument("--tokens", type=int, default=128, help="at most, of a document")
+    parser.add_argument("--batch", type=int, default=4, help="documents a step")
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--queries", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--lora", nargs="+", help="train adapters: a rank, then names of layers")
+    parser.add_argument("--peer-save-mode", choices=["sqrt", "all", "log"], default="sqrt")
+    parser.add_argument("--no-errors", action="store_true", help="leave the oracle out")
+    parser.add_argument("--work", help="where to put models and trajectories meanwhile")
+    options = parser.parse_args()
+    options.recipe = {}
+    if options.lora:
+        options.recipe = {"lora_rank": int(options.lora[0]), "lora_modules": options.lora[1:]}
+    measure(options)
+
+
+if __name__ == "__main__":
+    main()
