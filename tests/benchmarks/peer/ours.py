@@ -1,6 +1,7 @@
 """Our side: a run, or more queries of its trajectory, as ``python -m engine.worker`` does them."""
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,22 +15,22 @@ from tests.benchmarks.peer.problem import IN_ORDER, Problem, read_problem, token
 RUN = "run"
 
 
-def config_of(problem: Problem, folder: Path, queries: Path) -> dict[str, Any]:
-    """The run config."""
+def config_of(
+    problem: Problem, folder: Path, queries: Path, budget_gb: float | None
+) -> dict[str, Any]:
+    """The run config; all that is left out is the default, the trajectory's schedule too."""
     names = ("learning_rate", "betas", "eps", "eps_root", "weight_decay")
     optimizer = {name: getattr(problem, name) for name in names}
-    lora = {"rank": problem.lora_rank, "alpha": 2 * problem.lora_rank}
+    model: dict[str, Any] = {"path": str(folder / "model"), "dtype": problem.dtype}
+    if problem.lora_rank:
+        model["lora"] = {
+            "rank": problem.lora_rank,
+            "alpha": 2 * problem.lora_rank,
+            "target_modules": list(problem.lora_modules),
+        }
     return {
         "seed": problem.seed,
-        "model": {
-            "path": str(folder / "model"),
-            "dtype": problem.dtype,
-            **(
-                {"lora": {**lora, "target_modules": list(problem.lora_modules)}}
-                if problem.lora_rank
-                else {}
-            ),
-        },
+        "model": model,
         "data": {"path": str(folder / IN_ORDER), "sequence_length": problem.tokens},
         "training": {
             "batch_size": problem.batch_size,
@@ -38,16 +39,19 @@ def config_of(problem: Problem, folder: Path, queries: Path) -> dict[str, Any]:
             "schedule": {"name": "linear"},
         },
         "queries": {"path": str(queries)},
+        "attribution": {"memory_budget_gb": budget_gb},
     }
 
 
-def command(action: str, folder: Path, queries: Path, out: Path) -> list[str]:
+def command(options: argparse.Namespace) -> list[str]:
     """The worker's arguments."""
-    if action == "attribute":
-        asked = f'{{"queries": {{"path": "{queries}"}}}}'
+    out, queries = options.out, options.queries
+    if options.action == "attribute":
+        asked = json.dumps({"queries": {"path": str(queries)}})
         return ["attribute", "--run", str(out / RUN), "--request", asked]
     file = out / "config.yaml"
-    file.write_text(yaml.safe_dump(config_of(read_problem(folder), folder, queries)))
+    problem = read_problem(options.folder)
+    file.write_text(yaml.safe_dump(config_of(problem, options.folder, queries, options.budget_gb)))
     return ["run", "--config", str(file), "--runs", str(out), "--id", RUN]
 
 
@@ -88,12 +92,13 @@ def main() -> None:
     parser.add_argument("queries", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--budget-gb", type=float, help="memory of a replay")
     options = parser.parse_args()
     marks = Marks()
     note_phases(marks)
     from engine.worker.__main__ import main as work
 
-    code = work(command(options.action, options.folder, options.queries, options.out))
+    code = work(command(options))
     marks("end")
     if code:
         sys.exit(code)

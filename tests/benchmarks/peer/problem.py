@@ -1,11 +1,11 @@
 """What both tools are given: a model, documents and queries, in files that either can read.
 
-``python -m tests.benchmarks.peer.problem FOLDER …`` writes the model's folder (with its head tied to
-the embedding or not, and no dropout), ``train.jsonl`` for the peer, the same documents in the order
-in which the peer takes them for us, who then do not shuffle, and files of queries.
+``python -m tests.benchmarks.peer.problem FOLDER …`` writes the model's folder (its head tied to the
+embedding or not, its dropout 0), ``train.jsonl`` for the peer, ``in-order.jsonl`` for us, who do
+not shuffle: the same documents in the order in which the peer takes them, and files of queries.
 
-Both tools tokenise the texts by themselves, so a document is cut where its tokens are not too many
-for either. Used from both environments: only what both have is imported.
+Both tools tokenise the texts themselves, so a document ends before its tokens are too many for
+either. Used in both environments: only what both have is imported.
 """
 
 import argparse
