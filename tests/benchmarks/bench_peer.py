@@ -9,162 +9,49 @@ process loads no torch, because a child's peak memory begins at its parent's.
 """
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tests.benchmarks.peer.problem import MORE, Problem, queries_file
+from tests.benchmarks.peer.sides import Sides, Taken
 
-HERE = "tests.benchmarks.peer"
 SHORT = {"batch_size": 2, "tokens": 24, "steps": 3, "queries": 3}
 """What the oracle, which keeps the graphs of all steps, has memory for."""
 LEAST_GB = 1e-3
 """A memory budget under which ours replays one query at a time."""
 
 
-@dataclass(frozen=True)
-class Taken:
-    """What one process took: seconds on either clock, megabytes at its peak, and its scores."""
-
-    wall: float
-    processor: float
-    work_wall: float
-    work_processor: float
-    memory: float
-    scores: Any
-    training: tuple[float, float]
-    """Seconds of it spent in training, on either clock."""
-
-    @property
-    def without_training(self) -> "Taken":
-        """The same if the trajectory had been there."""
-        wall, processor = self.training
-        return replace(
-            self,
-            wall=self.wall - wall,
-            processor=self.processor - processor,
-            work_wall=self.work_wall - wall,
-            work_processor=self.work_processor - processor,
-        )
-
-
-class Bench:
-    """Runs either side on a problem, each in a process of its own."""
-
-    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
-        self.options = options
-        self.folder = folder
-        self.environment = {
-            **os.environ,
-            "HF_HUB_OFFLINE": "1",
-            "HF_HOME": str(folder / "cache"),
-            "OMP_NUM_THREADS": str(options.threads),
-            "TQDM_DISABLE": "1",
-            # The worker sets these two by itself; the peer is given them too.
-            "OMP_WAIT_POLICY": "PASSIVE",
-            "THP_MEM_ALLOC_ENABLE": "1",
-            **({"CUDA_VISIBLE_DEVICES": ""} if options.device == "cpu" else {}),
-        }
-
-    def problem(self, name: str, head: str, model: str | None, problem: Problem) -> Path:
-        """The folder of a problem."""
-        folder = self.folder / name
-        fields = json.dumps(asdict(problem))
-        text = ["--text", str(self.options.text)] if self.options.text else []
-        chosen = ["--model", model] if model else []
-        command = [sys.executable, "-m", f"{HERE}.problem", str(folder), "--head", head]
-        self._run([*command, "--problem", fields, *text, *chosen])
-        return folder
-
-    def oracle(self, problem: Path, queries: Path) -> Any:
-        """The true scores."""
-        out = self._new_folder("oracle")
-        self._run([sys.executable, "-m", f"{HERE}.oracle", str(problem), str(queries), str(out)])
-        return np.load(out / "scores.npy")
-
-    def ours(self, problem: Path, queries: Path, *extra: str) -> tuple[Taken, Path]:
-        """Our run, and the folder that its trajectory is in."""
-        out = self._new_folder("ours")
-        return self._ours("run", problem, queries, out, *extra), out
-
-    def ours_again(self, problem: Path, queries: Path, out: Path) -> Taken:
-        """More queries of the trajectory of a run of ours."""
-        return self._ours("attribute", problem, queries, out)
-
-    def _ours(self, action: str, problem: Path, queries: Path, out: Path, *extra: str) -> Taken:
-        command = [sys.executable, "-m", f"{HERE}.ours", action, str(problem), str(queries)]
-        begin = "train" if action == "run" else "measure"
-        device = ["--device", self.options.device]
-        return self._taken([*command, str(out), *device, *extra], out, begin)
-
-    def theirs(self, problem: Path, queries: Path) -> Taken:
-        """The peer's run."""
-        out = self._new_folder("theirs")
-        command = [self.options.peer, "-m", f"{HERE}.theirs", str(problem), str(queries), str(out)]
-        mode = ["--save-mode", self.options.peer_save_mode]
-        return self._taken([*command, "--device", self.options.device, *mode], out, "train")
-
-    def _new_folder(self, name: str) -> Path:
-        return Path(tempfile.mkdtemp(prefix=name, dir=self.folder))
-
-    def _taken(self, command: list[str], out: Path, begin: str) -> Taken:
-        wall, processor, resident = self._run(command)
-        measured = json.loads((out / "measured.json").read_text())
-        moments = {name: np.array(clocks) for name, clocks in measured["moments"].items()}
-        work = moments["end"] - moments[begin]
-        training = moments["measure"] - moments[begin]
-        memory = (measured["cuda_peak"] or resident) / 1e6
-        return Taken(wall, processor, *work, memory, np.load(out / "scores.npy"), tuple(training))
-
-    def _run(self, command: list[str]) -> tuple[float, float, float]:
-        """Seconds, processor seconds and peak bytes of a process."""
-        log = self.folder / "log.txt"
-        began = time.perf_counter()
-        with log.open("wb") as output:
-            child = subprocess.Popen(
-                command, env=self.environment, stdout=output, stderr=subprocess.STDOUT
-            )
-            _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode:
-            sys.exit(f"{' '.join(command)} failed:\n{log.read_text()[-4000:]}")
-        seconds = time.perf_counter() - began
-        return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
-
-
-def errors(bench: Bench, name: str, head: str, model: str | None) -> None:
+def errors(sides: Sides, name: str, head: str, model: str | None) -> None:
     """Print how far either side is from the oracle, in both dtypes."""
-    problem = Problem(**SHORT, **bench.options.recipe)
-    folder = bench.problem(f"{name}-{head}-short", head, model, problem)
+    problem = Problem(**SHORT, **sides.options.recipe)
+    folder = sides.problem(f"{name}-{head}-short", head, model, problem)
     queries = queries_file(folder, problem.queries)
-    truth = bench.oracle(folder, queries)
+    truth = sides.oracle(folder, queries)
     for dtype in ("float64", "float32"):
         replace(problem, dtype=dtype).write(folder)
-        sides = [bench.ours(folder, queries)[0], bench.theirs(folder, queries)]
-        found = [_distance(side.scores, truth) for side in sides]
+        taken = [sides.ours(folder, queries)[0], sides.theirs(folder, queries)]
+        found = [_distance(side.scores, truth) for side in taken]
         print(f"{name:12}{head:8}{dtype:10}{found[0]:12.1e}{found[1]:12.1e}", flush=True)
 
 
-def times(bench: Bench, name: str, head: str, model: str | None) -> None:
+def times(sides: Sides, name: str, head: str, model: str | None) -> None:
     """Print what either side takes for one query, for many, and for as many more."""
-    options = bench.options
+    options = sides.options
     problem = Problem(
         options.batch, options.tokens, options.steps, options.queries, **options.recipe
     )
-    folder = bench.problem(f"{name}-{head}", head, model, problem)
+    folder = sides.problem(f"{name}-{head}", head, model, problem)
     rows: dict[str, list[tuple[Taken, Taken]]] = {}
     for number in range(options.rounds):
-        for row, ours, theirs in _round(bench, folder, problem.queries):
+        for row, ours, theirs in _round(sides, folder, problem.queries):
             rows.setdefault(row, []).append((ours, theirs))
             print(f"round {number + 1}, {head}, {row}: {ours.wall:.0f} s, {theirs.wall:.0f} s",
                   file=sys.stderr, flush=True)  # fmt: skip
@@ -184,19 +71,19 @@ def times(bench: Bench, name: str, head: str, model: str | None) -> None:
         print(f"{name} {head}: their scores differ from ours by {apart:.1e}", flush=True)
 
 
-def _round(bench: Bench, folder: Path, many: int) -> Iterator[tuple[str, Taken, Taken]]:
+def _round(sides: Sides, folder: Path, many: int) -> Iterator[tuple[str, Taken, Taken]]:
     one, several = queries_file(folder, 1), queries_file(folder, many)
-    yield "1 query", bench.ours(folder, one)[0], bench.theirs(folder, one)
-    ours, kept = bench.ours(folder, several)
-    theirs = bench.theirs(folder, several)
+    yield "1 query", sides.ours(folder, one)[0], sides.theirs(folder, one)
+    ours, kept = sides.ours(folder, several)
+    theirs = sides.theirs(folder, several)
     yield f"{many} queries", ours, theirs
     # The peer has no command to ask again: one trains once more, at the cost just measured, or
     # removes its old scores by hand and resumes, which spares the training.
-    more = bench.ours_again(folder, queries_file(folder, many, MORE), kept)
+    more = sides.ours_again(folder, queries_file(folder, many, MORE), kept)
     yield f"{many} more", more, theirs
     yield f"{many} more, kept", more, theirs.without_training
     # It replays one query at a time, which ours does where memory is short.
-    frugal, _ = bench.ours(folder, several, "--budget-gb", str(LEAST_GB))
+    frugal, _ = sides.ours(folder, several, "--budget-gb", str(LEAST_GB))
     yield f"{many}, frugal", frugal, theirs
 
 
@@ -221,18 +108,18 @@ def measure(options: argparse.Namespace) -> None:
     """Print the tables."""
     name = Path(options.model).name if options.model else "GPT-2"
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
-        bench = Bench(options, Path(folder))
+        sides = Sides(options, Path(folder))
         if not options.lora and not options.no_errors:
             print(f"{'relative error':30}{'ours':>12}{'theirs':>12}")
             for head in options.heads:
-                errors(bench, name, head, options.model)
+                errors(sides, name, head, options.model)
         print(
             f"\n{options.batch} rows of {options.tokens} tokens, {options.steps} steps, "
             f"{options.threads} threads, {options.rounds} rounds, {options.device}"
         )
         print(f"{'':56}{'ours':>9}{'theirs':>9}{'ratio':>8}{'range':>13}")
         for head in options.heads:
-            times(bench, name, head, options.model)
+            times(sides, name, head, options.model)
 
 
 def main() -> None:
