@@ -37,7 +37,7 @@ def errors(sides: Sides, name: str, head: str, model: str | None) -> None:
     truth = sides.oracle(folder, queries)
     for dtype in ("float64", "float32"):
         replace(problem, dtype=dtype).write(folder)
-        taken = [sides.ours(folder, queries)[0], sides.theirs(folder, queries)]
+        taken = [sides.ours(folder, queries), sides.theirs(folder, queries)]
         found = [_distance(side.scores, truth) for side in taken]
         print(f"{name:12}{head:8}{dtype:10}{found[0]:12.1e}{found[1]:12.1e}", flush=True)
 
@@ -73,18 +73,16 @@ def times(sides: Sides, name: str, head: str, model: str | None) -> None:
 
 def _round(sides: Sides, folder: Path, many: int) -> Iterator[tuple[str, Taken, Taken]]:
     one, several = queries_file(folder, 1), queries_file(folder, many)
-    yield "1 query", sides.ours(folder, one)[0], sides.theirs(folder, one)
-    ours, kept = sides.ours(folder, several)
+    yield "1 query", sides.ours(folder, one), sides.theirs(folder, one)
+    ours, more = sides.ours_twice(folder, several, queries_file(folder, many, MORE))
     theirs = sides.theirs(folder, several)
     yield f"{many} queries", ours, theirs
     # The peer has no command to ask again: one trains once more, at the cost just measured, or
     # removes its old scores by hand and resumes, which spares the training.
-    more = sides.ours_again(folder, queries_file(folder, many, MORE), kept)
     yield f"{many} more", more, theirs
     yield f"{many} more, kept", more, theirs.without_training
     # It replays one query at a time, which ours does where memory is short.
-    frugal, _ = sides.ours(folder, several, "--budget-gb", str(LEAST_GB))
-    yield f"{many}, frugal", frugal, theirs
+    yield f"{many}, frugal", sides.ours(folder, several, "--budget-gb", str(LEAST_GB)), theirs
 
 
 def _print_row(name: str, row: str, what: str, pairs: Sequence[tuple[float, float]]) -> None:

@@ -1,12 +1,14 @@
 """Either side on a problem, in a process of its own: what it took, and its scores."""
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -59,7 +61,8 @@ class Sides:
             # The worker sets these two by itself; the peer is given them too.
             "OMP_WAIT_POLICY": "PASSIVE",
             "THP_MEM_ALLOC_ENABLE": "1",
-            **({"CUDA_VISIBLE_DEVICES": ""} if options.device == "cpu" else {}),
+            # Either side would take all GPUs.
+            "CUDA_VISIBLE_DEVICES": "" if options.device == "cpu" else "0",
         }
 
     def problem(self, name: str, head: str, model: str | None, problem: Problem) -> Path:
@@ -74,18 +77,21 @@ class Sides:
 
     def oracle(self, problem: Path, queries: Path) -> Any:
         """The true scores."""
-        out = self._new_folder("oracle")
-        self._run([sys.executable, "-m", f"{HERE}.oracle", str(problem), str(queries), str(out)])
-        return np.load(out / "scores.npy")
+        command = [sys.executable, "-m", f"{HERE}.oracle", str(problem), str(queries)]
+        with self._folder_of("oracle") as out:
+            self._run([*command, str(out)])
+            return np.load(out / "scores.npy")
 
-    def ours(self, problem: Path, queries: Path, *extra: str) -> tuple[Taken, Path]:
-        """Our run, and the folder that its trajectory is in."""
-        out = self._new_folder("ours")
-        return self._ours("run", problem, queries, out, *extra), out
+    def ours(self, problem: Path, queries: Path, *extra: str) -> Taken:
+        """Our run."""
+        with self._folder_of("ours") as out:
+            return self._ours("run", problem, queries, out, *extra)
 
-    def ours_again(self, problem: Path, queries: Path, out: Path) -> Taken:
-        """More queries of the trajectory of a run of ours."""
-        return self._ours("attribute", problem, queries, out)
+    def ours_twice(self, problem: Path, queries: Path, more: Path) -> tuple[Taken, Taken]:
+        """Our run, and more queries of its trajectory."""
+        with self._folder_of("ours") as out:
+            run = self._ours("run", problem, queries, out)
+            return run, self._ours("attribute", problem, more, out)
 
     def _ours(self, action: str, problem: Path, queries: Path, out: Path, *extra: str) -> Taken:
         command = [sys.executable, "-m", f"{HERE}.ours", action, str(problem), str(queries)]
@@ -95,13 +101,16 @@ class Sides:
 
     def theirs(self, problem: Path, queries: Path) -> Taken:
         """The peer's run."""
-        out = self._new_folder("theirs")
-        command = [self.options.peer, "-m", f"{HERE}.theirs", str(problem), str(queries), str(out)]
-        mode = ["--save-mode", self.options.peer_save_mode]
-        return self._taken([*command, "--device", self.options.device, *mode], out, "train")
+        command = [self.options.peer, "-m", f"{HERE}.theirs", str(problem), str(queries)]
+        how = ["--device", self.options.device, "--save-mode", self.options.peer_save_mode]
+        with self._folder_of("theirs") as out:
+            return self._taken([*command, str(out), *how], out, "train")
 
-    def _new_folder(self, name: str) -> Path:
-        return Path(tempfile.mkdtemp(prefix=name, dir=self.folder))
+    @contextlib.contextmanager
+    def _folder_of(self, name: str) -> Iterator[Path]:
+        # Trajectories are large: none outlives its measuring.
+        with tempfile.TemporaryDirectory(prefix=name, dir=self.folder) as folder:
+            yield Path(folder)
 
     def _taken(self, command: list[str], out: Path, begin: str) -> Taken:
         wall, processor, resident = self._run(command)
