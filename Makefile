@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Another tool to compare with, in an environment of its own.
+PEER := .venv-peer
+PEER_INSTALLED := $(PEER)/.installed
 # A local model folder for the benchmark; without one it uses a small model of its own.
 BENCH_MODEL ?= $(wildcard ../shared/data/models/stories15M)
 
@@ -11,7 +14,7 @@ BENCH_MODEL ?= $(wildcard ../shared/data/models/stories15M)
 TEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint test test-crash check bench bench-plan pictures snapshots clean
+.PHONY: help setup demo lint test test-crash check bench bench-plan bench-peer pictures snapshots clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +47,9 @@ bench: $(INSTALLED) ## time training and replay; BENCH_MODEL=folder for a model 
 bench-plan: $(INSTALLED) ## what plan predicts beside what a run takes; on a quiet machine
 	$(BIN)/python -m tests.benchmarks.bench_plan $(if $(BENCH_MODEL),--model $(BENCH_MODEL))
 
+bench-peer: $(INSTALLED) $(PEER_INSTALLED) ## run bergson on the same problems; PEER_OPTIONS='--steps 8 …' for others
+	$(BIN)/python -m tests.benchmarks.bench_peer --peer $(PEER)/bin/python $(if $(BENCH_MODEL),--model $(BENCH_MODEL)) $(PEER_OPTIONS)
+
 pictures: $(INSTALLED) ## draw every screen of the dashboard on the demo into docs/pictures
 	$(BIN)/python -m tests.tui.pictures
 
@@ -51,7 +57,7 @@ snapshots: $(INSTALLED) ## accept how the dashboard looks now, where tests/tui/s
 	MAGIC_ACCEPT_SNAPSHOTS=1 $(BIN)/pytest tests/tui/test_snapshots.py
 
 clean: ## remove .venv, caches and built packages; runs stay
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(PEER) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -61,4 +67,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  echo "'$(PYTHON)' cannot make virtual environments: install its venv and pip (on Debian and Ubuntu: apt install python3-venv)." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# Without what its requirements name and MAGIC never loads, hence without its requirements.
+$(PEER_INSTALLED): tests/benchmarks/peer/requirements.txt constraints.txt
+	$(PYTHON) -m venv $(PEER)
+	$(PEER)/bin/pip install -q -c constraints.txt -r tests/benchmarks/peer/requirements.txt
+	$(PEER)/bin/pip install -q --no-deps bergson==2.5.1
 	@touch $@
