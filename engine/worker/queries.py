@@ -1,13 +1,13 @@
 """The documents asked about, as measurements of a trained model."""
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from safetensors.numpy import load as decode
+from safetensors.numpy import save as encode
 
 from engine.contract.config import QueriesConfig, Reduction
 from engine.contract.errors import RunError
@@ -99,7 +99,7 @@ def query_losses(queries: Queries, job: Job, state: TrainState) -> list[float]:
 def write_asked(path: Path, queries: Queries) -> None:
     """Write queries durably as they are asked, so that a later attempt asks the same."""
     rows: dict[str, list[Any]] = {
-        "inputs": [_packed(query.document.inputs) for query in queries.items],
+        "inputs": [encode(query.document.inputs) for query in queries.items],
         "losses": [query.document.losses for query in queries.items],
     }
     write_queries(path, {**_table(queries), **rows})
@@ -120,7 +120,7 @@ def read_asked(path: Path, reduction: Reduction) -> Queries:
         Query(
             AskedDocument(
                 text=own["text"][index],
-                inputs=_unpacked(own["inputs"][index]),
+                inputs=decode(own["inputs"][index]),
                 losses=own["losses"][index],
                 columns={name: values[index] for name, values in table.items()},
                 tokens={name: values[index] for name, values in tokens.items()},
@@ -163,17 +163,6 @@ def _items(documents: list[AskedDocument], reduction: Reduction, sign: float) ->
         Query(document, index if reduction == "none" else 0, share)
         for index, document in enumerate(documents)
     ]
-
-
-def _packed(inputs: dict[str, NDArray[Any]]) -> bytes:
-    content = io.BytesIO()
-    np.savez(content, allow_pickle=False, **inputs)
-    return content.getvalue()
-
-
-def _unpacked(content: bytes) -> dict[str, NDArray[Any]]:
-    with np.load(io.BytesIO(content), allow_pickle=False) as inputs:
-        return dict(inputs)
 
 
 def _batch(query: Query, job: Job, coefficient: float) -> Batch:

@@ -12,7 +12,7 @@ from engine.contract.errors import UsageError
 from engine.magic.layerwise import Layerwise
 from engine.magic.optimizers import build_optimizer
 from engine.magic.ranks import ALONE
-from engine.magic.state import Batch, Params
+from engine.magic.state import Batch, Params, TrainState
 from engine.magic.train_step import FirstOrder, first_derivatives, second_derivatives
 from engine.models import layers as layers_module
 from engine.models.layered_loss import LayeredModuleLoss
@@ -61,8 +61,9 @@ def derivatives(loss: Any, params: Params, batch: Batch) -> list[Tensor]:
     """The gradient, and second derivatives and scores along two directions."""
     directions = [{n: p.sin() for n, p in params.items()}, {n: p.cos() for n, p in params.items()}]
     sums = [{name: torch.zeros_like(p) for name, p in params.items()} for _ in directions]
-    _, grads = first_derivatives(loss, params, batch)
-    scores = second_derivatives(loss, params, batch, directions, sums)
+    state = TrainState(0, params, [])
+    _, grads, _ = first_derivatives(loss, state, params, batch)
+    scores = second_derivatives(loss, state, batch, directions, sums)
     return [*grads.values(), scores, *(total for of in sums for total in of.values())]
 
 

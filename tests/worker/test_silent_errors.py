@@ -137,9 +137,12 @@ def test_transformers_model_without_the_weighted_loss(model_folder: Path, tmp_pa
     model = AutoModelForCausalLM.from_config(settings, attn_implementation="eager").eval()
     stream = DataStream([{"input_ids": [1, 2, 3]}, {"input_ids": [4, 5, 6]}], 1)
     trainer, state = Trainer.initialize(model, torchopt.sgd(0.1))
-    trainer.train(state, stream, save_dir=tmp_path)
+    # To plan a schedule, steps are replayed before anything is trained.
     with pytest.raises(TypeError, match="does not depend on example_weight"):
-        trainer.backward(tmp_path, stream, stream)
+        trainer.train(state, stream, save_dir=tmp_path / "planned")
+    trainer.train(state, stream, save_dir=tmp_path / "all", schedule="all")
+    with pytest.raises(TypeError, match="does not depend on example_weight"):
+        trainer.backward(tmp_path / "all", stream, stream)
 
 
 def test_random_layers_without_a_seed() -> None:
