@@ -159,7 +159,6 @@ def leftovers(run: RunFolder) -> list[str]:
         *run.attributions.glob(".*"),
         *run.attributions.rglob("*-step-*"),
         *run.attributions.rglob("replay.jsonl"),
-        *run.attributions.rglob("asked.parquet"),
     ]
     return [str(path.relative_to(run.path)) for path in stray]
 
