@@ -1,9 +1,8 @@
 """How long the steps of a training take, and what a query costs in each, measured on a few.
 
-Batches differ in width, so the gradient's time is measured on the narrowest, the widest and the
-middle one, and on a query, and taken as a + b·n for n positions. A replayed step is measured in
-its parts on the middle one: those of the model go with its gradient's time, those of the
-optimizer are the same in every step.
+Batches differ in width, so the gradient's time is measured on the narrowest, the widest and one of
+the mean width, and on a query, and taken as a + b·n for n positions. A replayed step is measured
+in its parts on the one of the mean width: what is linear in n takes the mean of all steps there.
 """
 
 import statistics
@@ -67,7 +66,8 @@ def measure_steps(
     """
     sizes = stream.sizes()
     order = np.argsort(sizes, kind="stable")
-    narrow, middle, wide = (int(place * (len(order) - 1)) for place in (0, 0.5, 1))
+    middle = int(np.abs(sizes[order] - sizes.mean()).argmin())
+    narrow, wide = 0, len(order) - 1
     probe = _Probe(step, state, stream, sizes)
     began = time.perf_counter()
     for number in range(MOST_ROUNDS):

@@ -20,7 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from transformers import AutoModelForCausalLM, masking_utils
 
 from engine.magic.adam import Adam
-from engine.magic.state import Batch, Params
+from engine.magic.state import Batch, Params, TrainState
 from engine.magic.train_step import first_derivatives, second_derivatives
 from engine.models.causal_lm_loss import CausalLMLoss
 from engine.models.module_loss import ModuleLoss
@@ -33,14 +33,15 @@ Run = Callable[[], Any]
 def gradients(model: Any, params: Params, batch: Batch) -> tuple[Run, Run]:
     """∇_θ L by the engine, and with the model's body compiled, forward and backward."""
     loss = ModuleLoss(CausalLMLoss(model))
-    plain = lambda: first_derivatives(loss, params, batch)[1]  # noqa: E731
+    state = TrainState(0, params, [])
+    plain = lambda: first_derivatives(loss, state, params, batch)[1]  # noqa: E731
     body = model.base_model
 
     def compiled() -> Any:
         own = body.forward
         body.forward = fast
         try:
-            return first_derivatives(loss, params, batch)[1]
+            return first_derivatives(loss, state, params, batch)[1]
         finally:
             body.forward = own
 
@@ -57,7 +58,7 @@ def second(model: Any, params: Params, batch: Batch, queries: int) -> tuple[Run,
 
     def plain() -> Params:
         sums = [{name: torch.zeros_like(p) for name, p in params.items()} for _ in directions]
-        second_derivatives(loss, params, batch, directions, sums)
+        second_derivatives(loss, TrainState(0, params, []), batch, directions, sums)
         return {f"{n}": total[name] for n, total in enumerate(sums) for name in [next(iter(total))]}
 
     names = list(params)
