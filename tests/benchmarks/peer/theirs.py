@@ -32,7 +32,9 @@ def command(problem: Problem, folder: Path, queries: Path, out: Path, save_mode:
         "wandb_project": "",
     }
     if problem.lora_rank:
-        modules = "|".join(problem.lora_modules)
+        # One name alone is taken for a regular expression.
+        names = problem.lora_modules
+        modules = "|".join(names) if len(names) > 1 else f".*{names[0]}"
         options["peft_init_kwargs"] = (
             f"r={problem.lora_rank},lora_alpha={2 * problem.lora_rank},target_modules={modules}"
         )
