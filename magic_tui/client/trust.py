@@ -39,6 +39,8 @@ class Probes:
 
     smoothness: float | None
     """The metasmoothness of the training."""
+    straightness: float | None
+    """How alike the two halves of φ's way are, over all queries."""
     agreement: tuple[float, float] | None
     """Lowest correlation over queries with a replay in other micro-batches, largest difference."""
 
@@ -125,6 +127,7 @@ def _facts(
         lds=None if validation is None else validation.lds,
         subsets=0 if validation is None else validation.ranked_subsets,
         smoothness=probes.smoothness,
+        straightness=probes.straightness,
         agreement=None if probes.agreement is None else probes.agreement[0],
         reproduced=record.get("reproduced"),
         outside=(record.get("subspace") or {}).get("outside", 0.0),
@@ -140,13 +143,23 @@ def _probes(run: RunFolder, attribution: Path) -> Probes:
     try:
         return Probes(
             None if smooth is None else float(smooth["smoothness"]),
+            None if smooth is None else _straightness(smooth["measurements"].get(attribution.name)),
             None if agreed is None else (min(agreed["correlation"]), max(agreed["difference"])),
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise RunError(
             f"{run.smoothness_file} or {attribution / AGREEMENT_FILE} is damaged; remove it and "
             "measure again"
         ) from None
+
+
+def _straightness(measured: list[list[float]] | None) -> float | None:
+    """Of φ of every query with all weight, half of it and none; None if it never changed."""
+    if measured is None:
+        return None
+    halves = [(half - full, last - half) for full, half, last in zip(*measured, strict=True)]
+    way = sum(abs(first) + abs(second) for first, second in halves)
+    return 1.0 - sum(abs(second - first) for first, second in halves) / way if way else None
 
 
 def _numerics(run: RunFolder, attribution: str, reproduced: bool | None) -> Numerics:

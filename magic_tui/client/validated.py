@@ -52,6 +52,7 @@ def validated_facts(trust: Trust, others: Mapping[str, Validation]) -> dict[str,
             for method, found in others.items()
         },
         "smoothness": trust.probes.smoothness,
+        "straightness": trust.probes.straightness,
         "agreement": None if trust.probes.agreement is None else trust.probes.agreement[0],
         "verdict": verdict_facts(trust.verdict),
         "file": str(trust.file),

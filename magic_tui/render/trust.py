@@ -131,7 +131,10 @@ def _validated(trust: Trust, validation: Validation, query: int) -> Iterator[tup
 
 def _probed(probes: Probes) -> Iterator[tuple[str, str]]:
     if probes.smoothness is not None:
-        yield "smoothness", f"{probes.smoothness:.2f} of 1 (metasmoothness, three trainings)"
+        said = f"{probes.smoothness:.3f} of 1 (metasmoothness, three trainings)"
+        if probes.straightness is not None:
+            said += f"; the two halves of φ's way are {probes.straightness:.2f} of 1 alike"
+        yield "smoothness", said
     if probes.agreement is not None:
         correlation, difference = probes.agreement
         yield (

@@ -11,7 +11,8 @@ from textual.pilot import Pilot
 from engine.contract.errors import RunError
 from engine.records.run_folder import RunFolder
 from magic_tui.app import MagicApp
-from magic_tui.client.trust import read_verdict
+from magic_tui.client.attribution import open_attribution
+from magic_tui.client.trust import read_trust, read_verdict
 from magic_tui.client.validation import read_validation, spearman
 from tests.cli.fake_run import FakeRun
 from tests.tui.driving import Terminal, drive, screen_text, shows
@@ -90,6 +91,27 @@ def test_a_step_that_was_not_reproduced_is_doubtful(tmp_path: Path) -> None:
     record = kept.attributions / "a0001" / "complete.json"
     record.write_text(json.dumps({**json.loads(record.read_text()), "reproduced": False}))
     assert read_verdict(kept.path, None).words == "not reproduced"
+
+
+def test_probes_speak_where_nothing_was_retrained(kept: RunFolder) -> None:
+    kept.smoothness_file.parent.mkdir()
+    measured = [[1.0, 5.0], [1.1, 5.0], [1.2, 4.9]]
+    facts = {"smoothness": 0.97, "subset": "s", "measurements": {"a0001": measured}}
+    kept.smoothness_file.write_text(json.dumps(facts))
+    assert read_verdict(kept.path, "a0001").sign == "○"
+    opened = open_attribution(kept, "a0001")
+    # Of the one query both halves are the same, of the other only the second is any.
+    assert read_trust(opened).probes.straightness == pytest.approx(1 - 0.1 / 0.3)
+    measured[1] = [1.2, 5.1]
+    kept.smoothness_file.write_text(json.dumps(facts) + " ")
+    assert "rough training" in read_verdict(kept.path, "a0001").words
+    agreed = {"micro_batch_size": 1, "correlation": [1.0, 0.3], "difference": [0.0, 2.0]}
+    (kept.attributions / "a0001" / "agreement.json").write_text(json.dumps(agreed))
+    verdict = read_verdict(kept.path, "a0001")
+    assert verdict.sign == "✗" and "rounding" in verdict.words and "0.30" in verdict.reason
+    kept.smoothness_file.write_text("{}")
+    with pytest.raises(RunError, match=r"smoothness\.json"):
+        read_verdict(kept.path, "a0001")
 
 
 def test_a_growing_file_and_lines_that_are_not_finite(kept: RunFolder) -> None:

@@ -22,6 +22,7 @@ GOOD = Facts(lds=0.95, subsets=20, smoothness=0.97, agreement=0.99999, reproduce
         (replace(GOOD, subsets=4), "!", "4 retrained"),
         (replace(GOOD, lds=float("nan"), smoothness=0.2), "✗", "rough training"),
         (Facts(smoothness=0.7), "!", "rough training"),
+        (Facts(smoothness=0.97, straightness=0.2), "!", "rough training"),
         (Facts(agreement=0.95, smoothness=0.9), "!", "rounding"),
         (Facts(reproduced=False), "!", "not reproduced"),
         (Facts(smoothness=0.9, agreement=1.0), "○", "not validated"),
