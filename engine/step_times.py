@@ -123,7 +123,7 @@ class _Probe:
             with self._timing(f"stage {count}"):
                 directions = stage.vjp(params, self.state.optimizer, grads.params, carried[:count])
             with self._timing(f"model {count}"), group.graph():
-                for part in group.own_rows(batch).split(self.step.micro_batch_size):
+                for part in self.step.parts(batch):
                     second_derivatives(
                         self.step.loss,
                         self.state,

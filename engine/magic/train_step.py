@@ -13,8 +13,9 @@ pulled back through it, so that all queries share the first-order work. Training
 replay all run through the one :class:`TrainStep`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -23,6 +24,10 @@ from engine.magic.layerwise import LayeredLoss, Layerwise
 from engine.magic.optimizer_stage import OptimizerStage
 from engine.magic.ranks import ALONE, Ranks
 from engine.magic.state import Batch, BatchLoss, Cotangent, Gradient, Params, TrainState
+
+DIRECTIONS = 4
+"""Directions u that the optimizer stage gives at a time: each is as large as the parameters, and
+what it works out for all queries in common costs little beside the model stage."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,10 @@ class TrainStep:
         params, optimizer = self.stage.update(state.params, state.optimizer, grads.params)
         return TrainState(state.step + 1, params, optimizer, grads.buffers)
 
+    def parts(self, batch: Batch) -> list[Batch]:
+        """The micro-batches of a rank that replays."""
+        return list(self.ranks.group.own_rows(batch).split(self.micro_batch_size))
+
     def pull_back(
         self, state: TrainState, grads: Gradient, batch: Batch, cotangents: Sequence[Cotangent]
     ) -> Tensor:
@@ -116,15 +125,31 @@ class TrainStep:
         """
         if not cotangents:
             return batch.weights.new_zeros((0, *batch.weights.shape))
-        directions = self.stage.vjp(state.params, state.optimizer, grads.params, cotangents)
         sums, ranks = [cotangent.params for cotangent in cotangents], self.ranks.group
         of_buffers = [cotangent.buffers for cotangent in cotangents]
+        parts = self.parts(batch)
+        directions: Iterable[Params] = self._directions(state, grads, cotangents)
+        if needs_all_directions(self.loss, len(parts)):
+            directions = list(directions)
+        else:
+            # The first are worked out before there is a graph to hold beside their temporaries.
+            directions = chain([next(iter(directions))], directions)
         with ranks.graph():
             scores = [
                 second_derivatives(self.loss, state, part, directions, sums, of_buffers)
-                for part in ranks.own_rows(batch).split(self.micro_batch_size)
+                for part in parts
             ]
         return ranks.all_rows(torch.cat(scores, dim=1), batch.weights.shape[0])
+
+    def _directions(
+        self, state: TrainState, grads: Gradient, cotangents: Sequence[Cotangent]
+    ) -> Iterator[Params]:
+        """Each cotangent's u, once the cotangent is overwritten by (a_θ, a_o)."""
+        for first in range(0, len(cotangents), DIRECTIONS):
+            some = cotangents[first : first + DIRECTIONS]
+            found = self.stage.vjp(state.params, state.optimizer, grads.params, some)
+            while found:
+                yield found.pop(0)
 
 
 class FirstOrder:
@@ -148,7 +173,7 @@ class FirstOrder:
 
     def pull_back(
         self,
-        directions: Sequence[Params],
+        directions: Iterable[Params],
         sums: Sequence[Params],
         of_buffers: Sequence[Params] | None = None,
     ) -> Tensor:
@@ -157,7 +182,7 @@ class FirstOrder:
         The graph is freed on the way.
 
         Args:
-            directions: the u.
+            directions: the u, as many as ``sums``; each is let go before the next is asked for.
             sums: ∇_θ M is added to them.
             of_buffers: the λ_b, overwritten by ∇_b M.
 
@@ -175,7 +200,7 @@ class FirstOrder:
                 ends,
                 sources,
                 [direction[name] for name in live] + [at_buffers[name] for name in changed],
-                retain_graph=number < len(directions),
+                retain_graph=number < len(sums),
                 allow_unused=True,
             )
             products, score = found[: len(self.leaves)], found[len(self.leaves)]
@@ -212,15 +237,20 @@ def second_derivatives(
     loss: BatchLoss,
     state: TrainState,
     batch: Batch,
-    directions: Sequence[Params],
+    directions: Iterable[Params],
     sums: Sequence[Params],
     of_buffers: Sequence[Params] | None = None,
 ) -> Tensor:
     """As :meth:`FirstOrder.pull_back`, layer by layer if the loss can be cut."""
     if isinstance(loss, LayeredLoss):
-        return _stacked(Layerwise(loss, state.params, batch, directions).pull_back(sums))
+        return _stacked(Layerwise(loss, state.params, batch, list(directions)).pull_back(sums))
     graph = FirstOrder(loss, state.params, batch, state.buffers)
     return graph.pull_back(directions, sums, of_buffers)
+
+
+def needs_all_directions(loss: BatchLoss, parts: int) -> bool:
+    """Whether a step of so many micro-batches comes to every direction more than once."""
+    return parts > 1 or isinstance(loss, LayeredLoss)
 
 
 def _stacked(scores: Sequence[Tensor | None]) -> Tensor:

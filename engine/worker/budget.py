@@ -38,7 +38,7 @@ def budget_of(job: Job, queries: int, granularity: Granularity) -> Budget:
     needs, ranks = needs_of(job, granularity), job.trainer.ranks
     allowed, free = allowed_bytes(job), _free(job)
     # Every group of ranks replays as many as the rank with the least room can hold.
-    own = max(1, int((allowed - needs.shared) // needs.query))
+    own = needs.fitting(allowed - needs.shared)
     found = ranks.everyone((own, free - needs.least))
     if min(left for _, left in found) < 0:
         raise UsageError(
@@ -49,18 +49,20 @@ def budget_of(job: Job, queries: int, granularity: Granularity) -> Budget:
     fit = ranks.groups * min(own for own, _ in found)
     passes = -(-queries // min(fit, queries))
     per_pass = -(-queries // passes)
+    of_group = -(-per_pass // ranks.groups)
     reason = (
-        f"{per_pass} at a time: each needs {needs.query / 1e6:.0f} MB beside "
-        f"{needs.shared / 1e6:.0f} MB, and {allowed / 1e9:.2g} GB may be used"
+        f"{per_pass} at a time: {of_group} {'need' if of_group > 1 else 'needs'} "
+        f"{needs.queries(of_group) / 1e6:.0f} MB beside {needs.shared / 1e6:.0f} MB, and "
+        f"{allowed / 1e9:.2g} GB may be used"
     )
     advice = None
-    if (one := needs.shared + needs.query) > allowed:
+    if (one := needs.shared + needs.queries(1)) > allowed:
         advice = (
             f"replaying even one query takes {size_text(one)} beside the train states, "
             f"{size_text(allowed)} may be used: lower training.micro_batch_size (auto finds the "
             "largest that fits), or raise attribution.memory_budget_gb"
         )
-    return Budget(per_pass, passes, -(-per_pass // ranks.groups), reason, advice, needs)
+    return Budget(per_pass, passes, of_group, reason, advice, needs)
 
 
 def allowed_bytes(job: Job) -> float:

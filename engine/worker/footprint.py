@@ -59,7 +59,8 @@ class Footprint:
         train = 2 * state + waiting + self.gradient
         # s_T as it was trained and as the last step, taken again, gives it.
         begin = held + 2 * state + queries * needs.cotangent + self.gradient
-        replay = held + needs.params + self.graph + queries * (needs.cotangent + needs.params)
+        carried = queries * needs.cotangent + needs.held(queries)
+        replay = held + needs.params + self.graph + carried
         file, scores = COPIES * state, queries * needs.scores
         # What of the trajectory stays in host memory, where the replay finds it again.
         tier = min(tier, option.kept_bytes)

@@ -8,7 +8,7 @@ import torch
 from engine.contract.config import Granularity
 from engine.magic.layerwise import LayeredLoss
 from engine.magic.state import Batch
-from engine.magic.train_step import FirstOrder
+from engine.magic.train_step import DIRECTIONS, FirstOrder, needs_all_directions
 from engine.worker.job import Job
 from engine.worker.layer_memory import LayerMemory, layer_memory
 
@@ -29,11 +29,23 @@ class Needs:
     """What the graph of a micro-batch's gradient keeps."""
     tangents: int
     """What each query adds to that where layers are computed again."""
+    directions: int | None
+    """Queries whose directions are held at a time; None if those of all are."""
 
-    @property
-    def query(self) -> int:
-        """Each query of a pass: its cotangent, the direction it gives, the scores so far."""
-        return self.cotangent + self.params + self.scores + self.tangents
+    def queries(self, count: int) -> int:
+        """The queries of a pass: their cotangents, directions held, and scores so far."""
+        return count * (self.cotangent + self.scores + self.tangents) + self.held(count)
+
+    def held(self, count: int) -> int:
+        """The directions that so many queries hold."""
+        return self.params * (count if self.directions is None else min(count, self.directions))
+
+    def fitting(self, room: float) -> int:
+        """The most queries that take no more than ``room`` bytes, and at least one."""
+        one = self.queries(1)
+        if self.directions is None or room < self.directions * one:
+            return max(1, int(room // one))
+        return int((room - self.held(self.directions)) // (one - self.params))
 
     @property
     def shared(self) -> int:
@@ -60,7 +72,10 @@ def needs_of(job: Job, granularity: Granularity) -> Needs:
     weights = job.rows.document_ids.size if granularity == "token" else 2 * job.documents
     graph = graph_bytes(job, widest_part(job, step.micro_batch_size))
     scores = weights * job.trainer.dtype.itemsize
-    return Needs(params, params + optimizer + buffers, scores, graph.shared, graph.query)
+    parts = len(step.parts(widest_batch(job)))
+    held = None if needs_all_directions(step.loss, parts) else DIRECTIONS
+    cotangent = params + optimizer + buffers
+    return Needs(params, cotangent, scores, graph.shared, graph.query, held)
 
 
 def widest_batch(job: Job) -> Batch:

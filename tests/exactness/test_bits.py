@@ -10,6 +10,8 @@ from torch import nn
 
 from engine import CausalLMLoss, weighted_causal_lm_ce
 from engine.magic.schedule import ScheduleKind
+from engine.magic.train_step import DIRECTIONS
+from engine.measurements import measurements_of
 from tests.exactness.attributing import Attribution, Problem, attribute, make_trainer, query_streams
 from tests.exactness.cases import Layout, document_weights, make_data, make_training
 from tests.exactness.conftest import Agree
@@ -73,6 +75,23 @@ def test_a_new_trainer_gives_the_same_bits(
     same = attribute(problem, Attribution(schedule), tmp_path / "same").weights
     new = attribute(problem, Attribution(schedule, fresh=True), tmp_path / "new").weights
     assert torch.equal(same, new)
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 2])
+def test_queries_replayed_together_have_the_bits_of_each_alone(
+    micro_batch_size: int | None, tmp_path: Path
+) -> None:
+    problem = problem_in_float32("gpt2 tied", "fused")
+    how, stream = Attribution(micro_batch_size=micro_batch_size), problem.stream()
+    trainer, start = make_trainer(problem.loss, problem.training, how)
+    trainer.train(start, stream, save_dir=tmp_path, schedule="all")
+    queries, others = (measurements_of(rows, "none", trainer.dtype) for rows in query_streams())
+    asked = [*queries, *others, *queries]
+    assert len(asked) > DIRECTIONS
+    together = trainer.backward(tmp_path, stream, asked)
+    alone = trainer.backward(tmp_path, stream, asked, queries_per_pass=1)
+    assert torch.equal(together.weights, alone.weights)
+    assert torch.equal(together.steps, alone.steps)
 
 
 def test_memory_for_the_residuals_does_not_change_a_bit(tmp_path: Path) -> None:
