@@ -13,6 +13,9 @@ from engine.worker.job import Job
 from engine.worker.queries import Queries, measurement_batches
 from engine.worker.tiers import host_tier_bytes
 
+DESCRIPTIONS = 20_000
+"""Bytes of what lies beside an attribution's scores: its queries, and what describes arrays."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -56,9 +59,9 @@ def predict(job: Job, queries: Queries | None, folder: Path, with_times: bool) -
 
 
 def scores_bytes(job: Job, queries: int) -> int:
-    """What the scores of an attribution take on disk, before they are compressed."""
+    """What an attribution takes on disk, its scores before they are compressed."""
     size = job.trainer.dtype.itemsize if job.config.model.dtype == "float64" else 4
     # Padding is zeros, which compress to nothing.
     tokens = int(job.rows.lengths.sum()) if job.config.attribution.granularity == "token" else 0
     top = 2 * 8 * min(TOP_DOCUMENTS, job.documents)
-    return queries * (size * (tokens + job.documents + len(job.order)) + top)
+    return DESCRIPTIONS + queries * (size * (tokens + job.documents + len(job.order)) + top)
