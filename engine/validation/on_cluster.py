@@ -24,8 +24,8 @@ from engine.worker.reporter import Reporter
 LATE_SECONDS = {"slurm": 15.0, "local": 0.0}
 """How much later than a job's end its files may be seen: another machine wrote them."""
 _LOOK_SECONDS = {"slurm": 1.0, "local": 0.1}
-_ASK_SECONDS = 60.0
-"""How often the cluster is asked what became of jobs that say nothing."""
+ASK_SECONDS = 60.0
+"""How often Slurm is asked which jobs it still has: one that was killed says nothing itself."""
 _END_SECONDS = 15.0
 """How long jobs that find nothing left to do may take to end by themselves."""
 _CANCEL_SECONDS = 5.0
@@ -105,6 +105,7 @@ class _Jobs:
         self._cluster = cluster
         self._working = dict(zip(self.ids, jobs, strict=True))
         self._ended: dict[str, float] = {}
+        self._gone: set[str] = set()
         self._asked = time.monotonic()
 
     @property
@@ -115,13 +116,11 @@ class _Jobs:
     def ended(self) -> Iterator[tuple[str, str | None]]:
         """Those that ended since this was asked last, each with what went wrong if anything did."""
         now = time.monotonic()
-        # One answer of the cluster tells of all.
-        ask = now >= self._asked + _ASK_SECONDS
+        if self._cluster == "slurm" and now >= self._asked + ASK_SECONDS:
+            # submitit asks sacct, which knows nothing on a cluster without accounting.
+            self._asked, self._gone = now, _gone_from_slurm(self._working)
         for name, job in list(self._working.items()):
-            if ask:
-                self._asked = now
-            done, ask = job.done(force_check=ask), False
-            if not done:
+            if not (job.done() or name in self._gone):
                 # A job that was lost may be queued again.
                 self._ended.pop(name, None)
                 continue
@@ -156,7 +155,8 @@ class _Jobs:
         """What went wrong in a job that ended."""
         log = job.paths.stderr if job.paths.stderr.exists() else job.paths.stdout
         if not job.paths.result_pickle.exists():
-            state = f" ({job.state})" if self._cluster == "slurm" else ""
+            known = self._cluster == "slurm" and job.state != "UNKNOWN"
+            state = f" ({job.state})" if known else ""
             what = f"ended before its work was done{state}, perhaps for want of memory or time"
         else:
             try:
@@ -169,6 +169,16 @@ class _Jobs:
                     return None
                 what = f"gave up: {said}"
         return f"job {name} on {self._cluster} {what}; its log is {log}"
+
+
+def _gone_from_slurm(jobs: Iterable[str]) -> set[str]:
+    """Which jobs neither wait nor run any more; none if Slurm does not answer."""
+    command = ["squeue", "--me", "--array", "--noheader", "--format=%i"]
+    try:
+        told = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return set()
+    return set(jobs).difference(told.stdout.decode().split())
 
 
 def _cancel_in_slurm(jobs: Iterable[str]) -> None:

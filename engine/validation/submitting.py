@@ -1,9 +1,11 @@
 """Jobs of a cluster, submitted through submitit: which only this module and the jobs import."""
 
+import contextlib
 import json
 import os
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,11 +40,9 @@ def submit(asked: ValidationRequest, facts: dict[str, Any], share: Share, count:
     """
     executor = _executor(asked, facts, share.pool)
     from submitit.core.utils import FailedJobError, FailedSubmissionError
-    from submitit.helpers import clean_env
 
     try:
-        # What decides of this process's devices and ranks does not hold where the jobs are.
-        with clean_env(extra_names=(VISIBLE,)):
+        with _environment_of_no_job():
             jobs: list[Job[Any]] = executor.submit_array([share] * count)
     except (FailedJobError, FailedSubmissionError, OSError) as error:
         said = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
@@ -105,6 +105,20 @@ def _executor(asked: ValidationRequest, facts: dict[str, Any], folder: Path) -> 
     except (AssertionError, NameError, TypeError, ValueError) as error:
         raise _wrong(error) from None
     return executor
+
+
+@contextlib.contextmanager
+def _environment_of_no_job() -> Iterator[None]:
+    """Hide the job, the ranks and the devices of this process: jobs have others.
+
+    Where Slurm is configured holds for them too.
+    """
+    from submitit.helpers import clean_env
+
+    configured = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
+    with clean_env(extra_names=(VISIBLE,)):
+        os.environ.update(configured)
+        yield
 
 
 def _defaults(asked: ValidationRequest, facts: dict[str, Any]) -> dict[str, Any]:

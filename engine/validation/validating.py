@@ -72,7 +72,9 @@ class Validating:
         bank = Bank(self.folder.bank_file)
         try:
             for each in finished_by_lost_owners(self.folder):
-                _record(bank, each)
+                name = each.subset.name
+                if any(bank.measured(name, asked) is None for asked in each.measured):
+                    _record(bank, each)
             self._run(job, bank, retrainer, wanted)
         finally:
             bank.close()

@@ -107,6 +107,9 @@ def test_a_job_that_is_killed_costs_what_it_was_at(
     (resumed,) = (event for event in events if event["event"] == "resumed")
     assert resumed["done"] == 12
     assert table(run) == whole
+    # What the job had finished and its owner taken is not taken again from what it left.
+    subsets = [record["subset"] for record in read_journal(run.bank_file)]
+    assert len(subsets) == len(set(subsets)) == 7
     assert not any(run.cluster_jobs.iterdir())
 
 
@@ -208,6 +211,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_CONF", "/etc/ours.conf")
     monkeypatch.setitem(on_cluster.LATE_SECONDS, "slurm", 0.0)
     return tmp_path
 
@@ -219,7 +223,21 @@ def test_what_slurm_is_asked_for(run: RunFolder, job: Job, slurm: Path) -> None:
     for wanted in ("--partition=long", "--array=0-1%2", "--time=60", "--cpus-per-task=1"):
         assert f"#SBATCH {wanted}\n" in batch
     # A job that is submitted from another one is none of its steps.
-    assert "SLURM_JOB_ID" not in (slurm / "env").read_text()
+    environment = (slurm / "env").read_text()
+    assert "SLURM_JOB_ID" not in environment and "SLURM_CONF=/etc/ours.conf" in environment
+    assert os.environ["SLURM_JOB_ID"] == "12"
+
+
+def test_a_job_that_slurm_lost_without_keeping_accounts(
+    run: RunFolder, job: Job, slurm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_cluster, "ASK_SECONDS", 0.0)
+    (slurm / "sacct").write_text("#!/bin/sh\nexit 1\n")
+    # It has other jobs than ours.
+    (slurm / "squeue").write_text("#!/bin/sh\necho 0_1\n")
+    (slurm / "squeue").chmod(0o755)
+    with pytest.raises(RunError, match=r"job \d+_0 on slurm ended before its work was done, perh"):
+        validate(run, job, SLURM)
 
 
 def test_cancelling_slurm_s_jobs(run: RunFolder, job: Job, slurm: Path) -> None:
