@@ -46,6 +46,9 @@ class Event(StrEnum):
     """The last step was taken again: ``exact`` (the same bits), ``difference`` of gradients."""
     ATTRIBUTED = "attributed"
     """An attribution is complete: ``attribution``, ``queries``; ``subspace`` if it has one."""
+    SUBMITTED = "submitted"
+    """Retrainings were handed to a cluster: ``cluster``, ``jobs`` (their ids), ``folder`` (of their
+    logs)."""
     RETRAIN_STEP = "retrain_step"
     """A retraining goes on, told at most once a second: ``subset``, ``step``, ``loss``, ``done``
     (steps of all retrainings that are behind), ``seconds`` (since ``done`` was told last)."""

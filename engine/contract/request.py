@@ -21,6 +21,10 @@ LONGEST_TEXT = 100_000
 Text = Annotated[str, Field(max_length=LONGEST_TEXT)]
 Work = Literal["run", "attribute", "validate"]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
+Cluster = Literal["slurm", "local"]
+ClusterOptions = Annotated[
+    dict[str, bool | int | float | str | tuple[str, ...]], Field(max_length=100)
+]
 
 
 class AttributionRequest(Section):
@@ -67,8 +71,24 @@ class ValidationRequest(Section):
     """Score the documents by other methods too."""
     jobs: Annotated[int, Field(ge=1, le=256)] = 1
     """Processes that retrain side by side."""
+    cluster: Cluster | None = None
+    """Where these are submitted as jobs, through submitit; left out, they are the worker's own."""
+    cluster_options: ClusterOptions = Field(default_factory=dict)
+    """What submitit is told of such a job, by its names: ``timeout_min``, ``slurm_partition``…"""
     keep_models: bool = False
     """Keep what was trained, so that queries asked later need no retraining."""
+
+    @model_validator(mode="after")
+    def _options_of_a_cluster(self) -> "ValidationRequest":
+        if self.cluster_options and self.cluster is None:
+            raise ValueError("cluster_options go with a cluster: name slurm or local")
+        return self
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether nothing is computed on the machine of whoever keeps the books."""
+        probes = self.smoothness or self.agreement or self.baselines
+        return self.cluster == "slurm" and not probes
 
 
 def read_validation(values: dict[str, Any]) -> ValidationRequest:
@@ -126,3 +146,8 @@ class Request(Section):
     """Environment variables of whoever asked that the work depends on."""
     submitted: float
     """Seconds since 1970."""
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether other machines do all of its computing."""
+        return self.validation is not None and self.validation.elsewhere

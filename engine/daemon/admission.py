@@ -71,6 +71,9 @@ class Admission:
 
     def _allot(self, job: JobWatch) -> Allotted | Refused:
         environment, prepared = job.request.environment, _prepared_device(job.folder.run)
+        if job.request.elsewhere:
+            # Whoever only keeps the books needs no GPU, and may be where there is none.
+            prepared = "cpu"
         ranks = _ranks(job.folder.run)
         asked = (environment.get(VISIBLE), prepared, ranks)
         if asked in self._refused:

@@ -77,6 +77,11 @@ class RunFolder:
         return self.path / "validation" / "bank.jsonl"
 
     @property
+    def cluster_jobs(self) -> Path:
+        """What is shared with jobs on a cluster that retrain: a folder a fan-out."""
+        return self.path / "validation" / "jobs"
+
+    @property
     def smoothness_file(self) -> Path:
         """What three trainings said of how smoothly it answers changed data weights."""
         return self.path / "validation" / "smoothness.json"

@@ -4,9 +4,9 @@ import time
 from typing import Any
 
 from engine.contract.events import Event
-from engine.magic.observer import Observer
+from engine.magic.observer import Observer, ignore
 from engine.validation.retraining import Retrained
-from engine.validation.subsets import Subset
+from engine.validation.subsets import NOTHING, Subset
 from engine.worker.reporter import Reporter
 
 _TELL_SECONDS = 1.0
@@ -21,7 +21,9 @@ class Pace:
         self._told = time.monotonic()
 
     def observer(self, subset: Subset) -> Observer:
-        """What listens to one training."""
+        """What listens to one training; that without nothing is none of those counted."""
+        if subset == NOTHING:
+            return ignore
 
         def observe(event: str, /, **facts: Any) -> None:
             if event == "train_step" and time.monotonic() - self._told >= _TELL_SECONDS:

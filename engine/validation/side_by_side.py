@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -23,7 +23,7 @@ from engine.worker.scope import explained
 
 def side_by_side(
     folder: RunFolder, tasks: Sequence[Task], processes: int, keep: bool
-) -> Iterator[Retrained]:
+) -> Generator[Retrained, None, None]:
     """Do tasks in several processes; each as it is done.
 
     Raises:

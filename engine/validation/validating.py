@@ -1,6 +1,7 @@
 """The work of ``magic validate``: retrain what the bank lacks, and compare with the predictions."""
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Generator, Iterator, Sequence
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from engine.records.score_store import ScoreReader, find_attribution
 from engine.validation.agreement import probe_agreement
 from engine.validation.bank import Bank
 from engine.validation.baselines.scoring import score_baselines
+from engine.validation.on_cluster import finished_by_lost_owners, on_cluster
 from engine.validation.pace import Pace
 from engine.validation.retraining import Retrained, Retrainer, Task
 from engine.validation.side_by_side import side_by_side
@@ -56,39 +58,48 @@ class Validating:
             RunError: if the bank is damaged or the disk is full.
         """
         ranks = job.trainer.ranks
-        if self.asked.jobs > 1 and ranks.count > 1:
-            raise UsageError("--jobs needs a run on one rank: the ranks share every retraining")
+        if (self.asked.jobs > 1 or self.asked.cluster) and ranks.count > 1:
+            option = "--cluster" if self.asked.cluster else "--jobs"
+            raise UsageError(f"{option} needs a run on one rank: the ranks share every retraining")
         # What is asked for twice is one and the same.
         wanted = list(dict.fromkeys(self._wanted(job.documents)))
         retrainer = Retrainer(self.folder, job, self.asked.keep_models)
         if ranks.index != 0:
-            for _ in range(2):
-                for task in ranks.everyone(list[Task]())[0]:
-                    retrainer(task)
+            for task in ranks.everyone(list[Task]())[0]:
+                retrainer(task)
             self._probe(job, retrainer)
             return
         bank = Bank(self.folder.bank_file)
         try:
-            for task in ranks.everyone(self._lacking(bank, [NOTHING]))[0]:
-                _record(bank, retrainer(task))
+            for each in finished_by_lost_owners(self.folder):
+                name = each.subset.name
+                if any(bank.measured(name, asked) is None for asked in each.measured):
+                    _record(bank, each)
             self._run(job, bank, retrainer, wanted)
         finally:
             bank.close()
         self._probe(job, retrainer)
 
     def _run(self, job: Job, bank: Bank, retrainer: Retrainer, wanted: list[Subset]) -> None:
-        table = self._table(bank)
-        tasks = job.trainer.ranks.everyone(self._lacking(bank, wanted))[0]
-        steps, done = len(job.order), len(wanted) - len(tasks)
+        lacking, whole = self._lacking(bank, wanted), self._lacking(bank, [NOTHING])
+        tasks = job.trainer.ranks.everyone([*whole, *lacking])[0]
+        steps, done = len(job.order), len(wanted) - len(lacking)
+        # Every line of the table says what came out with all documents.
+        table = None if whole else self._table(bank)
         self.report.phase(Phase.RETRAIN, len(wanted) * steps, self.attribution.name)
         if done:
             behind = done * steps
             self.report(Event.RESUMED, phase=str(Phase.RETRAIN), step=behind, done=behind)
         pace = Pace(self.report, done * steps, steps)
-        for each in self._retrained(retrainer, tasks, pace):
-            _record(bank, each)
-            table.add((each.subset, each.measured[self.attribution.name]))
-            pace.retrained(each)
+        with contextlib.closing(self._retrained(retrainer, tasks, pace)) as all_retrained:
+            for each in all_retrained:
+                _record(bank, each)
+                if each.subset == NOTHING:
+                    table = self._table(bank)
+                    continue
+                if table is not None:
+                    table.add((each.subset, each.measured[self.attribution.name]))
+                pace.retrained(each)
 
     def _probe(self, job: Job, retrainer: Retrainer) -> None:
         """What tells of trust without many retrainings."""
@@ -111,7 +122,9 @@ class Validating:
 
     def _retrained(
         self, retrainer: Retrainer, tasks: list[Task], pace: Pace
-    ) -> Iterator[Retrained]:
+    ) -> Generator[Retrained, None, None]:
+        if self.asked.cluster is not None and tasks:
+            return on_cluster(self.folder, tasks, self.asked, self.report)
         processes = min(self.asked.jobs, len(tasks))
         if processes > 1:
             return side_by_side(self.folder, tasks, processes, self.asked.keep_models)

@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from engine.contract.errors import RunError
+from engine.records.run_folder import RunFolder
 from engine.worker.ranks import local_rank
 
 
@@ -43,6 +45,30 @@ def arithmetic(device: torch.device) -> dict[str, str | int]:
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
+
+
+def compute_as_before(folder: RunFolder, device: torch.device) -> str | None:
+    """Compute as when a run was prepared; returns a warning if rounding may differ all the same.
+
+    Raises:
+        RunError: if it was prepared on another kind of device.
+    """
+    facts = folder.prepared()
+    # The number of threads decides in which order sums are taken.
+    torch.set_num_threads(facts["threads"])
+    now = arithmetic(device)
+    if now["device"] != facts["device"]:
+        raise RunError(
+            f"run {folder.id} began on {facts['device']}, but here it would go on on "
+            f"{now['device']}, with other rounding; resume it where it began"
+        )
+    changed = [f"{facts[n]} then, {now[n]} now" for n in now if now[n] != facts[n]]
+    if not changed:
+        return None
+    return (
+        f"this machine computes otherwise than when the run began ({'; '.join(changed)}): scores "
+        "may differ in rounding"
+    )
 
 
 _most_before = 0

@@ -28,7 +28,12 @@ from engine.training_loop import Control
 from engine.worker.asking import asking_of, store_asked
 from engine.worker.attribution import attribute
 from engine.worker.budget import with_micro_batch
-from engine.worker.device import arithmetic, give_back_memory, set_up_device
+from engine.worker.device import (
+    arithmetic,
+    compute_as_before,
+    give_back_memory,
+    set_up_device,
+)
 from engine.worker.job import Job, new_job, stored_job, warnings_of, write_job
 from engine.worker.mesh import join
 from engine.worker.prediction import Prediction, predict
@@ -178,27 +183,15 @@ class _Run:
         sync_tree(self.folder.path)
 
     def stored(self) -> Job:
-        """The job of a run that is prepared, computing as it did before.
+        """The job of a run that is prepared, computing as it did before if it computes here.
 
         Raises:
             RunError: if it was prepared on another kind of device.
         """
-        facts = self.folder.prepared()
-        # The number of threads decides in which order sums are taken.
-        torch.set_num_threads(facts["threads"])
-        now = arithmetic(self.device)
-        if now["device"] != facts["device"]:
-            raise RunError(
-                f"run {self.folder.id} began on {facts['device']}, but here it would go on on "
-                f"{now['device']}, with other rounding; resume it where it began"
-            )
-        changed = [f"{facts[n]} then, {now[n]} now" for n in now if now[n] != facts[n]]
-        if changed:
-            self.report(
-                Event.WARNING,
-                message=f"this machine computes otherwise than when the run began "
-                f"({'; '.join(changed)}): scores may differ in rounding",
-            )
+        if not self.request.elsewhere:
+            warning = compute_as_before(self.folder, self.device)
+            if warning is not None:
+                self.report(Event.WARNING, message=warning)
         return stored_job(self.folder, self.device, self.ranks)
 
     def train_and_attribute(self, job: Job) -> None:

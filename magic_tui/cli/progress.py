@@ -15,6 +15,7 @@ from magic_tui.render.cells import join_that_fit, wrap
 from magic_tui.render.numbers import share_text
 from magic_tui.render.phases import PhaseProgress
 from magic_tui.render.states import MEANINGS
+from magic_tui.render.story import sentences
 from magic_tui.safe_text import safe_text
 
 _LINES = 10
@@ -99,6 +100,8 @@ class ProgressView:
             self._say_once(f"warning: {event['message']}", "yellow")
         elif kind == Event.PLANNED:
             self._line("trajectory", f"{event['schedule']}: {event['reason']}")
+        elif kind == Event.SUBMITTED:
+            self._line("submitted", next(sentences(event)))
         elif kind == Event.PHASE:
             self._end_phase()
             self._begin_phase(event)

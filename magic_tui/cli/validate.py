@@ -1,10 +1,12 @@
 """``magic validate``: leave documents out, train again, and compare with what was predicted."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from engine.contract.errors import UsageError
 from magic_tui.cli.options import AsJson, Attribution, Detach, Run, RunsDir
 from magic_tui.cli.output import narrate, print_json, reports_errors, stdout
 
@@ -43,6 +45,16 @@ def validate(
         bool, typer.Option("--baselines", help="Judge other methods by the same retrainings.")
     ] = False,
     jobs: Annotated[int, typer.Option(metavar="N", help="Processes that retrain.")] = 1,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="slurm or local: submit them as jobs, with submitit."),
+    ] = None,
+    cluster_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="Of such a job, by submitit's names: timeout_min=120."
+        ),
+    ] = None,
     keep_models: Annotated[
         bool, typer.Option("--keep-models", help="Keep the models, for queries asked later.")
     ] = False,
@@ -74,6 +86,8 @@ def validate(
         "agreement": agreement,
         "baselines": baselines,
         "jobs": jobs,
+        "cluster": cluster,
+        "cluster_options": _options(cluster_option or []),
         "keep_models": keep_models,
     }
     engine = connect(runs_dir)
@@ -97,6 +111,21 @@ def _there(run: str | None, attribution: str | None, runs_dir: Path | None) -> d
     found = find_run(runs_folder(runs_dir), run)
     name = find_attribution(found.attributions, attribution).name
     return {"run": found.id, "path": str(found.path), "attribution": name}
+
+
+def _options(given: list[str]) -> dict[str, Any]:
+    """Numbers, true, false and lists are written as in JSON; all else is text."""
+    found: dict[str, Any] = {}
+    for option in given:
+        name, equals, text = option.partition("=")
+        if not (name and equals):
+            raise UsageError(f"--cluster-option {option}: give NAME=VALUE, as in timeout_min=120")
+        try:
+            # JSON has no NaN or Infinity: these are names too.
+            found[name] = json.loads(text, parse_constant=str)
+        except ValueError:
+            found[name] = text
+    return found
 
 
 def _checked(asked: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ _STORY = frozenset(
     (
         *(Event.STARTED, Event.RESUMED, Event.WARNING, Event.PLANNED, Event.PHASE, Event.MEASURED),
         *(Event.PASS, Event.REPRODUCED, Event.ATTRIBUTED, Event.FINISHED, Event.FAILED),
-        *(Event.INTERRUPTED, Event.RETRAINED),
+        *(Event.INTERRUPTED, Event.RETRAINED, Event.SUBMITTED),
     )
 )
 _ENDINGS = frozenset((Event.ATTRIBUTED, Event.FINISHED, Event.FAILED, Event.INTERRUPTED))

@@ -83,6 +83,13 @@ def _reproduced(event: dict[str, Any]) -> str:
     return f"the last step, taken again, differs by {event.get('difference', 0):.1g} of its norm"
 
 
+def _submitted(event: dict[str, Any]) -> str:
+    ids = event.get("jobs") or ["none"]
+    named = ids[0] if len(ids) == 1 else f"{ids[0]} to {ids[-1]}"
+    where = f"on {event.get('cluster')} ({named}), logs in {event.get('folder')}"
+    return f"{counted(len(ids), 'job')} {where}"
+
+
 def _retrained(event: dict[str, Any]) -> str:
     documents = counted(int(event.get("documents") or 0), "document")
     return f"trained again without {event.get('subset')}: {documents}"
@@ -103,6 +110,7 @@ _TELLERS: dict[str, Callable[[dict[str, Any]], str]] = {
     Event.PASS: _pass,
     Event.SUBSPACE: _subspace,
     Event.REPRODUCED: _reproduced,
+    Event.SUBMITTED: _submitted,
     Event.RETRAINED: _retrained,
     Event.ATTRIBUTED: _attributed,
     Event.FINISHED: lambda event: "done",

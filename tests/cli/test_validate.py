@@ -63,7 +63,7 @@ def test_what_is_asked_and_what_is_shown(validated: FakeEngine, magic: Magic) ->
     assert wanted["asked"] == {
         "drop": [0.05, 0.2], "count": 30, "seed": 4, "leave_one_out": 4, "drop_top": [3],
         "smoothness": False, "agreement": False, "baselines": False, "jobs": 2,
-        "keep_models": False,
+        "cluster": None, "cluster_options": {}, "keep_models": False,
     }  # fmt: skip
     assert "retraining" in result.stderr and "240 steps" in result.stderr
     assert "✓ trusted, LDS 0.9" in result.stdout

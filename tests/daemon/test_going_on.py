@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.contract.request import ValidationRequest
 from engine.contract.states import Wish
 from engine.daemon.admission import Admission
 from engine.daemon.devices import Devices
@@ -149,3 +150,16 @@ def test_a_wish_makes_the_folder_its_home(waiting: JobFolder) -> None:
     moved = waiting.run.path.with_name("20250102T030405-abc123")
     waiting.run.path.rename(moved)
     assert JobWatch(JobFolder(moved / "jobs/0001")).moved_from() == str(waiting.run.path)
+
+
+@pytest.mark.parametrize(("probed", "waits"), [(False, False), (True, True)])
+def test_whoever_has_a_cluster_compute_needs_no_gpu(
+    waiting: JobFolder, nvml: FakeNvml, tmp_path: Path, probed: bool, waits: bool
+) -> None:
+    asked = ValidationRequest(cluster="slurm", smoothness=probed)
+    request = waiting.request().model_copy(update={"work": "validate", "validation": asked})
+    (waiting.path / "request.json").write_text(request.model_dump_json())
+    nvml.gpus = []
+    found = admitted(waiting, Devices(), Leases(tmp_path / "leases"), "cuda")
+    assert isinstance(found, Refused) == waits
+    assert waits or (isinstance(found, Allotted) and found.gpu is False)
