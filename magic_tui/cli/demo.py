@@ -42,7 +42,7 @@ def demo(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
         print_json(
             {
                 **facts,
-                "queries": [top_facts(table) for table in tables],
+                "queries": [top_facts(attribution, table) for table in tables],
                 "own_book": [vars(match) for match in matches],
             }
         )

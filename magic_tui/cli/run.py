@@ -12,6 +12,10 @@ from magic_tui.cli.output import narrate, print_json, reports_errors, stdout
 @reports_errors
 def run(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A run config in YAML.")],
+    seed: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=0, max=2**63 - 1, help="In place of the config's seed."),
+    ] = None,
     force: Force = None,
     detach: Detach = False,
     runs_dir: RunsDir = None,
@@ -26,7 +30,7 @@ def run(
     if not detach:
         # Before the run is asked for: from then on ctrl+c has to find somebody who listens.
         from magic_tui.cli.work import finish, print_result
-    engine, view = submit_config(config, runs_dir, tuple(force or ()))
+    engine, view = submit_config(config, runs_dir, tuple(force or ()), seed)
     if detach:
         if as_json:
             print_json(view)

@@ -37,10 +37,10 @@ def top(
     found = read_top(opened, query, count, directions, label)
     if as_json:
         facts = {} if judged is None else {"verdict": verdict_facts(judged)}
-        print_json({**top_facts(found), **facts})
+        print_json({**top_facts(opened, found), **facts})
         return
     console = stdout()
-    console.print(f"run {found.run}  attribution {found.attribution}", style="dim")
+    console.print(f"run {opened.run.id}  attribution {opened.id}", style="dim")
     for line in judged_lines(judged, console.width):
         console.print(line)
     for line in top_lines(found, console.width):

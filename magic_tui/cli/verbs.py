@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from magic_tui.cli.attribute import attribute
+from magic_tui.cli.average import average
 from magic_tui.cli.cancel import cancel
 from magic_tui.cli.demo import demo
 from magic_tui.cli.doctor import doctor
@@ -32,7 +33,7 @@ from magic_tui.cli.watch import watch
 VERBS = (
     *(demo, run, plan, attribute, validate),
     *(ls, status, watch, logs, wait, pause, resume, cancel, rm),
-    *(tui, top, show, export, doctor),
+    *(tui, top, show, average, export, doctor),
 )
 
 

@@ -125,16 +125,7 @@ class Attribution:
 
         Documents whose score has the other sign, or is zero, are never listed.
         """
-        scores = self.document_scores(query)
-        total = float(np.abs(scores).sum())
-        order = np.argsort(scores, kind="stable")
-        chosen = order[::-1] if harmful else order
-        sign = 1 if harmful else -1
-        return [
-            Ranked(int(d), float(scores[d]), float(abs(scores[d])) / total)
-            for d in chosen[:count]
-            if sign * scores[d] > 0
-        ]
+        return strongest(self.document_scores(query), count, harmful)
 
     def rank(self, query: int, document: int) -> int:
         """Place of a document among those of its sign, the strongest being 1."""
@@ -145,6 +136,19 @@ class Attribution:
     def document_scores(self, query: int) -> Floats:
         """Scores (document,) of a query."""
         return self._scores.made(query, lambda: self.scores.document_scores(query))
+
+
+def strongest(scores: Floats, count: int, harmful: bool = False) -> list[Ranked]:
+    """The documents of the lowest (or highest) scores, (document,), that have that sign."""
+    total = float(np.abs(scores).sum())
+    order = np.argsort(scores, kind="stable")
+    chosen = order[::-1] if harmful else order
+    sign = 1 if harmful else -1
+    return [
+        Ranked(int(d), float(scores[d]), float(abs(scores[d])) / total)
+        for d in chosen[:count]
+        if sign * scores[d] > 0
+    ]
 
 
 def open_attribution(run: RunFolder, wanted: str | None = None) -> Attribution:

@@ -3,9 +3,14 @@
 import numpy as np
 
 from engine.contract.errors import RunError
-from engine.records.journal import read_journal
 from magic_tui.client.attribution import Attribution
-from magic_tui.client.validation import Floats, Points, Validation, read_validation
+from magic_tui.client.validation import (
+    Floats,
+    Points,
+    Validation,
+    read_left_out,
+    read_validation,
+)
 
 FOLDER = "baselines"
 
@@ -23,10 +28,7 @@ def read_baselines(opened: Attribution) -> dict[str, Validation]:
     validation = read_validation(opened.path) if files else None
     if validation is None:
         return {}
-    left_out = {
-        str(record["subset"]): list(record["documents"])
-        for record in read_journal(opened.run.bank_file)
-    }
+    left_out = read_left_out(opened.run)
     found = {}
     for file in files:
         try:

@@ -29,16 +29,35 @@ def export_scores(attribution: Attribution, format: Format, out: Path) -> list[P
         UsageError: if there is something in the folder.
         WorkerError: if the tensors could not be written.
     """
-    folder = out.expanduser().absolute()
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UsageError(f"{folder} is already there and not an empty folder; name another one")
+    folder = free_folder(out)
     if format == "csv":
-        from magic_tui.client.export_csv import write_documents_csv
-
-        write_documents_csv(attribution, folder)
+        _write_csv(attribution, folder)
     else:
         _write_tensors(attribution, folder)
     return sorted(folder.iterdir())
+
+
+def free_folder(out: Path) -> Path:
+    """Where to write, as a whole path.
+
+    Raises:
+        UsageError: if there is something in the folder.
+    """
+    folder = out.expanduser().absolute()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UsageError(f"{folder} is already there and not an empty folder; name another one")
+    return folder
+
+
+def _write_csv(attribution: Attribution, folder: Path) -> None:
+    from magic_tui.client.export_csv import write_documents_csv
+    from magic_tui.client.texts import DocumentTexts
+
+    scores = {
+        f"score_{query}": attribution.scores.document_scores(query)
+        for query in range(len(attribution.queries))
+    }
+    write_documents_csv(scores, DocumentTexts(attribution.run.documents_file), folder)
 
 
 def _write_tensors(attribution: Attribution, folder: Path) -> None:

@@ -1,9 +1,10 @@
 """Document scores as a table that a spreadsheet opens without running anything."""
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 
-from magic_tui.client.attribution import Attribution
+from engine.records.score_store import Floats
 from magic_tui.client.texts import DocumentTexts
 from magic_tui.client.top import snippet
 
@@ -12,25 +13,22 @@ _AT_ONCE = 1000
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
-def write_documents_csv(attribution: Attribution, folder: Path) -> Path:
-    """Write ``documents.csv``: id, one score a query, the beginning of the text.
+def write_documents_csv(columns: Mapping[str, Floats], texts: DocumentTexts, folder: Path) -> Path:
+    """Write ``documents.csv``: id, columns of one number a document, the beginning of its text.
 
     Returns:
         The file's path.
     """
-    queries = range(len(attribution.queries))
-    scores = [attribution.scores.document_scores(query) for query in queries]
-    count = len(scores[0])
-    texts = DocumentTexts(attribution.run.documents_file)
+    count = len(texts)
     folder.mkdir(parents=True, exist_ok=True)
     path, part = folder / "documents.csv", folder / ".documents.csv.part"
     with open(part, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["id", *(f"score_{query}" for query in queries), "snippet"])
+        writer.writerow(["id", *columns, "snippet"])
         for first in range(0, count, _AT_ONCE):
             documents = range(first, min(count, first + _AT_ONCE))
             for document, text in zip(documents, texts.texts(documents), strict=True):
-                numbers = [str(column[document]) for column in scores]
+                numbers = [str(column[document]) for column in columns.values()]
                 writer.writerow([document, *numbers, text_cell(snippet(text))])
     part.rename(path)
     return path

@@ -1,6 +1,6 @@
 """The documents that move one query most, with everything a screen or a script shows of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from magic_tui.client.attribution import (
@@ -19,8 +19,6 @@ SNIPPET_LENGTH = 200
 class Top:
     """The strongest documents of one query in one or both directions."""
 
-    run: str
-    attribution: str
     query: Query
     queries: int
     documents: int
@@ -29,6 +27,8 @@ class Top:
     harmful: list[Ranked] | None
     snippets: dict[int, str]
     labels: dict[int, str]
+    errors: dict[int, float] = field(default_factory=dict)
+    """Standard errors of the scores, where these are means over several runs."""
 
     @property
     def shown(self) -> list[Ranked]:
@@ -71,8 +71,6 @@ def read_top(
     shown = [ranked.document for ranked in [*(helpful or []), *(harmful or [])]]
     texts = document_texts(attribution.run, shown) if shown else []
     return Top(
-        attribution.run.id,
-        attribution.id,
         measured,
         len(attribution.queries),
         len(attribution.document_scores(query)),
@@ -90,11 +88,14 @@ def snippet(text: str) -> str:
     return line if len(text) == len(cut) and len(line) <= SNIPPET_LENGTH else line[:SNIPPET_LENGTH]
 
 
-def top_facts(top: Top) -> dict[str, Any]:
-    """The same as JSON-ready values."""
+def top_facts(attribution: Attribution, top: Top) -> dict[str, Any]:
+    """The same as JSON-ready values, and where they were read."""
+    return {"run": attribution.run.id, "attribution": attribution.id, **ranked_facts(top)}
+
+
+def ranked_facts(top: Top) -> dict[str, Any]:
+    """A query and the documents listed, as JSON-ready values."""
     return {
-        "run": top.run,
-        "attribution": top.attribution,
         "query": top.query.index,
         "queries": top.queries,
         "text": snippet(top.query.documents[0].text),
@@ -118,9 +119,11 @@ def _left_out(query: Query) -> dict[str, float]:
 
 
 def _fact(top: Top, ranked: Ranked) -> dict[str, Any]:
+    known = ranked.document in top.errors
     return {
         "document": ranked.document,
         "score": ranked.score,
+        **({"standard_error": top.errors[ranked.document]} if known else {}),
         "share": ranked.share,
         "snippet": top.snippets[ranked.document],
     }

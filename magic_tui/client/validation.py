@@ -8,6 +8,7 @@ of them may be ranked together. It may still grow.
 import csv
 import functools
 import io
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.contract.errors import RunError
+from engine.records.journal import read_journal
+from engine.records.run_folder import RunFolder
 
 Floats = NDArray[np.float64]
 _RESAMPLES = 300
@@ -143,6 +146,15 @@ def read_validation(attribution: Path) -> Validation | None:
     return _read(path, facts.st_mtime_ns, facts.st_size)
 
 
+def read_left_out(run: RunFolder) -> dict[str, list[int]]:
+    """By the name of a retrained subset, the documents that were left out.
+
+    Raises:
+        RunError: if the bank is damaged.
+    """
+    return {str(r["subset"]): list(r["documents"]) for r in read_journal(run.bank_file)}
+
+
 @functools.lru_cache(maxsize=8)
 def _read(path: Path, changed: int, size: int) -> Validation | None:
     try:
@@ -175,6 +187,12 @@ def _read(path: Path, changed: int, size: int) -> Validation | None:
 def spearman(first: Floats, second: Floats) -> float:
     """Rank correlation, equal values sharing their mean rank; NaN for fewer than three."""
     return _correlation(_ranks(first), _ranks(second))
+
+
+def mean_spearman(several: Floats) -> float:
+    """Rank correlation of two of ``several`` (…, value), on average over all pairs of them."""
+    ranked = [_ranks(values) for values in several]
+    return mean(_correlation(*pair) for pair in itertools.combinations(ranked, 2))
 
 
 def ranked_kinds(kinds: Iterable[str]) -> list[str]:

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rich.text import Text
 
 from engine.contract.errors import MagicError
 from engine.records.run_folder import RunFolder
+from magic_tui.client.config_fields import config_fields
 from magic_tui.client.start import View
 from magic_tui.render.cells import fit, pad
 from magic_tui.safe_text import one_line
@@ -18,7 +18,7 @@ def difference_lines(marked: View, run: View, width: int) -> Iterator[Text]:
     head = f"{one_line(marked['name'])} (marked) → {one_line(run['name'])} {one_line(run['id'])}"
     yield Text(fit(head, width), "bold")
     try:
-        before, after = (_flat(RunFolder(Path(view["path"]))) for view in (marked, run))
+        before, after = (config_fields(RunFolder(Path(view["path"]))) for view in (marked, run))
     except (MagicError, OSError) as error:
         yield Text(fit(f"! {one_line(str(error))}", width), "color(172)")
         return
@@ -32,21 +32,3 @@ def difference_lines(marked: View, run: View, width: int) -> Iterator[Text]:
         values = [fit(one_line(str(side.get(name, "–"))), half) for side in (before, after)]
         line = Text(no_wrap=True).append(pad(name, room), "dim").append("  ")
         yield line.append(values[0]).append(" → ").append(values[1], "bold")
-
-
-def _flat(run: RunFolder) -> dict[str, Any]:
-    """The config's fields by their dotted names."""
-    # Only here are the config's models wanted, which take long to load.
-    from engine.contract.config import as_plain
-
-    found: dict[str, Any] = {}
-
-    def walk(values: dict[str, Any], prefix: str) -> None:
-        for key, value in values.items():
-            if isinstance(value, dict):
-                walk(value, f"{prefix}{key}.")
-            else:
-                found[prefix + key] = value
-
-    walk(as_plain(run.config()), "")
-    return found

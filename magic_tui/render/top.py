@@ -78,6 +78,8 @@ def ranked_line(top: Top, place: int, ranked: Ranked, width: int) -> Text:
     line.append(CENTRE, "dim")
     line.append(right, HARMFUL)
     line.append(f" {score_text(ranked.score)}  ")
+    if ranked.document in top.errors:
+        line.append(f"± {top.errors[ranked.document]:.1e}  ", "dim")
     label = top.labels.get(ranked.document)
     if label:
         line.append(pad(label, 16 if width < 110 else 30) + "  ", "dim")

@@ -33,6 +33,8 @@ class FakeRun:
     reduction: str = "none"
     finished: bool = True
     seed: int = 0
+    config: dict[str, Any] = field(default_factory=dict)
+    """What the config says besides name, model and data."""
     change: Callable[[np.ndarray], np.ndarray] = lambda scores: scores
     """What is done to the random scores of tokens, (row, token), before they are written."""
 
@@ -40,9 +42,8 @@ class FakeRun:
         """Write the whole folder."""
         run = RunFolder(runs / run_id)
         run.path.mkdir(parents=True)
-        config = RunConfig.model_validate(
-            {"name": self.name, "model": {"path": "/models/tiny"}, "data": {"path": "x.jsonl"}}
-        )
+        values = {"name": self.name, "model": {"path": "/models/tiny"}, "data": {"path": "x.jsonl"}}
+        config = RunConfig.model_validate({**values, **self.config})
         run.write_config(config, run_id, time.time() - 3 * 3600)
         table = pa.table({"text": self.texts, **self.columns})
         write_documents(run.documents_file, table, ("text",), range(len(self.texts)))

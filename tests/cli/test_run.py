@@ -163,6 +163,17 @@ def test_detached_it_prints_the_id_alone(engine: FakeEngine, magic: Magic, confi
     assert view == {"schema_version": 1, **engine.runs[view["id"]]}
 
 
+@pytest.mark.usefixtures("runs")
+def test_another_seed_than_the_config_s(engine: FakeEngine, magic: Magic, config: Path) -> None:
+    for seed in (0, 3):
+        assert magic("run", config, "--seed", seed, "--detach").exit_code == 0
+    magic("run", config, "--detach")
+    wanted = [asked[3]["config"] for asked in engine.of_kind("POST", "/v1/runs")]
+    assert [one.pop("seed") for one in wanted] == [0, 3, 0]
+    assert wanted[0] == wanted[1] == wanted[2]
+    assert magic("run", config, "--seed", "-1").exit_code == 2
+
+
 @pytest.mark.usefixtures("runs", "good")
 def test_code_that_comes_with_a_model_is_told_of(magic: Magic, config: Path) -> None:
     config.write_text("model: {path: m, trust_remote_code: true}\ndata: {path: d.jsonl}\n")
