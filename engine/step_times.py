@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from engine.checkpoints.planner import StepSeconds
+from engine.magic.derivatives import second_derivatives
 from engine.magic.state import Batch, Cotangent, TrainState
-from engine.magic.train_step import TrainStep, second_derivatives
+from engine.magic.train_step import TrainStep
 from engine.stream import DataStream
 
 PROBE_SECONDS = 2.0

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from engine.contract.errors import UsageError
+from engine.magic.derivatives import first_derivatives, second_derivatives
 from engine.magic.state import Batch, BatchLoss, Params, TrainState
-from engine.magic.train_step import first_derivatives, second_derivatives
 from engine.models.causal_lm_loss import CausalLMLoss
 from engine.models.layered_loss import LayeredModuleLoss
 from engine.models.module_loss import ModuleLoss

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from engine.contract.errors import UsageError
+from engine.magic.derivatives import FirstOrder
 from engine.magic.state import Batch
-from engine.magic.train_step import FirstOrder
 from engine.models.module_loss import ModuleLoss
 
 DROPOUT_FIELD = re.compile(r"(drop|pdrop)", re.IGNORECASE)

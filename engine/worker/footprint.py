@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 
 from engine.checkpoints.planner import Costs, Estimate
+from engine.magic.derivatives import second_derivatives
 from engine.magic.state import Batch, Params, TrainState
-from engine.magic.train_step import TrainStep, second_derivatives
+from engine.magic.train_step import TrainStep
 from engine.worker.device import give_back_memory, memory_in_use, memory_now, peak_of
 from engine.worker.job import Job
 from engine.worker.memory import Needs, widest_batch, widest_part

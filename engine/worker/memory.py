@@ -6,9 +6,10 @@ from typing import Any
 import torch
 
 from engine.contract.config import Granularity
+from engine.magic.derivatives import FirstOrder, needs_all_directions
 from engine.magic.layerwise import LayeredLoss
 from engine.magic.state import Batch
-from engine.magic.train_step import DIRECTIONS, FirstOrder, needs_all_directions
+from engine.magic.train_step import DIRECTIONS
 from engine.worker.job import Job
 from engine.worker.layer_memory import LayerMemory, layer_memory
 

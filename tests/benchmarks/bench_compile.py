@@ -20,8 +20,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from transformers import AutoModelForCausalLM, masking_utils
 
 from engine.magic.adam import Adam
+from engine.magic.derivatives import first_derivatives, second_derivatives
 from engine.magic.state import Batch, Params, TrainState
-from engine.magic.train_step import first_derivatives, second_derivatives
 from engine.models.causal_lm_loss import CausalLMLoss
 from engine.models.module_loss import ModuleLoss
 from tests.benchmarks.bench_step import _model

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
+from engine.magic.derivatives import FirstOrder
 from engine.magic.state import Batch, Params
-from engine.magic.train_step import FirstOrder
 
 Directions = list[Params]
 Mechanism = Callable[[Directions], Any]

@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine import CausalLMLoss, weighted_causal_lm_ce
 from engine.magic import linear_cross_entropy
+from engine.magic.derivatives import FirstOrder
 from engine.magic.schedule import ScheduleKind
 from engine.magic.state import Batch
-from engine.magic.train_step import FirstOrder
 from engine.models.module_loss import ModuleLoss
 from tests.exactness import oracle
 from tests.exactness.adapted import Adapters, adapted_losses, adapted_model

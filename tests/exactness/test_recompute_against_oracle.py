@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from engine import CausalLMLoss, Trainer
 from engine.contract.errors import UsageError
+from engine.magic.derivatives import FirstOrder, first_derivatives, second_derivatives
 from engine.magic.layerwise import Layerwise
 from engine.magic.optimizers import build_optimizer
 from engine.magic.ranks import ALONE
 from engine.magic.state import Batch, Params, TrainState
-from engine.magic.train_step import FirstOrder, first_derivatives, second_derivatives
 from engine.models import layers as layers_module
 from engine.models.layered_loss import LayeredModuleLoss
 from engine.models.layers import checked_layers, layers_of
