@@ -133,13 +133,10 @@ def _facts(folder: Path) -> Iterator[str]:
     losses = [event["loss"] for event in events if event["event"] == Event.TRAIN_STEP]
     began = {e["phase"]: e["time"] for e in reversed(events) if e["event"] == Event.PHASE}
     ended = next(e["time"] for e in events if e["event"] == Event.ATTRIBUTED)
-    before, after = (
-        sum(values) / len(values)
-        for values in zip(
-            *[(q["loss_before"], q["loss_after"]) for q in opened.queries()], strict=True
-        )
-    )
-    count = len(opened.queries())
+    queries = opened.queries
+    count = len(queries)
+    before = sum(query.before for query in queries) / count
+    after = sum(query.after for query in queries) / count
     cost = (ended - began[Phase.MEASURE]) / (began[Phase.MEASURE] - began[Phase.TRAIN])
     trust = read_trust(opened)
     yield from (folder.name, str(len(losses)), f"{losses[0]:.3g} → {losses[-1]:.3g}")
