@@ -14,7 +14,7 @@ BENCH_MODEL ?= $(wildcard ../shared/data/models/stories15M)
 TEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint test test-crash check bench bench-plan bench-peer pictures snapshots clean
+.PHONY: help setup demo lint test test-crash check bench bench-plan bench-peer bench-settings pictures snapshots clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,10 @@ bench-plan: $(INSTALLED) ## what plan predicts beside what a run takes; on a qui
 
 bench-peer: $(INSTALLED) $(PEER_INSTALLED) ## run bergson on the same problems; PEER_OPTIONS='--steps 8 …' for others
 	$(BIN)/python -m tests.benchmarks.bench_peer --peer $(PEER)/bin/python $(if $(BENCH_MODEL),--model $(BENCH_MODEL)) $(PEER_OPTIONS)
+
+bench-settings: $(INSTALLED) ## predicted against actual in the paper's settings: hours; COLLECTIONS=folder of public data
+	$(BIN)/python -m tests.benchmarks.settings_data $(COLLECTIONS) .settings/data
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.bench_settings --data .settings/data --runs .settings/runs --jobs 2 --pictures docs/pictures
 
 pictures: $(INSTALLED) ## draw every screen of the dashboard on the demo into docs/pictures
 	$(BIN)/python -m tests.tui.pictures
