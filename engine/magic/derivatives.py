@@ -44,7 +44,7 @@ class FirstOrder:
         The graph is freed on the way.
 
         Args:
-            directions: the u, as many as ``sums``; each is let go before the next is asked for.
+            directions: the u, as many as ``sums``, taken one after the other.
             sums: ∇_θ M is added to them.
             of_buffers: the λ_b, overwritten by ∇_b M.
 

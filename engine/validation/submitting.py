@@ -83,7 +83,7 @@ def _executor(asked: ValidationRequest, facts: dict[str, Any], folder: Path) -> 
         raise UsageError(
             f"--cluster {asked.cluster} needs submitit, which {sys.executable} on "
             f"{socket.gethostname()} does not have; install it there with: "
-            "pip install 'magic-attribution[slurm]'"
+            "pip install submitit"
         ) from None
     options = asked.cluster_options
     for name in options:

@@ -110,9 +110,10 @@ def table(folders: list[Path]) -> Iterator[str]:
     for folder in folders:
         opened = attributed(folder)
         validation, baselines = read_validation(opened.path), read_baselines(opened)
-        for kind in validation.kinds if validation else ():
-            ours = validation.of_kind(kind) if validation else None
-            assert ours is not None
+        if validation is None:
+            continue
+        for kind in validation.kinds:
+            ours = validation.of_kind(kind)
             others = [_lds(baselines[name].of_kind(kind)) if name in baselines else ""
                       for name in METHODS]  # fmt: skip
             low, high = ours.interval
