@@ -87,6 +87,8 @@ def _serve(connection: Connection, run: Path, threads: int, keep: bool) -> None:
                     connection.send(retrainer(connection.recv()))
         except MagicError as error:
             connection.send(error)
+    # As at the end of a worker: Python's own way out may hang, and the parent waits for this one.
+    os._exit(0)
 
 
 def _die_with_parent() -> None:

@@ -18,6 +18,7 @@ from engine.contract.errors import DiskFullError, ExitCode, MagicError
 from engine.contract.read_config import forced_config
 from engine.contract.states import Ending
 from engine.worker.orphan import die_with_supervisor
+from engine.worker.process_exit import ProcessExit
 from engine.worker.ranks import is_rank, ranks_here, run_ranks
 from engine.worker.stop import Stop, handle_signals
 
@@ -181,4 +182,5 @@ def _attempt(options: argparse.Namespace, stop: Stop) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leaving = ProcessExit()
+    leaving.code = main()
