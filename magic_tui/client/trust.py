@@ -126,6 +126,7 @@ def _facts(
     return Facts(
         lds=None if validation is None else validation.lds,
         subsets=0 if validation is None else validation.ranked_subsets,
+        unmoved=0 if validation is None else sum(p.is_unmoved for p in validation.points),
         smoothness=probes.smoothness,
         straightness=probes.straightness,
         agreement=None if probes.agreement is None else probes.agreement[0],

@@ -61,6 +61,11 @@ class Points:
         """The subsets of each kind that has an LDS."""
         return [self.of_kind(kind) for kind in ranked_kinds(self.kinds)]
 
+    @property
+    def is_unmoved(self) -> bool:
+        """Whether nothing that was left out of a kind of subsets changed what came out."""
+        return any(len(one.subsets) >= 3 and np.ptp(one.actual) == 0 for one in self.ranked)
+
     def of_kind(self, kind: str) -> "Points":
         """The subsets of one kind."""
         places = [place for place, name in enumerate(self.kinds) if name == kind]

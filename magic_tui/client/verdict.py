@@ -31,6 +31,8 @@ class Facts:
     """Mean over queries of the rank correlation of predicted and actual; may be no number."""
     subsets: int = 0
     """Retrained subsets that it rests on."""
+    unmoved: int = 0
+    """Queries whose φ came out the same whatever was left out; they have no part in the LDS."""
     smoothness: float | None = None
     straightness: float | None = None
     """How alike the changes of φ are when half of a subset's weight goes, and then the rest: 1 if
@@ -104,6 +106,10 @@ def judge(facts: Facts) -> Verdict:
 
 def _of_lds(lds: float, facts: Facts) -> Verdict:
     words = f"LDS {lds:.2f}"
+    if lds >= TRUSTED and facts.unmoved:
+        which = "one query" if facts.unmoved == 1 else f"{facts.unmoved} queries"
+        reason = f"φ of {which} came out the same whatever was left out: rounding may hide it"
+        return _doubtful(words, reason, facts)
     if lds >= TRUSTED:
         reason = f"predictions rank {facts.subsets} retrained subsets much as they came out"
         return Verdict("✓", f"trusted, {words}", "bold", reason)

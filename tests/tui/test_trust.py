@@ -86,6 +86,15 @@ def test_kinds_of_subsets_are_ranked_apart(kept: RunFolder) -> None:
     assert alone is not None and alone.lds == pytest.approx(1.0) and alone.ranked_subsets == 9
 
 
+def test_a_query_that_nothing_moves_is_told(kept: RunFolder) -> None:
+    file = validated(kept, 0.05)
+    lines = [line if line[0] != "1" else f"{line.rpartition(',')[0]},0.5\n"
+             for line in file.read_text().splitlines(keepends=True)]  # fmt: skip
+    file.write_text("".join(lines))
+    verdict = read_verdict(kept.path, None)
+    assert verdict.sign == "!" and "one query came out the same" in verdict.reason
+
+
 def test_a_step_that_was_not_reproduced_is_doubtful(tmp_path: Path) -> None:
     kept = write_kept(tmp_path)
     record = kept.attributions / "a0001" / "complete.json"

@@ -15,6 +15,8 @@ GOOD = Facts(lds=0.95, subsets=20, smoothness=0.97, agreement=0.99999, reproduce
         (GOOD, "✓", "LDS 0.95"),
         (replace(GOOD, lds=0.7), "!", "LDS 0.70"),
         (replace(GOOD, lds=0.2), "✗", "LDS 0.20"),
+        # Queries of which nothing was seen are not covered by what was seen of others.
+        (replace(GOOD, unmoved=2), "!", "LDS 0.95"),
         # A good LDS does not stand against scores that are rounding.
         (replace(GOOD, agreement=0.4), "✗", "rounding"),
         # Nor do signs stand against what was measured.
