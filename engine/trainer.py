@@ -7,7 +7,6 @@ The worker of ``magic run`` and a notebook use the same class:
     scores = trainer.backward("trajectory", stream, queries)
 """
 
-import math
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -27,11 +26,12 @@ from engine.keeping import keeper_of, settle_schedule
 from engine.magic.observer import Observer, ignore
 from engine.magic.optimizer_stage import OptimizerStage
 from engine.magic.ranks import ALONE, Ranks
-from engine.magic.replay import DivergedError, Replay
+from engine.magic.replay import Replay
 from engine.magic.schedule import Schedule
-from engine.magic.state import Cotangent, Params, TrainState
+from engine.magic.state import Params, TrainState
 from engine.magic.train_step import TrainStep
 from engine.measurements import Measurement, measurements_of
+from engine.measuring import Measuring
 from engine.models.layered_loss import LayeredModuleLoss
 from engine.models.module_loss import ModuleLoss
 from engine.planning import Training
@@ -123,6 +123,11 @@ class Trainer:
         cut = LayeredModuleLoss(loss, recompute) if recompute else loss
         trainer = cls(loss, TrainStep(cut, stage, micro_batch_size, ranks), params)
         return trainer, trainer.step.start(params, buffers)
+
+    @property
+    def measuring(self) -> Measuring:
+        """Measures φ on train states."""
+        return Measuring(self.loss, self.step)
 
     def of_micro_batch(self, rows: int) -> "Trainer":
         """The same trainer with so many rows of a rank differentiated at a time."""
@@ -259,9 +264,9 @@ class Trainer:
         reader.expect(reader.schedule.reads_of_pass())
         final = reader.load_state(steps)
         if combinations is None:
-            measured = [self.measure(final, measurement) for measurement in measurements]
+            measured = [self.measuring.cotangent(final, each) for each in measurements]
         else:
-            measured = self._measure_sums(final, measurements, combinations)
+            measured = self.measuring.cotangents_of_sums(final, measurements, combinations)
         return ReplayState(
             steps,
             [cotangent for _, cotangent in measured],
@@ -308,62 +313,6 @@ class Trainer:
         )
         with reader:
             replay.run(state.cotangents, take, state.step)
-
-    def measure(self, state: TrainState, measurement: Measurement) -> tuple[float, Cotangent]:
-        """φ and its derivative in the train state."""
-        value, gradient = self.gradient(state, measurement)
-        return value, self._cotangent(state, gradient)
-
-    def _cotangent(self, state: TrainState, gradient: Params) -> Cotangent:
-        """The cotangent at s_T of what has this gradient in the parameters and buffers."""
-        return Cotangent(
-            {name: gradient[name] for name in state.params},
-            self.step.stage.zero_cotangent(state.params, state.optimizer),
-            {name: gradient[name] for name in state.buffers if name in gradient},
-        )
-
-    @torch.no_grad()
-    def value(self, state: TrainState, measurement: Measurement) -> float:
-        """φ alone."""
-        with self.loss.evaluating():
-            return sum(
-                self.loss(state.params, batch, state.buffers).item() for batch in measurement
-            )
-
-    def _measure_sums(
-        self, state: TrainState, measurements: Sequence[Measurement], combinations: Tensor
-    ) -> list[tuple[float, Cotangent]]:
-        """Each combination of measurements and its derivative; every φ is measured just once."""
-        values = torch.zeros(len(combinations), dtype=torch.float64)
-        sums = [
-            {
-                name: torch.zeros_like(p, memory_format=torch.contiguous_format)
-                for name, p in state.differentiable.items()
-            }
-            for _ in combinations
-        ]
-        for measurement, coefficients in zip(measurements, combinations.t(), strict=True):
-            value, gradient = self.gradient(state, measurement)
-            values += value * coefficients
-            for total, coefficient in zip(sums, coefficients.tolist(), strict=True):
-                for name, grad in gradient.items():
-                    total[name].add_(grad, alpha=coefficient)
-        return [
-            (value, self._cotangent(state, total))
-            for value, total in zip(values.tolist(), sums, strict=True)
-        ]
-
-    def gradient(self, state: TrainState, measurement: Measurement) -> tuple[float, Params]:
-        """φ and its gradient in the parameters, and in the buffers that training changes."""
-        value, total = 0.0, None
-        with self.loss.evaluating():
-            for batch in measurement:
-                part, grads = self.step.derivative(state, batch)
-                value += part
-                total = grads if total is None else {n: g.add_(grads[n]) for n, g in total.items()}
-        if total is None or not math.isfinite(value):
-            raise DivergedError("query's loss", state.step)
-        return value, total
 
     def open(self, save_dir: Path | str) -> TrajectoryReader:
         """A kept trajectory of this trainer's model; to be closed once it is replayed."""

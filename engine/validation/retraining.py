@@ -94,7 +94,9 @@ class Retrainer:
     def measure(self, state: TrainState) -> dict[str, list[float]]:
         """By attribution, φ of each of its queries at s_T."""
         return {
-            attribution: [self._job.trainer.value(state, measurement) for measurement in asked]
+            attribution: [
+                self._job.trainer.measuring.value(state, measurement) for measurement in asked
+            ]
             for attribution, asked in self._asked.items()
         }
 

@@ -81,7 +81,7 @@ def query_basis(
     final = reader.load_state(reader.schedule.steps)
 
     def gradient(query: int) -> Params:
-        return job.trainer.gradient(final, measurements[query])[1]
+        return job.trainer.measuring.gradient(final, measurements[query])[1]
 
     gram = gram_matrix(gradient, count, held, ranks.group)
     basis = QueryBasis(asking, subspace_of(gram, asking.tolerance, job.trainer.dtype))

@@ -129,7 +129,7 @@ class _Trained:
 
         def gradient(power: float) -> Callable[[int], Params]:
             def of(query: int) -> Params:
-                _, grads = self.job.trainer.gradient(self.final, self.measurements[query])
+                _, grads = self.job.trainer.measuring.gradient(self.final, self.measurements[query])
                 return {n: g * metric[n] ** power for n, g in grads.items()} if power else grads
 
             return of

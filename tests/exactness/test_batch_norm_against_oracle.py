@@ -234,7 +234,9 @@ def test_finite_differences(tmp_path: Path) -> None:
         trainer, start = make_trainer(training)
         final = trainer.train(start, stream)
         asked = measurements_of(queries, "none", torch.float64)
-        return torch.tensor([trainer.measure(final, one)[0] for one in asked], dtype=weights.dtype)
+        return torch.tensor(
+            [trainer.measuring.cotangent(final, one)[0] for one in asked], dtype=weights.dtype
+        )
 
     (stream, queries), (trainer, start) = streams(training, weights), make_trainer(training)
     trainer.train(start, stream, save_dir=tmp_path, schedule="gradients")
@@ -252,7 +254,7 @@ def test_a_basis_of_gradients_counts_buffers(agree: Agree, tmp_path: Path) -> No
     asked.append([*asked[0], *asked[1]])
     reader = trainer.open(tmp_path)
     final = reader.load_state(reader.schedule.steps)
-    gram = gram_matrix(lambda query: trainer.gradient(final, asked[query])[1], 3, 3)
+    gram = gram_matrix(lambda query: trainer.measuring.gradient(final, asked[query])[1], 3, 3)
     basis = subspace_of(gram, 0.0)
     assert basis.rank == 2
     state = trainer.begin_replay(reader, stream, asked, basis.combinations)

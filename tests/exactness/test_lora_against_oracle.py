@@ -186,7 +186,7 @@ def test_the_trajectory_holds_adapters_alone(schedule: ScheduleKind, tmp_path: P
         floats = sum(torch.Size(shape).numel() for shape in sizes.values())
         assert elements <= floats <= 3 * elements + 10, file
     measurement = [problem.stream().batch(0, torch.float64)]
-    _, cotangent = trainer.measure(start, measurement)
+    _, cotangent = trainer.measuring.cotangent(start, measurement)
     assert {n.removeprefix("model."): t.shape for n, t in cotangent.params.items()} == wanted
     assert sum(leaf.numel() for group in cotangent.optimizer for leaf in group) == 2 * elements
 

@@ -50,7 +50,7 @@ def find_subspace(trainer: Trainer, folder: Path, held: int, tolerance: float) -
     reader, queries = trainer.open(folder), dependent_queries()
     final = reader.load_state(reader.schedule.steps)
     gram = gram_matrix(
-        lambda query: trainer.gradient(final, queries[query])[1],
+        lambda query: trainer.measuring.gradient(final, queries[query])[1],
         len(queries),
         held,
         trainer.ranks.group,

@@ -52,7 +52,7 @@ class Known:
 
     def measured(self, measurement: Measurement) -> tuple[float, Params]:
         """φ and its gradient in the parameters at s_T."""
-        value, gradient = self.job.trainer.gradient(self.final, measurement)
+        value, gradient = self.job.trainer.measuring.gradient(self.final, measurement)
         return value, {name: gradient[name] for name in self.final.params}
 
     @cached_property
