@@ -17,6 +17,7 @@ from engine.checkpoints.planner import (
     Room,
     StepSeconds,
     choose,
+    wants_times,
 )
 from engine.checkpoints.tensor_files import encoded_bytes
 from engine.checkpoints.trajectory_reader import gradient_tensors, state_tensors
@@ -41,8 +42,9 @@ class Training:
         return next(iter(self.state.params.values())).device
 
     def plan(self, folder: Path, schedule: ScheduleName) -> tuple[Estimate, str]:
-        """The schedule to train under and why; ``auto`` measures steps and the disk to decide."""
-        costs = self.measured(folder) if schedule == "auto" else self.costs()
+        """The schedule to train under and why; measures steps and the disk if that decides."""
+        times = wants_times(schedule, len(self.stream))
+        costs = self.measured(folder) if times else self.costs()
         return choose(costs, self.room(folder), schedule)
 
     def room(self, folder: Path) -> Room:

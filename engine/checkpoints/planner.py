@@ -16,6 +16,9 @@ MEMORY_SHARE = 0.5
 """Part of the free memory that rebuilt train states may take."""
 ABOUT = 1.05
 """Times within this factor count as equal: disk is what is scarce."""
+FEW_STEPS = 8
+"""Measuring takes as long as so many steps. ``gradients`` has none of them to take again, and
+needs less than twice the disk of ``sqrt``."""
 
 
 @dataclass(frozen=True)
@@ -174,15 +177,26 @@ def _replay_seconds(schedule: Schedule, costs: Costs) -> float:
     return asked.passes * a_pass + both_ends + asked.measure_seconds
 
 
+def wants_times(asked_for: ScheduleName, steps: int) -> bool:
+    """Whether a schedule is chosen by times, which have to be measured."""
+    return asked_for == "auto" and steps > FEW_STEPS
+
+
 def choose(costs: Costs, room: Room, asked_for: ScheduleName = "auto") -> tuple[Estimate, str]:
     """The schedule asked for, and why not if it does not fit.
 
-    ``auto`` is the schedule of least disk among those that fit and are about as quick as any. If
-    none fits, the one that needs the least disk is returned; its ``why_not`` says so.
+    ``auto`` is the schedule of least disk among those that fit and are about as quick as any, and
+    ``gradients`` for few steps. If none fits, the one that needs the least disk is returned; its
+    ``why_not`` says so.
     """
     if asked_for != "auto":
         option = estimate(asked_for, costs, room)
         return option, option.why_not or "asked for"
+    if not wants_times(asked_for, costs.steps):
+        option = estimate("gradients", costs, room)
+        if option.why_not is None:
+            kept = size_text(option.disk_bytes)
+            return option, f"{kept} on disk; to measure others would take as long as training"
     options = [estimate(kind, costs, room) for kind in KINDS]
     fitting = [option for option in options if option.why_not is None]
     if not fitting:

@@ -25,7 +25,7 @@ def set_up_device() -> torch.device:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    # What torch.use_deterministic_algorithms does, without loading torch's compiler for it: seconds.
+    # As torch.use_deterministic_algorithms, which takes seconds to load torch's compiler.
     torch.set_deterministic_debug_mode("warn")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if not torch.cuda.is_available():

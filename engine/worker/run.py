@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from engine.checkpoints.planner import wants_times
 from engine.checkpoints.save_pace import SAVE_SECONDS
 from engine.checkpoints.trajectory_reader import DamagedStepError
 from engine.checkpoints.trajectory_writer import forget
@@ -144,9 +145,9 @@ class _Run:
         job, _ = with_micro_batch(job)
         self.report.job = job
         queries = None if config.queries is None else read_queries(config.queries, job)
-        is_auto = config.trajectory.schedule == "auto"
-        # Each measures its own times; those of the first rank decide for all.
-        found = self.ranks.everyone(predict(job, queries, self.folder.path, is_auto))[0]
+        times = wants_times(config.trajectory.schedule, len(job.order))
+        # Each measures its own; those of the first rank decide for all.
+        found = self.ranks.everyone(predict(job, queries, self.folder.path, times))[0]
         plan = found.chosen
         if plan.why_not is not None:
             kind = DiskFullError if plan.lacks_disk else UsageError

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from engine.checkpoints.planner import (
+    FEW_STEPS,
     Asked,
     Costs,
     DiskSeconds,
@@ -12,6 +13,7 @@ from engine.checkpoints.planner import (
     StepSeconds,
     choose,
     estimate,
+    wants_times,
 )
 
 COSTS = Costs(
@@ -38,6 +40,17 @@ def test_what_memory_allows() -> None:
     tight = replace(PLENTY, memory=2 * 4 * COSTS.state_bytes)
     best, reason = choose(COSTS, tight)
     assert best.schedule.kind == "all" and "of memory" in reason
+
+
+def test_few_steps_are_not_measured() -> None:
+    few = replace(COSTS, steps=FEW_STEPS, step=StepSeconds(update=100.0))
+    assert not wants_times("auto", few.steps) and not wants_times("log", 100)
+    assert choose(few, PLENTY)[0].schedule.kind == "gradients"
+    # Whatever the times say, unless it does not fit.
+    assert choose(few, replace(PLENTY, disk=14 * 10**6))[0].schedule.kind != "gradients"
+    longer = replace(few, steps=FEW_STEPS + 1)
+    assert wants_times("auto", longer.steps)
+    assert choose(longer, PLENTY)[0].schedule.kind == "all"
 
 
 def test_nothing_fits() -> None:

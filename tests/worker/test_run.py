@@ -188,8 +188,15 @@ def test_plan_writes_nothing(
     assert plan["chosen"] in disk and plan["reason"]
 
 
-def test_auto_plans_and_says_why(config: dict[str, Any], start: Start) -> None:
-    folder = RunFolder(Path(start({**config, "trajectory": {"schedule": "auto"}})["path"]))
+@pytest.mark.parametrize(
+    ("epochs", "why"), [(2, "as long as training"), (3, "about as quick as any that fits")]
+)
+def test_auto_plans_and_says_why(
+    epochs: int, why: str, config: dict[str, Any], start: Start
+) -> None:
+    training = {**config["training"], "epochs": epochs}
+    asked = {**config, "training": training, "trajectory": {"schedule": "auto"}}
+    folder = RunFolder(Path(start(asked)["path"]))
     [planned] = [event for event in folder.events() if event["event"] == "planned"]
     assert planned["schedule"] == folder.prepared()["schedule"]
-    assert planned["reason"] and planned["checkpoints"][-1] == 6
+    assert why in planned["reason"] and planned["checkpoints"][-1] == 3 * epochs

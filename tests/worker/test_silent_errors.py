@@ -135,7 +135,7 @@ def test_transformers_model_without_the_weighted_loss(model_folder: Path, tmp_pa
 
     settings = AutoConfig.from_pretrained(model_folder)
     model = AutoModelForCausalLM.from_config(settings, attn_implementation="eager").eval()
-    stream = DataStream([{"input_ids": [1, 2, 3]}, {"input_ids": [4, 5, 6]}], 1)
+    stream = DataStream([{"input_ids": [1, 2, 3]}, {"input_ids": [4, 5, 6]}] * 5, 1)
     trainer, state = Trainer.initialize(model, torchopt.sgd(0.1))
     # To plan a schedule, steps are replayed before anything is trained.
     with pytest.raises(TypeError, match="does not depend on example_weight"):
