@@ -17,6 +17,7 @@ from typing import Any
 from engine.contract.errors import DiskFullError, ExitCode, MagicError
 from engine.contract.read_config import forced_config
 from engine.contract.states import Ending
+from engine.worker.garbage import collect_seldom
 from engine.worker.orphan import die_with_supervisor
 from engine.worker.process_exit import ProcessExit
 from engine.worker.ranks import is_rank, ranks_here, run_ranks
@@ -83,6 +84,7 @@ def _set_up_libraries() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Large tensors in huge pages: fewer page faults, which took a sixth of a small run's time.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    collect_seldom()
 
 
 def _parser() -> argparse.ArgumentParser:

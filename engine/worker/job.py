@@ -25,6 +25,7 @@ from engine.stream import DataStream
 from engine.tasks.named import prepare_task, restore_task
 from engine.tasks.task import Rows, Task
 from engine.trainer import Trainer
+from engine.worker.garbage import all_is_loaded
 from engine.worker.in_turn import in_turn
 from engine.worker.mesh import check_same, divided
 
@@ -183,7 +184,16 @@ def _loaded(config: RunConfig, task: Task, documents: int, ranks: Ranks) -> _Loa
 
 def _job(config: RunConfig, load: Callable[[], _Loaded], device: torch.device, ranks: Ranks) -> Job:
     if ranks.count == 1:
-        return _assembled(config, load(), device)[0]
+        job, _ = _assembled(config, load(), device)
+    else:
+        job = _divided(config, load, device, ranks)
+    all_is_loaded()
+    return job
+
+
+def _divided(
+    config: RunConfig, load: Callable[[], _Loaded], device: torch.device, ranks: Ranks
+) -> Job:
     # Before they divide anything by it.
     check_same(ranks, {"the config": config.digest()[:12], "torch's version": torch.__version__})
     job, digests = in_turn(
