@@ -17,8 +17,8 @@ SMOOTH, ROUGH = 0.8, 0.5
 """Metasmoothness from which nothing is said against scores, and under which they are not to be
 believed: a tenth, and a quarter, of all movement of the weights turns back on the way."""
 STRAIGHT = 0.6
-"""How alike the two halves of φ's way must be. Of a pretrained model of 15 M parameters they were 0.2
-and 0.4 alike where the LDS was 0.58 and 0.04, and 0.8 or more where it was 0.74 to 0.96."""
+"""How alike the two halves of φ's way must be. Of a pretrained model of 15 M parameters they were
+0.2 and 0.4 alike where the LDS was 0.58 and 0.04, and 0.8 or more where it was 0.74 to 0.96."""
 AGREED, APART = 0.99, 0.9
 """Correlation of two replays that differ in rounding: the same from the first, useless below."""
 
