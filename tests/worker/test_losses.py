@@ -69,7 +69,9 @@ def test_only_the_text_behind_a_prompt_counts(
     before = [token["loss"] for token in cut["tokens"]].index(cut["tokens"][-1]["loss"])
     losses = [token["loss"] for token in cut["tokens"] if token["loss"] is not None]
     assert 0 < len(losses) < before
-    assert losses == [token["loss"] for token in whole["tokens"]][-len(losses) :]
+    # Fewer rows of the head are multiplied together, which rounds otherwise on some processors.
+    of_whole = [token["loss"] for token in whole["tokens"]][-len(losses) :]
+    assert losses == pytest.approx(of_whole, rel=1e-6)
     asked = worker("attribute", "--run", run, "--request", json.dumps(request))
     assert asked["ok"], asked
     measured = [e for e in RunFolder(run).events() if e["event"] == "measured"][-2:]
