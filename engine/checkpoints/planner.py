@@ -17,8 +17,8 @@ MEMORY_SHARE = 0.5
 ABOUT = 1.05
 """Times within this factor count as equal: disk is what is scarce."""
 FEW_STEPS = 8
-"""Measuring takes as long as so many steps. ``gradients`` has none of them to take again, and
-needs less than twice the disk of ``sqrt``."""
+"""Measuring takes as long as so many steps. ``gradients`` has none of them to take again, and with
+Adam needs less than twice the disk of ``sqrt``."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def choose(costs: Costs, room: Room, asked_for: ScheduleName = "auto") -> tuple[
         option = estimate("gradients", costs, room)
         if option.why_not is None:
             kept = size_text(option.disk_bytes)
-            return option, f"{kept} on disk; to measure others would take as long as training"
+            return option, f"{kept} on disk; of so few steps none has to be taken again"
     options = [estimate(kind, costs, room) for kind in KINDS]
     fitting = [option for option in options if option.why_not is None]
     if not fitting:

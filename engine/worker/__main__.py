@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(given)
     _set_up_libraries()
+    collect_seldom()
     die_with_supervisor()
     ranks = 1 if is_rank() else _ranks(options)
     if ranks > 1:
@@ -84,7 +85,6 @@ def _set_up_libraries() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Large tensors in huge pages: fewer page faults, which took a sixth of a small run's time.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    collect_seldom()
 
 
 def _parser() -> argparse.ArgumentParser:

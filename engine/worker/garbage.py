@@ -1,7 +1,7 @@
 """Python's garbage collection, which would look through all objects of the libraries all the time.
 
-Loading them makes a million objects; collecting meanwhile takes a fifth of that time, and each full
-collection afterwards half a second.
+Loading them makes 400,000 objects; collecting meanwhile takes a sixth of that time, and each full
+collection afterwards 0.4 s.
 """
 
 import gc
