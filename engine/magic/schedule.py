@@ -117,16 +117,28 @@ def make_schedule(kind: ScheduleKind, steps: int) -> Schedule:
 
 def _reverse(first: int, end: int, free: int) -> Iterator[Act]:
     """Replay end-1 … first from the working state s_first with ``free`` places to hold states."""
-    if end - first == 1:
-        yield Act(Do.REPLAY, first)
+    if end - first <= free + 1:
+        yield from _reverse_all_held(first, end)
         return
     yield Act(Do.HOLD, first)
     yield from _reverse_held(first, end, free)
     yield Act(Do.DROP, first)
 
 
+def _reverse_all_held(first: int, end: int) -> Iterator[Act]:
+    """The same where every state on the way has a place."""
+    for step in range(first, end - 1):
+        yield Act(Do.HOLD, step)
+        yield Act(Do.ADVANCE, step)
+    yield Act(Do.REPLAY, end - 1)
+    for step in reversed(range(first, end - 1)):
+        yield Act(Do.RECALL, step)
+        yield Act(Do.REPLAY, step)
+        yield Act(Do.DROP, step)
+
+
 def _reverse_held(first: int, end: int, free: int) -> Iterator[Act]:
-    """The same with s_first held (it occupies one of ``free``) and working."""
+    """Replay end-1 … first with s_first held (it occupies one of ``free``) and working."""
     while end - first > 1:
         if free <= 1:
             yield from (Act(Do.ADVANCE, step) for step in range(first, end - 1))

@@ -44,7 +44,7 @@ def probe_agreement(folder: RunFolder, attribution: Path, job: Job, observer: Ob
             "config again"
         )
     measurements = measurement_batches(queries_of(attribution), job)
-    count = budget_of(again, min(len(measurements), MOST_QUERIES), "document").queries_per_pass
+    count = budget_of(again, min(len(measurements), MOST_QUERIES), "document").fitting
     found = again.trainer.backward(
         folder.trajectory, again.stream("document"), measurements[:count], observer=observer
     )

@@ -13,6 +13,11 @@ MEMORY_SHARE = 0.6
 """Part of the free memory that a replay takes unless the config sets a budget."""
 GRAPH_SHARE = 0.5
 """Part of that which the graph of a micro-batch chosen here takes; queries share the rest."""
+SHARED_TIME = 0.5
+"""The graph that the queries of a pass share, in times of carrying one query back through it: a
+gradient's cost, where a Hessian-vector product costs two."""
+SPARING = 1 / 8
+"""Time that may be added so that fewer queries are in memory together."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,8 @@ class Budget:
     """How many queries share one replay, and why."""
 
     queries_per_pass: int
+    fitting: int
+    """The most that would fit."""
     passes: int
     per_group: int
     """Queries that one group of ranks carries back in a pass."""
@@ -30,7 +37,10 @@ class Budget:
 
 
 def budget_of(job: Job, queries: int, granularity: Granularity) -> Budget:
-    """How many queries fit into one replay's memory, the graph of one step measured.
+    """How many queries share one replay, the graph of one step measured.
+
+    As many as fit. But where the memory is a machine's, which others use too, and the config gives
+    no budget of it, as few as add little to the time.
 
     Raises:
         UsageError: if the memory that is free cannot hold the replay of even one.
@@ -47,7 +57,9 @@ def budget_of(job: Job, queries: int, granularity: Granularity) -> Budget:
             "that fits), or run where more memory is free"
         )
     fit = ranks.groups * min(own for own, _ in found)
-    passes = -(-queries // min(fit, queries))
+    passes = least = -(-queries // min(fit, queries))
+    if _is_sparing(job):
+        passes = max(least, _little_slower(-(-queries // ranks.groups)))
     per_pass = -(-queries // passes)
     of_group = -(-per_pass // ranks.groups)
     reason = (
@@ -55,6 +67,8 @@ def budget_of(job: Job, queries: int, granularity: Granularity) -> Budget:
         f"{needs.queries(of_group) / 1e6:.0f} MB beside {needs.shared / 1e6:.0f} MB, and "
         f"{allowed / 1e9:.2g} GB may be used"
     )
+    if passes > least:
+        reason += "; more together would save little time"
     advice = None
     if (one := needs.shared + needs.queries(1)) > allowed:
         advice = (
@@ -62,7 +76,22 @@ def budget_of(job: Job, queries: int, granularity: Granularity) -> Budget:
             f"{size_text(allowed)} may be used: lower training.micro_batch_size (auto finds the "
             "largest that fits), or raise attribution.memory_budget_gb"
         )
-    return Budget(per_pass, passes, of_group, reason, advice, needs)
+    return Budget(per_pass, min(fit, queries), passes, of_group, reason, advice, needs)
+
+
+def _is_sparing(job: Job) -> bool:
+    """Whether memory is worth a little time; schedules that train again lose more than that."""
+    config = job.config
+    return (
+        job.device.type == "cpu"
+        and config.attribution.memory_budget_gb is None
+        and config.trajectory.schedule not in ("sqrt", "log")
+    )
+
+
+def _little_slower(queries: int) -> int:
+    """The most passes that take no more than ``SPARING`` over the time of one."""
+    return int((1 + SPARING) + SPARING * queries / SHARED_TIME)
 
 
 def allowed_bytes(job: Job) -> float:

@@ -77,7 +77,7 @@ def query_basis(
         forget_basis(asking.staging)
     assert asking.tolerance is not None
     count, reader = len(measurements), job.trainer.open(asking.folder.trajectory)
-    held = max(2, budget_of(job, count, asking.granularity).queries_per_pass)
+    held = max(2, budget_of(job, count, asking.granularity).fitting)
     final = reader.load_state(reader.schedule.steps)
 
     def gradient(query: int) -> Params:

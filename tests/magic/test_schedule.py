@@ -1,5 +1,6 @@
 """Schedules rebuild states in the stated order, within the stated memory, with fewest advances."""
 
+from collections import deque
 from functools import cache
 from typing import get_args
 
@@ -168,6 +169,12 @@ def test_advances_of_whole_schedules() -> None:
     assert [make_schedule("sqrt", n).advances() for n in (1, 10, 60)] == [0, 7, 52]
     log = [make_schedule("log", n).advances() for n in (1, 10, 60)]
     assert log == [0, fewest_advances(10, 4), fewest_advances(60, 6)]
+
+
+def test_trainings_of_very_many_steps() -> None:
+    for kind in KINDS:
+        last = deque(make_schedule(kind, 10**6).acts(1001), maxlen=1)
+        assert last[0].step == 0
 
 
 def test_no_schedule_for_no_steps() -> None:

@@ -106,6 +106,30 @@ def test_passes_when_memory_is_short(config: dict[str, Any], start: Start) -> No
     assert np.array_equal(token_scores(outcome), whole)
 
 
+@pytest.mark.parametrize(
+    ("changed", "together"),
+    [
+        ({}, [3, 3, 2]),
+        ({"attribution": {"memory_budget_gb": 8.0}}, [8]),
+        # Every pass of these trains again.
+        ({"trajectory": {"schedule": "sqrt"}}, [8]),
+    ],
+)
+def test_no_more_queries_in_memory_than_save_time(
+    config: dict[str, Any], start: Start, worker: Callable[..., Outcome],
+    changed: dict[str, Any], together: list[int],
+) -> None:  # fmt: skip
+    run = start({**config, "queries": None, **changed})
+    words = ["cat", "dog", "fire", "sun", "moon", "sea", "tree", "bird"]
+    texts = [f"the {word} sat by the fire" for word in words]
+    outcome = worker("attribute", "--run", run["path"], "--request", json.dumps({"texts": texts}))
+    events = RunFolder(Path(run["path"])).events()
+    assert [len(e["queries"]) for e in events if e["event"] == "pass"] == together
+    alone = json.dumps({"texts": texts[4:5]})
+    expected = token_scores(worker("attribute", "--run", run["path"], "--request", alone))
+    assert np.array_equal(token_scores(outcome)[4], expected[0])
+
+
 def test_memory_for_the_trajectory_changes_no_bit(config: dict[str, Any], start: Start) -> None:
     attribution, found = {"memory_budget_gb": 1e-6}, []
     for name, memory_gb in (("share", None), ("little", 1e-4), ("none", 0)):
