@@ -17,8 +17,8 @@ MEMORY_SHARE = 0.5
 ABOUT = 1.05
 """Times within this factor count as equal: disk is what is scarce."""
 FEW_STEPS = 8
-"""Measuring takes as long as so many steps. ``gradients`` has none of them to take again, and with
-Adam needs less than twice the disk of ``sqrt``."""
+"""Measuring times and memory takes as long as so many steps. ``gradients`` has none of them to take
+again, and with Adam needs less than twice the disk of ``sqrt``."""
 
 
 @dataclass(frozen=True)

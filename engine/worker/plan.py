@@ -26,7 +26,7 @@ def plan(config: RunConfig, runs: Path) -> dict[str, Any]:
     job, documents = new_job(config, device, join(device))
     job, micro_batch_reason = with_micro_batch(job)
     queries = None if config.queries is None else read_queries(config.queries, job)
-    found = predict(job, queries, _existing(runs), with_times=True)
+    found = predict(job, queries, _existing(runs), is_plan=True)
     options = [estimate(kind, found.costs, found.room) for kind in KINDS]
     advice = [] if found.budget.advice is None else [found.budget.advice]
     return {
@@ -58,6 +58,7 @@ def plan(config: RunConfig, runs: Path) -> dict[str, Any]:
 
 def _as_facts(option: Estimate, found: Prediction) -> dict[str, Any]:
     peak = found.peak(option)
+    assert peak is not None
     return {
         "name": option.schedule.kind,
         "disk_bytes": option.disk_bytes,

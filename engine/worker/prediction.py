@@ -4,7 +4,16 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from engine.checkpoints.planner import KINDS, Asked, Costs, Estimate, Room, choose
+from engine.checkpoints.planner import (
+    FEW_STEPS,
+    KINDS,
+    Asked,
+    Costs,
+    Estimate,
+    Room,
+    choose,
+    wants_times,
+)
 from engine.magic.schedule import ScheduleKind
 from engine.records.score_store import TOP_DOCUMENTS
 from engine.worker.budget import Budget, budget_of
@@ -24,7 +33,8 @@ class Prediction:
     costs: Costs
     room: Room
     budget: Budget
-    footprint: Footprint
+    footprint: Footprint | None
+    """None where there is no prediction of the memory."""
     chosen: Estimate
     reason: str
     queries: int
@@ -32,28 +42,36 @@ class Prediction:
     tiers: dict[ScheduleKind, int]
     """Host memory that may hold the trajectory, by schedule."""
 
-    def peak(self, option: Estimate) -> Peak:
-        """The memory that a run under a schedule takes."""
+    def peak(self, option: Estimate) -> Peak | None:
+        """The memory that a run under a schedule takes, if that is predicted."""
+        if self.footprint is None:
+            return None
         together = self.budget.per_group if self.queries else 0
         tier = self.tiers[option.schedule.kind]
         return self.footprint.peak(option, self.costs, self.budget.needs, together, tier)
 
 
-def predict(job: Job, queries: Queries | None, folder: Path, with_times: bool) -> Prediction:
-    """Predict a run in ``folder``; its times only if wanted, as some of its steps have to be taken.
+def predict(job: Job, queries: Queries | None, folder: Path, is_plan: bool = False) -> Prediction:
+    """Predict a run in ``folder``, taking some of its steps for it.
+
+    Everything if it ``is_plan``. A run is to start: its times are measured if its schedule depends
+    on them, and its memory if there are more steps than measuring takes.
 
     Raises:
         UsageError: if the memory that is free cannot hold the replay of even one query.
     """
-    count = 0 if queries is None else queries.measurements
+    count, steps = 0 if queries is None else queries.measurements, len(job.order)
+    asked_for = job.config.trajectory.schedule
     budget = budget_of(job, max(1, count), job.config.attribution.granularity)
-    footprint = footprint_of(job)
+    footprint = footprint_of(job) if is_plan or steps > FEW_STEPS else None
     training, asked = job.training, Asked(budget.passes, budget.per_group)
-    measurements = [] if queries is None else measurement_batches(queries, job)
-    batches = list(chain.from_iterable(measurements))
-    costs = training.measured(folder, asked, batches) if with_times else training.costs(asked=asked)
+    if is_plan or wants_times(asked_for, steps):
+        measurements = [] if queries is None else measurement_batches(queries, job)
+        costs = training.measured(folder, asked, list(chain.from_iterable(measurements)))
+    else:
+        costs = training.costs(asked=asked)
     room = training.room(folder)
-    chosen, reason = choose(costs, room, job.config.trajectory.schedule)
+    chosen, reason = choose(costs, room, asked_for)
     tiers = {kind: host_tier_bytes(job, kind) for kind in KINDS}
     return Prediction(costs, room, budget, footprint, chosen, reason, count, tiers)
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from engine.checkpoints.planner import wants_times
 from engine.checkpoints.save_pace import SAVE_SECONDS
 from engine.checkpoints.trajectory_reader import DamagedStepError
 from engine.checkpoints.trajectory_writer import forget
@@ -145,9 +144,8 @@ class _Run:
         job, _ = with_micro_batch(job)
         self.report.job = job
         queries = None if config.queries is None else read_queries(config.queries, job)
-        times = wants_times(config.trajectory.schedule, len(job.order))
         # Each measures its own; those of the first rank decide for all.
-        found = self.ranks.everyone(predict(job, queries, self.folder.path, times))[0]
+        found = self.ranks.everyone(predict(job, queries, self.folder.path))[0]
         plan = found.chosen
         if plan.why_not is not None:
             kind = DiskFullError if plan.lacks_disk else UsageError
@@ -168,8 +166,8 @@ class _Run:
             schedule=plan.schedule.kind,
             reason=found.reason,
             checkpoints=[*plan.schedule.checkpoints, plan.schedule.steps],
-            memory=peak.device,
-            host_memory=peak.host,
+            memory=peak and peak.device,
+            host_memory=peak and peak.host,
             disk=plan.disk_bytes,
         )
         settled = {"micro_batch_size": job.trainer.step.micro_batch_size}

@@ -224,3 +224,6 @@ def test_auto_plans_and_says_why(
     [planned] = [event for event in folder.events() if event["event"] == "planned"]
     assert planned["schedule"] == folder.prepared()["schedule"]
     assert why in planned["reason"] and planned["checkpoints"][-1] == 3 * epochs
+    # Measuring takes some steps too: of so few the memory is not predicted.
+    assert (planned["memory"] is None) == (epochs == 2)
+    assert (planned["memory"] or 10**9) > 10**8 and planned["host_memory"] is None
