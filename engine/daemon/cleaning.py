@@ -9,7 +9,7 @@ from pathlib import Path
 
 from engine.contract.api import RUN_ID
 from engine.daemon.job_watch import JobWatch
-from engine.records.run_folder import list_runs, sweep
+from engine.records.runs import list_runs, sweep
 
 log = logging.getLogger(__name__)
 _REMOVED = ".removed"

@@ -30,7 +30,8 @@ from engine.daemon.views import RunWatch
 from engine.daemon.wishes import Verb, concerned, make_wish
 from engine.records.jobs import JobFolder
 from engine.records.naming import runs_folder
-from engine.records.run_folder import RunFolder, find_run
+from engine.records.run_folder import RunFolder
+from engine.records.runs import find_run
 from engine.records.submission import submit_attribution, submit_run, submit_validation
 
 

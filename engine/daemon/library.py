@@ -8,7 +8,7 @@ from engine.contract.api import RUN_ID
 from engine.contract.errors import NotFoundError
 from engine.daemon.job_watch import changed_at, is_sure
 from engine.daemon.views import RunWatch
-from engine.records.run_folder import list_runs
+from engine.records.runs import list_runs
 
 
 class Library:

@@ -51,29 +51,34 @@ class FirstOrder:
         Returns:
             ∂M/∂w, one row a direction.
         """
-        live = [name for name, grad in self.grads.items() if grad.requires_grad]
-        changed = [name for name in self.buffer_leaves if self.after[name].requires_grad]
-        ends = [self.grads[name] for name in live] + [self.after[name] for name in changed]
-        sources = [*self.leaves.values(), self.weights, *self.buffer_leaves.values()]
-        scores = []
-        pairs = zip(directions, sums, of_buffers or [{}] * len(sums), strict=True)
-        for number, (direction, total, at_buffers) in enumerate(pairs, start=1):
-            found = torch.autograd.grad(
-                ends,
-                sources,
-                [direction[name] for name in live] + [at_buffers[name] for name in changed],
-                retain_graph=number < len(sums),
-                allow_unused=True,
-            )
-            products, score = found[: len(self.leaves)], found[len(self.leaves)]
-            for name, product in zip(self.leaves, products, strict=True):
-                if product is not None:
-                    total[name].add_(product)
-            for name, product in zip(self.buffer_leaves, found[len(products) + 1 :], strict=True):
-                at_buffers[name].copy_(0.0 if product is None else product)
-            scores.append(score)
+        upcoming, scores = iter(directions), []
+        targets = list(zip(sums, of_buffers or [{}] * len(sums), strict=True))
+        for number, (total, at_buffers) in enumerate(targets, start=1):
+            keep = number < len(targets)
+            # No name for the direction here: it must be gone before the next is worked out.
+            scores.append(self._pull_one(next(upcoming), total, at_buffers, keep))
         self.grads, self.after = {}, {}
         return _stacked(scores)
+
+    def _pull_one(
+        self, direction: Params, total: Params, at_buffers: Params, keep: bool
+    ) -> Tensor | None:
+        live = [name for name, grad in self.grads.items() if grad.requires_grad]
+        changed = [name for name in self.buffer_leaves if self.after[name].requires_grad]
+        found = torch.autograd.grad(
+            [self.grads[name] for name in live] + [self.after[name] for name in changed],
+            [*self.leaves.values(), self.weights, *self.buffer_leaves.values()],
+            [direction[name] for name in live] + [at_buffers[name] for name in changed],
+            retain_graph=keep,
+            allow_unused=True,
+        )
+        products, score = found[: len(self.leaves)], found[len(self.leaves)]
+        for name, product in zip(self.leaves, products, strict=True):
+            if product is not None:
+                total[name].add_(product)
+        for name, product in zip(self.buffer_leaves, found[len(products) + 1 :], strict=True):
+            at_buffers[name].copy_(0.0 if product is None else product)
+        return score
 
 
 def first_derivatives(

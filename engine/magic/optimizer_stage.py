@@ -28,6 +28,8 @@ from engine.magic.state import Cotangent, Params
 
 GROUP_ELEMENTS = 2**19
 """Elements a group holds on a CPU: its temporaries stay in the second-level cache."""
+GPU_GROUP_ELEMENTS = 2**24
+"""On a GPU: many enough to keep it busy, and temporaries that are small beside a graph."""
 
 CLIP_EPSILON = 1e-6
 
@@ -67,7 +69,7 @@ class OptimizerStage:
         self.device = next(iter(params.values())).device
         on_cpu = all(tensor.device.type == "cpu" for tensor in params.values())
         self.groups = (
-            cut_into_groups(params, GROUP_ELEMENTS if on_cpu else 2**27)
+            cut_into_groups(params, GROUP_ELEMENTS if on_cpu else GPU_GROUP_ELEMENTS)
             if elementwise
             else [[Piece(name) for name in params]]
         )

@@ -15,7 +15,6 @@ replay all run through the one :class:`TrainStep`.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import torch
 from torch import Tensor
@@ -28,10 +27,6 @@ from engine.magic.derivatives import (
 from engine.magic.optimizer_stage import OptimizerStage
 from engine.magic.ranks import ALONE, Ranks
 from engine.magic.state import Batch, BatchLoss, Cotangent, Gradient, Params, TrainState
-
-DIRECTIONS = 4
-"""Directions u that the optimizer stage gives at a time: each is as large as the parameters, and
-what it works out for all queries in common costs little beside the model stage."""
 
 
 @dataclass(frozen=True)
@@ -132,12 +127,15 @@ class TrainStep:
         sums, ranks = [cotangent.params for cotangent in cotangents], self.ranks.group
         of_buffers = [cotangent.buffers for cotangent in cotangents]
         parts = self.parts(batch)
-        directions: Iterable[Params] = self._directions(state, grads, cotangents)
+        at = (state.params, state.optimizer, grads.params)
+        directions: Iterable[Params]
         if needs_all_directions(self.loss, len(parts)):
-            directions = list(directions)
+            directions = self.stage.vjp(*at, cotangents)
         else:
-            # The first are worked out before there is a graph to hold beside their temporaries.
-            directions = chain([next(iter(directions))], directions)
+            # Each is as large as the parameters. The first is worked out before there is a graph
+            # to hold beside the temporaries.
+            others = (self.stage.vjp(*at, [each])[0] for each in cotangents[1:])
+            directions = _in_turn(self.stage.vjp(*at, cotangents[:1]), others)
         with ranks.graph():
             scores = [
                 second_derivatives(self.loss, state, part, directions, sums, of_buffers)
@@ -145,15 +143,11 @@ class TrainStep:
             ]
         return ranks.all_rows(torch.cat(scores, dim=1), batch.weights.shape[0])
 
-    def _directions(
-        self, state: TrainState, grads: Gradient, cotangents: Sequence[Cotangent]
-    ) -> Iterator[Params]:
-        """Each cotangent's u, once the cotangent is overwritten by (a_θ, a_o)."""
-        for first in range(0, len(cotangents), DIRECTIONS):
-            some = cotangents[first : first + DIRECTIONS]
-            found = self.stage.vjp(state.params, state.optimizer, grads.params, some)
-            while found:
-                yield found.pop(0)
+
+def _in_turn(first: list[Params], others: Iterable[Params]) -> Iterator[Params]:
+    """One after the other; whoever takes one is the only one to hold it."""
+    yield first.pop()
+    yield from others
 
 
 def _add(total: Params | None, grads: Params) -> Params:

@@ -12,7 +12,8 @@ from engine.contract.states import Wish
 from engine.records.atomic import sync_folder, sync_tree, write_atomically
 from engine.records.attempts import write_json
 from engine.records.jobs import JobFolder, jobs_of
-from engine.records.run_folder import RunFolder, sweep
+from engine.records.run_folder import RunFolder
+from engine.records.runs import sweep
 from engine.records.score_store import find_attribution, next_attribution_id
 
 

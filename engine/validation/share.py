@@ -15,7 +15,7 @@ from engine.records.run_folder import RunFolder
 from engine.validation.pool import Pool
 from engine.validation.retraining import Retrainer
 from engine.worker.device import compute_as_before, set_up_device
-from engine.worker.job import stored_job
+from engine.worker.preparing import stored_job
 from engine.worker.scope import explained
 
 

@@ -17,7 +17,7 @@ from engine.contract.errors import MagicError, RunError
 from engine.records.run_folder import RunFolder
 from engine.validation.retraining import Retrained, Retrainer, Task
 from engine.worker.device import set_up_device
-from engine.worker.job import stored_job
+from engine.worker.preparing import stored_job
 from engine.worker.scope import explained
 
 

@@ -1,33 +1,18 @@
-"""A run config made ready to compute: its task, stream and trainer, all checked."""
+"""A run made ready to compute: its task, stream and trainer."""
 
-import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from engine.contract.config import Granularity, RunConfig
-from engine.contract.errors import RunError, UsageError
-from engine.data.order import batch_order, step_table
-from engine.data.sources import Documents
-from engine.magic.optimizers import LearningRateSpec, OptimizerSpec, build_optimizer
-from engine.magic.ranks import ALONE, Ranks
+from engine.magic.optimizers import LearningRateSpec
 from engine.magic.state import TrainState
 from engine.models.loaded import LoadedModel
-from engine.models.module_loss import ModuleLoss
 from engine.planning import Training
-from engine.records.run_folder import RunFolder
-from engine.records.tables import RowTable, write_arrays, write_documents
-from engine.sharding.mesh import Mesh
 from engine.stream import DataStream
-from engine.tasks.named import prepare_task, restore_task
 from engine.tasks.task import Rows, Task
 from engine.trainer import Trainer
-from engine.worker.garbage import all_is_loaded
-from engine.worker.in_turn import in_turn
-from engine.worker.mesh import check_same, divided
 
 
 @dataclass(frozen=True)
@@ -83,193 +68,3 @@ class Job:
     def learning_rate(self, step: int) -> float:
         """The learning rate of update ``step``."""
         return self.config.training.optimizer.learning_rate * self.rate.factor(step)
-
-
-def new_job(config: RunConfig, device: torch.device, ranks: Ranks = ALONE) -> tuple[Job, Documents]:
-    """Read and load all that a config names, and check it.
-
-    Raises:
-        UsageError: for whatever is wrong with the config, its data or its model.
-    """
-    _check_dtype(config)
-    documents: list[Documents] = []
-
-    def load() -> _Loaded:
-        prepared = prepare_task(config, _loaded_to(device, ranks))
-        documents.append(prepared.documents)
-        return _loaded(config, prepared.task, len(prepared.documents), ranks)
-
-    return _job(config, load, device, ranks), documents[0]
-
-
-def stored_job(folder: RunFolder, device: torch.device, ranks: Ranks = ALONE) -> Job:
-    """The job of an existing run: its stored rows, its config and its model.
-
-    Raises:
-        UsageError: if the config's model can no longer be loaded, or the folder is not readable.
-        RunError: if the stored rows are damaged.
-    """
-    config = folder.config()
-    table = RowTable(folder.rows_store)
-
-    def load() -> _Loaded:
-        task = restore_task(config, table.arrays(), _loaded_to(device, ranks))
-        return _loaded(config, task, int(task.rows.document_ids.max()) + 1, ranks)
-
-    job = _job(config, load, device, ranks)
-    steps = step_table(job.order, len(job.rows), config.training.epochs)
-    if not np.array_equal(steps, table.steps()):
-        raise RunError(
-            f"{folder.path} was trained in another order than this installation draws from its "
-            "seed; use the numpy version that trained it"
-        )
-    if config.training.micro_batch_size == "auto":
-        # It decides the order of sums, so it is what it was when the run was prepared.
-        return job.of_micro_batch(folder.prepared()["micro_batch_size"])
-    return job
-
-
-def write_job(folder: RunFolder, job: Job, documents: Documents) -> None:
-    """Write a job's documents, rows and tokenizer into a run folder."""
-    write_documents(
-        folder.documents_file, documents.columns, documents.text_columns, documents.source_rows
-    )
-    steps = step_table(job.order, len(job.rows), job.config.training.epochs)
-    write_arrays(folder.rows_store, {**job.rows.arrays(), "steps": steps})
-    backend = getattr(job.task.tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        backend.save(str(folder.tokenizer_file))
-
-
-def warnings_of(config: RunConfig) -> list[str]:
-    """What was forced against advice, a sentence each."""
-    sentences = {
-        "dropout": "dropout was forced: scores hold for these very dropout masks only",
-        "bfloat16": "bfloat16 was forced: rounding may change scores beyond use; compare with "
-        "float32 before you trust them",
-    }
-    return [sentences[name] for name in config.force]
-
-
-def _check_dtype(config: RunConfig) -> None:
-    if config.model.dtype == "bfloat16" and "bfloat16" not in config.force:
-        raise UsageError(
-            "model.dtype: bfloat16 rounds too coarsely for exact influence; use float32, or "
-            "force: [bfloat16]"
-        )
-
-
-def _loaded_to(device: torch.device, ranks: Ranks) -> torch.device:
-    """A model that is divided may be too large for any one of the devices."""
-    return device if ranks.count == 1 else torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    """A task with its model, and how many documents it trains on."""
-
-    task: Task
-    documents: int
-
-
-def _loaded(config: RunConfig, task: Task, documents: int, ranks: Ranks) -> _Loaded:
-    _check_whole_batches(config, task.model, ranks)
-    if config.training.recompute and not task.model.layers:
-        raise UsageError(
-            f"training.recompute: the model of task {config.task} has no layers that could be "
-            "computed again; set it to false"
-        )
-    return _Loaded(task, documents)
-
-
-def _job(config: RunConfig, load: Callable[[], _Loaded], device: torch.device, ranks: Ranks) -> Job:
-    if ranks.count == 1:
-        job, _ = _assembled(config, load(), device)
-    else:
-        job = _divided(config, load, device, ranks)
-    all_is_loaded()
-    return job
-
-
-def _divided(
-    config: RunConfig, load: Callable[[], _Loaded], device: torch.device, ranks: Ranks
-) -> Job:
-    # Before they divide anything by it.
-    check_same(ranks, {"the config": config.digest()[:12], "torch's version": torch.__version__})
-    job, digests = in_turn(
-        ranks,
-        load,
-        lambda held: divided(ranks, config.devices, held.task.model.loss if held else None, device),
-        lambda held, mesh: _assembled(config, held, device, mesh),
-    )
-    check_same(ranks, digests)
-    return job
-
-
-def _assembled(
-    config: RunConfig, loaded: _Loaded, device: torch.device, mesh: Mesh | None = None
-) -> tuple[Job, dict[str, str]]:
-    """The job, and what ranks have to have in common by name; none if there is only one."""
-    training, task = config.training, loaded.task
-    order = batch_order(
-        len(task.rows),
-        batch_size=training.batch_size,
-        epochs=training.epochs,
-        seed=config.seed,
-        shuffle=training.shuffle,
-    )
-    rate = LearningRateSpec(steps=len(order), **training.schedule.model_dump())
-    digests = {} if mesh is None else _digests(task, order)
-    if mesh is not None and mesh.group.count == 1:
-        task.model.loss.to(device)
-    trainer = new_trainer(config, task.model, rate, mesh)
-    return Job(config, task, loaded.documents, order, trainer, rate, device), digests
-
-
-def _check_whole_batches(config: RunConfig, model: LoadedModel, ranks: Ranks) -> None:
-    """Batch norm takes the statistics of a batch: it cannot be divided without changing them."""
-    if not ModuleLoss(model.loss).buffers():
-        return
-    what = f"{config.model.path} trains batch norm, whose statistics are those of a whole batch"
-    if config.training.micro_batch_size is not None:
-        raise UsageError(f"training.micro_batch_size: {what}; leave it out")
-    if ranks.count > 1:
-        raise UsageError(f"devices.ranks: {what}; set 1")
-
-
-def _digests(task: Task, order: list[Any]) -> dict[str, str]:
-    weights, data, steps = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
-    for name, parameter in task.model.loss.named_parameters():
-        weights.update(name.encode())
-        # A sum in float64 differs if any weight does, but for a conspiracy of several.
-        weights.update(parameter.detach().double().sum().cpu().numpy().tobytes())
-    for array in task.rows.arrays().values():
-        data.update(array.tobytes())
-    for chosen in order:
-        steps.update(chosen.tobytes())
-    return {
-        "the training data": data.hexdigest()[:12],
-        "the model's weights": weights.hexdigest()[:12],
-        "the order of the data": steps.hexdigest()[:12],
-    }
-
-
-def new_trainer(
-    config: RunConfig, model: LoadedModel, rate: LearningRateSpec, mesh: Mesh | None = None
-) -> Trainer:
-    """The trainer that a config describes."""
-    training = config.training
-    rows = training.micro_batch_size
-    optimizer = OptimizerSpec(**training.optimizer.model_dump())
-    trainer, _ = Trainer.initialize(
-        model.loss,
-        build_optimizer(optimizer, rate),
-        # Settled once the trainer is there to measure with.
-        micro_batch_size=None if rows == "auto" else rows,
-        max_grad_norm=training.max_grad_norm,
-        elementwise=True,
-        dropout_seed=config.seed if model.dropout else None,
-        mesh=mesh,
-        recompute=model.layers,
-    )
-    return trainer

@@ -16,7 +16,7 @@ from engine.records.manifest import read_manifest
 from engine.records.run_folder import RunFolder
 from engine.tasks.causal_lm import check_tokens, load_model, model_inputs
 from engine.trainer import Trainer
-from engine.worker.job import new_trainer
+from engine.worker.preparing import new_trainer
 from engine.worker.queries import typed_documents
 
 

@@ -9,7 +9,6 @@ from engine.contract.config import Granularity
 from engine.magic.derivatives import FirstOrder, needs_all_directions
 from engine.magic.layerwise import LayeredLoss
 from engine.magic.state import Batch
-from engine.magic.train_step import DIRECTIONS
 from engine.worker.job import Job
 from engine.worker.layer_memory import LayerMemory, layer_memory
 
@@ -30,8 +29,8 @@ class Needs:
     """What the graph of a micro-batch's gradient keeps."""
     tangents: int
     """What each query adds to that where layers are computed again."""
-    directions: int | None
-    """Queries whose directions are held at a time; None if those of all are."""
+    all_directions: bool
+    """Whether the directions of all queries are held at a time, and not of one."""
 
     def queries(self, count: int) -> int:
         """The queries of a pass: their cotangents, directions held, and scores so far."""
@@ -39,23 +38,21 @@ class Needs:
 
     def held(self, count: int) -> int:
         """The directions that so many queries hold."""
-        return self.params * (count if self.directions is None else min(count, self.directions))
+        return self.params * (count if self.all_directions else 1)
 
     def fitting(self, room: float) -> int:
         """The most queries that take no more than ``room`` bytes, and at least one."""
-        one = self.queries(1)
-        if self.directions is None or room < self.directions * one:
-            return max(1, int(room // one))
-        return int((room - self.held(self.directions)) // (one - self.params))
+        once = 0 if self.all_directions else self.params
+        return max(1, int((room - once) // (self.queries(1) - once)))
 
     @property
     def shared(self) -> int:
         """What all queries of a pass share.
 
-        The step's gradient, that of a micro-batch, its products with a query and the one before,
-        and the graph with what walking back through it takes.
+        The step's gradient, that of a micro-batch, its products with a query, and the graph with
+        what walking back through it takes.
         """
-        return 4 * self.params + WALK * self.kept
+        return 3 * self.params + WALK * self.kept
 
     @property
     def least(self) -> int:
@@ -74,7 +71,7 @@ def needs_of(job: Job, granularity: Granularity) -> Needs:
     graph = graph_bytes(job, widest_part(job, step.micro_batch_size))
     scores = weights * job.trainer.dtype.itemsize
     parts = len(step.parts(widest_batch(job)))
-    held = None if needs_all_directions(step.loss, parts) else DIRECTIONS
+    held = needs_all_directions(step.loss, parts)
     cotangent = params + optimizer + buffers
     return Needs(params, cotangent, scores, graph.shared, graph.query, held)
 

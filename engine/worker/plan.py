@@ -11,9 +11,9 @@ from engine.checkpoints.planner import KINDS, Estimate, estimate
 from engine.contract.config import RunConfig
 from engine.worker.budget import with_micro_batch
 from engine.worker.device import set_up_device
-from engine.worker.job import new_job, warnings_of
 from engine.worker.mesh import join
 from engine.worker.prediction import Prediction, predict, scores_bytes
+from engine.worker.preparing import new_job, warnings_of
 from engine.worker.queries import read_queries
 
 

@@ -34,9 +34,10 @@ from engine.worker.device import (
     give_back_memory,
     set_up_device,
 )
-from engine.worker.job import Job, new_job, stored_job, warnings_of, write_job
+from engine.worker.job import Job
 from engine.worker.mesh import join
 from engine.worker.prediction import Prediction, predict
+from engine.worker.preparing import new_job, stored_job, warnings_of, write_job
 from engine.worker.queries import Queries, read_queries
 from engine.worker.reporter import Reporter
 from engine.worker.scope import reported

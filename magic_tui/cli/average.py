@@ -34,7 +34,7 @@ def average(
     one of them. Start the runs with: magic run CONFIG --seed N.
     """
     from engine.records.naming import runs_folder
-    from engine.records.run_folder import find_run
+    from engine.records.runs import find_run
     from magic_tui.client.average import average_facts, average_top, read_average
     from magic_tui.client.export import free_folder
     from magic_tui.client.seeds import open_seeds

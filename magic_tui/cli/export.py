@@ -26,7 +26,7 @@ def export(
 ) -> None:
     """Write the scores in a format that other tools read."""
     from engine.records.naming import runs_folder
-    from engine.records.run_folder import find_run
+    from engine.records.runs import find_run
     from magic_tui.client.attribution import open_attribution
     from magic_tui.client.export import default_folder, export_scores
     from magic_tui.safe_text import safe_text

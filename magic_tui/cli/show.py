@@ -24,7 +24,7 @@ def show(
 ) -> None:
     """Show a training document, its tokens coloured by score."""
     from engine.records.naming import runs_folder
-    from engine.records.run_folder import find_run
+    from engine.records.runs import find_run
     from magic_tui.client.attribution import open_attribution
     from magic_tui.client.shown import read_shown, shown_facts
     from magic_tui.render.show import show_lines

@@ -23,7 +23,7 @@ def top(
 ) -> None:
     """List the training documents that help and harm a query most."""
     from engine.records.naming import runs_folder
-    from engine.records.run_folder import find_run
+    from engine.records.runs import find_run
     from magic_tui.client.attribution import open_attribution
     from magic_tui.client.top import read_top, top_facts
     from magic_tui.client.verdict import verdict_facts

@@ -105,7 +105,7 @@ def validate(
 def _there(run: str | None, attribution: str | None, runs_dir: Path | None) -> dict[str, Any]:
     """The attribution to be shown as it is."""
     from engine.records.naming import runs_folder
-    from engine.records.run_folder import find_run
+    from engine.records.runs import find_run
     from engine.records.score_store import find_attribution
 
     found = find_run(runs_folder(runs_dir), run)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.contract.errors import MagicError, UnreachableError
-from engine.records.run_folder import list_runs
+from engine.records.runs import list_runs
 from magic_tui.client.engine import UNREADABLE, Engine
 from magic_tui.client.start import View, reach, stopped_note
 

@@ -7,7 +7,8 @@ from textual import work
 from textual.worker import get_current_worker
 
 from engine.contract.errors import MagicError
-from engine.records.run_folder import RunFolder, find_run
+from engine.records.run_folder import RunFolder
+from engine.records.runs import find_run
 from magic_tui.client.asked import Known, read_known, with_answers
 from magic_tui.client.asking import (
     Candidate,

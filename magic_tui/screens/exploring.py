@@ -11,7 +11,7 @@ from textual.worker import Worker, get_current_worker
 
 from engine.contract.errors import MagicError
 from engine.records.naming import runs_folder
-from engine.records.run_folder import find_run
+from engine.records.runs import find_run
 from engine.records.score_store import list_attributions
 from magic_tui.client.explored import Explored, explore
 from magic_tui.client.no_scores import why_no_scores

@@ -19,7 +19,8 @@ from torch import Tensor
 from engine.contract.config import RunConfig
 from engine.magic.query_subspace import Subspace, gram_matrix, subspace_of
 from engine.magic.state import Params, TrainState
-from engine.worker.job import Job, new_job
+from engine.worker.job import Job
+from engine.worker.preparing import new_job
 from engine.worker.queries import measurement_batches, read_queries
 
 TOLERANCES = (0.9, 0.8, 0.7, 0.6, 0.5)

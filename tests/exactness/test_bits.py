@@ -3,14 +3,16 @@
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
+from weakref import ref
 
 import pytest
 import torch
 from torch import nn
 
 from engine import CausalLMLoss, weighted_causal_lm_ce
+from engine.magic.optimizer_stage import OptimizerStage
 from engine.magic.schedule import ScheduleKind
-from engine.magic.train_step import DIRECTIONS
+from engine.magic.state import Params
 from engine.measurements import measurements_of
 from tests.exactness.attributing import Attribution, Problem, attribute, make_trainer, query_streams
 from tests.exactness.cases import Layout, document_weights, make_data, make_training
@@ -87,11 +89,31 @@ def test_queries_replayed_together_have_the_bits_of_each_alone(
     trainer.train(start, stream, save_dir=tmp_path, schedule="all")
     queries, others = (measurements_of(rows, "none", trainer.dtype) for rows in query_streams())
     asked = [*queries, *others, *queries]
-    assert len(asked) > DIRECTIONS
     together = trainer.backward(tmp_path, stream, asked)
     alone = trainer.backward(tmp_path, stream, asked, queries_per_pass=1)
     assert torch.equal(together.weights, alone.weights)
     assert torch.equal(together.steps, alone.steps)
+
+
+def test_one_direction_is_in_memory_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = problem_in_float32("gpt2 tied", "fused")
+    stream = problem.stream()
+    trainer, start = make_trainer(problem.loss, problem.training, Attribution())
+    trainer.train(start, stream, save_dir=tmp_path, schedule="all")
+    queries = measurements_of(query_streams()[0], "none", trainer.dtype)
+    vjp, seen = OptimizerStage.vjp, []
+
+    def noted(self: OptimizerStage, *arguments: Any) -> list[Params]:
+        assert not any(reference() is not None for reference in seen)
+        found = vjp(self, *arguments)
+        seen.extend(ref(tensor) for direction in found for tensor in direction.values())
+        return found
+
+    monkeypatch.setattr(OptimizerStage, "vjp", noted)
+    trainer.backward(tmp_path, stream, queries)
+    assert len(seen) == len(queries) * len(stream) * len(start.params) > len(start.params)
 
 
 def test_memory_for_the_residuals_does_not_change_a_bit(tmp_path: Path) -> None:

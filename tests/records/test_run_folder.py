@@ -7,7 +7,8 @@ import pytest
 from engine.contract.config import RunConfig
 from engine.contract.errors import RunError, UsageError
 from engine.records.naming import new_run_id, runs_folder
-from engine.records.run_folder import RunFolder, find_run, list_runs
+from engine.records.run_folder import RunFolder
+from engine.records.runs import find_run, list_runs
 
 CONFIG = {"model": {"path": "gpt2"}, "data": {"path": "some/data"}}
 

@@ -17,7 +17,8 @@ from engine.contract.config import as_plain
 from engine.contract.read_config import read_config
 from engine.records.naming import new_run_id
 from engine.records.places import state_folder
-from engine.records.run_folder import RunFolder, list_runs
+from engine.records.run_folder import RunFolder
+from engine.records.runs import list_runs
 from magic_tui.app import MagicApp
 from magic_tui.client.engine import connect
 from magic_tui.screens.new_run import NewRunScreen

@@ -10,7 +10,8 @@ from engine.contract.config import RunConfig
 from engine.records.run_folder import RunFolder
 from engine.records.submission import submit_run
 from engine.worker.alone import alone
-from engine.worker.job import Job, stored_job
+from engine.worker.job import Job
+from engine.worker.preparing import stored_job
 from engine.worker.stop import Stop
 from tests.crash.tiny import tiny_config, tiny_model
 

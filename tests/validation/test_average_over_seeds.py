@@ -14,7 +14,8 @@ from engine.records.tables import RowTable
 from engine.validation.retraining import Retrainer, retrained
 from engine.validation.validating import Validating
 from engine.worker.alone import alone
-from engine.worker.job import Job, stored_job
+from engine.worker.job import Job
+from engine.worker.preparing import stored_job
 from engine.worker.reporter import Reporter
 from engine.worker.stop import Stop
 from magic_tui.client.average import mean_scores, read_average

@@ -12,7 +12,8 @@ from engine.magic.ranks import ALONE
 from engine.records.run_folder import RunFolder
 from engine.validation.agreement import AGREEMENT_FILE
 from engine.validation.smoothness import metasmoothness
-from engine.worker.job import Job, stored_job
+from engine.worker.job import Job
+from engine.worker.preparing import stored_job
 from tests.validation.test_validating import phi, scores, validate
 
 PROBES = ValidationRequest(count=0, drop=(0.3,), smoothness=True, agreement=True)

@@ -14,7 +14,7 @@ from engine.data.order import batch_order
 from engine.models.load import load_causal_lm
 from engine.records.score_store import ScoreReader
 from engine.records.tables import RowTable
-from engine.worker.job import new_job
+from engine.worker.preparing import new_job
 from tests.exactness import oracle
 
 Outcome = dict[str, Any]

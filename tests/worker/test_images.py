@@ -19,7 +19,7 @@ from engine.contract.read_config import read_config
 from engine.records.run_folder import RunFolder
 from engine.records.score_store import ScoreReader
 from engine.records.tables import RowTable
-from engine.worker.job import new_job
+from engine.worker.preparing import new_job
 from tests.data.tiny_images import write_mnist
 from tests.exactness import oracle
 

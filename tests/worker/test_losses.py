@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from engine.records.run_folder import RunFolder
-from engine.worker.job import stored_job
+from engine.worker.preparing import stored_job
 
 Outcome = dict[str, Any]
 Worker = Callable[..., Outcome]

@@ -13,7 +13,7 @@ import torch
 from engine.contract.read_config import read_config
 from engine.records.run_folder import RunFolder
 from engine.records.score_store import ScoreReader
-from engine.worker.job import new_job, stored_job
+from engine.worker.preparing import new_job, stored_job
 from engine.worker.queries import measurement_batches, read_queries
 
 Outcome = dict[str, Any]

@@ -17,7 +17,7 @@ from engine.records.run_folder import RunFolder
 from engine.records.score_store import ScoreReader
 from engine.step_times import measure_steps
 from engine.worker import budget
-from engine.worker.job import new_job, stored_job
+from engine.worker.preparing import new_job, stored_job
 from tests.crash.tiny import SENTENCES
 
 Outcome = dict[str, Any]

@@ -1,0 +1,72 @@
+"""The runs of a folder: listed, found by what users call them, and swept when half made."""
+
+import contextlib
+import re
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from engine.contract.errors import ConflictError, NotFoundError
+from engine.records.run_folder import RunFolder, read_yaml
+
+STAGING_GRACE_SECONDS = 60.0
+"""A run that is being made takes much less."""
+_STAGING = re.compile(r"\.[0-9]{8}T[0-9]{6}-[0-9a-f]{6,8}\.new")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left of runs that it was about to make in ``folder``."""
+    for staging in folder.glob(".*.new"):
+        # Nothing else in a user's folder is ours, whatever it is called.
+        ours = _STAGING.fullmatch(staging.name) and staging.is_dir()
+        if ours and time.time() - staging.stat().st_mtime >= STAGING_GRACE_SECONDS:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def list_runs(runs: Path) -> list[RunFolder]:
+    """All runs, oldest first; folders of an unknown kind are passed over."""
+    if not runs.is_dir():
+        return []
+    entries = sorted(entry for entry in runs.iterdir() if not entry.name.startswith("."))
+    return [RunFolder(entry) for entry in entries if (entry / "run_config.yaml").is_file()]
+
+
+def find_run(
+    runs: Path,
+    wanted: str | None = None,
+    name_of: Callable[[RunFolder], str | None] | None = None,
+) -> RunFolder:
+    """The run of an id, a unique prefix of one, or a name; the latest if left out.
+
+    ``name_of`` spares whoever knows the names already reading every config.
+
+    Raises:
+        NotFoundError: if none matches.
+        ConflictError: if several do.
+    """
+    known = list_runs(runs)
+    if not known:
+        raise NotFoundError(f"there are no runs in {runs}; start one with: magic run CONFIG")
+    if wanted is None:
+        return known[-1]
+    matches = [run for run in known if run.id == wanted]
+    matches = matches or [run for run in known if wanted and run.id.startswith(wanted)]
+    matches = matches or [run for run in known if (name_of or _name)(run) == wanted]
+    if not matches:
+        raise NotFoundError(
+            f"no run in {runs} has the id, prefix or name {wanted!r}; see: magic ls"
+        )
+    if len(matches) > 1:
+        ids = ", ".join(run.id for run in matches[-4:])
+        raise ConflictError(f"{wanted!r} matches {len(matches)} runs ({ids}); give a longer id")
+    return matches[0]
+
+
+def _name(run: RunFolder) -> str | None:
+    import yaml
+
+    with contextlib.suppress(OSError, yaml.YAMLError, ValueError, TypeError, AttributeError):
+        values = read_yaml(run.config_file)
+        return values.get("name") if isinstance(values, dict) else None
+    return None
