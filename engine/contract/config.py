@@ -192,7 +192,8 @@ class TrajectoryConfig(Section):
     schedule: ScheduleName = "auto"
     memory_gb: NonNegative | None = None
     """How much of it stays in this machine's memory as well, so that a replay need not wait for
-    the disk; a share of what the replay leaves free if null, nothing is read ahead if 0."""
+    the disk; if null one train state on a CPU, a share of what is free beside a GPU; nothing is
+    read ahead if 0."""
 
 
 class DevicesConfig(Section):

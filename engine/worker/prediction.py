@@ -6,7 +6,6 @@ from pathlib import Path
 
 from engine.checkpoints.planner import (
     FEW_STEPS,
-    KINDS,
     Asked,
     Costs,
     Estimate,
@@ -14,7 +13,6 @@ from engine.checkpoints.planner import (
     choose,
     wants_times,
 )
-from engine.magic.schedule import ScheduleKind
 from engine.records.score_store import TOP_DOCUMENTS
 from engine.worker.budget import Budget, budget_of
 from engine.worker.footprint import Footprint, Peak, footprint_of
@@ -39,16 +37,15 @@ class Prediction:
     reason: str
     queries: int
     """Measurements asked for."""
-    tiers: dict[ScheduleKind, int]
-    """Host memory that may hold the trajectory, by schedule."""
+    tier: int
+    """Bytes of the trajectory that host memory may hold."""
 
     def peak(self, option: Estimate) -> Peak | None:
         """The memory that a run under a schedule takes, if that is predicted."""
         if self.footprint is None:
             return None
         together = self.budget.per_group if self.queries else 0
-        tier = self.tiers[option.schedule.kind]
-        return self.footprint.peak(option, self.costs, self.budget.needs, together, tier)
+        return self.footprint.peak(option, self.costs, self.budget.needs, together, self.tier)
 
 
 def predict(job: Job, queries: Queries | None, folder: Path, is_plan: bool = False) -> Prediction:
@@ -72,8 +69,8 @@ def predict(job: Job, queries: Queries | None, folder: Path, is_plan: bool = Fal
         costs = training.costs(asked=asked)
     room = training.room(folder)
     chosen, reason = choose(costs, room, asked_for)
-    tiers = {kind: host_tier_bytes(job, kind) for kind in KINDS}
-    return Prediction(costs, room, budget, footprint, chosen, reason, count, tiers)
+    tier = host_tier_bytes(job)
+    return Prediction(costs, room, budget, footprint, chosen, reason, count, tier)
 
 
 def scores_bytes(job: Job, queries: int) -> int:

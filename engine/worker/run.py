@@ -196,7 +196,7 @@ class _Run:
 
     def train_and_attribute(self, job: Job) -> None:
         """Bring the trajectory to its end, and ask it; damaged files of it are made again."""
-        job.trainer.tier.budget = host_tier_bytes(job, self.folder.prepared()["schedule"])
+        job.trainer.tier.budget = host_tier_bytes(job)
         if self.request.work == "run":
             self._train(job)
         job.trainer.open(self.folder.trajectory)
