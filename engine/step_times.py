@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from engine.checkpoints.planner import StepSeconds
-from engine.magic.derivatives import second_derivatives
+from engine.magic.derivatives import needs_all_directions, second_derivatives
 from engine.magic.state import Batch, Cotangent, TrainState
 from engine.magic.train_step import TrainStep
 from engine.stream import DataStream
@@ -98,6 +98,7 @@ class _Probe:
         self.device = next(iter(state.params.values())).device
         self.seconds: dict[str, list[float]] = defaultdict(list)
         self.sizes: dict[str, list[float]] = defaultdict(list)
+        self.one_by_one = False
 
     def train(self, name: str, step: int) -> None:
         """A step as training takes it, and its update alone."""
@@ -119,6 +120,7 @@ class _Probe:
         batch, params = self.stream.batch(step, self.dtype), self.state.params
         _, grads = self.step.gradient(self.state, batch)
         stage, group = self.step.stage, self.step.ranks.group
+        self.one_by_one = not needs_all_directions(self.step.loss, len(self.step.parts(batch)))
         carried = [_random_cotangent(self.step, self.state) for _ in range(cotangents)]
         for count in range(1, cotangents + 1):
             with self._timing(f"stage {count}"):
@@ -151,6 +153,9 @@ class _Probe:
         share = mean / max(typical, 1e-9)
         graph, query = _shared_and_each(middle, "model")
         stage, stage_query = _shared_and_each(middle, "stage")
+        if self.one_by_one:
+            # Every query's direction is worked out when its turn comes: nothing is shared.
+            stage, stage_query = 0.0, middle["stage 1"]
         step = StepSeconds(mean, update, graph * share, query * share, stage, stage_query)
         return StepTimes(step, line)
 

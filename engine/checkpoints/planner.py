@@ -34,9 +34,9 @@ class StepSeconds:
     query: float = 2.0
     """Carrying one query back through that graph."""
     stage: float = 0.1
-    """The optimizer's VJP, what all queries share of it."""
+    """The optimizer's VJP, what all queries share of it where it is taken for all at once."""
     stage_query: float = 0.1
-    """The same for each query."""
+    """What it takes for each query."""
 
     @property
     def train(self) -> float:
@@ -85,6 +85,8 @@ class Costs:
     step: StepSeconds
     disk: DiskSeconds
     asked: Asked
+    asked_again: Asked | None = None
+    """The same of schedules that train again in every pass, if it differs."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,8 @@ def _train_seconds(schedule: Schedule, costs: Costs) -> float:
 def _replay_seconds(schedule: Schedule, costs: Costs) -> float:
     """Measuring the queries, and every pass over the steps."""
     step, asked, advances = costs.step, costs.asked, schedule.advances()
+    if not schedule.keep_gradients:
+        asked = costs.asked_again or asked
     # Besides the checkpoints s_T: to measure at, and to compare the last step with.
     read = (len(schedule.checkpoints) + 2) * costs.state_bytes
     if schedule.keep_gradients:

@@ -181,6 +181,8 @@ class AttributionConfig(Section):
 
     granularity: Granularity = "token"
     memory_budget_gb: Annotated[float, Field(gt=0.0)] | None = None
+    """What a replay may take beside the train states, filled with queries; if null a share of what
+    is free, of which a CPU takes as much as saves time (:mod:`engine.contract.passes`)."""
     query_tolerance: Tolerance | None = None
     """Share of any query's gradient that may be left out so that fewer replays serve all queries;
     exact if null, and exact to rounding if 0."""

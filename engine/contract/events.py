@@ -20,8 +20,8 @@ class Event(StrEnum):
     """Something the user should know: ``message``."""
     PLANNED = "planned"
     """The trajectory's schedule was chosen: ``schedule``, ``reason``, ``checkpoints`` (steps), and
-    what was predicted: ``disk`` of the trajectory, ``memory`` at its peak (as the steps report it),
-    ``host_memory`` of the machine's where a GPU computes."""
+    what was predicted: ``disk`` of the trajectory, ``memory`` at its peak (as the steps report it;
+    null if there are few steps), ``host_memory`` of the machine's where a GPU computes."""
     PHASE = "phase"
     """A phase began: ``phase``, ``total`` (its steps), ``attribution`` (id or null)."""
     TRAIN_STEP = "train_step"

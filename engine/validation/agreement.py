@@ -15,8 +15,9 @@ from engine.records.attempts import read_json, write_json
 from engine.records.run_folder import RunFolder
 from engine.records.score_store import ScoreReader
 from engine.validation.retraining import queries_of
-from engine.worker.budget import budget_of
+from engine.worker.budget import fitting
 from engine.worker.job import Job
+from engine.worker.memory import needs_of
 from engine.worker.queries import measurement_batches
 
 AGREEMENT_FILE = "agreement.json"
@@ -44,7 +45,7 @@ def probe_agreement(folder: RunFolder, attribution: Path, job: Job, observer: Ob
             "config again"
         )
     measurements = measurement_batches(queries_of(attribution), job)
-    count = budget_of(again, min(len(measurements), MOST_QUERIES), "document").fitting
+    count = min(len(measurements), MOST_QUERIES, fitting(again, needs_of(again, "document")))
     found = again.trainer.backward(
         folder.trajectory, again.stream("document"), measurements[:count], observer=observer
     )

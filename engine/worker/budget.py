@@ -3,21 +3,17 @@
 from dataclasses import dataclass
 
 from engine.checkpoints.planner import size_text
-from engine.contract.config import Granularity
+from engine.contract.config import ScheduleName
 from engine.contract.errors import UsageError
+from engine.contract.passes import enough_together, is_sparing
 from engine.planning import free_memory
 from engine.worker.job import Job
-from engine.worker.memory import WALK, Needs, graph_bytes, needs_of, widest_part
+from engine.worker.memory import WALK, Needs, graph_bytes, widest_part
 
 MEMORY_SHARE = 0.6
 """Part of the free memory that a replay takes unless the config sets a budget."""
 GRAPH_SHARE = 0.5
 """Part of that which the graph of a micro-batch chosen here takes; queries share the rest."""
-SHARED_TIME = 0.5
-"""The graph that the queries of a pass share, in times of carrying one query back through it: a
-gradient's cost, where a Hessian-vector product costs two."""
-SPARING = 1 / 8
-"""Time that may be added so that fewer queries are in memory together."""
 
 
 @dataclass(frozen=True)
@@ -25,49 +21,37 @@ class Budget:
     """How many queries share one replay, and why."""
 
     queries_per_pass: int
-    fitting: int
-    """The most that would fit."""
     passes: int
     per_group: int
     """Queries that one group of ranks carries back in a pass."""
     reason: str
     advice: str | None
     """What to do if even one query takes more than it may."""
-    needs: Needs
 
 
-def budget_of(job: Job, queries: int, granularity: Granularity) -> Budget:
-    """How many queries share one replay, the graph of one step measured.
+def budget_of(job: Job, needs: Needs, queries: int, schedule: ScheduleName) -> Budget:
+    """How many queries share one replay of a trajectory of a schedule.
 
-    As many as fit. But where the memory is a machine's, which others use too, and the config gives
-    no budget of it, as few as add little to the time.
+    As many as fit. Where memory is spared, no more than save time, unless they take less than the
+    graph that all of a pass share.
 
     Raises:
         UsageError: if the memory that is free cannot hold the replay of even one.
     """
-    needs, ranks = needs_of(job, granularity), job.trainer.ranks
-    allowed, free = allowed_bytes(job), _free(job)
-    # Every group of ranks replays as many as the rank with the least room can hold.
-    own = needs.fitting(allowed - needs.shared)
-    found = ranks.everyone((own, free - needs.least))
-    if min(left for _, left in found) < 0:
-        raise UsageError(
-            f"replaying even one query takes {size_text(needs.least)} beside the train states, "
-            f"{size_text(free)} are free: lower training.micro_batch_size (auto finds the largest "
-            "that fits), or run where more memory is free"
-        )
-    fit = ranks.groups * min(own for own, _ in found)
-    passes = least = -(-queries // min(fit, queries))
-    if _is_sparing(job):
-        passes = max(least, _little_slower(-(-queries // ranks.groups)))
-    per_pass = -(-queries // passes)
+    ranks, allowed = job.trainer.ranks, allowed_bytes(job)
+    at_once = fit = min(fitting(job, needs), queries)
+    if is_sparing(job.config, schedule, job.device.type):
+        enough = enough_together(job.config, -(-queries // ranks.groups))
+        at_once = min(fit, ranks.groups * max(enough, needs.fitting(needs.kept)))
+    per_pass = -(-queries // -(-queries // at_once))
+    passes = -(-queries // per_pass)
     of_group = -(-per_pass // ranks.groups)
     reason = (
         f"{per_pass} at a time: {of_group} {'need' if of_group > 1 else 'needs'} "
         f"{needs.queries(of_group) / 1e6:.0f} MB beside {needs.shared / 1e6:.0f} MB, and "
         f"{allowed / 1e9:.2g} GB may be used"
     )
-    if passes > least:
+    if at_once < fit:
         reason += "; more together would save little time"
     advice = None
     if (one := needs.shared + needs.queries(1)) > allowed:
@@ -76,22 +60,26 @@ def budget_of(job: Job, queries: int, granularity: Granularity) -> Budget:
             f"{size_text(allowed)} may be used: lower training.micro_batch_size (auto finds the "
             "largest that fits), or raise attribution.memory_budget_gb"
         )
-    return Budget(per_pass, min(fit, queries), passes, of_group, reason, advice, needs)
+    return Budget(per_pass, passes, of_group, reason, advice)
 
 
-def _is_sparing(job: Job) -> bool:
-    """Whether memory is worth a little time; schedules that train again lose more than that."""
-    config = job.config
-    return (
-        job.device.type == "cpu"
-        and config.attribution.memory_budget_gb is None
-        and config.trajectory.schedule not in ("sqrt", "log")
-    )
+def fitting(job: Job, needs: Needs) -> int:
+    """The most queries, over all groups of ranks, that one replay has the memory for.
 
-
-def _little_slower(queries: int) -> int:
-    """The most passes that take no more than ``SPARING`` over the time of one."""
-    return int((1 + SPARING) + SPARING * queries / SHARED_TIME)
+    Raises:
+        UsageError: if the memory that is free cannot hold the replay of even one.
+    """
+    ranks, free = job.trainer.ranks, _free(job)
+    # Every group of ranks replays as many as the rank with the least room can hold.
+    own = needs.fitting(allowed_bytes(job) - needs.shared)
+    found = ranks.everyone((own, free - needs.least))
+    if min(left for _, left in found) < 0:
+        raise UsageError(
+            f"replaying even one query takes {size_text(needs.least)} beside the train states, "
+            f"{size_text(free)} are free: lower training.micro_batch_size (auto finds the largest "
+            "that fits), or run where more memory is free"
+        )
+    return ranks.groups * min(own for own, _ in found)
 
 
 def allowed_bytes(job: Job) -> float:

@@ -82,8 +82,10 @@ def footprint_of(job: Job) -> Footprint:
     part = widest_part(job, step.micro_batch_size)
     # Touched, as a cotangent is: what is added to it counts as the query's.
     into = {name: torch.ones_like(p) for name, p in params.items()}
-    # Once unobserved, and quickly: what libraries keep from their first use on stays in use.
-    _carry_back(step, start, widest_part(job, 1), into)
+    # Once unobserved, and quickly: what libraries keep from their first use on stays in use. Batch
+    # norm takes no single row.
+    first_use = part if start.buffers else widest_part(job, 1)
+    _carry_back(step, start, first_use, into)
     gradient = peak_of(device, lambda: step.derivative(start, batch))
     graph = peak_of(device, lambda: _carry_back(step, start, part, into))
     own = sum(p.numel() * p.element_size() for p in (*params.values(), *into.values()))

@@ -1,11 +1,12 @@
 """What a run would take: time, memory and disk, for ``plan`` and for the run itself."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
 from engine.checkpoints.planner import (
     FEW_STEPS,
+    KINDS,
     Asked,
     Costs,
     Estimate,
@@ -13,10 +14,12 @@ from engine.checkpoints.planner import (
     choose,
     wants_times,
 )
+from engine.magic.schedule import ScheduleKind
 from engine.records.score_store import TOP_DOCUMENTS
 from engine.worker.budget import Budget, budget_of
 from engine.worker.footprint import Footprint, Peak, footprint_of
 from engine.worker.job import Job
+from engine.worker.memory import Needs, needs_of
 from engine.worker.queries import Queries, measurement_batches
 from engine.worker.tiers import host_tier_bytes
 
@@ -30,7 +33,8 @@ class Prediction:
 
     costs: Costs
     room: Room
-    budget: Budget
+    needs: Needs
+    budgets: dict[ScheduleKind, Budget]
     footprint: Footprint | None
     """None where there is no prediction of the memory."""
     chosen: Estimate
@@ -40,37 +44,50 @@ class Prediction:
     tier: int
     """Bytes of the trajectory that host memory may hold."""
 
+    @property
+    def budget(self) -> Budget:
+        """How many queries share one replay."""
+        return self.budgets[self.chosen.schedule.kind]
+
     def peak(self, option: Estimate) -> Peak | None:
         """The memory that a run under a schedule takes, if that is predicted."""
         if self.footprint is None:
             return None
-        together = self.budget.per_group if self.queries else 0
-        return self.footprint.peak(option, self.costs, self.budget.needs, together, self.tier)
+        together = self.budgets[option.schedule.kind].per_group if self.queries else 0
+        return self.footprint.peak(option, self.costs, self.needs, together, self.tier)
 
 
 def predict(job: Job, queries: Queries | None, folder: Path, is_plan: bool = False) -> Prediction:
     """Predict a run in ``folder``, taking some of its steps for it.
 
-    Everything if it ``is_plan``. A run is to start: its times are measured if its schedule depends
-    on them, and its memory if there are more steps than measuring takes.
+    A plan predicts everything. Of a run that is to start times are measured if its schedule depends
+    on them, and memory if there are more steps than measuring takes.
 
     Raises:
         UsageError: if the memory that is free cannot hold the replay of even one query.
     """
     count, steps = 0 if queries is None else queries.measurements, len(job.order)
-    asked_for = job.config.trajectory.schedule
-    budget = budget_of(job, max(1, count), job.config.attribution.granularity)
+    asked_for, training = job.config.trajectory.schedule, job.training
+    needs = needs_of(job, job.config.attribution.granularity)
+    budgets = {kind: budget_of(job, needs, max(1, count), kind) for kind in KINDS}
     footprint = footprint_of(job) if is_plan or steps > FEW_STEPS else None
-    training, asked = job.training, Asked(budget.passes, budget.per_group)
+    asked = _asked(budgets["gradients"])
     if is_plan or wants_times(asked_for, steps):
         measurements = [] if queries is None else measurement_batches(queries, job)
         costs = training.measured(folder, asked, list(chain.from_iterable(measurements)))
     else:
         costs = training.costs(asked=asked)
-    room = training.room(folder)
+    again = replace(_asked(budgets["sqrt"]), measure_seconds=costs.asked.measure_seconds)
+    costs, room = replace(costs, asked_again=again), training.room(folder)
     chosen, reason = choose(costs, room, asked_for)
     tier = host_tier_bytes(job)
-    return Prediction(costs, room, budget, footprint, chosen, reason, count, tier)
+    return Prediction(
+        costs, room, needs, budgets, footprint, chosen, reason, queries=count, tier=tier
+    )
+
+
+def _asked(budget: Budget) -> Asked:
+    return Asked(budget.passes, budget.per_group)
 
 
 def scores_bytes(job: Job, queries: int) -> int:

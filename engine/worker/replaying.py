@@ -24,6 +24,7 @@ from engine.trainer import Trainer
 from engine.worker.asking import Asking
 from engine.worker.budget import budget_of
 from engine.worker.job import Job
+from engine.worker.memory import needs_of
 from engine.worker.reporter import Reporter
 from engine.worker.stop import Stop
 
@@ -170,7 +171,9 @@ class Replaying:
         first, reason = [begun] if begun else [], "as many as before the interruption"
         if not left:
             return first, reason
-        budget = budget_of(self.job, len(left), self.asking.granularity)
+        needs = needs_of(self.job, self.asking.granularity)
+        schedule = self.asking.folder.prepared()["schedule"]
+        budget = budget_of(self.job, needs, len(left), schedule)
         size = budget.queries_per_pass
         rest = [left[start : start + size] for start in range(0, len(left), size)]
         return first + rest, budget.reason

@@ -20,8 +20,9 @@ from engine.records.atomic import write_atomically
 from engine.records.score_store import Floats, ScoreReader, ScoreWriter, read_completion
 from engine.records.tables import read_table, write_queries
 from engine.worker.asking import Asking
-from engine.worker.budget import budget_of
+from engine.worker.budget import fitting
 from engine.worker.job import Job
+from engine.worker.memory import needs_of
 from engine.worker.reporter import Reporter
 
 INNER_PRODUCT = "euclidean"
@@ -77,7 +78,7 @@ def query_basis(
         forget_basis(asking.staging)
     assert asking.tolerance is not None
     count, reader = len(measurements), job.trainer.open(asking.folder.trajectory)
-    held = max(2, budget_of(job, count, asking.granularity).fitting)
+    held = max(2, min(count, fitting(job, needs_of(job, asking.granularity))))
     final = reader.load_state(reader.schedule.steps)
 
     def gradient(query: int) -> Params:

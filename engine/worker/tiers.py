@@ -1,15 +1,17 @@
-"""How much of the trajectory stays in host memory beside what the replay needs itself."""
+"""How much of the trajectory stays in host memory."""
 
 import os
 
 import psutil
 
+from engine.checkpoints.tensor_files import encoded_bytes
+from engine.checkpoints.trajectory_reader import state_tensors
 from engine.worker.job import Job
 
 LEFT_SHARE = 0.5
 """Part of the free host memory that the trajectory takes beside a GPU."""
-HEADER = 2**20
-"""Bytes of a file besides its tensors, at most."""
+SLACK = 2**20
+"""Bytes that the file of a state may take more if other ranks wrote it."""
 
 
 def host_tier_bytes(job: Job) -> int:
@@ -23,10 +25,8 @@ def host_tier_bytes(job: Job) -> int:
     given = job.config.trajectory.memory_gb
     if given is not None:
         return int(given * 1e9) // ranks
-    start = job.start
-    leaves = job.trainer.step.stage.state_tensors(start.optimizer)
-    state = sum(t.numel() * t.element_size() for t in (*start.params.values(), *leaves.values()))
+    state = encoded_bytes(state_tensors(job.start, job.trainer.step.stage)) + SLACK
     if job.device.type == "cpu":
-        return state + HEADER
+        return state
     free = psutil.virtual_memory().available // ranks
-    return max(state + HEADER, int(LEFT_SHARE * free))
+    return max(state, int(LEFT_SHARE * free))

@@ -1,10 +1,13 @@
 """What asking a kept trajectory some queries would take, from what this run has measured."""
 
+import contextlib
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine.contract.config import RunConfig
+from engine.contract.errors import RunError
+from engine.contract.passes import enough_together, is_sparing
 from engine.records.arrays import open_array
 from engine.records.atomic import size_on_disk
 from engine.records.run_folder import RunFolder
@@ -41,7 +44,7 @@ def query_cost(run: RunFolder, queries: int) -> QueryCost:
     history, config = read_history(run), run.config()
     steps = history.total_steps or len(history.losses)
     replayed = [each for each in history.passes if each.seconds]
-    at_once = _at_once(history, queries)
+    at_once = _at_once(run, config, history, queries)
     passes = -(-queries // at_once)
     per_pass = -(-queries // passes)
     seconds = _step_seconds(history, replayed, per_pass)
@@ -52,14 +55,29 @@ def query_cost(run: RunFolder, queries: int) -> QueryCost:
     return QueryCost(queries, steps, total, memory, disk, passes, bool(replayed))
 
 
-def _at_once(history: History, queries: int) -> int:
-    """Queries in one pass: as many as there are unless this run had to split before."""
-    split = [
-        max(len(each.queries) for each in passes)
-        for attribution in {each.attribution for each in history.passes}
-        if attribution is not None and len(passes := history.passes_of(attribution)) > 1
-    ]
-    return max(1, min([queries, *split]))
+def _at_once(run: RunFolder, config: RunConfig, history: History, queries: int) -> int:
+    """Queries in one pass: as many as this run took at most before if it had to split any.
+
+    A run that spares memory splits them by itself, but for as many as it took together before.
+    """
+    together, split = [1], [queries]
+    for attribution in {each.attribution for each in history.passes} - {None}:
+        assert attribution is not None
+        passes = history.passes_of(attribution)
+        most = max(len(each.queries) for each in passes)
+        together.append(most)
+        if len(passes) > 1:
+            split.append(most)
+    if _spares_memory(run, config):
+        return min(queries, max(enough_together(config, queries), *together))
+    return max(1, min(split))
+
+
+def _spares_memory(run: RunFolder, config: RunConfig) -> bool:
+    with contextlib.suppress(RunError):
+        prepared = run.prepared()
+        return is_sparing(config, prepared["schedule"], prepared["device"])
+    return False
 
 
 def _step_seconds(history: History, replayed: list[Replayed], queries: int) -> float | None:
@@ -98,10 +116,11 @@ def _memory(
 
 
 def _per_query(run: RunFolder, config: RunConfig, history: History) -> int:
-    """A cotangent as large as a train state, two parameter-sized tensors, and the scores."""
-    state = history.state_bytes
-    params = state // _STATE_TENSORS[config.training.optimizer.name]
-    return state + 2 * params + _scores_bytes(run, config)
+    """A cotangent as large as a train state, the scores, and a direction if all are held."""
+    held, training = history.state_bytes, config.training
+    if training.recompute or training.micro_batch_size is not None:
+        held += history.state_bytes // _STATE_TENSORS[training.optimizer.name]
+    return held + _scores_bytes(run, config)
 
 
 def _scores_bytes(run: RunFolder, config: RunConfig) -> int:

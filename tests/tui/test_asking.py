@@ -40,9 +40,9 @@ def test_cost_follows_from_what_the_run_measured(kept: RunFolder) -> None:
     assert two.seconds == pytest.approx(12 * 0.1 + 12 * 0.01)
     assert four.seconds == pytest.approx(12 * 0.1 * (3.1 + 3 * 2.3) / (3.1 + 2.3) + 0.12)
     rows, tokens = open_array(kept.rows_store, "input_ids").shape
-    # A cotangent like a state, two tensors as large as the parameters, and float32 scores.
+    # A cotangent like a state, and float32 scores.
     assert two.memory is not None and four.memory is not None
-    assert four.memory - 10 == 2 * (3000 + 2 * 1000 + 4 * rows * tokens)
+    assert four.memory - 10 == 2 * (3000 + 4 * rows * tokens)
     assert two.disk == 2 * (size_on_disk(kept.attributions / "a0001") // 2)
     assert (two.passes, two.measured) == (1, True)
 
@@ -69,6 +69,16 @@ def test_a_run_that_had_to_split_its_queries_splits_again(kept: RunFolder) -> No
     cost = query_cost(kept, 3)
     assert cost.passes == 3
     assert cost.seconds == pytest.approx(3 * (12 * 0.2 + 0.12))
+
+
+def test_a_run_that_spares_memory_splits_its_queries(kept: RunFolder) -> None:
+    assert query_cost(kept, 8).passes == 1
+    kept.write_prepared({"schedule": "gradients", "device": "cpu"})
+    assert (query_cost(kept, 8).passes, query_cost(kept, 2).passes) == (3, 1)
+    kept.write_prepared({"schedule": "gradients", "device": "cuda"})
+    assert query_cost(kept, 8).passes == 1
+    kept.write_prepared({"schedule": "sqrt", "device": "cpu"})
+    assert query_cost(kept, 8).passes == 1
 
 
 def test_what_is_asked_is_what_the_contract_takes() -> None:

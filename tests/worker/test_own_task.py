@@ -78,6 +78,14 @@ def own(tmp_path: Path) -> dict[str, Any]:
     }
 
 
+def test_a_model_of_whole_batches_is_planned(
+    own: dict[str, Any], start: Callable[..., Outcome]
+) -> None:
+    outcome = start({**own, "training": {**own["training"], "epochs": 5}})
+    events = RunFolder(Path(outcome["path"])).events()
+    assert [event["memory"] > 10**8 for event in events if event["event"] == "planned"] == [True]
+
+
 def test_a_task_of_one_s_own(
     own: dict[str, Any], start: Callable[..., Outcome], worker: Callable[..., Outcome]
 ) -> None:
