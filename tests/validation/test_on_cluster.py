@@ -129,7 +129,7 @@ def test_cancelling_ends_the_jobs(run: RunFolder, job: Job, blocked: list[Path])
         Validating(run, "a0001", LOCAL, Stopping()).run(job)
     assert len(processes) == 2
     for process in processes:
-        process.wait(60)
+        process.wait(240)
 
 
 def test_what_a_lost_owner_did_not_take_is_not_done_again(
