@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,14 @@ def whole(attributed: RunFolder, job: Job, tmp_path_factory: pytest.TempPathFact
     shutil.copytree(attributed.path, folder)
     validate(RunFolder(folder), job)
     return table(RunFolder(folder))
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """As a worker is: jobs inherit it where SIGINT is ignored, and are cancelled by that signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
@@ -129,7 +137,7 @@ def test_cancelling_ends_the_jobs(run: RunFolder, job: Job, blocked: list[Path])
         Validating(run, "a0001", LOCAL, Stopping()).run(job)
     assert len(processes) == 2
     for process in processes:
-        process.wait(240)
+        process.wait(60)
 
 
 def test_what_a_lost_owner_did_not_take_is_not_done_again(
