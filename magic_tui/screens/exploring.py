@@ -35,7 +35,7 @@ class ExploringScreen(MagicScreen):
     ]
     explored: Explored | None = None
     _shown_of: Selection | None = None
-    """What was selected when the latest reading was shown."""
+    """What is shown: the selection at the latest reading, and what this screen selected since."""
     _retry: Timer | None = None
 
     def clear(self) -> None:
@@ -154,7 +154,7 @@ class ExploringScreen(MagicScreen):
 
     def select_quietly(self, **changes: Any) -> None:
         """Note in the selection what this screen shows already."""
-        self._told = replace(self.selection, **changes)
+        self._told = self._shown_of = replace(self.selection, **changes)
         self.magic.selection = self._told
 
     def _failed(self, selection: Selection, sentence: str) -> None:

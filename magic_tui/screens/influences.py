@@ -168,9 +168,7 @@ class InfluencesScreen(ListedScreen):
         self._show_facts()
         if document is None or event.document != document:
             return
-        chosen = self.selection
-        at = (ranked.run, ranked.attribution, ranked.query)
-        if (chosen.run, chosen.attribution, chosen.query) == at:
+        if self.selection == self._shown_of:
             # The other screens show the document that the cursor stands on.
             self.select_quietly(document=document)
         self.read_more(

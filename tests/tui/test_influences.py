@@ -99,6 +99,24 @@ def test_search_keeps_the_order(tmp_path: Path, terminal: Terminal) -> None:
     drive(opened(run), task, terminal)
 
 
+def test_a_document_selected_elsewhere_outlives_a_list_shown_just_before(
+    finished: RunFolder,
+) -> None:
+    async def task(pilot):
+        app = pilot.app
+        await shows(pilot, "strongest token")
+        ranks = app.screen.query_one(RankedList)
+        other = int(ranks.ranking.order[3])
+        # The list tells where its cursor is only later.
+        ranks.show(ranks.ranking, None, None)
+        app.select(document=other)
+        await until(pilot, lambda: ranks.document == other, "the selected document")
+        await pilot.pause()
+        assert app.selection.document == other
+
+    drive(opened(finished), task)
+
+
 def test_another_query_in_place_and_beside(finished: RunFolder, terminal: Terminal) -> None:
     async def task(pilot):
         app = pilot.app
