@@ -2,13 +2,14 @@
 
 ``python -m tests.benchmarks.bench_queries cost [--model FOLDER]``: a replayed step of 8, 32 and 128
 queries against a step of a plain training loop, interleaved, and where the time of 8 goes. More
-queries than ``--at-once`` take several passes, whose cost a query is that of one.
+queries than ``--at-once`` take several passes.
 
 ``python -m tests.benchmarks.bench_queries share --model FOLDER --train FILE --queries FILE``: the
 tables of :mod:`tests.benchmarks.query_shares`.
 """
 
 import argparse
+import math
 import statistics
 import tempfile
 import time
@@ -37,22 +38,32 @@ def cost(model: str | None, rounds: int, most: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         subject = Subject(model, Path(folder))
         fit = min(most, _fit(subject))
-        at_once = {queries: min(queries, fit) for queries in QUERIES}
         plain = subject.plain()
-        steps = {size: subject.replay(size) for size in sorted(set(at_once.values()))}
-        ratios: dict[int, list[float]] = {size: [] for size in steps}
+        sizes = {min(queries, fit) for queries in QUERIES}
+        steps = {size: subject.replay(size) for size in sorted(sizes)}
+        ratios: dict[int, list[float]] = {queries: [] for queries in QUERIES}
         for number in range(rounds + 1):
-            for size, step in steps.items():
-                before, took, after = _seconds(plain), _seconds(step), _seconds(plain)
+            for queries in QUERIES:
+                step, passes = steps[min(queries, fit)], math.ceil(queries / fit)
+                found = _against(plain, step, passes) / queries
                 if number:
-                    ratios[size].append(took / size / (0.5 * (before + after)))
+                    ratios[queries].append(found)
         print(f"a plain step: {_seconds(plain):.3f} s; {rounds} rounds", flush=True)
-        print(f"{'queries':>8}{'at once':>9}{'ratio a query':>15}{'range':>14}")
-        for queries, size in at_once.items():
-            found = ratios[size]
-            spread = f"{min(found):.2f}–{max(found):.2f}"
-            print(f"{queries:8}{size:9}{statistics.median(found):15.2f}{spread:>14}")
+        print(f"{'queries':>8}{'passes':>9}{'ratio a query':>15}{'range':>14}")
+        for queries, ratio in ratios.items():
+            spread = f"{min(ratio):.2f}–{max(ratio):.2f}"
+            passed = f"{math.ceil(queries / fit)} × {min(queries, fit)}"
+            print(f"{queries:8}{passed:>9}{statistics.median(ratio):15.2f}{spread:>14}")
         where_time_goes(subject, min(8, fit))
+
+
+def _against(plain: Callable[[], Any], step: Callable[[], Any], passes: int) -> float:
+    """The seconds of all passes over those of a plain step; there is one around each pass."""
+    took, beside = 0.0, [_seconds(plain)]
+    for _ in range(passes):
+        took += _seconds(step)
+        beside.append(_seconds(plain))
+    return took / statistics.fmean(beside)
 
 
 def where_time_goes(subject: Subject, queries: int) -> None:
