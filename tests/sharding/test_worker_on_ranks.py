@@ -168,7 +168,7 @@ def test_two_agents_of_torchrun(config: Config, alone: Path, tmp_path: Path) -> 
 
 @pytest.fixture(scope="module")
 def long(config: Config) -> Config:
-    return {**config, "training": {**config["training"], "epochs": 12}}
+    return {**config, "training": {**config["training"], "epochs": 6}}
 
 
 @pytest.fixture(scope="module")
