@@ -160,14 +160,10 @@ class _Probe:
         return StepTimes(step, line)
 
     @contextmanager
-    def _timing(self, name: str, add: bool = False) -> Iterator[None]:
+    def _timing(self, name: str) -> Iterator[None]:
         began = self._now()
         yield
-        seconds = self._now() - began
-        if add:
-            self.seconds[name][-1] += seconds
-        else:
-            self.seconds[name].append(seconds)
+        self.seconds[name].append(self._now() - began)
 
     def _now(self) -> float:
         if self.device.type == "cuda":

@@ -196,16 +196,13 @@ def choose(costs: Costs, room: Room, asked_for: ScheduleName = "auto") -> tuple[
     if asked_for != "auto":
         option = estimate(asked_for, costs, room)
         return option, option.why_not or "asked for"
-    if not wants_times(asked_for, costs.steps):
-        option = estimate("gradients", costs, room)
-        if option.why_not is None:
-            kept = size_text(option.disk_bytes)
-            return option, f"{kept} on disk; of so few steps none has to be taken again"
     options = [estimate(kind, costs, room) for kind in KINDS]
     fitting = [option for option in options if option.why_not is None]
     if not fitting:
         least = min(options, key=lambda option: option.disk_bytes)
         return least, f"nothing fits: {least.schedule.kind} {least.why_not}"
+    if not wants_times(asked_for, costs.steps):
+        return _of_few_steps(options, fitting)
     quickest = min(option.seconds for option in fitting)
     about = [option for option in fitting if option.seconds <= ABOUT * quickest]
     best = min(about, key=lambda option: option.disk_bytes)
@@ -213,6 +210,17 @@ def choose(costs: Costs, room: Room, asked_for: ScheduleName = "auto") -> tuple[
     refused = [f"{o.schedule.kind} {o.why_not}" for o in options if o.why_not is not None]
     others = [_compared(option, best) for option in fitting if option is not best]
     return best, "; ".join([reason, *others, *refused])
+
+
+def _of_few_steps(options: list[Estimate], fitting: list[Estimate]) -> tuple[Estimate, str]:
+    """``gradients``, else what takes the least disk: nobody has measured any times."""
+    wanted = next(option for option in options if option.schedule.kind == "gradients")
+    if wanted.why_not is None:
+        kept = size_text(wanted.disk_bytes)
+        return wanted, f"{kept} on disk; of so few steps none has to be taken again"
+    least = min(fitting, key=lambda option: option.disk_bytes)
+    kept = size_text(least.disk_bytes)
+    return least, f"{kept} on disk, the least there is; gradients {wanted.why_not}"
 
 
 def _compared(option: Estimate, best: Estimate) -> str:

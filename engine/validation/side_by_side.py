@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Generator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -87,6 +88,11 @@ def _serve(connection: Connection, run: Path, threads: int, keep: bool) -> None:
                     connection.send(retrainer(connection.recv()))
         except MagicError as error:
             connection.send(error)
+        except (EOFError, BrokenPipeError):
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            connection.send(RunError(f"unexpected {type(error).__name__}: {error}"))
     # As at the end of a worker: Python's own way out may hang, and the parent waits for this one.
     os._exit(0)
 

@@ -42,7 +42,9 @@ def budget_of(job: Job, needs: Needs, queries: int, schedule: ScheduleName) -> B
     at_once = fit = min(fitting(job, needs), queries)
     if is_sparing(job.config, schedule, job.device.type):
         enough = enough_together(job.config, -(-queries // ranks.groups))
-        at_once = min(fit, ranks.groups * max(enough, needs.fitting(needs.kept)))
+        beside_graph = ranks.groups * max(enough, needs.fitting(needs.kept))
+        # Parts of a divided model differ in size, and all ranks replay the same queries.
+        at_once = min(fit, *ranks.everyone(beside_graph))
     per_pass = -(-queries // -(-queries // at_once))
     passes = -(-queries // per_pass)
     of_group = -(-per_pass // ranks.groups)

@@ -173,7 +173,8 @@ class Replaying:
             return first, reason
         needs = needs_of(self.job, self.asking.granularity)
         schedule = self.asking.folder.prepared()["schedule"]
-        budget = budget_of(self.job, needs, len(left), schedule)
+        # As of all, so that one that was interrupted goes on with as many at a time.
+        budget = budget_of(self.job, needs, len(self.replayed), schedule)
         size = budget.queries_per_pass
         rest = [left[start : start + size] for start in range(0, len(left), size)]
         return first + rest, budget.reason

@@ -79,8 +79,8 @@ def why_no_lds(seeds: Sequence[Seeded]) -> str:
     if lacking:
         return f"no LDS of the mean: not validated: {', '.join(lacking)}; see: magic validate"
     return (
-        "no LDS of the mean: the runs share fewer than three validated subsets; validate all with "
-        "the same --drop, --count and --seed"
+        "no LDS of the mean: the runs share fewer than three validated subsets, or φ came out the "
+        "same in all of them; validate all with the same --drop, --count and --seed"
     )
 
 

@@ -56,21 +56,22 @@ def query_cost(run: RunFolder, queries: int) -> QueryCost:
 
 
 def _at_once(run: RunFolder, config: RunConfig, history: History, queries: int) -> int:
-    """Queries in one pass: as many as this run took at most before if it had to split any.
+    """Queries in one pass, judged by the passes of this run so far.
 
-    A run that spares memory splits them by itself, but for as many as it took together before.
+    All together, or where memory is spared as many as are enough. It was more than enough where
+    the queries are small beside their graph, and fewer where no more fitted.
     """
-    together, split = [1], [queries]
+    sparing, more, most = _spares_memory(run, config), 1, queries
     for attribution in {each.attribution for each in history.passes} - {None}:
         assert attribution is not None
-        passes = history.passes_of(attribution)
-        most = max(len(each.queries) for each in passes)
-        together.append(most)
-        if len(passes) > 1:
-            split.append(most)
-    if _spares_memory(run, config):
-        return min(queries, max(enough_together(config, queries), *together))
-    return max(1, min(split))
+        sizes = [len(each.queries) for each in history.passes_of(attribution)]
+        wanted = enough_together(config, sum(sizes)) if sparing else sum(sizes)
+        if max(sizes) > wanted:
+            more = max(more, *sizes)
+        elif max(sizes) < wanted:
+            most = min(most, max(sizes))
+    enough = enough_together(config, queries) if sparing else queries
+    return max(1, min(most, max(enough, more)))
 
 
 def _spares_memory(run: RunFolder, config: RunConfig) -> bool:
@@ -118,7 +119,10 @@ def _memory(
 def _per_query(run: RunFolder, config: RunConfig, history: History) -> int:
     """A cotangent as large as a train state, the scores, and a direction if all are held."""
     held, training = history.state_bytes, config.training
-    if training.recompute or training.micro_batch_size is not None:
+    rows = training.micro_batch_size
+    if rows == "auto":
+        rows = run.prepared().get("micro_batch_size")
+    if training.recompute or (rows is not None and rows < training.batch_size):
         held += history.state_bytes // _STATE_TENSORS[training.optimizer.name]
     return held + _scores_bytes(run, config)
 

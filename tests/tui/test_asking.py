@@ -81,6 +81,30 @@ def test_a_run_that_spares_memory_splits_its_queries(kept: RunFolder) -> None:
     assert query_cost(kept, 8).passes == 1
 
 
+@pytest.mark.parametrize(
+    ("sizes", "asked", "passes"),
+    [
+        # Four are enough of 16; memory held no more than two.
+        ([2] * 8, 16, 8),
+        # Four of 16 were all that is worth while, which says nothing of 8.
+        ([4] * 4, 8, 3),
+        # Queries that are small beside their graph go together.
+        ([8], 8, 1),
+    ],
+)
+def test_passes_so_far_tell_of_the_next(
+    kept: RunFolder, sizes: list[int], asked: int, passes: int
+) -> None:
+    kept.write_prepared({"schedule": "gradients", "device": "cpu"})
+    journal = JournalWriter(kept.events_file)
+    journal.append("phase", phase="replay", total=24, attribution="a0002")
+    for number, size in enumerate(sizes):
+        queries = list(range(size))
+        journal.append("pass", number=number, passes=len(sizes), queries=queries, reason="")
+    journal.close()
+    assert query_cost(kept, asked).passes == passes
+
+
 def test_what_is_asked_is_what_the_contract_takes() -> None:
     plain = read_asked(request_of([PLAIN], "none"))
     assert (plain.texts, plain.prompts) == (("it rains",), None)

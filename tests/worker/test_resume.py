@@ -113,6 +113,23 @@ def test_replay_goes_on_from_its_saved_cotangents(
     assert leftovers(folder) == []
 
 
+def test_as_many_queries_a_pass_as_before(
+    config: dict[str, Any], start: Start, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(Path(start({**config, "queries": None})["path"]))
+    request = json.dumps({"texts": [f"{number} cats sat" for number in range(16)]})
+    monkeypatch.setenv("MAGIC_SAVE_SECONDS", "0")
+    with monkeypatch.context() as patch:
+        patch.setattr(replaying.Replaying, "_wishes", lambda _: (True, True))
+        assert (
+            worker("attribute", "--run", folder.path, "--request", request)["ending"] == "stopped"
+        )
+    assert worker("resume", "--run", folder.path)["ok"]
+    sizes = [len(e["queries"]) for e in folder.events() if e["event"] == "pass"]
+    # The first was begun twice.
+    assert sizes == [4, 4, 4, 4, 4]
+
+
 def test_a_damaged_save_begins_the_replay_again(
     config: dict[str, Any], start: Start, worker: Worker, runs: Path,
     monkeypatch: pytest.MonkeyPatch,
