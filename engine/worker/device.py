@@ -117,7 +117,6 @@ def peak_of(device: torch.device, do: Callable[[], object]) -> int:
 def give_back_memory() -> None:
     """Give what was freed back to the system: the C library and torch keep it for themselves."""
     gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
