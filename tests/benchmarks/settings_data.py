@@ -18,7 +18,7 @@ import numpy as np
 
 TOKENS = 96
 """Of a passage; an article gives passages one after the other."""
-PASSAGES, ASKED = 192, 10
+PASSAGES, ASKED = 768, 10
 HELD_OUT = (
     "subtask037_qasc_generate_related_fact",
     "subtask041_qasc_answer_generation",
