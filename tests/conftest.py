@@ -2,21 +2,25 @@
 
 import pytest
 
-AGAINST_THE_CLOCK = (
-    *("cli", "daemon", "daemon_http", "tui", "crash/test_processes.py"),
-    *("sharding/test_worker_on_ranks.py", "validation/test_on_cluster.py"),
+WAITING = ("cli", "daemon", "daemon_http", "tui")
+"""Where sockets and screens are waited for."""
+COMPARING = (
+    *("crash/test_processes.py", "sharding/test_worker_on_ranks.py"),
+    "validation/test_on_cluster.py",
 )
-"""Where real processes, sockets and screens are waited for. What compares numbers is elsewhere."""
+"""Where processes are waited for, and numbers compared: what differs is never tried again."""
 LARGEST_ERROR = "largest relative error"
 """The property under which a test notes (group, error, bound)."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A machine may be busy for longer than a test waits: once more, and the summary says so."""
-    places = [config.rootpath / "tests" / place for place in AGAINST_THE_CLOCK]
+    again = pytest.mark.flaky(reruns=1)
+    if_late = pytest.mark.flaky(reruns=1, rerun_except=["AssertionError"])
     for item in items:
-        if any(item.path.is_relative_to(place) for place in places):
-            item.add_marker(pytest.mark.flaky(reruns=1))
+        for places, marker in ((WAITING, again), (COMPARING, if_late)):
+            if any(item.path.is_relative_to(config.rootpath / "tests" / p) for p in places):
+                item.add_marker(marker)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
