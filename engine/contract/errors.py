@@ -54,3 +54,8 @@ class UnreachableError(MagicError):
     """No engine answers, or it may not be asked."""
 
     exit_code = ExitCode.UNREACHABLE
+
+
+def unexpected(error: BaseException) -> str:
+    """The sentence for an error that nobody foresaw."""
+    return f"unexpected {type(error).__name__}: {error}"

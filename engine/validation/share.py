@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.contract.errors import MagicError
+from engine.contract.errors import MagicError, unexpected
 from engine.records.run_folder import RunFolder
 from engine.validation.pool import Pool
 from engine.validation.retraining import Retrainer
@@ -39,7 +39,7 @@ class Share:
         except Exception as error:
             # Only the log has room for more than a sentence.
             traceback.print_exc()
-            return f"unexpected {type(error).__name__}: {error}"
+            return unexpected(error)
         return None
 
     def checkpoint(self) -> Any:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from engine.contract.errors import MagicError, RunError
+from engine.contract.errors import MagicError, RunError, unexpected
 from engine.records.run_folder import RunFolder
 from engine.validation.retraining import Retrained, Retrainer, Task
 from engine.worker.device import set_up_device
@@ -92,7 +92,7 @@ def _serve(connection: Connection, run: Path, threads: int, keep: bool) -> None:
             raise
         except Exception as error:
             traceback.print_exc()
-            connection.send(RunError(f"unexpected {type(error).__name__}: {error}"))
+            connection.send(RunError(unexpected(error)))
     # As at the end of a worker: Python's own way out may hang, and the parent waits for this one.
     os._exit(0)
 

@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from engine.contract.errors import DiskFullError, ExitCode, MagicError
+from engine.contract.errors import DiskFullError, ExitCode, MagicError, unexpected
 from engine.contract.read_config import forced_config
 from engine.contract.states import Ending
 from engine.worker.garbage import collect_seldom
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         outcome["ending"] = str(Ending.STOPPED)
     except Exception as error:
         traceback.print_exc()
-        outcome = _failure(f"unexpected {type(error).__name__}: {error}", ExitCode.RUN_FAILED)
+        outcome = _failure(unexpected(error), ExitCode.RUN_FAILED)
     print(json.dumps(outcome), flush=True)
     return int(outcome.get("exit_code", ExitCode.OK))
 

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from engine.contract.errors import DiskFullError, ExitCode, MagicError, UsageError
+from engine.contract.errors import DiskFullError, ExitCode, MagicError, UsageError, unexpected
 from engine.contract.states import Ending, RunState, Wish
 from engine.records.jobs import JobFolder, jobs_of
 from engine.records.run_folder import RunFolder
@@ -27,7 +27,7 @@ def alone(job: JobFolder, stop: Stop) -> dict[str, Any]:
         message, code = str(error), int(error.exit_code)
         raise
     except Exception as error:
-        message = f"unexpected {type(error).__name__}: {error}"
+        message = unexpected(error)
         raise
     except KeyboardInterrupt:
         ending, message, code = Ending.STOPPED, "interrupted", int(ExitCode.INTERRUPTED)

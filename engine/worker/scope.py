@@ -8,7 +8,14 @@ from typing import Any
 
 import torch
 
-from engine.contract.errors import DiskFullError, ExitCode, MagicError, RunError, StoppedError
+from engine.contract.errors import (
+    DiskFullError,
+    ExitCode,
+    MagicError,
+    RunError,
+    StoppedError,
+    unexpected,
+)
 from engine.contract.events import Event
 from engine.magic.replay import DivergedError, NotReproducedError
 from engine.worker.reporter import Reporter
@@ -35,7 +42,7 @@ def reported(report: Reporter, work: str) -> Iterator[None]:
         _tell(report, Event.INTERRUPTED, saved=isinstance(error, StoppedError))
         raise
     except BaseException as error:
-        message = f"unexpected {type(error).__name__}: {error}"
+        message = unexpected(error)
         _tell(report, Event.FAILED, message=message, exit_code=int(ExitCode.RUN_FAILED))
         raise
     else:
