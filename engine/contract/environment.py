@@ -16,11 +16,29 @@ _KEPT = (
     *("CUDA_", "CUBLAS_", "CUDNN_", "NVIDIA_", "NCCL_"),
 )
 _SECRET = ("TOKEN", "KEY", "SECRET")
+_LAUNCHED = (
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE"),
+    *("ROLE_RANK", "ROLE_WORLD_SIZE", "ROLE_NAME", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"),
+    *("NCCL_COMM_ID", "MAGIC_MEETING"),
+)
+_LAUNCHERS = ("TORCHELASTIC_", "ACCELERATE_", "FSDP_", "OMPI_", "PMI_", "PMIX_", "SLURM_")
+_NO_LAUNCHER = "SLURM_CONF"
+"""Where Slurm is configured, which holds for every job."""
+
+
+def is_of_a_launcher(name: str) -> bool:
+    """Whether the variable ``name`` describes one job of torchrun, accelerate, MPI or Slurm.
+
+    A shell inside such a job passes them on, and libraries would take this process for a rank of
+    it: they would wait for its other ranks, or load only a share of the model.
+    """
+    return name in _LAUNCHED or (name.startswith(_LAUNCHERS) and name != _NO_LAUNCHER)
 
 
 def is_of_the_run(name: str) -> bool:
     """Whether a run depends on the variable ``name``; secrets are never stored, so they don't."""
-    return name.startswith(_KEPT) and not any(word in name.upper() for word in _SECRET)
+    secret = any(word in name.upper() for word in _SECRET)
+    return name.startswith(_KEPT) and not secret and not is_of_a_launcher(name)
 
 
 def environment_of_a_run(everything: Mapping[str, str]) -> dict[str, str]:
@@ -35,8 +53,11 @@ def environment_for_a_run(engine: Mapping[str, str], stored: Mapping[str, str]) 
 
 
 def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment in which Python finds magic, also from a checkout that is not installed."""
-    found = dict(environment)
+    """The environment of a process of ours, which is no rank of a job that a launcher started.
+
+    Python finds magic in it, also from a checkout that is not installed.
+    """
+    found = {n: value for n, value in environment.items() if not is_of_a_launcher(n)}
     if ROOT.name not in _INSTALLED:
         known = found.get("PYTHONPATH")
         if str(ROOT) not in (known or "").split(os.pathsep):

@@ -20,7 +20,7 @@ from engine.contract.states import Ending
 from engine.worker.garbage import collect_seldom
 from engine.worker.orphan import die_with_supervisor
 from engine.worker.process_exit import ProcessExit
-from engine.worker.ranks import is_rank, ranks_here, run_ranks
+from engine.worker.ranks import forget_other_jobs, is_rank, ranks_here, run_ranks
 from engine.worker.stop import Stop, handle_signals
 
 
@@ -31,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     _set_up_libraries()
     collect_seldom()
     die_with_supervisor()
+    forget_other_jobs()
     ranks = 1 if is_rank() else _ranks(options)
     if ranks > 1:
         return run_ranks(ranks, given)

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,11 +22,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from engine.contract.environment import is_of_a_launcher
 from engine.worker.orphan import PIPE
 
 RANK, WORLD_SIZE, LOCAL_RANK = "RANK", "WORLD_SIZE", "LOCAL_RANK"
 MEETING = "MAGIC_MEETING"
 """A file through which the ranks of one machine find each other."""
+_TORCHRUN = "TORCHELASTIC_RUN_ID"
+_INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+_LOOPBACK = ("lo", "lo0")
+"""Its name on Linux and on macOS."""
 _GRACE_SECONDS = 3.0
 """How long the others may take to say what they have to say when one has failed."""
 _SAVE_SECONDS = 600.0
@@ -33,8 +39,19 @@ _SAVE_SECONDS = 600.0
 
 
 def is_rank() -> bool:
-    """Whether this process was started as one of several ranks."""
-    return RANK in os.environ and WORLD_SIZE in os.environ
+    """Whether this process was started as one of several ranks, by :func:`run_ranks` or torchrun.
+
+    ``RANK`` and ``WORLD_SIZE`` alone may be left over from another job of the shell.
+    """
+    known = MEETING in os.environ or _TORCHRUN in os.environ
+    return known and RANK in os.environ and WORLD_SIZE in os.environ
+
+
+def forget_other_jobs() -> None:
+    """Remove from this process's environment what describes a job that it is no rank of."""
+    if not is_rank():
+        for name in [name for name in os.environ if is_of_a_launcher(name)]:
+            del os.environ[name]
 
 
 def local_rank() -> int:
@@ -52,6 +69,14 @@ def ranks_here(asked: int | None) -> int:
     # Without the driver's list of them, torch need not be asked, which takes seconds.
     found = Path("/proc/driver/nvidia/gpus")
     return max(1, len(list(found.iterdir()))) if found.is_dir() else 1
+
+
+def _of_this_machine() -> dict[str, str]:
+    """The interface on which the ranks meet, whichever others need on a network."""
+    here = {name for _, name in socket.if_nameindex()}
+    loopback = next((name for name in _LOOPBACK if name in here), None)
+    # Empty, a library chooses one itself.
+    return dict.fromkeys(_INTERFACES, loopback or "")
 
 
 def run_ranks(count: int, arguments: list[str]) -> int:
@@ -97,9 +122,7 @@ class _Ranks:
             MEETING: str(self._folder / "meeting"),
             PIPE: str(pipe),
         }
-        # Nothing of this leaves the machine.
-        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        environment.setdefault("NCCL_SOCKET_IFNAME", "lo")
+        environment |= _of_this_machine()
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else count
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // count)))
         with open(self._output(rank), "wb") as output:

@@ -27,6 +27,8 @@ from tests.crash.tiny import tiny_config, tiny_model
 
 SECONDS = 240
 LEAVING_SECONDS = 20
+OF_ANOTHER_JOB = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "5", "GLOO_SOCKET_IFNAME": "gone0"}
+"""What a shell may have left over; ranks of one machine meet all the same."""
 Config = dict[str, Any]
 
 
@@ -45,15 +47,16 @@ def alone(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def begin(*arguments: object) -> subprocess.Popen[bytes]:
-    return begin_module("engine.worker", *arguments)
+    return begin_module("engine.worker", *arguments, also=OF_ANOTHER_JOB)
 
 
 def begin_module(
     *arguments: object,
     stdout: IO[bytes] | int = subprocess.PIPE,
     stderr: IO[bytes] | int = subprocess.PIPE,
+    also: dict[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    environment = {**child_environment(os.environ), "OMP_NUM_THREADS": "1"}
+    environment = {**child_environment(os.environ), "OMP_NUM_THREADS": "1", **(also or {})}
     command = [sys.executable, "-m", *map(str, arguments)]
     return subprocess.Popen(command, stdout=stdout, stderr=stderr, env=environment)
 

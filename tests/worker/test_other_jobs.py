@@ -1,0 +1,54 @@
+"""Variables of another job in the shell make no rank of a worker, and reach none that we start."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from engine.contract.environment import (
+    child_environment,
+    environment_for_a_run,
+    environment_of_a_run,
+)
+from engine.worker.ranks import MEETING, is_rank
+
+OF_ANOTHER = {
+    "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4",
+    "MASTER_ADDR": "localhost", "MASTER_PORT": "29517", "NCCL_COMM_ID": "10.0.0.1:1",
+    "SLURM_PROCID": "1", "OMPI_COMM_WORLD_RANK": "1", "PMI_RANK": "1",
+    "ACCELERATE_USE_FSDP": "true",
+}  # fmt: skip
+STAYS = {"SLURM_CONF": "/etc/slurm.conf", "PATH": "/bin", "NCCL_DEBUG": "INFO"}
+Start = Callable[..., dict[str, Any]]
+
+
+def test_processes_of_ours_and_what_is_stored_know_nothing_of_another_job() -> None:
+    everything = {**OF_ANOTHER, **STAYS, "TORCHELASTIC_RUN_ID": "none"}
+    started = child_environment(everything)
+    assert set(started) - {"PYTHONPATH"} == set(STAYS)
+    assert environment_of_a_run(everything) == {"NCCL_DEBUG": "INFO"}
+    # What an earlier version stored, or another client sent.
+    assert set(child_environment(environment_for_a_run(STAYS, everything))) == set(started)
+
+
+@pytest.mark.parametrize("size", ["1", "2"])
+def test_a_worker_started_by_hand_is_no_rank_of_it(
+    size: str, config: dict[str, Any], start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAGIC_COLLECTIVE_SECONDS", "1")
+    for name, value in {**OF_ANOTHER, "WORLD_SIZE": size}.items():
+        monkeypatch.setenv(name, value)
+    if size == "1":
+        monkeypatch.delenv("MASTER_ADDR")
+    assert start(config)["ok"]
+
+
+@pytest.mark.parametrize("starter", [MEETING, "TORCHELASTIC_RUN_ID"])
+def test_ranks_are_those_that_were_started_as_such(
+    starter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not is_rank()
+    monkeypatch.setenv(starter, "here")
+    assert is_rank()
