@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from engine.contract.config import SourceConfig
 from engine.contract.errors import UsageError
+from engine.data.files import as_json, is_storable
 from engine.data.splits import listed, open_splits, select
 
 
@@ -47,12 +48,29 @@ def read_documents(source: SourceConfig, where: str) -> Documents:
     """
     splits = open_splits(source, where)
     columns, source_rows = select(splits, source.split, where)
+    columns = _as_kept(columns, where)
     for role, name in _text_roles(source):
         key = f"{where}.{role}"
         _check_present(columns, name, key)
         columns = _as_strings(columns, name)
         _check_text(columns[name], name, source_rows, key)
     return Documents(columns, source.columns, source_rows)
+
+
+def _as_kept(columns: pa.Table, where: str) -> pa.Table:
+    """The columns as a run keeps them: what Parquet cannot hold as JSON."""
+    for index, name in enumerate(columns.column_names):
+        column = columns.column(index)
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid as error:
+            reason = str(error).splitlines()[0].rpartition(": ")[2]
+            raise UsageError(
+                f"{where}.path: column {name!r} is damaged ({reason}); write the data set again"
+            ) from None
+        if not is_storable(column.type):
+            columns = columns.set_column(index, name, as_json(column.to_pylist()))
+    return columns
 
 
 def _text_roles(source: SourceConfig) -> tuple[tuple[str, str], ...]:

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from engine.contract.errors import RunError
 from engine.records.arrays import create_array, open_array, read, rows_per_chunk
 from engine.records.atomic import write_atomically
 
-RESERVED = ("id", "source_row")
+RESERVED = ("id", "source_row", "text")
+"""Names in ``documents.parquet`` that no other column of a data set keeps; ``text`` only stands
+where no prompts and completions were trained on."""
 _GROUP_BYTES = 2**19
 _GROUP_ROWS = 64, 65536
 """Fewest and most documents of a row group."""
@@ -37,13 +39,19 @@ def write_documents(path: Path, columns: Any, text_columns: tuple[str, ...], row
     arrays["source_row"] = pa.array(rows, pa.int64())
     for name in columns.column_names:
         if name not in text_columns:
-            kept = f"data_{name}" if name in arrays or name in RESERVED else name
-            arrays[kept] = columns.column(name)
+            arrays[renamed(name, (*arrays, *RESERVED))] = columns.column(name)
     table = pa.table(arrays)
     # A row group is the least that can be read: a screen of documents must not decode them all.
     fitting = _GROUP_BYTES * table.num_rows // max(1, table.nbytes)
     size = min(max(fitting, _GROUP_ROWS[0]), _GROUP_ROWS[1])
     pq.write_table(table, path, row_group_size=size, write_page_checksum=True)
+
+
+def renamed(name: str, taken: Collection[str]) -> str:
+    """The name under which a data set's column is kept beside columns of ours."""
+    while name in taken:
+        name = f"data_{name}"
+    return name
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> Any:

@@ -15,7 +15,7 @@ from engine.contract.request import AttributionRequest
 from engine.data.sources import Documents
 from engine.magic.state import Batch, TrainState
 from engine.measurements import Measurement
-from engine.records.tables import read_table, write_queries
+from engine.records.tables import read_table, renamed, write_queries
 from engine.tasks.task import AskedDocument
 from engine.worker.job import Job
 
@@ -152,7 +152,7 @@ def _table(queries: Queries) -> dict[str, list[Any]]:
         "coefficient": [query.coefficient for query in items],
     }
     for name in dict.fromkeys(name for query in items for name in query.document.columns):
-        kept = f"data_{name}" if name in _RESERVED else name
+        kept = renamed(name, (*table, *_RESERVED))
         table[kept] = [query.document.columns.get(name) for query in items]
     return table
 

@@ -15,7 +15,9 @@ import pytest
 
 from engine.contract.config import SourceConfig
 from engine.contract.errors import UsageError
+from engine.data.files import line_numbers
 from engine.data.sources import Documents, read_documents
+from engine.records.tables import read_table, write_documents
 
 # Each of these is text, however much it looks like something else.
 TEXTS = ["2021-03-04", "NA", "007", "null", "1e3", "true", "a, b", 'say "x"', "é 😀", " padded "]
@@ -126,6 +128,90 @@ def test_a_quoted_line_end_stays_inside_its_csv_field(tmp_path: Path) -> None:
     rows = [{"text": "line\n" * 20_000 + str(number)} for number in range(25)]
     expected = [row["text"] for row in rows]
     assert all_texts(read(write(tmp_path / "file.csv", rows))) == expected
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".txt", ".csv.gz"])
+def test_a_byte_order_mark_says_how_text_is_encoded(
+    tmp_path: Path, suffix: str, encoding: str
+) -> None:
+    path = write(tmp_path / f"file{suffix}")
+    opened = gzip.open if suffix.endswith(".gz") else open
+    with opened(path, "rt", encoding="utf-8", newline="") as file:
+        content = str(file.read())
+    marked = content if encoding in ("utf-8-sig", "utf-16", "utf-32") else "\ufeff" + content
+    with opened(path, "wt", encoding=encoding, newline="") as file:
+        file.write(marked)
+    assert all_texts(read(path)) == TEXTS
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_one_text_may_be_longer_than_any_block(tmp_path: Path, suffix: str) -> None:
+    expected = ["a", "sea " * 750_000, "b"]
+    path = write(tmp_path / f"file{suffix}", [{"text": text} for text in expected])
+    assert all_texts(read(path)) == expected
+
+
+def test_the_type_of_a_csv_column_is_that_of_all_its_values(tmp_path: Path) -> None:
+    path = tmp_path / "file.csv"
+    path.write_text("text,n\n" + "sea,1\n" * 300_000 + "sea,1.5\n")
+    assert read(path).columns["n"][-1].as_py() == 1.5
+
+
+@pytest.mark.parametrize(
+    ("source", "depth"),
+    [("jsonl", 3), ("jsonl", 60), ("jsonl", 100), ("jsonl", 900), ("folder", 3), ("folder", 60)],
+)
+@pytest.mark.usefixtures("quiet_datasets")
+def test_what_is_nested_too_deeply_for_a_run_folder_is_kept_as_json(
+    tmp_path: Path, source: str, depth: int
+) -> None:
+    deep = json.loads("[" * depth + "1" + "]" * depth)
+    path = write(tmp_path / "file.jsonl", [{"text": "a", "deep": deep}])
+    if source == "folder":
+        path = tmp_path / "saved"
+        arrow = pa.table({"text": ["a"], "deep": [deep]})
+        datasets.Dataset(arrow, fingerprint="of a test").save_to_disk(str(path))
+    columns = read(path).columns
+    write_documents(tmp_path / "kept.parquet", columns, ("text",), [0])
+    (kept,) = read_table(tmp_path / "kept.parquet")["deep"].to_pylist()
+    assert (kept if depth == 3 else json.loads(kept)) == deep
+
+
+def test_a_damaged_column_is_named(tmp_path: Path) -> None:
+    raw = pa.array([b"a", b"caf\xe9"])
+    column = pa.StringArray.from_buffers(2, raw.buffers()[1], raw.buffers()[2])
+    for table in ({"text": column}, {"text": ["a", "b"], "note": column}):
+        pyarrow.parquet.write_table(pa.table(table), tmp_path / "file.parquet")
+        name = list(table)[-1]
+        assert f"column '{name}' is damaged (Invalid UTF8" in refusal(tmp_path / "file.parquet")
+
+
+def test_columns_named_like_ours_are_all_kept(tmp_path: Path) -> None:
+    names = ["q", "a", "text", "id", "data_id", "data_data_id", "source_row", "prompt"]
+    columns = pa.table({name: [name] for name in names})
+    write_documents(tmp_path / "kept.parquet", columns, ("q", "a"), [0])
+    kept = read_table(tmp_path / "kept.parquet").to_pylist()[0]
+    assert set(names) == {str(value) for value in kept.values()} - {"0"}
+    assert (kept["prompt"], kept["completion"], kept["source_row"]) == ("q", "a", 0)
+    assert "text" not in kept
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "lines"),
+    [
+        ("a.txt", "a\n\nb\n", [1, 3]),
+        ("a.jsonl", '\n{"text": "a"}\n \n{"text": "b"}', [2, 4]),
+        ("a.csv", 'text,n\r\n\r\n"a ""x""\r\nb",1\r\nb,2', [3, 5]),
+        ("a.json", '[{"text": "a"},\n{"text": "b"}]', None),
+    ],
+)
+def test_the_lines_of_rows(
+    tmp_path: Path, name: str, content: str, lines: list[int] | None
+) -> None:
+    (tmp_path / name).write_bytes(content.encode())
+    rows = read(tmp_path / name).source_rows.tolist()
+    assert line_numbers(tmp_path / name, rows) == lines
 
 
 def test_json_columns_of_mixed_or_missing_values_are_kept(tmp_path: Path) -> None:
@@ -260,14 +346,28 @@ def test_folders_and_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
     [
         ("a.jsonl", b'{"text": "a"}\n\n{"text": \n', "line 3 is not JSON"),
         ("a.jsonl", b'{"text": "a"}\n"b"\n', "line 2 is not a JSON object"),
-        ("a.json", b'[{"text": "a"}, 3]', "item 1 of its array is not a JSON object"),
+        ("a.json", b'[{"text": "a"}, 3]', "item 2 of its array is not a JSON object"),
         ("a.json", b'[{"text": "a"}', "Expecting ',' delimiter"),
-        ("a.txt", b"caf\xe9\n", "'utf-8' codec can't decode"),
-        ("a.csv", b"text,label\na\n", "Expected 2 columns, got 1"),
+        ("a.txt", b"tea\ncaf\xe9\n", "line 2 of a.txt is not UTF-8"),
+        ("a.csv", b"text,label\na,1\ncaf\xe9,1\n", "line 3 of a.csv is not UTF-8"),
+        ("a.jsonl", b'{"text": "caf\xe9"}', "line 1 of a.jsonl is not UTF-8"),
+        ("a.txt", "tea\n\ud800".encode("utf-16", "surrogatepass"), "line 2 of a.txt is not UTF-16"),
+        ("a.csv", "text\na\n".encode("utf-16-be"), "UTF-16 without a byte-order mark"),
+        ("a.csv", b"text,label\na,1\nb\n", "Row #3: Expected 2 columns, got 1"),
+        ("a.csv", b"text,note,note\na,1,2\n", "two columns are called 'note'"),
+        (
+            "a.jsonl",
+            b'{"text": "a"}\n{"text": "a", "text": "b"}',
+            "line 2: an object has two values",
+        ),
+        ("a.json", b'[{"text": "a", "n": {"k": 1, "k": 2}}]', "two values called 'k'"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": ' + b"[" * 10**5, "line 2 is nested too deeply"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": "\\ud800"}', "row 2 holds half of a surrogate pair"),
         ("a.csv", b"", "Empty CSV file"),
         ("a.parquet", b"text", "Parquet"),
         ("a.txt.gz", b"text", "Not a gzipped file"),
         ("a.txt.gz", gzip.compress(b"text" * 99, mtime=0)[:-9], "Compressed file ended"),
+        ("a.txt.gz", gzip.compress(b"text", mtime=0)[:10] + b"\xff" * 9, "Error -3"),
     ],
 )
 def test_a_damaged_file_is_refused_with_the_reason(
