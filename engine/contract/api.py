@@ -149,6 +149,14 @@ class Telemetry(Section):
     devices: list[DeviceView]
 
 
+class FolderView(Section):
+    """A folder of runs that was allowed or forgotten."""
+
+    runs_dir: str
+    jobs: int
+    """How many jobs that waited there are no longer started."""
+
+
 class Removed(Section):
     """What a removal freed."""
 

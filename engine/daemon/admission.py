@@ -47,7 +47,7 @@ class Admission:
 
     def admit(self, job: JobWatch) -> Allotted | Refused:
         """Leases for the job, or why it has to wait."""
-        return _not_at_home(job) or self._no_room(job) or self._allot(job)
+        return self._no_room(job) or self._allot(job)
 
     def _no_room(self, job: JobWatch) -> Refused | None:
         run = job.folder.run
@@ -130,16 +130,6 @@ def free_bytes(run: Path) -> int:
     trajectory = RunFolder(run).trajectory
     places = [run, trajectory] if trajectory.is_dir() else [run]
     return min(shutil.disk_usage(place).free for place in places)
-
-
-def _not_at_home(job: JobWatch) -> Refused | None:
-    """Whoever looks at a copy of a run need not want to compute in it."""
-    home = job.moved_from()
-    if home is None:
-        return None
-    run = job.folder.run.id
-    reason = f"was copied or moved here from {home}; go on with it here with: magic resume {run}"
-    return Refused(reason, others=True)
 
 
 def _prepared_device(run: RunFolder) -> str | None:

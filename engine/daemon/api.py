@@ -41,7 +41,7 @@ def make_app(serving: Serving) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.serving = serving
-    for routes in (router, stream_routes.router, run_routes.router):
+    for routes in (router, stream_routes.router, run_routes.router, run_routes.folders):
         app.include_router(routes)
     add_problem_handlers(app)
     app.add_middleware(Limits)

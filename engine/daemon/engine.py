@@ -1,5 +1,10 @@
-"""The engine: one queue over any number of runs folders."""
+"""The engine: one queue over any number of runs folders.
 
+Only what was submitted to it, or resumed through it, is its business: looking at a folder starts
+nothing there, changes nothing there and is not remembered.
+"""
+
+import contextlib
 import os
 import shutil
 import threading
@@ -15,24 +20,27 @@ from engine.contract.api import (
     SubmitRun,
     SubmitValidation,
 )
-from engine.contract.errors import ConflictError, NotFoundError, RunError
+from engine.contract.errors import ConflictError, MagicError, NotFoundError, RunError
 from engine.daemon.admission import Admission
 from engine.daemon.cleaning import finish_removals
 from engine.daemon.devices import Devices
 from engine.daemon.leases import Leases
 from engine.daemon.library import Library
 from engine.daemon.overview import Overview
-from engine.daemon.registry import Registry
+from engine.daemon.permission import SHARED, Permission
+from engine.daemon.registry import Entry, Registry
 from engine.daemon.removal import What, clear, hide, size_of
 from engine.daemon.scheduler import Scheduler
 from engine.daemon.settings import Settings
 from engine.daemon.views import RunWatch
 from engine.daemon.wishes import Verb, concerned, make_wish
-from engine.records.jobs import JobFolder
-from engine.records.naming import runs_folder
+from engine.records.jobs import jobs_of
 from engine.records.run_folder import RunFolder
 from engine.records.runs import find_run
 from engine.records.submission import submit_attribution, submit_run, submit_validation
+
+_REMOVING = "removing"
+"""An engine began to remove something in a runs folder."""
 
 
 class Engine:
@@ -43,19 +51,25 @@ class Engine:
         devices = Devices()
         self._leases = Leases(state_folder / "leases", settings.cpu_runs)
         self._registry = Registry(state_folder / "registry.sqlite")
-        self._library = Library()
+        self._permission = Permission(self._registry)
+        self._library = Library(self._permission.not_asked)
         self._admission = Admission(self._leases, devices, settings)
-        self._scheduler = Scheduler(self._library, self._registry, self._admission)
-        self._overview = Overview(self._library, self._leases, devices, settings.disk_floor)
+        self._scheduler = Scheduler(
+            self._library, self._registry, self._admission, self._permission
+        )
+        self._overview = Overview(
+            self._library, self._registry, self._leases, devices, settings.disk_floor
+        )
 
     def start(self) -> None:
-        """Take up the runs that there are and begin to schedule."""
-        # A registry that was lost: the usual folder, and those of all runs at work, are known.
-        at_work = [run.parent for run in self._leases.holders() if run.is_absolute()]
-        for folder in (runs_folder(), *at_work):
-            self._registry.know(_real(folder))
-        for folder in self._registry.folders:
-            _tidy(folder)
+        """Take up the runs that were asked for and begin to schedule."""
+        # Of a registry that was lost, the leases still name what is at work.
+        for run in self._leases.holders():
+            with contextlib.suppress(MagicError, OSError, ValueError, TypeError):
+                self._registry.enqueue(_held(RunFolder(run)))
+        folders = {run.parent for run in self._registry.runs}
+        for folder in folders.union(self._registry.said_of(_REMOVING)):
+            self._tidy(folder)
         self._scheduler.start()
 
     def stop(self) -> None:
@@ -72,20 +86,25 @@ class Engine:
             ConflictError: if there is another run of that id.
         """
         runs = _real(Path(wanted.runs_dir))
+        run = RunFolder(runs / wanted.id)
         with self._scheduler.actions:
-            created = not (runs / wanted.id).exists()
+            created = not run.path.exists()
             if created:
+                if (reason := self._permission.shared(runs)) is not None:
+                    raise ConflictError(f"no run can start in {runs}: {reason}")
                 # What an engine left that was killed while it made this very run.
                 shutil.rmtree(runs / f".{wanted.id}.new", ignore_errors=True)
-                with _explained():
-                    job = submit_run(runs, wanted.id, wanted.config, wanted.environment)
-                self._enqueue(job)
-            elif RunFolder(runs / wanted.id).config().digest() != wanted.config.digest():
-                raise ConflictError(
-                    f"there is a run {wanted.id} with another config in {runs}; submit this one "
-                    "under a new id"
-                )
-            self._know(runs)
+                with self._queued(run, 1):
+                    submit_run(runs, wanted.id, wanted.config, wanted.environment)
+            else:
+                if run.config().digest() != wanted.config.digest():
+                    raise ConflictError(
+                        f"there is a run {wanted.id} with another config in {runs}; submit this "
+                        "one under a new id"
+                    )
+                self._permission.check(run)
+                # An engine that was killed may have made the folder for this very request.
+                self._registry.enqueue([(run.path, 1)])
             watch = self._library.find(runs, wanted.id)
         self._scheduler.wake(watch)
         return watch.view(), created
@@ -107,9 +126,9 @@ class Engine:
                     "end, or the trajectory was removed; run the config again with: magic run"
                 )
             watch.folder.config()
-            with _explained():
-                job = submit_attribution(watch.folder, wanted.asked, wanted.environment)
-            self._enqueue(job)
+            self._permission.check(watch.folder)
+            with self._queued(watch.folder, len(watch.jobs) + 1):
+                submit_attribution(watch.folder, wanted.asked, wanted.environment)
         self._scheduler.wake(watch)
         return watch.view()
 
@@ -124,11 +143,11 @@ class Engine:
         with self._scheduler.actions:
             self._readable(watch)
             watch.folder.config()
-            with _explained():
-                job = submit_validation(
+            self._permission.check(watch.folder)
+            with self._queued(watch.folder, len(watch.jobs) + 1):
+                submit_validation(
                     watch.folder, wanted.attribution, wanted.asked, wanted.environment
                 )
-            self._enqueue(job)
         self._scheduler.wake(watch)
         return watch.view()
 
@@ -143,9 +162,12 @@ class Engine:
         with self._scheduler.actions:
             self._readable(watch)
             jobs = concerned(watch, verb)
+            if verb == "resume":
+                self._permission.check(watch.folder)
             with _explained():
                 make_wish(jobs, verb)
             if verb == "resume":
+                self._registry.enqueue((watch.folder.path, job.number) for job in jobs)
                 for job in jobs:
                     self._admission.forgive(job.folder.path)
             watch.refresh()
@@ -162,17 +184,39 @@ class Engine:
         """
         watch = self._find(runs_dir, run_id)
         size = size_of(watch, what)
-        with self._scheduler.actions, _explained():
-            gone = hide(watch, what)
-        if what == "run":
-            self._library.forget(watch)
-        removed = clear(gone, watch, what, size)
+        runs = watch.folder.path.parent
+        # The next engine finishes it if this one is killed.
+        self._registry.say(runs, _REMOVING)
+        try:
+            with self._scheduler.actions, _explained():
+                gone = hide(watch, what)
+            if what == "run":
+                self._registry.forget(watch.folder.path)
+                self._library.forget(watch)
+            removed = clear(gone, watch, what, size)
+        finally:
+            self._registry.take_back(runs, _REMOVING)
         self._scheduler.wake()
         return removed
 
+    def allow(self, folder: Path) -> Path:
+        """Remember that the user accepts that others may write in a folder; its true path."""
+        folder = _real(folder)
+        self._registry.say(folder, SHARED)
+        self._scheduler.wake()
+        return folder
+
+    def forget(self, folder: Path) -> int:
+        """Start nothing in a folder any more that was asked for so far; how many jobs that were.
+
+        What is at work goes on to its end.
+        """
+        with self._scheduler.actions:
+            return self._registry.forget(_real(folder))
+
     def runs(self, runs_dir: Path) -> list[RunView]:
         """All runs in a folder, oldest first."""
-        return [watch.view() for watch in self._library.runs(self._know(runs_dir))]
+        return [watch.view() for watch in self._library.runs(_real(runs_dir))]
 
     def run(self, runs_dir: Path, run_id: str) -> RunView:
         """One run.
@@ -189,7 +233,7 @@ class Engine:
             NotFoundError: if none matches.
             ConflictError: if several do.
         """
-        folder = self._know(runs_dir)
+        folder = _real(runs_dir)
         watches = {watch.folder.path: watch for watch in self._library.runs(folder)}
 
         def name(run: RunFolder) -> str | None:
@@ -208,19 +252,29 @@ class Engine:
         """Grows whenever any run's view changed."""
         return self._library.changes
 
-    def _know(self, runs_dir: Path) -> Path:
-        """Remember a runs folder if it is there; returns its one true path."""
-        folder = _real(runs_dir)
-        if folder.is_dir() and self._registry.know(folder):
-            _tidy(folder)
-            self._scheduler.wake()
-        return folder
-
     def _find(self, runs_dir: Path, run_id: str) -> RunWatch:
-        return self._library.find(self._know(runs_dir), run_id)
+        return self._library.find(_real(runs_dir), run_id)
 
-    def _enqueue(self, job: JobFolder) -> None:
-        self._registry.enqueue([(job.run.path, job.number)])
+    @contextmanager
+    def _queued(self, run: RunFolder, number: int) -> Iterator[None]:
+        """Make a job that is in the queue from the moment on that it is there, or not at all."""
+        entry = (run.path, number)
+        self._registry.enqueue([entry])
+        try:
+            with _explained():
+                yield
+        except BaseException:
+            self._registry.leave(lambda other: other == entry)
+            raise
+
+    def _tidy(self, folder: Path) -> None:
+        """Finish, beside all else, what an engine that was killed had begun to remove or make."""
+
+        def tidy() -> None:
+            finish_removals(folder)
+            self._registry.take_back(folder, _REMOVING)
+
+        threading.Thread(target=tidy, daemon=True).start()
 
     @staticmethod
     def _readable(watch: RunWatch) -> None:
@@ -246,5 +300,7 @@ def _real(folder: Path) -> Path:
     return Path(os.path.realpath(folder))
 
 
-def _tidy(folder: Path) -> None:
-    threading.Thread(target=finish_removals, args=(folder,), daemon=True).start()
+def _held(run: RunFolder) -> list[Entry]:
+    """The jobs of a run that have a process alive."""
+    jobs = jobs_of(run) if run.path.is_absolute() else []
+    return [(run.path, job.number) for job in jobs if any(a.is_held() for a in job.attempts()[-1:])]

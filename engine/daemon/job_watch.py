@@ -23,7 +23,7 @@ back than this tells of every change."""
 class Waiting:
     """Why the scheduler has not started a job yet."""
 
-    position: int
+    position: int | None
     reason: str | None
     blocked: bool
 
@@ -73,7 +73,7 @@ class JobWatch:
     def moved_from(self) -> str | None:
         """Where its run was when it was last asked for, if that is not where it is now."""
         home = self.folder.home()
-        return None if home == str(self.folder.run.path.resolve()) else home
+        return None if home == str(self.folder.run.path.resolve()) else home or "elsewhere"
 
     def refresh(self) -> None:
         """Read what may have changed.

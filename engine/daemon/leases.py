@@ -24,6 +24,11 @@ class Allotted:
     gpu: bool = True
     """Whether it may use a GPU that nobody knows of: not if it was prepared without one."""
 
+    def give_back(self) -> None:
+        """Let go of the leases."""
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+
 
 @dataclass(frozen=True)
 class Refused:

@@ -1,4 +1,4 @@
-"""Who is next: jobs start in the order in which they were asked for."""
+"""Who is next: the jobs that were asked of this engine, in the order in which they were."""
 
 from collections.abc import Iterable
 
@@ -11,21 +11,22 @@ Place = tuple[RunWatch, JobWatch]
 
 
 def in_order(watches: Iterable[RunWatch], registry: Registry) -> list[Place]:
-    """The jobs that wait, the first in the queue first; those that are over leave it."""
+    """The jobs in the queue that wait, the first one first; those that are over leave it.
+
+    What is not in the queue was never asked of this engine, whatever its files say.
+    """
     jobs = [(watch, job) for watch in watches if not watch.problem for job in watch.jobs]
     finished = {(watch.folder.path, job.number) for watch, job in jobs if job.state.finished}
-    registry.leave(lambda entry: entry in finished)
-    waiting = [(watch, job) for watch, job in jobs if job.state in WAITING]
-    # Of what the registry does not know, the files tell when it was asked for.
-    waiting.sort(
-        key=lambda place: (place[1].request.submitted, place[0].folder.id, place[1].number)
-    )
-    registry.enqueue((watch.folder.path, job.number) for watch, job in waiting)
-
-    def position(place: Place) -> int:
-        return registry.position((place[0].folder.path, place[1].number)) or 0
-
-    return sorted(waiting, key=position)
+    there = {(watch.folder.path, job.number) for watch, job in jobs}
+    runs = {path for path, _ in there}
+    registry.leave(lambda entry: entry in finished or (entry[0] in runs and entry not in there))
+    placed = [
+        (position, (watch, job))
+        for watch, job in jobs
+        if job.state in WAITING
+        and (position := registry.position((watch.folder.path, job.number))) is not None
+    ]
+    return [place for _, place in sorted(placed, key=lambda entry: entry[0])]
 
 
 def behind(watch: RunWatch, current: JobWatch) -> str:

@@ -9,22 +9,36 @@ from engine.daemon.devices import Device, Devices
 from engine.daemon.job_watch import WAITING
 from engine.daemon.leases import Leases
 from engine.daemon.library import Library
+from engine.daemon.registry import Registry
 from engine.daemon.telemetry import disk_free, host_memory
 from engine.records.naming import runs_folder
 
 
 class Overview:
-    """Looks at the machine, and counts the jobs of all runs."""
+    """Looks at the machine, and counts the jobs that were asked of the engine."""
 
-    def __init__(self, library: Library, leases: Leases, devices: Devices, disk_floor: int) -> None:
+    def __init__(
+        self,
+        library: Library,
+        registry: Registry,
+        leases: Leases,
+        devices: Devices,
+        disk_floor: int,
+    ) -> None:
         """The engine starts now."""
-        self._library, self._leases, self._devices = library, leases, devices
+        self._library, self._registry = library, registry
+        self._leases, self._devices = leases, devices
         self._disk_floor = disk_floor
         self._began = time.time()
 
     def view(self, socket: str) -> EngineView:
         """All of it as it is now; ``socket`` is where the engine answers."""
-        jobs = [job for watch in self._library.all() for job in watch.jobs]
+        jobs = [
+            job
+            for run in self._registry.runs
+            for job in self._library.watch(run).jobs
+            if self._registry.position((run, job.number)) is not None
+        ]
         used, total = host_memory()
         return EngineView(
             api_version=API_VERSION,

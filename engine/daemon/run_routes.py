@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from engine.contract.api import (
     AbsolutePath,
+    FolderView,
     Removed,
     RunId,
     RunList,
@@ -33,6 +34,19 @@ JobNumber = Annotated[int, Field(ge=1, le=9999)]
 TheRun = Annotated[RunId, InPath(description="The run's id.")]
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"], responses=PROBLEMS)
+folders = APIRouter(prefix="/v1/folders", tags=["folders"], responses=PROBLEMS)
+
+
+@folders.post("/allow", status_code=202)
+def allow_folder(engine: TheEngine, runs_dir: RunsDir) -> FolderView:
+    """Accept from now on that others may write in a folder of runs."""
+    return FolderView(runs_dir=str(engine.allow(Path(runs_dir))), jobs=0)
+
+
+@folders.post("/forget", status_code=202)
+def forget_folder(engine: TheEngine, runs_dir: RunsDir) -> FolderView:
+    """Start nothing more of what was asked for in a folder of runs so far."""
+    return FolderView(runs_dir=runs_dir, jobs=engine.forget(Path(runs_dir)))
 
 
 @router.get("")

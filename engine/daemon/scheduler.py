@@ -1,7 +1,8 @@
 """The loop that brings about what is asked: it starts, stops and counts attempts.
 
-It remembers nothing that matters. Every round looks at what the run folders say and does what is
-missing, so that an engine that is started anew goes on where another one was killed.
+It looks after the runs that have a job in the registry's queue, and after no others. It remembers
+nothing that matters: every round looks at what their folders say and does what is missing, so that
+an engine that is started anew goes on where another one was killed.
 """
 
 import logging
@@ -23,6 +24,7 @@ from engine.daemon.launch import ask_to_stop, launch
 from engine.daemon.leases import Refused
 from engine.daemon.library import Library
 from engine.daemon.order import behind, in_order
+from engine.daemon.permission import Permission
 from engine.daemon.registry import Registry
 from engine.daemon.views import RunWatch
 
@@ -55,9 +57,16 @@ class _Notes:
 class Scheduler:
     """Owns the thread that starts and stops work; hold ``actions`` to change what is asked."""
 
-    def __init__(self, library: Library, registry: Registry, admission: Admission) -> None:
+    def __init__(
+        self,
+        library: Library,
+        registry: Registry,
+        admission: Admission,
+        permission: Permission,
+    ) -> None:
         """Do nothing before :meth:`start`."""
         self.actions = threading.RLock()
+        self._permission = permission
         self._library, self._registry, self._admission = library, registry, admission
         self._condition = threading.Condition()
         self._woken = self._stopping = False
@@ -153,7 +162,7 @@ class Scheduler:
         return False
 
     def _due(self) -> list[RunWatch]:
-        """The runs to look at: those touched, new or unsettled now or the last time."""
+        """The runs to look at: those touched, new in the queue, or unsettled now or before."""
         with self._condition:
             touched, self._touched = self._touched, {}
             woken, self._woken = self._woken, False
@@ -164,17 +173,16 @@ class Scheduler:
         if woken or recheck or now >= self._looked + IDLE_SECONDS:
             self._looked = now
             self._look()
-        known = self._library.all()
+        known = [self._library.watch(run) for run in self._registry.runs]
         if not recheck:
             known = [w for w in known if w not in self._seen or w.at_work or not w.settled]
         self._seen.update(known)
         return list(dict.fromkeys([*touched, *self._active, *known]))
 
     def _look(self) -> None:
-        """Find the runs in all folders; forgets the place in the queue of those that are gone."""
-        found = [watch for folder in self._registry.folders for watch in self._library.runs(folder)]
-        paths = {watch.folder.path for watch in found}
-        self._registry.leave(lambda entry: entry[0] not in paths and entry[0].parent.is_dir())
+        """Take the runs that are gone out of the queue; a disk that is away may come back."""
+        gone = {run for run in self._registry.runs if not run.is_dir() and run.parent.is_dir()}
+        self._registry.leave(lambda entry: entry[0] in gone)
 
     def _follow(self, watches: Iterable[RunWatch]) -> None:
         """Act on what became of the jobs of some runs."""
@@ -215,6 +223,8 @@ class Scheduler:
 
     def _try(self, watch: RunWatch, job: JobWatch) -> Refused | None:
         """Start a job, or say why not."""
+        if (reason := self._permission.not_asked(job)) is not None:
+            return Refused(reason, others=True)
         current = watch.current()
         if current is not None and current is not job:
             return Refused(behind(watch, current), others=False)
@@ -227,6 +237,9 @@ class Scheduler:
             allotted = self._admission.admit(job)
             if isinstance(allotted, Refused):
                 return allotted
+            if (reason := self._permission.refusal(watch.folder)) is not None:
+                allotted.give_back()
+                return Refused(reason, others=True)
             attempt, child = launch(SUPERVISOR_COMMAND, job.folder, allotted)
         except (MagicError, OSError) as error:
             notes.again_at = time.monotonic() + RETRY_SECONDS

@@ -22,14 +22,22 @@ _BAD_FILES = (MagicError, OSError, ValueError, TypeError, KeyError, AttributeErr
 class RunWatch:
     """One run; safe to use from several threads."""
 
-    def __init__(self, path: Path, changed: Callable[[], None]) -> None:
-        """Watch the run in ``path``; ``changed`` is told of every change of its view."""
+    def __init__(
+        self,
+        path: Path,
+        changed: Callable[[], None],
+        not_asked: Callable[[JobWatch], str | None] = lambda job: None,
+    ) -> None:
+        """Watch the run in ``path``; ``changed`` is told of every change of its view.
+
+        ``not_asked`` says why a job is not one that this engine starts.
+        """
         self.folder = RunFolder(path)
         self.jobs: list[JobWatch] = []
         self.waiting: Mapping[int, Waiting] = {}
         self.problem: str | None = None
         """Why its jobs cannot be read."""
-        self._changed = changed
+        self._changed, self.not_asked = changed, not_asked
         self._lock = threading.RLock()
         self._view: RunView | None = None
         self._seen: tuple[Mapping[int, Waiting], list[Path], tuple[int, ...]] | None = None
@@ -110,7 +118,7 @@ class RunWatch:
     def _read(self) -> RunView:
         identity = self._identify()
         progress = self._fold.update(keep_open=self.at_work)
-        jobs = [_job_view(job, self.waiting.get(job.number)) for job in self.jobs]
+        jobs = [_job_view(job, self._waiting(job)) for job in self.jobs]
         self._sizes.update(tuple(job.state for job in jobs), self.at_work and not self.settled)
         current = self.current()
         job = None if current is None else jobs[self.jobs.index(current)]
@@ -161,6 +169,12 @@ class RunWatch:
         if self._identity is None or self._identity[0] != stamp:
             self._identity = (stamp, Identity.read(self.folder))
         return self._identity[1]
+
+    def _waiting(self, job: JobWatch) -> Waiting | None:
+        """Why a job waits, as the scheduler says, or because it never comes to the scheduler."""
+        if job.state in WAITING and (reason := self.not_asked(job)) is not None:
+            return Waiting(None, reason, blocked=True)
+        return self.waiting.get(job.number)
 
     def _count_documents(self) -> int | None:
         stamp = changed_at(self.folder.documents_file)

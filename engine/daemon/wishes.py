@@ -42,7 +42,7 @@ def _to_go_on(watch: RunWatch) -> list[JobWatch]:
     jobs = [
         job
         for job in watch.jobs
-        if job.state in _RESTING or (job.state in WAITING and job.moved_from() is not None)
+        if job.state in _RESTING or (job.state in WAITING and watch.not_asked(job) is not None)
     ]
     if not jobs:
         jobs = [job for job in watch.jobs if job.state in _GIVEN_UP][-1:]

@@ -1,5 +1,8 @@
 """``magic engine``: the process that runs the runs."""
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from magic_tui.cli.options import AsJson
@@ -10,6 +13,8 @@ engine = typer.Typer(
     rich_markup_mode=None,
     help="Start or stop the process that runs the runs.",
 )
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder of runs, or of one run.")]
 
 
 @engine.command()
@@ -54,6 +59,40 @@ def stop(as_json: AsJson = False) -> None:
     typer.echo(f"engine stopped; {counted(running, 'run')} {'goes' if running == 1 else 'go'} on")
     if queued:
         typer.echo(f"{counted(queued, 'job')} stay queued until an engine starts")
+
+
+@engine.command()
+@reports_errors
+def allow(folder: Folder, as_json: AsJson = False) -> None:
+    """Let runs start in a folder in which other users may write.
+
+    Whoever may write there can then have the engine run their programs in your name. This is
+    remembered until magic engine forget.
+    """
+    from magic_tui.client.engine import connect
+
+    view = connect(folder).folder("allow")
+    if as_json:
+        print_json(view)
+    else:
+        typer.echo(f"runs may start in {view['runs_dir']}, whoever may write there")
+
+
+@engine.command()
+@reports_errors
+def forget(folder: Folder, as_json: AsJson = False) -> None:
+    """Start nothing in a folder any more that was asked for so far.
+
+    Runs at work there go on; what waits or is paused starts again with magic resume.
+    """
+    from magic_tui.client.engine import connect
+    from magic_tui.render.numbers import counted
+
+    view = connect(folder).folder("forget")
+    if as_json:
+        print_json(view)
+    else:
+        typer.echo(f"{view['runs_dir']} is forgotten, with {counted(view['jobs'], 'job')}")
 
 
 @engine.command()

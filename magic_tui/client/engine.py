@@ -121,6 +121,10 @@ class Engine:
                 raise
             return {"removed": f"{self.runs_dir}/{run_id}", "freed_bytes": None}
 
+    def folder(self, verb: Literal["allow", "forget"]) -> View:
+        """Accept that others may write in the folder of the runs, or start nothing there."""
+        return self._ask(Question("POST", f"/v1/folders/{verb}", self.query()))
+
     def wait(self, run_id: str, timeout: float | None = None) -> View:
         """The run once all its jobs are settled; or as it is at the time-out."""
         deadline = None if timeout is None else time.monotonic() + timeout

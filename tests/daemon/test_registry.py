@@ -18,8 +18,8 @@ def file(tmp_path: Path) -> Path:
 
 def filled(file: Path) -> Registry:
     registry = Registry(file)
-    assert registry.know(Path("/runs")) and not registry.know(Path("/runs"))
-    registry.know(Path("/odd \udcff 'name"))
+    registry.say(Path("/runs"), "shared")
+    registry.say(Path("/odd \udcff 'name"), "shared", "twice")
     registry.enqueue([(B, 1), (A, 1), (B, 1)])
     registry.enqueue([(C, 2)])
     return registry
@@ -33,10 +33,12 @@ def order(registry: Registry) -> list[Path]:
 def test_it_comes_back(file: Path) -> None:
     filled(file).close()
     again = Registry(file)
-    assert again.folders == [Path("/runs"), Path("/odd \udcff 'name")]
+    assert set(again.said_of("shared")) == {Path("/odd \udcff 'name"), Path("/runs")}
+    assert again.said(Path("/odd \udcff 'name"), "shared") == "twice"
+    assert again.said(Path("/odd"), "shared") is again.said(Path("/runs"), "other") is None
     assert order(again) == [B, A, C]
     again.leave(lambda entry: entry[0] == A)
-    assert order(again) == [B, C]
+    assert order(again) == [B, C] and again.runs == [B, C]
     again.enqueue([(A, 1)])
     again.close()
     assert order(Registry(file)) == [B, C, A]
@@ -89,7 +91,7 @@ def test_damage_while_it_is_open_loses_nothing(file: Path) -> None:
     registry.close()
     again = Registry(file)
     assert order(again) == [B, A, C] and again.position((Path("/runs/d"), 1)) is not None
-    assert len(again.folders) == 2
+    assert len(again.said_of("shared")) == 2
 
 
 def test_a_file_that_cannot_be_written_is_only_told_of(
@@ -97,7 +99,35 @@ def test_a_file_that_cannot_be_written_is_only_told_of(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         registry = Registry(tmp_path / "missing" / "registry.sqlite")
-        registry.know(Path("/runs"))
+        registry.say(Path("/runs"), "shared")
     registry.enqueue([(A, 1)])
-    assert registry.folders == [Path("/runs")] and registry.position((A, 1)) == 1
+    assert registry.said(Path("/runs"), "shared") and registry.position((A, 1)) == 1
     assert "could not be used" in caplog.text
+
+
+def test_forgetting_a_folder_forgets_all_below_it(file: Path) -> None:
+    registry = filled(file)
+    registry.enqueue([(Path("/runs-too/a"), 1)])
+    registry.say(A, "trusted", "1234")
+    assert registry.forget(Path("/runs")) == 3
+    registry.close()
+    again = Registry(file)
+    assert again.runs == [Path("/runs-too/a")] and again.said(A, "trusted") is None
+    assert again.said_of("shared") == [Path("/odd \udcff 'name")]
+
+
+def test_what_an_earlier_version_queued_by_looking_is_not_started(file: Path) -> None:
+    old = sqlite3.connect(file)
+    old.executescript(
+        "CREATE TABLE folders (path BLOB PRIMARY KEY);"
+        "CREATE TABLE queue (position INTEGER PRIMARY KEY, run BLOB, job INTEGER);"
+        "INSERT INTO folders VALUES ('/runs'); INSERT INTO queue VALUES (1, '/runs/a', 1);"
+        "PRAGMA user_version = 1"
+    )
+    old.close()
+    registry = Registry(file)
+    assert registry.runs == []
+    registry.enqueue([(B, 1)])
+    registry.close()
+    assert Registry(file).runs == [B]
+    assert [entry.name for entry in file.parent.iterdir()] == [file.name]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.contract.errors import ConflictError, NotFoundError
+from engine.daemon.registry import Registry
 from tests.daemon.conftest import Bench
 
 
@@ -99,6 +100,10 @@ def test_half_done_removals_are_finished_at_the_start(bench: Bench) -> None:
         (folder / "deep" / "file").write_bytes(b"x")
         old = time.time() - 3600
         os.utime(folder, (old, old))
+    # As an engine does that is killed in the middle of it.
+    registry = Registry(bench.state / "registry.sqlite")
+    registry.say(bench.runs, "removing")
+    registry.close()
     kept = bench.runs / ".something.removed"
     kept.mkdir()
     bench.start()

@@ -103,6 +103,12 @@ class FakeEngine:
             (Path(view.path) / VIEW).unlink()
         return Removed(removed=what, freed_bytes=1)
 
+    def allow(self, folder: Path) -> Path:
+        return folder
+
+    def forget(self, folder: Path) -> int:
+        return 1
+
     def runs(self, runs_dir: Path) -> list[RunView]:
         return [self.run(runs_dir, path.parent.name) for path in sorted(runs_dir.glob(f"*/{VIEW}"))]
 

@@ -256,6 +256,7 @@ def test_it_describes_itself(client: httpx2.Client) -> None:
         "GET /v1/runs/{run_id}/wait", "POST /v1/runs/{run_id}/pause",
         "POST /v1/runs/{run_id}/resume", "POST /v1/runs/{run_id}/cancel",
         "POST /v1/runs/{run_id}/attributions", "POST /v1/runs/{run_id}/validations",
+        "POST /v1/folders/allow", "POST /v1/folders/forget",
         "GET /v1/runs/{run_id}/events", "GET /v1/runs/{run_id}/logs",
     }  # fmt: skip
     for methods in described["paths"].values():
