@@ -59,7 +59,8 @@ def validate(
         bool, typer.Option("--keep-models", help="Keep the models, for queries asked later.")
     ] = False,
     threshold: Annotated[
-        float | None, typer.Option(metavar="LDS", help="Exit 5 if the mean LDS is lower.")
+        float | None,
+        typer.Option(metavar="LDS", help="Exit 5 if the LDS of any share asked for is lower."),
     ] = None,
     detach: Detach = False,
     runs_dir: RunsDir = None,
@@ -67,17 +68,19 @@ def validate(
 ) -> None:
     """Check an attribution: retrain without some documents, compare with the predictions.
 
-    The LDS is the rank correlation of predicted and actual losses over random subsets, on average
-    over the queries: 1 is perfect. Retrainings are kept in the run's bank: what is there is not
-    done again, whatever was interrupted, and one bank serves every query.
+    The LDS is the rank correlation of predicted and actual losses over random subsets of one
+    share of the documents, on average over the queries: 1 is perfect. Retrainings are kept in
+    the run's bank: what is there is not done again, whatever was interrupted, and one bank serves
+    every query.
     """
     from magic_tui.client.engine import connect
 
     if not (count or leave_one_out or drop_top or smoothness or agreement or baselines):
-        _show(_there(run, attribution, runs_dir), threshold, as_json)
+        _show(_there(run, attribution, runs_dir), threshold, drop or [], as_json)
         return
+    shares = [0.05] if drop is None else drop
     asked = {
-        "drop": [0.05] if drop is None else drop,
+        "drop": shares,
         "count": count,
         "seed": seed,
         "leave_one_out": leave_one_out,
@@ -99,7 +102,7 @@ def validate(
     from magic_tui.cli.work import finish
 
     facts = finish(engine, view, job["number"], after=view["events"] - 1)
-    _show(facts, threshold, as_json)
+    _show(facts, threshold, shares if count else drop or [], as_json)
 
 
 def _there(run: str | None, attribution: str | None, runs_dir: Path | None) -> dict[str, Any]:
@@ -143,10 +146,14 @@ def _print_queued(run: dict[str, Any], attribution: str, as_json: bool) -> None:
     narrate(f"validation of {attribution}; follow it with: magic watch {run['id']}")
 
 
-def _show(facts: dict[str, Any], threshold: float | None, as_json: bool) -> None:
+def _show(
+    facts: dict[str, Any], threshold: float | None, shares: list[float], as_json: bool
+) -> None:
+    """Print what was found, and check the LDS of these shares, or of all there are."""
     from engine.records.run_folder import RunFolder
     from magic_tui.client.attribution import open_attribution
     from magic_tui.client.baselines import read_baselines
+    from magic_tui.client.lds import drop_kind
     from magic_tui.client.trust import read_trust
     from magic_tui.client.validated import check_threshold, validated_facts
 
@@ -159,6 +166,6 @@ def _show(facts: dict[str, Any], threshold: float | None, as_json: bool) -> None
         console = stdout()
         for line in validated_lines(trust, others, console.width):
             console.print(line)
-    check_threshold(found, threshold)
+    check_threshold(found, threshold, [drop_kind(share) for share in shares])
     if as_json:
         print_json(found)

@@ -32,9 +32,10 @@ class Average:
     """Whether all runs have the same scores: then the seed changes nothing in this config."""
     lds: AverageLds | None
 
-    def figures(self, query: int) -> dict[str, float] | None:
-        """The LDS of one query; None if there is none of any."""
-        return None if self.lds is None else self.lds.figures(query)
+    def figures(self, query: int | None = None) -> dict[str, dict[str, float]] | None:
+        """By kind of subset, the LDS of one query or of all; None if there is none of any."""
+        lds = self.lds
+        return None if lds is None else {kind: lds.figures(kind, query) for kind in lds.kinds}
 
 
 def read_average(seeds: tuple[Seeded, ...]) -> Average:
@@ -103,7 +104,7 @@ def average_facts(average: Average, top: Top) -> dict[str, Any]:
         **ranked_facts(top),
         "agreement": mean(average.agreements),
         "identical": average.identical,
-        "lds": None if lds is None else _lds_facts(lds),
+        "lds": None if lds is None else {kind: _lds_facts(lds, kind) for kind in lds.kinds},
         "by_query": [
             {"query": query, "agreement": agreement, "lds": average.figures(query)}
             for query, agreement in enumerate(average.agreements)
@@ -111,8 +112,9 @@ def average_facts(average: Average, top: Top) -> dict[str, Any]:
     }
 
 
-def _lds_facts(lds: AverageLds) -> dict[str, Any]:
-    return {"subsets": lds.subsets, "interval": lds.averaged.interval, **lds.figures()}
+def _lds_facts(lds: AverageLds, kind: str) -> dict[str, Any]:
+    averaged = lds.averaged.by_kind[kind]
+    return {"subsets": averaged.subsets, "interval": averaged.interval, **lds.figures(kind)}
 
 
 def _scores(seeds: Sequence[Seeded], query: int) -> Floats:

@@ -31,18 +31,22 @@ class AverageLds:
     """Each run's scores against mean φ."""
 
     @property
-    def subsets(self) -> int:
-        """Subsets that an LDS rests on."""
-        return self.averaged.ranked_subsets
+    def kinds(self) -> list[str]:
+        """The kinds of subsets that have an LDS."""
+        return list(self.averaged.ranked)
 
-    def figures(self, query: int | None = None) -> dict[str, float]:
-        """The LDS of each, that of single runs on average over them.
+    def figures(self, kind: str, query: int | None = None) -> dict[str, float]:
+        """The LDS of each over the subsets of a kind, that of single runs on average over them.
 
         Args:
+            kind: one of ``kinds``.
             query: one query; left out, the mean over queries.
         """
-        kinds = {"averaged": (self.averaged,), "own": self.own, "single": self.single}
-        return {name: mean([_lds(one, query) for one in found]) for name, found in kinds.items()}
+        each = {"averaged": (self.averaged,), "own": self.own, "single": self.single}
+        return {
+            name: mean([_lds(one.by_kind[kind], query) for one in found])
+            for name, found in each.items()
+        }
 
 
 def read_average_lds(seeds: Sequence[Seeded]) -> AverageLds | None:
@@ -70,7 +74,7 @@ def read_average_lds(seeds: Sequence[Seeded]) -> AverageLds | None:
         tuple(_validation([of_query[run] for of_query in shared]) for run in runs),
         tuple(_validation(map(_against, (q[run] for q in shared), means)) for run in runs),
     )
-    return None if np.isnan(judged.averaged.lds) else judged
+    return None if judged.averaged.deciding is None else judged
 
 
 def why_no_lds(seeds: Sequence[Seeded]) -> str:

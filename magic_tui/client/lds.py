@@ -1,6 +1,6 @@
 """The LDS of many runs at a glance: a file is read again only once it has changed."""
 
-import math
+import contextlib
 from pathlib import Path
 
 from engine.contract.errors import RunError
@@ -9,19 +9,38 @@ from magic_tui.client.start import View
 _FILE = "validation.csv"
 
 
+def kind_text(kind: str) -> str:
+    """Which subsets an LDS is that of, as it follows its number: ``at 5 %`` for ``drop 0.05``."""
+    name, _, value = kind.rpartition(" ")
+    if name == "drop":
+        with contextlib.suppress(ValueError):
+            return f"at {100 * float(value):g} %"
+    if name == "drop-top":
+        return f"without the {value} that help most"
+    return {"": "", "leave-one-out": "of single documents"}.get(kind, f"of {kind}")
+
+
+def drop_kind(share: float) -> str:
+    """The kind of random subsets of this share of the documents."""
+    return f"drop {share:g}"
+
+
 class KnownLds:
     """What validation found of the latest attribution of runs; for one thread at a time."""
 
     def __init__(self) -> None:
         """Nothing was read yet."""
         self._latest: dict[str, tuple[int, Path | None]] = {}
-        self._known: dict[Path, tuple[tuple[int, int], float | None]] = {}
+        self._known: dict[Path, tuple[tuple[int, int], tuple[str, float] | None]] = {}
 
     def with_lds(self, runs: list[View]) -> list[View]:
-        """The same runs, each with its ``lds``; None where nothing was validated."""
+        """The same runs, each with ``lds``: the kind of subsets that decides, and the LDS of it.
+
+        None where there is none.
+        """
         return [{**run, "lds": self._lds(run)} for run in runs]
 
-    def _lds(self, run: View) -> float | None:
+    def _lds(self, run: View) -> tuple[str, float] | None:
         folder = self._attribution(run)
         if folder is None:
             return None
@@ -46,7 +65,7 @@ class KnownLds:
         return known[1]
 
 
-def _read(attribution: Path) -> float | None:
+def _read(attribution: Path) -> tuple[str, float] | None:
     # Only who has validated something waits for what computes with it.
     from magic_tui.client.validation import read_validation
 
@@ -54,5 +73,5 @@ def _read(attribution: Path) -> float | None:
         validation = read_validation(attribution)
     except (RunError, OSError):
         return None
-    lds = math.nan if validation is None else validation.lds
-    return None if math.isnan(lds) else lds
+    deciding = None if validation is None else validation.deciding
+    return None if deciding is None else (deciding[0], deciding[1].lds)

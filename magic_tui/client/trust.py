@@ -11,7 +11,12 @@ from engine.records.run_folder import RunFolder
 from engine.records.score_store import find_attribution, read_completion
 from magic_tui.client.attribution import Attribution
 from magic_tui.client.history import read_history
-from magic_tui.client.validation import VALIDATION_FILE, Validation, read_validation
+from magic_tui.client.lds import kind_text
+from magic_tui.client.validation import (
+    VALIDATION_FILE,
+    Validation,
+    read_validation,
+)
 from magic_tui.client.verdict import Facts, Verdict, judge
 
 AGREEMENT_FILE = "agreement.json"
@@ -53,8 +58,6 @@ class Trust:
     attribution: str
     verdict: Verdict
     validation: Validation | None
-    interval: tuple[float, float] | None
-    """Where the mean LDS lies with 95 %."""
     probes: Probes
     numerics: Numerics
     queries: int
@@ -90,12 +93,14 @@ def read_trust(opened: Attribution) -> Trust:
     """
     record = opened.scores.record or {}
     validation, probes = read_validation(opened.path), _probes(opened.run, opened.path)
+    # Worked out here, in a thread, and kept with the validation.
+    for found in {} if validation is None else validation.ranked.values():
+        found.interval  # noqa: B018
     return Trust(
         opened.run.id,
         opened.id,
         judge(_facts(opened.run, record, validation, probes)),
         validation,
-        None if validation is None else validation.interval,
         probes,
         _numerics(opened.run, opened.id, record.get("reproduced")),
         opened.scores.queries,
@@ -123,10 +128,15 @@ def _facts(
 ) -> Facts:
     config = run.config()
     optimizer = config.training.optimizer
+    ranked = {} if validation is None else validation.ranked
+    kind, deciding = (None if validation is None else validation.deciding) or ("", None)
+    unmoved = {p.query for found in ranked.values() for p in found.points if p.is_unmoved}
+    most = max((found.subsets for found in ranked.values()), default=0)
     return Facts(
-        lds=None if validation is None else validation.lds,
-        subsets=0 if validation is None else validation.ranked_subsets,
-        unmoved=0 if validation is None else sum(p.is_unmoved for p in validation.points),
+        lds=None if deciding is None else deciding.lds,
+        lds_of=kind_text(kind),
+        subsets=most if deciding is None else deciding.subsets,
+        unmoved=len(unmoved),
         smoothness=probes.smoothness,
         straightness=probes.straightness,
         agreement=None if probes.agreement is None else probes.agreement[0],

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from engine.contract.errors import RunError
 from engine.records.journal import read_journal
 from engine.records.run_folder import RunFolder
+from magic_tui.client.verdict import FEWEST
 
 Floats = NDArray[np.float64]
 _RESAMPLES = 300
@@ -40,16 +41,13 @@ class Points:
 
     @property
     def lds(self) -> float:
-        """Spearman's rank correlation within a kind, on average of those that are ranked.
-
-        Not a number if none has three subsets.
-        """
-        return mean([spearman(one.predicted, one.actual) for one in self.ranked])
+        """Spearman's rank correlation of subsets of one kind; NaN for fewer than three."""
+        return spearman(self.predicted, self.actual)
 
     @property
     def pearson(self) -> float:
-        """Linear correlation, averaged alike; NaN where it is not defined."""
-        return mean([_correlation(one.predicted, one.actual) for one in self.ranked])
+        """Linear correlation of subsets of one kind; NaN where it is not defined."""
+        return _correlation(self.predicted, self.actual)
 
     @property
     def error(self) -> float:
@@ -57,14 +55,19 @@ class Points:
         return float(np.abs(self.predicted - self.actual).mean())
 
     @property
-    def ranked(self) -> "list[Points]":
-        """The subsets of each kind that has an LDS."""
-        return [self.of_kind(kind) for kind in ranked_kinds(self.kinds)]
+    def spread(self) -> float:
+        """Standard deviation of what came out: what the error is to be read against."""
+        return float(self.actual.std())
 
     @property
     def is_unmoved(self) -> bool:
-        """Whether nothing that was left out of a kind of subsets changed what came out."""
-        return any(len(one.subsets) >= 3 and np.ptp(one.actual) == 0 for one in self.ranked)
+        """Whether nothing that was left out changed what came out."""
+        return len(self.subsets) >= 3 and bool(np.ptp(self.actual) == 0)
+
+    @property
+    def by_kind(self) -> "list[Points]":
+        """The subsets of each kind apart."""
+        return [self.of_kind(kind) for kind in dict.fromkeys(self.kinds)]
 
     def of_kind(self, kind: str) -> "Points":
         """The subsets of one kind."""
@@ -93,41 +96,58 @@ class Validation:
         return len({subset for points in self.points for subset in points.subsets})
 
     @property
-    def ranked_subsets(self) -> int:
-        """How many of them are of a kind that has an LDS."""
-        found = {name for points in self.points for one in points.ranked for name in one.subsets}
-        return len(found)
-
-    @property
     def kinds(self) -> list[str]:
         """The kinds of subsets, those met first first."""
         return list(dict.fromkeys(kind for points in self.points for kind in points.kinds))
 
+    @functools.cached_property
+    def by_kind(self) -> "dict[str, Validation]":
+        """The subsets of each kind alone: an LDS is that of one kind."""
+        return {
+            kind: Validation(tuple(points.of_kind(kind) for points in self.points), 0)
+            for kind in self.kinds
+        }
+
+    @property
+    def ranked(self) -> "dict[str, Validation]":
+        """The kinds whose LDS counts."""
+        return {kind: self.by_kind[kind] for kind in ranked_kinds(self.kinds)}
+
+    @property
+    def deciding(self) -> "tuple[str, Validation] | None":
+        """The kind that a verdict rests on: the lowest LDS of those with enough subsets.
+
+        A verdict is to hold for every share that was measured. Where no kind has enough subsets
+        it is the one that has most; None if no kind has an LDS.
+        """
+        known = [item for item in self.ranked.items() if not np.isnan(item[1].lds)]
+        enough = [item for item in known if item[1].subsets >= FEWEST]
+        if enough:
+            return min(enough, key=lambda item: item[1].lds)
+        return max(known, key=lambda item: item[1].subsets, default=None)
+
     @property
     def lds(self) -> float:
-        """Mean LDS over queries; NaN if none has one."""
+        """Mean LDS over queries, of subsets of one kind; NaN if no query has one."""
+        assert len(self.kinds) <= 1, "an LDS is that of one kind of subsets"
         return mean([points.lds for points in self.points])
 
     def of_query(self, query: int) -> Points | None:
         """The points of one query, if it was validated."""
         return next((points for points in self.points if points.query == query), None)
 
-    def of_kind(self, kind: str) -> "Validation":
-        """The subsets of one kind alone, which are then ranked whatever they are."""
-        return Validation(tuple(points.of_kind(kind) for points in self.points), 0)
-
     @functools.cached_property
     def interval(self) -> tuple[float, float]:
         """Where the mean LDS lies with 95 %, by drawing subsets anew (the same ones each time)."""
-        ranked = [points.ranked for points in self.points]
-        names = sorted({name for query in ranked for one in query for name in one.subsets})
+        assert len(self.kinds) <= 1, "an LDS is that of one kind of subsets"
+        names = sorted({name for points in self.points for name in points.subsets})
         random, means = np.random.default_rng(0), []
         for _ in range(_RESAMPLES if names else 0):
             drawn = random.integers(len(names), size=len(names))
             counts = dict(
                 zip(names, np.bincount(drawn, minlength=len(names)).tolist(), strict=True)
             )
-            found = mean([mean([_resampled(one, counts) for one in query]) for query in ranked])
+            found = mean([_resampled(points, counts) for points in self.points])
             if not np.isnan(found):
                 means.append(found)
         if not means:

@@ -28,7 +28,10 @@ class Facts:
     """What is known of an attribution and its training; None where nothing was measured."""
 
     lds: float | None = None
-    """Mean over queries of the rank correlation of predicted and actual; may be no number."""
+    """Mean over queries of the rank correlation of predicted and actual over the subsets of one
+    kind: of several, the lowest; may be no number."""
+    lds_of: str = ""
+    """Which kind, as in ``at 5 %``."""
     subsets: int = 0
     """Retrained subsets that it rests on."""
     unmoved: int = 0
@@ -105,7 +108,7 @@ def judge(facts: Facts) -> Verdict:
 
 
 def _of_lds(lds: float, facts: Facts) -> Verdict:
-    words = f"LDS {lds:.2f}"
+    words = f"LDS {lds:.2f} {facts.lds_of}".strip()
     if lds >= TRUSTED and facts.unmoved:
         which = "one query" if facts.unmoved == 1 else f"{facts.unmoved} queries"
         reason = f"φ of {which} came out the same whatever was left out: rounding may hide it"

@@ -1,5 +1,6 @@
 """A mean over seeds as lines: what it means, its runs, how alike they are, how well it predicts."""
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 
@@ -7,13 +8,16 @@ from rich.text import Text
 
 from magic_tui.client.average import Average
 from magic_tui.client.average_lds import why_no_lds
+from magic_tui.client.lds import kind_text
 from magic_tui.client.validation import mean
 from magic_tui.client.verdict import Verdict
 from magic_tui.render.cells import fit, wrap
 from magic_tui.render.numbers import counted
+from magic_tui.safe_text import one_line
 
 _MOST_QUERIES = 20
 _MOST_LINES = 4
+_WIDTHS = (10, 8, 8)
 _SAME = (
     "all runs have the same scores: in this config the seed changes nothing, as the rows are not "
     "shuffled and no weight is drawn"
@@ -50,21 +54,28 @@ def meaning(runs: int) -> str:
 def _figures(average: Average) -> Iterator[Text]:
     """How alike the runs are and what LDS there is, by query and in all."""
     lds = average.lds
-    heads = f"{'LDS mean':>10}{'own':>8}{'single':>8}" if lds else ""
+    kinds = [] if lds is None else lds.kinds
+    if any(kinds):
+        names = "".join(f"{_name(kind):>{sum(_WIDTHS)}}" for kind in kinds)
+        yield Text(f"{'':<16}{names}", "dim")
+    heads = f"{'LDS mean':>10}{'own':>8}{'single':>8}" * len(kinds)
     yield Text(f"{'query':<8}{'alike':>8}{heads}", "dim")
     for query, agreement in enumerate(average.agreements[:_MOST_QUERIES]):
         yield _line(str(query), agreement, average.figures(query))
     hidden = len(average.agreements) - _MOST_QUERIES
     if hidden > 0:
         yield Text(f"and {counted(hidden, 'more query')}: see --json", "dim")
-    yield _line("all", mean(average.agreements), None if lds is None else lds.figures())
+    yield _line("all", mean(average.agreements), average.figures())
 
 
-def _line(name: str, agreement: float, figures: Mapping[str, float] | None) -> Text:
-    numbers = [] if figures is None else list(figures.values())
-    widths = (10, 8, 8)
-    rest = "".join(f"{_number(n):>{w}}" for n, w in zip(numbers, widths, strict=False))
+def _line(name: str, agreement: float, figures: Mapping[str, Mapping[str, float]] | None) -> Text:
+    numbers = [value for of_kind in (figures or {}).values() for value in of_kind.values()]
+    rest = "".join(f"{_number(n):>{w}}" for n, w in zip(numbers, itertools.cycle(_WIDTHS)))
     return Text(f"{name:<8}{_number(agreement):>8}{rest}")
+
+
+def _name(kind: str) -> str:
+    return fit(one_line(kind_text(kind)), sum(_WIDTHS) - 1)
 
 
 def _legend(average: Average) -> Iterator[str]:
@@ -72,12 +83,17 @@ def _legend(average: Average) -> Iterator[str]:
     if average.lds is None:
         yield why_no_lds(average.seeds)
     else:
-        low, high = average.lds.averaged.interval
         yield (
-            f"LDS over {counted(average.lds.subsets, 'subset')} that every run left out: mean "
-            f"scores against mean φ (95 % of all: {low:.2f} to {high:.2f}); own: a run's scores "
-            "against its own φ; single: a run's scores against mean φ"
+            "LDS over subsets that every run left out: mean scores against mean φ; own: a run's "
+            "scores against its own φ; single: a run's scores against mean φ"
         )
+        for kind, found in average.lds.averaged.ranked.items():
+            low, high = found.interval
+            where = kind_text(kind) and f" {kind_text(kind)}"
+            yield (
+                f"LDS{where} over {counted(found.subsets, 'subset')}, mean scores, all queries: "
+                f"95 % within {low:.2f} and {high:.2f}"
+            )
     if average.identical:
         yield _SAME
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.text import Text
 
+from magic_tui.client.lds import kind_text
 from magic_tui.client.trust import Numerics, Probes, Trust
 from magic_tui.client.validation import Points, Validation
 from magic_tui.render.cells import wrap
@@ -101,7 +102,7 @@ def point_text(points: Points, index: int) -> str:
 def _facts(trust: Trust, query: int) -> Iterator[tuple[str, str]]:
     validation = trust.validation
     if validation is not None:
-        yield from _validated(trust, validation, query)
+        yield from _validated(validation, query)
     yield from _probed(trust.probes)
     yield from _arithmetic(trust.numerics, query)
     if validation is None:
@@ -109,11 +110,12 @@ def _facts(trust: Trust, query: int) -> Iterator[tuple[str, str]]:
         yield from _to_do(trust)
 
 
-def _validated(trust: Trust, validation: Validation, query: int) -> Iterator[tuple[str, str]]:
-    value = f"{_number(validation.lds)} on average of {counted(len(validation.points), 'query')}"
-    if trust.interval is not None and not math.isnan(trust.interval[0]):
-        value += f", 95 % within {trust.interval[0]:.2f} and {trust.interval[1]:.2f}"
-    yield "LDS", value
+def _validated(validation: Validation, query: int) -> Iterator[tuple[str, str]]:
+    for kind, found in validation.ranked.items():
+        value = f"{_number(found.lds)} on average of {counted(len(found.points), 'query')}"
+        if not math.isnan(found.interval[0]):
+            value += f", 95 % within {found.interval[0]:.2f} and {found.interval[1]:.2f}"
+        yield _lds_name(kind), f"{value}, {counted(found.subsets, 'subset')}"
     retrained = counted(validation.subsets, "subset")
     if validation.skipped:
         retrained += f", {counted(validation.skipped, 'line')} left out: not finite"
@@ -122,11 +124,22 @@ def _validated(trust: Trust, validation: Validation, query: int) -> Iterator[tup
     if points is None:
         yield "this query", "was not validated"
         return
-    yield (
-        "this query",
+    for kind in validation.ranked:
+        own = points.of_kind(kind)
+        if own.subsets:
+            yield f"this, {kind_text(kind)}" if kind else "this query", _of_query(own)
+
+
+def _of_query(points: Points) -> str:
+    return (
         f"LDS {_number(points.lds)}, Pearson {_number(points.pearson)}, mean absolute error "
-        f"{points.error:.2g}, {counted(int(points.outliers().sum()), 'outlier')}",
+        f"{points.error:.2g} where φ spreads by {points.spread:.2g}, "
+        f"{counted(int(points.outliers().sum()), 'outlier')}"
     )
+
+
+def _lds_name(kind: str) -> str:
+    return f"LDS {kind_text(kind)}".strip()
 
 
 def _probed(probes: Probes) -> Iterator[tuple[str, str]]:

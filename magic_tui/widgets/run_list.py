@@ -9,6 +9,7 @@ from rich.text import Text
 
 from engine.contract.states import RunState
 from magic_tui.client.engine import UNREADABLE
+from magic_tui.client.lds import kind_text
 from magic_tui.client.start import View
 from magic_tui.render.cells import fit, pad
 from magic_tui.render.numbers import age_text, bytes_text, count_text, duration_text, share_text
@@ -33,9 +34,9 @@ class Column:
 _COLUMNS = (
     Column("name", 16),
     Column("state", 11),
-    Column("doing", 20),
+    Column("doing", 17),
     Column("left", 7, True),
-    Column("LDS", 5, True),
+    Column("LDS", 8, True),
     Column("age", 6, True),
     Column("scores", 6, True),
     Column("memory", 7, True),
@@ -126,7 +127,7 @@ def _cells(run: View) -> list[str]:
         run["state"] if run["state"] != UNREADABLE else "unknown" if known else "unreadable",
         doing,
         "" if left == "–" else left,
-        "–" if run.get("lds") is None else f"{run['lds']:.2f}",
+        _lds(run.get("lds")),
         run_age(run),
         str(run["attributions"]),
         bytes_text(run["memory"]),
@@ -135,6 +136,15 @@ def _cells(run: View) -> list[str]:
         model_text(run),
         one_line(run["id"]),
     ]
+
+
+def _lds(known: tuple[str, float] | None) -> str:
+    """As ``0.95@5%``: an LDS says nothing without its share."""
+    if known is None:
+        return "–"
+    text = kind_text(known[0])
+    share = f"@{text[3:].replace(' ', '')}" if text.startswith("at ") else ""
+    return f"{known[1]:.2f}{share}"
 
 
 def _doing(run: View) -> str:

@@ -134,13 +134,15 @@ def test_lds_of_the_mean_and_of_single_runs(three: list[RunFolder], magic: Magic
         for query in (0, 1)
     ]
     for query in (0, 1):
-        assert facts["by_query"][query]["lds"] == pytest.approx(expected[query])
-    assert facts["lds"]["subsets"] == 9
+        (figures,) = facts["by_query"][query]["lds"].values()
+        assert figures == pytest.approx(expected[query])
+    (lds,) = facts["lds"].values()
+    assert lds["subsets"] == 9
     for name in expected[0]:
         both = (expected[0][name] + expected[1][name]) / 2
-        assert facts["lds"][name] == pytest.approx(both)
-    low, high = facts["lds"]["interval"]
-    assert low <= facts["lds"]["averaged"] <= high
+        assert lds[name] == pytest.approx(both)
+    low, high = lds["interval"]
+    assert low <= lds["averaged"] <= high
     assert facts["runs"][0]["verdict"]["sign"] in "✓!✗"
 
 
@@ -152,7 +154,7 @@ def test_what_is_shown_and_written(three: list[RunFolder], magic: Magic, tmp_pat
     assert result.exit_code == 0
     text = " ".join(result.stdout.split())
     assert "on average over trainings that differ only in their seed" in text
-    assert "LDS over 9 subsets that every run left out" in text
+    assert "over 9 subsets, mean scores, all queries: 95 % within" in text
     assert len(re.findall(r"^run \S+  attribution a0001  seed [123]", result.stdout, re.M)) == 3
     assert len(re.findall(r" [+-]\d\.\d{3}e-\d\d  ± \d\.\de-\d\d  ", result.stdout)) == 4
     assert all(len(line) <= 80 for line in result.stdout.splitlines()[:-1])

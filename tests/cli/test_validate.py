@@ -70,7 +70,9 @@ def test_what_is_asked_and_what_is_shown(validated: FakeEngine, magic: Magic) ->
     lines = [line.split() for line in result.stdout.splitlines()]
     (random,) = (line for line in lines if line[:3] == ["drop", "0.05", "20"])
     assert float(random[3]) > 0.9 and random[5] == "to"
-    assert [line[0] for line in lines if line[1:2] == ["24"]] == ["0", "1"]
+    of_queries = [line[:4] for line in lines if line[1:3] == ["drop", "0.05"]]
+    assert of_queries == [["0", "drop", "0.05", "20"], ["1", "drop", "0.05", "20"]]
+    assert "spread: standard deviation of what came out" in result.stdout
 
 
 def test_json_and_the_threshold(validated: FakeEngine, magic: Magic) -> None:
@@ -81,6 +83,11 @@ def test_json_and_the_threshold(validated: FakeEngine, magic: Magic) -> None:
     assert facts["interval"][0] <= facts["lds"] <= facts["interval"][1]
     assert [kind["subsets"] for kind in facts["kinds"]] == [20, 4]
     assert [query["query"] for query in facts["queries"]] == [0, 1]
+    kinds = facts["queries"][0]["kinds"]
+    assert [(k["kind"], k["subsets"]) for k in kinds] == [("drop 0.05", 20), ("leave-one-out", 4)]
+    assert all(0 < kind["error"] < kind["spread"] for kind in (*kinds, *facts["kinds"]))
+    assert (facts["lds_of"], facts["ranked"]) == ("drop 0.05", ["drop 0.05"])
+    assert facts["lds"] == facts["kinds"][0]["lds"]
     assert facts["verdict"]["sign"] == "✓" and facts["file"].endswith("validation.csv")
     poor = magic("validate", "--threshold", "0.9999")
     assert poor.exit_code == 5 and "under the threshold 0.9999" in poor.stderr
@@ -97,6 +104,24 @@ def test_what_is_there_is_shown_without_an_engine(run: RunFolder, magic: Magic) 
     nothing = magic("validate", "--count", "0", "--threshold", "0.8")
     assert nothing.exit_code == 5 and "not validated" in nothing.stdout
     assert "no LDS is known, under the threshold 0.8" in nothing.stderr
+
+
+def test_every_share_asked_for_has_to_reach_the_threshold(run: RunFolder, magic: Magic) -> None:
+    file = write_table(run, 0.05)
+    # A second share whose predictions mean nothing: on average over the two it would pass 0.4.
+    rows = [f"{q},0.2-{n},drop 0.2,{n}.0,{-n}.0\n" for n in range(8) for q in (0, 1)]
+    file.write_text(file.read_text() + "".join(rows))
+    both = magic("validate", "--count", "0", "--threshold", "0.5")
+    assert both.exit_code == 5
+    assert "the LDS at 20 % is -1.000, under the threshold 0.5" in both.stderr
+    assert "✗ don't trust, LDS -1.00 at 20 %" in both.stdout
+    shown = magic("validate", "--count", "0", "--threshold", "0.5", "--drop", "0.05")
+    assert shown.exit_code == 0
+    unknown = magic("validate", "--count", "0", "--threshold", "0.5", "--drop", "0.1", "--json")
+    assert unknown.exit_code == 5
+    facts = json.loads(unknown.stdout)
+    assert "no LDS at 10 % is known" in facts["error"]["message"]
+    assert (facts["lds"], facts["lds_of"]) == (-1.0, "drop 0.2")
 
 
 def test_baselines_are_judged_by_the_same_subsets(run: RunFolder, magic: Magic) -> None:
@@ -119,8 +144,9 @@ def test_baselines_are_judged_by_the_same_subsets(run: RunFolder, magic: Magic) 
         own = [line for line in lines if line[0] == str(query) and line[1] in left_out]
         sums = np.array([-scores[query, left_out[line[1]]].sum() for line in own])
         expected.append(spearman(sums, np.array([float(line[4]) for line in own])))
-    assert facts["baselines"]["ours"]["lds"] == pytest.approx(np.mean(expected))
-    assert facts["baselines"]["nothing"]["lds"] is None
+    (ours,), (nothing,) = (facts["baselines"][name]["kinds"] for name in ("ours", "nothing"))
+    assert ours["kind"] == "drop 0.05" and ours["lds"] == pytest.approx(np.mean(expected))
+    assert nothing["lds"] is None
     text = magic("validate", "--count", "0").stdout
     rows = [line.split()[:2] for line in text.splitlines()]
     assert ["magic", "20"] in rows and ["ours", "20"] in rows and ["nothing", "20"] in rows

@@ -12,6 +12,7 @@ from engine.contract.errors import RunError
 from engine.records.run_folder import RunFolder
 from magic_tui.app import MagicApp
 from magic_tui.client.attribution import open_attribution
+from magic_tui.client.lds import kind_text
 from magic_tui.client.trust import read_trust, read_verdict
 from magic_tui.client.validation import read_validation, spearman
 from tests.cli.fake_run import FakeRun
@@ -67,23 +68,72 @@ def test_verdicts(kept: RunFolder, noise: float, subsets: int, sign: str, words:
 
 def test_kinds_of_subsets_are_ranked_apart(kept: RunFolder) -> None:
     lines = ["query,subset,kind,predicted,actual\n"]
-    # Between the two shares everything is far apart, within each the order is turned round.
-    for kind, base in (("drop 0.1", 0.0), ("drop 0.2", 100.0)):
+    # Between the two shares everything is far apart; within one the order is turned round.
+    for kind, base, turn in (("drop 0.1", 0.0, -1), ("drop 0.2", 100.0, 1)):
         for subset in range(6):
-            lines.append(f"0,{kind} {subset},{kind},{base + subset!r},{base - subset!r}\n")
+            lines.append(f"0,{kind} {subset},{kind},{base + subset!r},{base + turn * subset!r}\n")
     for document in range(9):
         lines.append(f"0,document{document},leave-one-out,{document!r},{document!r}\n")
     file = kept.attributions / "a0001" / "validation.csv"
     file.write_text("".join(lines))
     found = read_validation(file.parent)
     assert found is not None
-    assert (found.lds, *found.interval) == pytest.approx((-1.0, -1.0, -1.0))
-    assert (found.subsets, found.ranked_subsets) == (21, 12)
     assert found.kinds == ["drop 0.1", "drop 0.2", "leave-one-out"]
-    assert found.of_kind("leave-one-out").lds == pytest.approx(1.0)
+    assert list(found.ranked) == ["drop 0.1", "drop 0.2"]
+    by_kind = {kind: (each.subsets, each.lds, *each.interval) for kind, each in
+               found.by_kind.items()}  # fmt: skip
+    assert by_kind["drop 0.1"] == pytest.approx((6, -1.0, -1.0, -1.0))
+    assert by_kind["drop 0.2"] == pytest.approx((6, 1.0, 1.0, 1.0))
+    assert by_kind["leave-one-out"] == pytest.approx((9, 1.0, 1.0, 1.0))
+    with pytest.raises(AssertionError, match="of one kind"):
+        found.lds  # noqa: B018
+    # The lowest decides, not a mean of 0 that no share has.
+    assert found.deciding is not None and found.deciding[0] == "drop 0.1"
+    verdict = read_verdict(kept.path, None)
+    assert (verdict.sign, verdict.words) == ("✗", "don't trust, LDS -1.00 at 10 %")
     file.write_text("".join([lines[0], *lines[-9:]]))
     alone = read_validation(file.parent)
-    assert alone is not None and alone.lds == pytest.approx(1.0) and alone.ranked_subsets == 9
+    assert alone is not None and alone.deciding is not None
+    assert (alone.deciding[0], alone.deciding[1].lds) == ("leave-one-out", pytest.approx(1.0))
+    assert read_verdict(kept.path, None).words == "trusted, LDS 1.00 of single documents"
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("drop 0.05", "at 5 %"),
+        ("drop 0.001", "at 0.1 %"),
+        ("leave-one-out", "of single documents"),
+        ("drop-top 3", "without the 3 that help most"),
+        ("drop x", "of drop x"),
+        ("", ""),
+    ],
+)
+def test_an_lds_is_named_with_what_was_left_out(kind: str, text: str) -> None:
+    assert kind_text(kind) == text
+
+
+def test_a_share_with_too_few_subsets_does_not_decide(kept: RunFolder) -> None:
+    lines = ["query,subset,kind,predicted,actual\n"]
+    for kind, count, turn in (("drop 0.1", 4, -1), ("drop 0.2", 5, 1)):
+        lines += [f"0,{kind} {n},{kind},{n}.0,{turn * n}.5\n" for n in range(count)]
+    file = kept.attributions / "a0001" / "validation.csv"
+    file.write_text("".join(lines))
+    assert "LDS 1.00 at 20 %" in read_verdict(kept.path, None).words
+    # Where none has enough, the words say how many there are at most.
+    file.write_text("".join(lines[:-2]))
+    assert read_verdict(kept.path, None).words == "4 retrained"
+
+
+def test_the_spread_stands_beside_the_error(kept: RunFolder) -> None:
+    file = kept.attributions / "a0001" / "validation.csv"
+    actual = [0.0, 2.0, 4.0, 6.0]
+    rows = [f"0,s{n},drop 0.1,{value + 1},{value}\n" for n, value in enumerate(actual)]
+    file.write_text("".join(["query,subset,kind,predicted,actual\n", *rows]))
+    found = read_validation(file.parent)
+    assert found is not None
+    (points,) = found.points
+    assert (points.error, points.spread) == pytest.approx((1.0, np.std(actual)))
 
 
 def test_a_query_that_nothing_moves_is_told(kept: RunFolder) -> None:

@@ -56,7 +56,8 @@ def test_against_finite_differences_and_against_the_banks(two: Two) -> None:
     assert slopes == pytest.approx(means[:, 2], rel=1e-5)
 
     average = read_average(seeds)
-    assert average.lds is not None and average.lds.subsets == 5
+    assert average.lds is not None and average.lds.kinds == ["drop 0.3"]
+    assert average.lds.averaged.by_kind["drop 0.3"].subsets == 5
     banks = [{r["subset"]: r for r in read_journal(run.bank_file)} for run, _ in two]
     names = [f"0.3-seed0-{number}" for number in range(5)]
     actual = np.mean([[b[n]["measurements"]["a0001"] for n in names] for b in banks], 0)
@@ -65,4 +66,4 @@ def test_against_finite_differences_and_against_the_banks(two: Two) -> None:
     for query in (0, 1):
         ranks = [values[:, query].argsort().argsort() for values in (predicted, actual)]
         expected = 1 - 6 * ((ranks[0] - ranks[1]) ** 2).sum() / (5 * 24)
-        assert average.lds.figures(query)["averaged"] == pytest.approx(expected)
+        assert average.lds.figures("drop 0.3", query)["averaged"] == pytest.approx(expected)
