@@ -82,6 +82,7 @@ class RunView(Section):
     path: str
     name: str
     state: RunState | Literal["unreadable"]
+    """That of its training, whatever became of later jobs: each has its own."""
     reason: str | None
     job: JobView | None
     """The first unfinished job, else the last."""

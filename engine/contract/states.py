@@ -1,7 +1,9 @@
 """The states of a job and the one function that gives them.
 
 A job is one piece of work on a run: its training (with the attribution of the config's queries),
-or a later attribution. Its state is a pure function of what was asked, what its attempts' files
+a later attribution, or a validation. A run's state is that of its training, and a question never
+marks it: once a run is trained it has succeeded, even if an attribution or a validation fails or is
+cancelled. A job's state is a pure function of what was asked, what its attempts' files
 say and which locks are held, so that nobody has to remember it:
 
     QUEUED → STARTING → RUNNING → SUCCEEDED | FAILED
@@ -17,7 +19,7 @@ PATIENCE = 3
 
 
 class RunState(StrEnum):
-    """Where a job stands; a run stands where its first unfinished job does, or its last one."""
+    """Where a job stands; a run stands where its training does."""
 
     QUEUED = "queued"
     """Waits for its turn."""

@@ -43,6 +43,11 @@ class Progress:
         elif kind == Event.RESUMED and event.get("phase") == Phase.TRAIN:
             self.steps = _whole(event, "step") or 0
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether the last step was taken."""
+        return bool(self.total_steps) and self.steps == self.total_steps
+
     def phase(self, moving: bool) -> PhaseView | None:
         """The phase it is in; ``moving`` says whether a process works on it now."""
         return None if self._phase is None else self._phase.view(moving)

@@ -11,10 +11,14 @@ from engine.contract.states import RunState
 from engine.daemon.job_watch import WAITING, JobWatch, Waiting, changed_at, changes_at, is_sure
 from engine.daemon.run_facts import Fold, Identity, Sizes, count_documents
 from engine.records.jobs import jobs_of
+from engine.records.manifest import MANIFEST, parts_of
 from engine.records.run_folder import RunFolder
 from engine.records.score_store import list_attributions
 
 UNREADABLE: Literal["unreadable"] = "unreadable"
+_NO_JOBS = (
+    "it has no jobs and no trajectory, so this magic did not make it; move it to another folder"
+)
 _BAD_FILES = (MagicError, OSError, ValueError, TypeError, KeyError, AttributeError)
 """What files that were damaged, or written by something else, can cause."""
 
@@ -43,6 +47,7 @@ class RunWatch:
         self._seen: tuple[Mapping[int, Waiting], list[Path], tuple[int, ...]] | None = None
         self._identity: tuple[tuple[int, ...], Identity] | None = None
         self._documents: tuple[int, int | None] = (0, None)
+        self._trained: tuple[tuple[int, ...], bool] | None = None
         self._fold = Fold(self.folder.events_file)
         self._sizes = Sizes(self.folder)
 
@@ -122,22 +127,23 @@ class RunWatch:
         self._sizes.update(tuple(job.state for job in jobs), self.at_work and not self.settled)
         current = self.current()
         job = None if current is None else jobs[self.jobs.index(current)]
-        state: RunState | Literal["unreadable"] = RunState.SUCCEEDED if job is None else job.state
         if job is None and not self.folder.has_trajectory():
-            return _unreadable(self.folder, "it has no jobs: this magic did not make it; remove it")
-        phase = None if state is RunState.SUCCEEDED else progress.phase(moving=self.at_work)
+            return _unreadable(self.folder, _NO_JOBS)
+        state, reason = self._stands(jobs)
+        over = job is None or job.state.finished
+        phase = progress.phase(moving=self.at_work)
         return RunView(
             id=self.folder.id,
             path=str(self.folder.path),
             name=identity.name,
             state=state,
-            reason=None if job is None else job.reason,
+            reason=reason,
             job=job,
             jobs=jobs,
             model=identity.model,
             trust_remote_code=identity.trust_remote_code,
             created=identity.created,
-            phase=phase,
+            phase=None if over and state is RunState.SUCCEEDED else phase,
             steps=progress.steps,
             total_steps=progress.total_steps,
             documents=self._count_documents(),
@@ -147,6 +153,29 @@ class RunWatch:
             memory=progress.memory,
             events=progress.events,
         )
+
+    def _stands(self, jobs: list[JobView]) -> tuple[RunState, str | None]:
+        """State and reason of the run: those of its training, whatever became of its queries."""
+        training = next((job for job in jobs if job.work == "run"), None)
+        if training is None:
+            return RunState.SUCCEEDED, None
+        lost = training.state in (RunState.FAILED, RunState.CANCELLED)
+        if lost and self._is_trained():
+            # The same job attributes the config's queries: only that came to nothing.
+            return RunState.SUCCEEDED, None
+        return training.state, training.reason
+
+    def _is_trained(self) -> bool:
+        """Whether training came to its end, be the trajectory still there or removed."""
+        run = self.folder
+        manifests = [part / MANIFEST for part in parts_of(run.trajectory)]
+        stamp = changes_at([run.trajectory, *manifests, run.attributions])
+        if self._trained is None or self._trained[0] != stamp:
+            removed = not run.trajectory.exists()
+            reached = removed and self._fold.progress.is_trained
+            attributed = bool(list_attributions(run.attributions))
+            self._trained = (stamp, reached or attributed or run.has_trajectory())
+        return self._trained[1]
 
     def _is_unchanged(self) -> bool:
         """Whether everything stands as it did when it was read, which is quickly told."""
@@ -235,5 +264,5 @@ def _sentence(folder: RunFolder, error: Exception) -> str:
         return f"{error.filename or folder.path}: {error.strerror}; check that it may be read"
     return (
         f"a file in {folder.path / 'jobs'} is damaged ({type(error).__name__}: {error}); restore "
-        "it from a backup, or remove the run"
+        "it from a backup"
     )

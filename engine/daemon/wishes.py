@@ -20,13 +20,13 @@ def concerned(watch: RunWatch, verb: Verb) -> list[JobWatch]:
     Raises:
         ConflictError: saying why there are none.
     """
-    run, current = watch.folder.id, watch.current()
+    run = watch.folder.id
     if verb == "resume":
         jobs = _to_go_on(watch)
     else:
         jobs = [job for job in watch.jobs if not job.state.finished]
     if not jobs:
-        state = "without jobs" if current is None else str(current.state)
+        state = "without jobs" if not watch.jobs else str(watch.view().state)
         raise ConflictError(f"run {run} is {state}: there is nothing to {verb}")
     if verb == "pause":
         jobs = [job for job in jobs if job.wish is not Wish.CANCEL]

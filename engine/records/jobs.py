@@ -54,7 +54,7 @@ class JobFolder:
         except (OSError, ValueError) as error:
             raise RunError(
                 f"{self.path / 'request.json'} is missing or damaged "
-                f"({type(error).__name__}); restore it from a backup, or remove the run"
+                f"({type(error).__name__}); restore it from a backup"
             ) from None
 
     def wish(self) -> Wish:

@@ -159,7 +159,7 @@ def parse_lines(content: bytes, path: Path, first: int = 0) -> Iterator[dict[str
         if record.get("seq") != number:
             raise RunError(
                 f"{path}: line {number + 1} is damaged or missing; restore the file from a "
-                "backup, or remove the run"
+                "backup, or run the config again"
             )
         yield record
 
@@ -182,7 +182,7 @@ def _end_of_record(file: BinaryIO, number: int, path: Path) -> int | None:
         if match is None:
             raise RunError(
                 f"{path}: the line at byte {start} is damaged; restore the file from a backup, "
-                "or remove the run"
+                "or run the config again"
             )
         if int(match[1]) == number:
             list(parse_lines(line, path, number))

@@ -4,29 +4,110 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from engine.records.atomic import new_folder
 from engine.records.run_folder import RunFolder
 from engine.records.score_store import ScoreReader, find_attribution
 from engine.records.tables import RowTable
 
+_TOKENS = """\
+query-N/scores.pt  (tokens,) float   the score of every training token for query N, row by row
+doc_ids.pt         (tokens,) int64   the document of each of these tokens; padding is left out
+layout.pt          (rows, length) int64   the document at every position, -1 on padding
+
+The scores in their rows, 0 on padding:
+
+    layout = torch.load("layout.pt")
+    grid = torch.zeros(layout.shape, dtype=scores.dtype)
+    grid[layout >= 0] = scores
+"""
+_DOCUMENTS = """\
+query-N/scores.pt  (documents,) float   the score of every training document for query N
+doc_ids.pt         (documents,) int64   the document of each of these scores
+"""
+_README = """\
+Scores of attribution {attribution} of run {run}: {queries} queries (0 to {last}), {documents}
+training documents. A negative score means that the document helps: more weight on it in training
+lowers the query's loss.
+
+{shapes}run_config.yaml    the run's config
+
+Scores of the documents, for any query:
+
+    import torch
+
+    doc_ids = torch.load("doc_ids.pt")
+    scores = torch.load("query-0/scores.pt")
+    per_doc = torch.zeros({documents}, dtype=scores.dtype)
+    per_doc.scatter_add_(0, doc_ids.flatten(), scores.flatten())
+"""
+
 
 def export_tensors(folder: RunFolder, attribution: str, out: Path) -> dict[str, Any]:
-    """Write ``scores.pt``, ``doc_ids.pt`` and ``run_config.yaml`` into ``out``.
+    """Write ``query-N/scores.pt`` for each query, and ``doc_ids.pt``, into a new folder ``out``.
 
-    Scores are (rows, tokens), or (documents,) for granularity: document; with several queries
-    they have a leading query axis. ``doc_ids`` (rows, tokens) holds -1 on padding replaced by
-    document 0, whose score there is 0, so that ``scatter_add_`` over it gives document scores.
+    Scores and ``doc_ids`` are (tokens,) without padding, or (documents,) for granularity:
+    document; ``per_doc.scatter_add_(0, doc_ids.flatten(), scores.flatten())`` then gives document
+    scores. ``README.txt`` beside them says so.
+
+    Raises:
+        DiskFullError: if there is no room; nothing is left then.
     """
     folder.config()
     reader = ScoreReader(find_attribution(folder.attributions, attribution))
-    per_query = reader.token_scores if reader.has_tokens else reader.document_scores
-    scores = torch.from_numpy(np.stack([per_query(query) for query in range(reader.queries)]))
-    doc_ids = torch.from_numpy(RowTable(folder.rows_store).document_ids())
-    out.mkdir(parents=True, exist_ok=True)
-    torch.save(scores[0] if reader.queries == 1 else scores, out / "scores.pt")
-    torch.save(doc_ids.clamp(min=0), out / "doc_ids.pt")
-    shutil.copyfile(folder.config_file, out / "run_config.yaml")
-    files = ["scores.pt", "doc_ids.pt", "run_config.yaml"]
-    return {"run": folder.id, "attribution": attribution, "out": str(out), "files": files}
+    documents = len(reader.document_scores(0))
+    with new_folder(out) as staging:
+        real = None
+        if reader.has_tokens:
+            layout = torch.from_numpy(RowTable(folder.rows_store).document_ids())
+            real = layout >= 0
+            _save(layout, staging / "layout.pt")
+            _save(layout[real], staging / "doc_ids.pt")
+        else:
+            _save(torch.arange(documents), staging / "doc_ids.pt")
+        for query in range(reader.queries):
+            (staging / f"query-{query}").mkdir()
+            if real is None:
+                scores = torch.from_numpy(reader.document_scores(query))
+            else:
+                scores = torch.from_numpy(reader.token_scores(query))[real]
+            _save(scores, staging / f"query-{query}" / "scores.pt")
+        shutil.copyfile(folder.config_file, staging / "run_config.yaml")
+        facts = {"attribution": attribution, "run": folder.id, "documents": documents}
+        shapes = _DOCUMENTS if real is None else _TOKENS
+        text = _README.format(
+            **facts, queries=reader.queries, last=reader.queries - 1, shapes=shapes
+        )
+        (staging / "README.txt").write_text(text, encoding="utf-8")
+    return {"run": folder.id, "attribution": attribution, "out": str(out)}
+
+
+def _save(tensor: torch.Tensor, path: Path) -> None:
+    """As ``torch.save`` does, but a failure to write stays the system's own error."""
+    with open(path, "wb") as file:
+        noting: Any = _Noting(file)
+        try:
+            torch.save(tensor, noting)
+        except RuntimeError:
+            if noting.error is None:
+                raise
+            raise noting.error from None
+
+
+class _Noting:
+    """A file that remembers why it could not be written: torch tells only that it could not."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return int(self._file.write(data))
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()

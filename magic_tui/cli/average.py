@@ -70,9 +70,12 @@ def average(
 
 
 def _written(average: "Average", folder: Path) -> str:
+    from engine.records.atomic import new_folder
     from magic_tui.client.average import average_columns
     from magic_tui.client.export_csv import write_documents_csv
     from magic_tui.client.texts import DocumentTexts
 
     texts = DocumentTexts(average.seeds[0].opened.run.documents_file)
-    return str(write_documents_csv(average_columns(average), texts, folder))
+    with new_folder(folder) as staging:
+        file = write_documents_csv(average_columns(average), texts, staging)
+    return str(folder / file.name)

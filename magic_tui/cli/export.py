@@ -19,12 +19,21 @@ def export(
         Format, typer.Option(help="pt: tensors and config; csv: document scores.")
     ] = "pt",
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Default: RUN-ATTRIBUTION in this folder.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Default: RUN-ATTRIBUTION-FORMAT in this folder."),
     ] = None,
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the scores in a format that other tools read."""
+    """Write the scores in a format that other tools read.
+
+    csv: documents.csv, a line a document with its score for each query.
+
+    pt: query-N/scores.pt for each query and doc_ids.pt, of shape (tokens,) without padding, or
+    (documents,) for scores by document; README.txt beside them shows how to read them. Document
+    scores are per_doc = torch.zeros(documents);
+    per_doc.scatter_add_(0, doc_ids.flatten(), scores.flatten())
+    """
     from engine.records.naming import runs_folder
     from engine.records.runs import find_run
     from magic_tui.client.attribution import open_attribution
@@ -32,7 +41,7 @@ def export(
     from magic_tui.safe_text import safe_text
 
     opened = open_attribution(find_run(runs_folder(runs_dir), run), attribution)
-    folder = out or Path(default_folder(opened))
+    folder = out or Path(default_folder(opened, format))
     files = [str(path) for path in export_scores(opened, format, folder)]
     if as_json:
         facts: dict[str, Any] = {"run": opened.run.id, "attribution": opened.id}

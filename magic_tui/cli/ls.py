@@ -10,10 +10,11 @@ from magic_tui.cli.output import narrate, print_json, reports_errors, stdout
 @reports_errors
 def ls(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
     """List the runs, newest first."""
+    from magic_tui.client.attribution_list import attribution_list
     from magic_tui.client.engine import connect
 
     engine = connect(runs_dir)
-    runs = engine.runs()[::-1]
+    runs = [{**run, "attribution_list": attribution_list(run)} for run in engine.runs()[::-1]]
     if as_json:
         print_json({"runs_dir": engine.runs_dir, "runs": [_facts(run) for run in runs]})
         return

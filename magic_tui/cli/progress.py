@@ -10,6 +10,7 @@ from rich.text import Text
 
 from engine.contract.events import Event, Phase
 from engine.contract.states import RunState
+from magic_tui.client.engine import standing
 from magic_tui.client.stream import Message
 from magic_tui.render.cells import join_that_fit, wrap
 from magic_tui.render.numbers import share_text
@@ -71,9 +72,9 @@ class ProgressView:
             self._wait(Waiting("no engine", "the engine was stopped; the run goes on without it"))
 
     def _state(self, run: dict[str, Any]) -> None:
-        state = run["state"]
+        state, reason = standing(run)
         if state in _WAITING:
-            self._wait(Waiting(str(state), run["reason"] or MEANINGS[state]))
+            self._wait(Waiting(str(state), reason or MEANINGS[state]))
             return
         self._wait(None)
         if state in _ENDING:

@@ -1,8 +1,7 @@
 """``magic rm``: remove a run, or only its trajectory."""
 
 import sys
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -21,28 +20,27 @@ def rm(
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove a run, or only its trajectory."""
+    """Remove a run, or only its trajectory; says first what is lost with it."""
     from magic_tui.client.engine import connect
+    from magic_tui.client.removal import removal_facts, removal_lines
     from magic_tui.render.numbers import bytes_text
 
     engine = connect(runs_dir)
     found = engine.find(run)
     run_id = found["id"]
     what = f"the trajectory of run {run_id}" if trajectory else f"run {run_id} and its scores"
+    lost = removal_facts(found, trajectory)
+    for line in removal_lines(lost):
+        narrate(f"  {line}")
     if not yes:
-        _confirm(f"remove {what} ({bytes_text(_size(found, trajectory))})")
+        size = lost["trajectory_bytes" if trajectory else "bytes"]
+        _confirm(f"remove {what} ({bytes_text(size)})")
     removed = engine.remove(run_id, "trajectory" if trajectory else "run")
     if as_json:
-        print_json({"run": run_id, **removed})
+        print_json({"run": run_id, **removed, "lost": lost})
     else:
         freed = removed["freed_bytes"]
         typer.echo(f"removed {what}" + ("" if freed is None else f": {bytes_text(freed)} freed"))
-
-
-def _size(run: dict[str, Any], trajectory: bool) -> int:
-    from engine.records.atomic import size_on_disk
-
-    return int(run["trajectory_bytes"]) if trajectory else size_on_disk(Path(run["path"]))
 
 
 def _confirm(question: str) -> None:

@@ -22,6 +22,7 @@ def status(
 
     Without RUN, those that are not finished.
     """
+    from magic_tui.client.attribution_list import attribution_list
     from magic_tui.client.engine import connect, is_finished
     from magic_tui.client.subspaces import subspaces_of
     from magic_tui.client.verdict_of import verdict_of
@@ -29,6 +30,7 @@ def status(
     engine = connect(runs_dir)
     if run is not None:
         facts = engine.find(run)
+        facts["attribution_list"] = attribution_list(facts)
         subspaces = subspaces_of(Path(facts["path"]))
         facts = {**facts, "subspaces": subspaces} if subspaces else facts
         judged = verdict_of(Path(facts["path"]))

@@ -1,4 +1,6 @@
-"""``magic wait``: until a run has ended."""
+"""``magic wait``: until a run, and what was asked of it, has ended."""
+
+from typing import Annotated
 
 import typer
 
@@ -8,20 +10,32 @@ from magic_tui.cli.output import print_json, reports_errors
 
 @reports_errors
 def wait(
-    run: Run = None, timeout: Timeout = None, runs_dir: RunsDir = None, as_json: AsJson = False
+    run: Run = None,
+    job: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, max=9999, help="One job of it; magic status lists them."),
+    ] = None,
+    timeout: Timeout = None,
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Wait until a run has ended.
+    """Block until a run and all that was asked of it has ended.
 
-    Exit codes: 0 it succeeded, 1 it failed (or the failure's own code), 4 it was paused or
-    cancelled, or did not end within --timeout.
+    The exit code is that of the jobs waited for: those that had not ended, or else the last one.
+    0: succeeded, 1: failed (or the failure's own code), 4: paused, cancelled, or not over within
+    --timeout.
     """
     from magic_tui.client.engine import connect
-    from magic_tui.client.outcome import check_outcome
+    from magic_tui.client.outcome import awaited, check_outcome, job_of, job_words
 
     engine = connect(runs_dir)
-    view = engine.wait(engine.find(run)["id"], timeout)
-    check_outcome(view)
+    before = engine.find(run)
+    jobs = awaited(before, job)
+    view = engine.wait(before["id"], timeout, job)
+    for number in jobs:
+        check_outcome(view, number)
     if as_json:
         print_json(view)
     else:
-        typer.echo(f"run {view['id']} succeeded")
+        what = job_words(view, job_of(view, jobs[0]))
+        typer.echo(f"{what} succeeded")

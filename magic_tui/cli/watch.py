@@ -22,11 +22,12 @@ def watch(
     Ends with the exit code of magic wait; ctrl+c leaves the run as it is.
     """
     from magic_tui.client.engine import connect
-    from magic_tui.client.outcome import check_outcome
+    from magic_tui.client.outcome import awaited, check_outcome
     from magic_tui.client.stream import follow_events
 
     engine = connect(runs_dir)
     view = engine.find(run)
+    jobs = awaited(view)
     if as_jsonl:
         for message in follow_events(engine, view):
             if message.kind == "record":
@@ -38,6 +39,7 @@ def watch(
 
         narrate(f"run {view['id']}; ctrl+c leaves it as it is")
         view = attend(engine, view)
-    check_outcome(view)
+    for number in jobs:
+        check_outcome(view, number)
     if not as_jsonl:
         narrate(f"run {view['id']} succeeded; see its scores with: magic top {view['id']}")

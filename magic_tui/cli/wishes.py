@@ -7,8 +7,8 @@ import typer
 
 from engine.contract.states import RunState
 from magic_tui.cli.output import narrate, print_json
-from magic_tui.client.engine import Wished, connect, is_resting, is_settled
-from magic_tui.client.outcome import UnfinishedError
+from magic_tui.client.engine import Wished, connect, is_resting, is_settled, standing
+from magic_tui.client.outcome import UnfinishedError, job_of, job_words
 from magic_tui.client.start import View
 
 _WANTED = {"pause": RunState.PAUSED, "cancel": RunState.CANCELLED}
@@ -29,26 +29,31 @@ def wish(
         UnfinishedError: if the state has not changed within ``timeout`` seconds.
     """
     engine = connect(runs_dir)
-    view = engine.wish(engine.find(wanted)["id"], verb)
+    before = engine.find(wanted)
+    view = engine.wish(before["id"], verb)
     if not _is_there(verb, view):
         if sys.stderr.isatty():
-            narrate(f"run {view['id']} is {view['state']}: {_ON_THE_WAY[verb]}")
+            narrate(f"run {view['id']} is {standing(view)[0]}: {_ON_THE_WAY[verb]}")
         view = engine.wait_until(view["id"], lambda now: _is_there(verb, now), timeout)
     if not _is_there(verb, view):
-        raise UnfinishedError(f"run {view['id']} is still {view['state']}", view)
+        raise UnfinishedError(f"run {view['id']} is still {standing(view)[0]}", view)
     if as_json:
         print_json(view)
     else:
-        typer.echo(_sentence(verb, view))
+        # What it was about: the job that was unfinished, or now is again.
+        job = (view if verb == "resume" else before)["job"]
+        typer.echo(_sentence(verb, view, None if job is None else int(job["number"])))
 
 
 def _is_there(verb: Wished, view: View) -> bool:
     return not is_resting(view) if verb == "resume" else is_settled(view)
 
 
-def _sentence(verb: Wished, view: View) -> str:
-    state, run_id = view["state"], view["id"]
+def _sentence(verb: Wished, view: View, number: int | None) -> str:
+    job = job_of(view, number)
+    state = view["state"] if job is None else job["state"]
+    what = job_words(view, job)
     if verb == "resume" or state == _WANTED[verb]:
-        return f"run {run_id} is {state}"
+        return f"{what} is {state}"
     done = {"pause": "paused", "cancel": "cancelled"}[verb]
-    return f"run {run_id} {state} before it could be {done}"
+    return f"{what} {state} before it could be {done}"

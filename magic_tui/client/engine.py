@@ -125,16 +125,17 @@ class Engine:
         """Accept that others may write in the folder of the runs, or start nothing there."""
         return self._ask(Question("POST", f"/v1/folders/{verb}", self.query()))
 
-    def wait(self, run_id: str, timeout: float | None = None) -> View:
-        """The run once all its jobs are settled; or as it is at the time-out."""
+    def wait(self, run_id: str, timeout: float | None = None, job: int | None = None) -> View:
+        """The run once a job of it, or all are settled; or as it is at the time-out."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = _POLL_SECONDS if deadline is None else max(0.0, deadline - time.monotonic())
             seconds = min(left, _POLL_SECONDS)
-            query = self.query({"timeout": f"{seconds:.3f}"})
+            one = {} if job is None else {"job": str(job)}
+            query = self.query({"timeout": f"{seconds:.3f}", **one})
             path = f"/v1/runs/{run_id}/wait"
             view = self._ask(Question("GET", path, query, timeout=seconds + 30.0))
-            if is_settled(view) or (deadline is not None and time.monotonic() >= deadline):
+            if is_settled(view, job) or (deadline is not None and time.monotonic() >= deadline):
                 return view
 
     def wait_until(self, run_id: str, done: Callable[[View], bool], timeout: float | None) -> View:
@@ -249,14 +250,26 @@ def is_settled(view: View, job: int | None = None) -> bool:
     return all(RunState(j["state"]).settled for j in wanted)
 
 
+def standing(view: View) -> tuple[str, str | None]:
+    """State and reason of what goes on in a run: of its first unfinished job, else the run's own.
+
+    A run's own state is that of its training; what is asked of it later never changes that.
+    """
+    job = view["job"]
+    if job is None or view["state"] == UNREADABLE or RunState(job["state"]).finished:
+        return view["state"], view["reason"]
+    return job["state"], job["reason"]
+
+
 def is_resting(view: View) -> bool:
     """Whether a run has not been taken up, or is about to end."""
-    return view["state"] in (*_RESTING, RunState.PAUSING, RunState.CANCELLING)
+    return standing(view)[0] in (*_RESTING, RunState.PAUSING, RunState.CANCELLING)
 
 
 def is_finished(view: View) -> bool:
-    """Whether a run is over, well or not, or cannot be read at all."""
-    return view["state"] == UNREADABLE or RunState(view["state"]).finished
+    """Whether a run and all that was asked of it is over, or it cannot be read at all."""
+    state = standing(view)[0]
+    return state == UNREADABLE or RunState(state).finished
 
 
 def refusal(answer: Answer) -> RefusedError:

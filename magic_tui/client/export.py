@@ -3,19 +3,19 @@
 from pathlib import Path
 from typing import Literal
 
-from engine.contract.errors import UsageError
+from engine.records.atomic import new_folder, refuse_used
 from magic_tui.client.attribution import Attribution
 
 Format = Literal["pt", "csv"]
 
 
-def default_folder(attribution: Attribution) -> str:
+def default_folder(attribution: Attribution, format: Format) -> str:
     """Where an export goes if nobody says: a folder's name."""
-    return f"{attribution.run.id}-{attribution.id}"
+    return f"{attribution.run.id}-{attribution.id}-{format}"
 
 
 def export_scores(attribution: Attribution, format: Format, out: Path) -> list[Path]:
-    """Write the scores into a new folder.
+    """Write the scores into a new folder: all of them, or nothing is left.
 
     Args:
         attribution: what to export.
@@ -27,14 +27,16 @@ def export_scores(attribution: Attribution, format: Format, out: Path) -> list[P
 
     Raises:
         UsageError: if there is something in the folder.
+        DiskFullError: if there is no room for them.
         WorkerError: if the tensors could not be written.
     """
     folder = free_folder(out)
     if format == "csv":
-        _write_csv(attribution, folder)
+        with new_folder(folder) as staging:
+            _write_csv(attribution, staging)
     else:
         _write_tensors(attribution, folder)
-    return sorted(folder.iterdir())
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def free_folder(out: Path) -> Path:
@@ -44,8 +46,7 @@ def free_folder(out: Path) -> Path:
         UsageError: if there is something in the folder.
     """
     folder = out.expanduser().absolute()
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UsageError(f"{folder} is already there and not an empty folder; name another one")
+    refuse_used(folder)
     return folder
 
 

@@ -16,13 +16,14 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 def write_documents_csv(columns: Mapping[str, Floats], texts: DocumentTexts, folder: Path) -> Path:
     """Write ``documents.csv``: id, columns of one number a document, the beginning of its text.
 
+    ``folder`` is one that appears once all is written.
+
     Returns:
         The file's path.
     """
     count = len(texts)
-    folder.mkdir(parents=True, exist_ok=True)
-    path, part = folder / "documents.csv", folder / ".documents.csv.part"
-    with open(part, "w", encoding="utf-8", newline="") as file:
+    path = folder / "documents.csv"
+    with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["id", *columns, "snippet"])
         for first in range(0, count, _AT_ONCE):
@@ -30,7 +31,6 @@ def write_documents_csv(columns: Mapping[str, Floats], texts: DocumentTexts, fol
             for document, text in zip(documents, texts.texts(documents), strict=True):
                 numbers = [str(column[document]) for column in columns.values()]
                 writer.writerow([document, *numbers, text_cell(snippet(text))])
-    part.rename(path)
     return path
 
 

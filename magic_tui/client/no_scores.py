@@ -5,7 +5,7 @@ from engine.contract.events import Phase
 from engine.contract.states import RunState
 from engine.records.run_folder import RunFolder
 from engine.records.score_store import list_attributions
-from magic_tui.client.engine import Engine
+from magic_tui.client.engine import Engine, standing
 from magic_tui.client.start import View, reach
 
 _ASK = "3 asks it a query"
@@ -21,6 +21,7 @@ _BY_STATE: dict[str, str] = {
     RunState.FAILED: "no scores: the run failed; 2 shows why",
     RunState.SUCCEEDED: f"no scores yet: this run was asked nothing so far; {_ASK}",
 }
+_LOST: dict[str, str] = {RunState.FAILED: "failed", RunState.CANCELLED: "was cancelled"}
 _BY_PHASE: dict[str, str] = {
     Phase.PREPARE: "its data is being prepared",
     Phase.TRAIN: "the run is being trained",
@@ -47,9 +48,14 @@ def why_no_scores(run: RunFolder, attribution: str | None = None) -> str | None:
         return _not_complete(attribution, view)
     if view is None:
         return f"no scores yet: the run has no complete attribution; {_ASK}"
-    if view["state"] == RunState.RUNNING:
+    state = standing(view)[0]
+    if state == RunState.RUNNING:
         return _at_work(view["phase"])
-    return _BY_STATE.get(view["state"], f"no scores yet: the run is {view['state']}")
+    last = view["job"]
+    if state == RunState.SUCCEEDED and last is not None and last["state"] in _LOST:
+        what = f"attribution {last['attribution']}"
+        return f"no scores: {what} {_LOST[last['state']]}, 2 shows more; the run is trained, {_ASK}"
+    return _BY_STATE.get(state, f"no scores yet: the run is {state}")
 
 
 def _not_complete(attribution: str, view: View | None) -> str:

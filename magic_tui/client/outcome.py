@@ -10,18 +10,31 @@ from magic_tui.client.start import View
 
 
 class RunFailedError(MagicError):
-    """A job failed; carries its own sentence and exit code, and what can be done about the run."""
+    """A job failed; carries its own sentence and exit code, and what can be done about it."""
 
-    def __init__(self, run_id: str, job: View) -> None:
+    def __init__(self, view: View, job: View) -> None:
         """Tell of a failed job."""
-        super().__init__(job["reason"] or "the run failed without a word")
+        super().__init__(job["reason"] or "its process ended with no error message")
         with contextlib.suppress(ValueError, TypeError):
             self.exit_code = ExitCode(job["exit_code"])
-        self.facts: dict[str, Any] = {"run": run_id, "state": str(RunState.FAILED)}
-        if self.exit_code == ExitCode.USAGE:
-            self.hint = f"run {run_id} stays listed as failed; remove it with: magic rm {run_id}"
+        run_id = view["id"]
+        self.facts: dict[str, Any] = {
+            "run": run_id, "state": view["state"], "job": job["number"], "job_state": job["state"]
+        }  # fmt: skip
+        again = f"see: magic logs {run_id}; try again with: magic resume {run_id}"
+        if view["state"] == RunState.SUCCEEDED:
+            kept = f"run {run_id} itself is trained and stays as it is"
+            usage = self.exit_code == ExitCode.USAGE
+            self.hint = kept if usage else f"{kept}; {again}"
+        elif self.exit_code == ExitCode.USAGE and not view["steps"]:
+            self.hint = (
+                f"run {run_id} was not trained and stays listed as failed; remove it with: "
+                f"magic rm {run_id}"
+            )
+        elif self.exit_code == ExitCode.USAGE:
+            self.hint = f"run {run_id} stays listed as failed; what it was trained so far is kept"
         else:
-            self.hint = f"see: magic logs {run_id}; try again with: magic resume {run_id}"
+            self.hint = again
 
 
 class UnfinishedError(MagicError):
@@ -46,30 +59,49 @@ class DetachedError(MagicError):
 
 
 def job_of(view: View, number: int | None = None) -> View | None:
-    """One job of a run; if not named the one that the run's state is that of."""
+    """One job of a run; if not named its first unfinished one, else the last."""
     if number is None:
         return view["job"] and dict(view["job"])
     return next((dict(job) for job in view["jobs"] if job["number"] == number), None)
 
 
+def awaited(view: View, job: int | None = None) -> list[int | None]:
+    """The jobs whose end is waited for: the one named, those not settled, or else the last."""
+    if job is not None:
+        return [job]
+    unsettled = [int(j["number"]) for j in view["jobs"] if not RunState(j["state"]).settled]
+    return [*unsettled] or [int(j["number"]) for j in view["jobs"][-1:]] or [None]
+
+
+def job_words(view: View, job: View | None) -> str:
+    """A job in a sentence: its run, or an attribution or a validation of it."""
+    run = f"run {view['id']}"
+    if job is None or job["work"] == "run":
+        return run
+    attribution = f"attribution {job['attribution']} of {run}"
+    return attribution if job["work"] == "attribute" else f"the validation of {attribution}"
+
+
 def check_outcome(view: View, number: int | None = None) -> None:
-    """Return if the job, or the run, succeeded.
+    """Return if the job, or what was asked of the run last, succeeded.
 
     Raises:
         RunError: if the run cannot be read.
         RunFailedError: if it failed.
         UnfinishedError: if it is in any other state.
     """
-    job, run_id = job_of(view, number), view["id"]
-    state = view["state"] if job is None else job["state"]
+    job = job_of(view, number)
+    state, reason = view["state"], view["reason"]
+    if state == UNREADABLE:
+        raise RunError(reason or f"run {view['id']} cannot be read")
+    if job is not None:
+        state, reason = job["state"], job["reason"]
     if state == RunState.SUCCEEDED:
         return
-    if state == UNREADABLE:
-        raise RunError(view["reason"] or f"run {run_id} cannot be read")
     if state == RunState.FAILED and job is not None:
-        raise RunFailedError(run_id, job)
+        raise RunFailedError(view, job)
+    what = job_words(view, job)
     if state in (RunState.PAUSED, RunState.CANCELLED):
-        message = f"run {run_id} was {state}; it can go on with: magic resume {run_id}"
+        message = f"{what} was {state}; it can go on with: magic resume {view['id']}"
         raise UnfinishedError(message, view)
-    reason = view["reason"] or ""
-    raise UnfinishedError(f"run {run_id} is still {state}" + (reason and f": {reason}"), view)
+    raise UnfinishedError(f"{what} is still {state}" + (f": {reason}" if reason else ""), view)

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from engine.contract.events import Phase
 from engine.contract.states import RunState
-from magic_tui.client.engine import UNREADABLE
+from magic_tui.client.engine import UNREADABLE, standing
 from magic_tui.client.start import View
 from magic_tui.render.cells import fit, join_that_fit, wrap
 from magic_tui.render.numbers import duration_text, loss_text, pace_text
@@ -63,9 +63,9 @@ def _facts(moment: "Moment", phase: View) -> list[str]:
 
 def _state_lines(moment: "Moment", run: View, width: int) -> list[Text]:
     """Facts that do not fit are left out as wholes; a long sentence goes below."""
-    head = sign(run["state"]).append(f"{fit(one_line(run['name']), _NAME_WIDTH)} ", "bold")
+    state = str(standing(run)[0])
+    head = sign(state).append(f"{fit(one_line(run['name']), _NAME_WIDTH)} ", "bold")
     room = max(8, width - head.cell_len)
-    state = str(run["state"])
     if run["phase"] is not None and state != UNREADABLE and not RunState(state).finished:
         facts = [state, *_facts(moment, run["phase"])]
         return [head.append(join_that_fit(facts, room, " · "))]
@@ -94,8 +94,12 @@ def _asked(job: View) -> str:
 
 def _state_words(run: View) -> tuple[str, str]:
     """The state, and what is to be said about it."""
-    state, reason = str(run["state"]), run["reason"]
+    state, reason = standing(run)
     if state == RunState.SUCCEEDED:
-        return state, " · 4 shows what helped and harmed" if run["attributions"] else ""
+        last = run["job"]
+        if last is not None and last["state"] == RunState.FAILED:
+            what = _asked(last)
+            return str(state), f"; {what} failed: {one_line(last['reason'] or 'see its log')}"
+        return str(state), " · 4 shows what helped and harmed" if run["attributions"] else ""
     words = reason or MEANINGS.get(state)
-    return state, f": {one_line(words)}" if words else ""
+    return str(state), f": {one_line(words)}" if words else ""

@@ -7,9 +7,9 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from engine.contract.states import RunState
-from magic_tui.client.engine import UNREADABLE
+from magic_tui.client.engine import UNREADABLE, standing
 from magic_tui.client.start import View
-from magic_tui.render.cells import pad, wrap
+from magic_tui.render.cells import fit, pad, wrap
 from magic_tui.render.numbers import age_text, bytes_text, count_text, counted
 from magic_tui.render.states import sign
 from magic_tui.safe_text import one_line
@@ -37,8 +37,9 @@ def run_lines(runs: Sequence[View], width: int) -> Iterator[Text]:
     widths[1] = min(widths[1], room - widths[2])
     yield Text("  ").append_text(_row(_HEADS, widths, "dim"))
     for run, row in zip(runs, rows, strict=True):
-        yield sign(run["state"]).append_text(_row(row, widths, ""))
+        yield sign(standing(run)[0]).append_text(_row(row, widths, ""))
         yield from _notes(_reason(run), width)
+        yield from _attributions(run, width)
 
 
 def model_text(run: View) -> str:
@@ -69,7 +70,7 @@ def _cells(run: View) -> tuple[str, ...]:
         one_line(run["id"]),
         one_line(run["name"]),
         model_text(run),
-        run["state"],
+        standing(run)[0],
         steps_text(run),
         "–" if run["documents"] is None else count_text(run["documents"]),
         str(run["attributions"]),
@@ -80,12 +81,13 @@ def _cells(run: View) -> tuple[str, ...]:
 
 
 def _two_lines(run: View, width: int) -> Iterator[Text]:
-    head = sign(run["state"]).append(one_line(run["id"]), "bold")
-    if run["state"] == UNREADABLE:
+    state = standing(run)[0]
+    head = sign(state).append(one_line(run["id"]), "bold")
+    if state == UNREADABLE:
         yield head.append(_GAP + UNREADABLE)
         yield from _notes(_reason(run), width)
         return
-    tail = run["state"] if run["created"] is None else f"{run['state']} · {run_age(run)}"
+    tail = state if run["created"] is None else f"{state} · {run_age(run)}"
     room = width - head.cell_len - len(_GAP) * 2 - len(tail)
     yield head.append(_GAP + pad(one_line(run["name"]), room) + _GAP).append(tail, "dim")
     facts = [model_text(run)]
@@ -98,11 +100,34 @@ def _two_lines(run: View, width: int) -> Iterator[Text]:
     facts.append(f"{bytes_text(run['scores_bytes'])} scores")
     yield from _notes(" · ".join(facts), width)
     yield from _notes(_reason(run), width)
+    yield from _attributions(run, width)
+
+
+def queries_text(attribution: View, words: int) -> str:
+    """How many queries an attribution has, and the first words of the first ones."""
+    count, texts = attribution["queries"], attribution["texts"]
+    if count is None:
+        source = attribution["source"]
+        return "its queries are not read yet" if source is None else f"queries of {source}"
+    shown = [f"“{fit(text, words)}”" for text in texts]
+    more = " …" if count > len(shown) else ""
+    return f"{counted(count, 'query')}: {' '.join(shown)}{more}"
+
+
+def _attributions(run: View, width: int) -> Iterator[Text]:
+    """One line for all attributions of a run, the latest first."""
+    said = []
+    for each in reversed(run.get("attribution_list") or ()):
+        done = each["state"] == RunState.SUCCEEDED
+        said.append(f"{each['attribution']} {queries_text(each, 24) if done else each['state']}")
+    if said:
+        yield Text("  " + fit(one_line(" · ".join(said)), width - 2), "dim", no_wrap=True)
 
 
 def _reason(run: View) -> str:
-    """Why a run stands where it stands; of one that succeeded nobody asks."""
-    return "" if run["state"] == RunState.SUCCEEDED else run["reason"] or ""
+    """Why a run stands where it stands; one that succeeded needs no reason."""
+    state, reason = standing(run)
+    return "" if state == RunState.SUCCEEDED else reason or ""
 
 
 def _notes(text: str, width: int) -> Iterator[Text]:

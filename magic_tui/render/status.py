@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from rich.text import Text
 
+from magic_tui.client.engine import is_finished, standing
 from magic_tui.client.start import View, engine_log
 from magic_tui.render.cells import wrap
 from magic_tui.render.numbers import (
@@ -18,7 +19,7 @@ from magic_tui.render.numbers import (
     subspace_text,
 )
 from magic_tui.render.phases import NAMES
-from magic_tui.render.runs import run_age, run_lines, steps_text
+from magic_tui.render.runs import queries_text, run_age, run_lines, steps_text
 from magic_tui.render.states import MEANINGS, sign
 from magic_tui.safe_text import one_line
 
@@ -26,13 +27,17 @@ Fact = tuple[str, str]
 
 _NAME_WIDTH = 12
 _MOST_LINES = 4
+_MOST_LISTED = 6
+"""Attributions, and jobs, that are listed."""
+_WORDS = 40
+"""Cells of a query's first words."""
 _LIST_WIDTH = 80
 """Here each run takes two lines: a third one is about its phase."""
 
 
 def run_detail(run: View, width: int) -> Iterator[Text]:
     """Where a run stands, what it does and what it occupies."""
-    head = sign(run["state"]).append(one_line(run["id"]), "bold")
+    head = sign(standing(run)[0]).append(one_line(run["id"]), "bold")
     head.append(f"  {one_line(run['name'])}").truncate(width, overflow="ellipsis")
     yield head
     yield from _facts(_about_run(run), width)
@@ -58,7 +63,7 @@ def status_lines(status: View, width: int) -> Iterator[Text]:
 
 def _about_run(run: View) -> Iterator[Fact]:
     yield "state", _state(run)
-    if run["phase"] is not None and not _is_over(run):
+    if run["phase"] is not None and not is_finished(run):
         yield "phase", " · ".join(phase_facts(run["phase"]))
     job = run["job"]
     if job is not None:
@@ -79,8 +84,23 @@ def _about_run(run: View) -> Iterator[Fact]:
         yield "memory", f"{bytes_text(run['memory'])} at most"
     yield "made", run_age(run)
     yield "folder", run["path"]
-    for other in run["jobs"] if len(run["jobs"]) > 1 else ():
-        yield f"job {other['number']}", f"{_work(other)}: {other['state']}{_because(other)}"
+    yield from _attributions(run)
+    jobs = run["jobs"]
+    if len(jobs) > 1 or (jobs and jobs[0]["state"] != run["state"]):
+        if len(jobs) > _MOST_LISTED:
+            yield "jobs", f"{len(jobs)}, of which the last {_MOST_LISTED} are listed"
+        for other in jobs[-_MOST_LISTED:]:
+            yield f"job {other['number']}", f"{_work(other)}: {other['state']}{_because(other)}"
+
+
+def _attributions(run: View) -> Iterator[Fact]:
+    """Each with its queries; why one failed is told with its job."""
+    known = run.get("attribution_list") or []
+    if len(known) > _MOST_LISTED:
+        yield "queries", f"of the last {_MOST_LISTED} of {counted(len(known), 'attribution')}:"
+    for each in known[-_MOST_LISTED:]:
+        state = "" if each["state"] == "succeeded" else f"{each['state']}, "
+        yield each["attribution"], state + queries_text(each, _WORDS)
 
 
 def _trust(verdict: View) -> str:
@@ -112,17 +132,14 @@ def _about_engine(engine: View) -> Iterator[Fact]:
 
 
 def _state(run: View) -> str:
-    state = str(run["state"])
+    """Its own state, or that of the job that is unfinished."""
+    state, reason = standing(run)
     job = run["job"]
     position = None if job is None else job["queue_position"]
-    reason = run["reason"] or MEANINGS.get(state, "")
+    reason = reason or MEANINGS.get(state, "")
     if position:
         reason = f"{reason} ({counted(position, 'job')} before it)"
     return f"{state}: {reason}" if reason else state
-
-
-def _is_over(run: View) -> bool:
-    return run["state"] in ("succeeded", "failed", "cancelled")
 
 
 def phase_facts(phase: View) -> list[str]:

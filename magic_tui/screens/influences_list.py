@@ -53,8 +53,7 @@ class ListedScreen(ExploringScreen):
     def action_export(self) -> None:
         """Ask where to export to."""
         if self.explored is not None:
-            folder = Path(default_folder(self.explored.attribution)).absolute()
-            value = f"csv {folder}"
+            value = f"csv {self._default_folder('csv')}"
             self.query_one(Prompt).open("csv or pt, and a new folder:", value, self._export)
 
     def clear(self) -> None:
@@ -75,14 +74,20 @@ class ListedScreen(ExploringScreen):
             query, ranking = self.ranked.query, self._ranking()
             self.read_more("listing", lambda e: listing(e, query, ranking, documents), give)
 
+    def _default_folder(self, format: Format) -> Path:
+        assert self.explored is not None
+        return Path(default_folder(self.explored.attribution, format)).absolute()
+
     def _export(self, answer: str) -> None:
         kind, _, folder = answer.strip().partition(" ")
         if kind not in ("csv", "pt") or not folder.strip():
             self.magic.say("write csv or pt, then the name of a new folder", "warning")
             return
         path = Path(folder.strip()).expanduser().absolute()
-        self.magic.say(f"exporting to {path} …")
         format: Format = "pt" if kind == "pt" else "csv"
+        if self.explored is not None and path == self._default_folder("csv"):
+            path = self._default_folder(format)
+        self.magic.say(f"exporting to {path} …")
 
         def make(explored: Explored) -> None:
             # It goes on, and tells what came of it, whatever is looked at meanwhile.

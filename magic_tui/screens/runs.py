@@ -15,7 +15,7 @@ from textual.worker import get_current_worker
 
 from engine.contract.errors import MagicError
 from engine.contract.states import RunState
-from magic_tui.client.engine import UNREADABLE
+from magic_tui.client.engine import UNREADABLE, standing
 from magic_tui.client.glance import glance, runs_on_disk
 from magic_tui.client.lds import KnownLds
 from magic_tui.client.start import View
@@ -116,7 +116,7 @@ class RunsScreen(Wishing, MagicScreen):
         if action in ("mark", "remove", "copy", "choose", "wish") and run is None:
             return "there is no run here yet: n starts one"
         if action == "remove" and run is not None and not _is_over(run):
-            return f"run {run['id']} is {run['state']}: cancel it first with x"
+            return f"run {run['id']} is {standing(run)[0]}: cancel it first with x"
         return self.why_no_wish(action, run)
 
     def on_line_list_moved(self, event: LineList.Moved) -> None:
@@ -233,8 +233,9 @@ class RunsScreen(Wishing, MagicScreen):
 
 
 def _is_over(run: View) -> bool:
-    return run["state"] == UNREADABLE or RunState(run["state"]).settled
+    state = standing(run)[0]
+    return state == UNREADABLE or RunState(state).settled
 
 
 def _searched(run: View) -> str:
-    return f"{run['id']} {run['name']} {run['model']} {run['state']}".lower()
+    return f"{run['id']} {run['name']} {run['model']} {standing(run)[0]}".lower()

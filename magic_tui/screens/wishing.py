@@ -1,7 +1,6 @@
 """Asking a run to pause, to go on, to end or to be removed: what Runs and Live share."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import work
@@ -10,8 +9,8 @@ from textual.widget import Widget
 
 from engine.contract.errors import MagicError
 from engine.contract.states import RunState
-from engine.records.atomic import size_on_disk
-from magic_tui.client.engine import UNREADABLE, Wished
+from magic_tui.client.engine import UNREADABLE, Wished, standing
+from magic_tui.client.removal import removal_facts, removal_lines
 from magic_tui.client.start import View
 from magic_tui.render.numbers import bytes_text
 from magic_tui.screens.confirm import ConfirmScreen
@@ -61,8 +60,10 @@ class Wishing(Widget):
             return None
         if run is None:
             return "there is no run here"
-        if run["state"] == UNREADABLE or run["state"] not in able:
-            stands = _STANDS.get(run["state"], f"is {run['state']}")
+        state = standing(run)[0]
+        states = {state, *(job["state"] for job in run["jobs"])}
+        if state == UNREADABLE or states.isdisjoint(able):
+            stands = _STANDS.get(state, f"is {state}")
             return f"run {run['id']} {stands}; there is nothing to {action}"
         return None
 
@@ -89,19 +90,20 @@ class Wishing(Widget):
             )
             self.app.push_screen(question, answered)
 
+    @work(thread=True, exclusive=True, group="remove", exit_on_error=False)
     def ask_to_remove(self, run: View, then: Callable[[], object]) -> None:
-        """Ask, then remove a run from disk."""
+        """Say what would be lost, ask, then remove a run from disk."""
 
         def answered(yes: bool | None) -> None:
             if yes:
                 self._remove(run["id"], then)
 
-        size = bytes_text(size_on_disk(Path(run["path"])))
+        lost = removal_facts(run, trajectory=False)
         question = ConfirmScreen(
             f"Remove run {run['name']} ({run['id']})?",
-            f"Its trajectory and its scores, {size}, are deleted for good.",
+            f"{bytes_text(lost['bytes'])} are deleted for good: {'; '.join(removal_lines(lost))}.",
         )
-        self.app.push_screen(question, answered)
+        self.app.call_from_thread(self.app.push_screen, question, answered)
 
     def _wish_for(self, verb: Wished) -> None:
         run = self.chosen_run()

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.text import Text
 
 from engine.contract.states import RunState
-from magic_tui.client.engine import UNREADABLE
+from magic_tui.client.engine import UNREADABLE, standing
 from magic_tui.client.lds import kind_text
 from magic_tui.client.start import View
 from magic_tui.render.cells import fit, pad
@@ -75,7 +75,7 @@ class RunList(LineList):
         """One run."""
         run = self.runs[index]
         columns = _columns_in(width - 2)
-        return sign(run["state"]).append_text(_row(_cells(run), columns))
+        return sign(standing(run)[0]).append_text(_row(_cells(run), columns))
 
 
 def head_line(width: int) -> Text:
@@ -86,7 +86,7 @@ def head_line(width: int) -> Text:
 
 def heartbeat(run: View) -> str | None:
     """``stale 4 min`` for a run at work that has said nothing for a while."""
-    if run["state"] not in (RunState.RUNNING, RunState.PAUSING, RunState.CANCELLING):
+    if standing(run)[0] not in (RunState.RUNNING, RunState.PAUSING, RunState.CANCELLING):
         return None
     try:
         silence = time.time() - (Path(run["path"]) / "events.jsonl").stat().st_mtime
@@ -117,14 +117,14 @@ def _row(cells: Sequence[str], columns: Sequence[int]) -> Text:
 
 def _cells(run: View) -> list[str]:
     phase = run["phase"] or {}
-    doing, left = _doing(run), ""
-    if phase and not RunState(run["state"]).finished:
+    doing, left, state = _doing(run), "", standing(run)[0]
+    if phase and state != UNREADABLE and not RunState(state).finished:
         left = duration_text(phase.get("remaining_seconds"))
     known = run["state"] != UNREADABLE or run["created"] is not None
     size = run["trajectory_bytes"] + run["scores_bytes"]
     return [
         one_line(run["name"]) or "–",
-        run["state"] if run["state"] != UNREADABLE else "unknown" if known else "unreadable",
+        state if state != UNREADABLE else "unknown" if known else "unreadable",
         doing,
         "" if left == "–" else left,
         _lds(run.get("lds")),
@@ -152,9 +152,9 @@ def _doing(run: View) -> str:
     silent = heartbeat(run)
     if silent is not None:
         return silent
-    phase, state = run["phase"], run["state"]
+    phase, (state, reason) = run["phase"], standing(run)
     if state in (RunState.FAILED, RunState.BLOCKED, RunState.QUEUED, UNREADABLE):
-        return one_line(run["reason"] or "")
+        return one_line(reason or "")
     if phase is None or state == RunState.SUCCEEDED:
         return f"{count_text(run['documents'])} documents" if run["documents"] else ""
     name = NAMES.get(phase["phase"], phase["phase"])

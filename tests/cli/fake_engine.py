@@ -77,6 +77,16 @@ class FakeEngine:
         self.journals.setdefault(run_id, [])
         return self.runs[run_id]
 
+    def ask(self, run_id: str, state: str, work: str = "attribute", **facts: Any) -> View:
+        """A further job of a run: an attribution, or a validation of its first one."""
+        run = self.runs[run_id]
+        number = len(run["jobs"]) + 1
+        name = f"a{number:04d}" if work == "attribute" else "a0001"
+        more = {"number": number, "work": work, "attribution": name, "state": state}
+        job = {**run["jobs"][0], "reason": None, "exit_code": None, **more, **facts}
+        self.runs[run_id] = {**run, "job": job, "jobs": [*run["jobs"], job]}
+        return self.runs[run_id]
+
     def say(self, run_id: str, event: str, **facts: Any) -> None:
         """Append an event to a run's journal."""
         journal = self.journals[run_id]
@@ -86,12 +96,11 @@ class FakeEngine:
     def turn(
         self, run_id: str, state: str, reason: str | None = None, code: int | None = None
     ) -> None:
-        """Change the state of a run and of its last job."""
+        """Change the state of a run's last job, and of the run if that job is its training."""
         run = self.runs[run_id]
         job = {**run["jobs"][-1], "state": state, "reason": reason, "exit_code": code}
-        self.runs[run_id] = {
-            **run, "state": state, "reason": reason, "job": job, "jobs": [*run["jobs"][:-1], job]
-        }  # fmt: skip
+        own = {"state": state, "reason": reason} if job["work"] == "run" else {}
+        self.runs[run_id] = {**run, **own, "job": job, "jobs": [*run["jobs"][:-1], job]}
 
     def of_kind(self, method: str, ending: str) -> list[tuple[str, str, dict[str, str], Any]]:
         """The requests of a method to paths with an ending."""
@@ -174,7 +183,7 @@ def _app(engine: FakeEngine) -> FastAPI:
             **run["jobs"][0], "number": 2, "work": "attribute", "attribution": "a0002",
             "state": "queued",
         }  # fmt: skip
-        queued = {**run, "state": "queued", "job": job, "jobs": [*run["jobs"], job]}
+        queued = {**run, "job": job, "jobs": [*run["jobs"], job]}
         engine.runs[run_id] = dict(queued)
         engine.on_attribute(wanted)
         return queued
@@ -186,7 +195,7 @@ def _app(engine: FakeEngine) -> FastAPI:
             **run["jobs"][0], "number": 2, "work": "validate", "attribution": "a0001",
             "state": "queued",
         }  # fmt: skip
-        queued = {**run, "state": "queued", "job": job, "jobs": [*run["jobs"], job]}
+        queued = {**run, "job": job, "jobs": [*run["jobs"], job]}
         engine.runs[run_id] = dict(queued)
         engine.on_validate(wanted)
         return queued
@@ -196,15 +205,15 @@ def _app(engine: FakeEngine) -> FastAPI:
         return engine.runs[run_id]
 
     @app.get("/v1/runs/{run_id}/wait")
-    async def wait(run_id: str, timeout: float) -> View:
+    async def wait(run_id: str, timeout: float, job: int | None = None) -> View:
         deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline and not _settled(engine.runs[run_id]):
+        while time.monotonic() < deadline and not _settled(engine.runs[run_id], job):
             await asyncio.sleep(0.01)
         return engine.runs[run_id]
 
     @app.post("/v1/runs/{run_id}/{verb}", status_code=202)
     def wish(run_id: str, verb: str) -> Any:
-        if engine.runs[run_id]["state"] == "succeeded":
+        if engine.runs[run_id]["job"]["state"] == "succeeded":
             return _problem(409, f"run {run_id} has succeeded; there is nothing to {verb}")
         engine.on_wish(engine.runs[run_id], verb)
         return engine.runs[run_id]
@@ -254,6 +263,6 @@ async def _stream(engine: FakeEngine, run_id: str, after: int) -> AsyncIterator[
         await asyncio.sleep(0.01)
 
 
-def _settled(run: View) -> bool:
-    states = {job["state"] for job in run["jobs"]}
+def _settled(run: View, number: int | None = None) -> bool:
+    states = {job["state"] for job in run["jobs"] if number in (None, job["number"])}
     return states <= {"succeeded", "failed", "cancelled", "paused"}

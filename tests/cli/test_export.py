@@ -38,7 +38,7 @@ def test_pt_is_written_by_the_worker(
     facts = json.loads(magic("export", "--json").stdout)
     assert facts["format"] == "pt" and facts["attribution"] == "a0001"
     assert [Path(file).name for file in facts["files"]] == ["scores.pt"]
-    assert Path(facts["path"]).name == f"{run.id}-a0001"
+    assert Path(facts["path"]).name == f"{run.id}-a0001-pt"
 
 
 def test_a_folder_with_something_in_it_is_left_alone(
@@ -50,3 +50,43 @@ def test_a_folder_with_something_in_it_is_left_alone(
     result = magic("export", "--format", "csv", "--out", tmp_path / "out")
     assert result.exit_code == 2 and "not an empty folder" in result.stderr
     assert (tmp_path / "out" / "documents.csv").read_text() == "mine"
+
+
+def test_formats_do_not_collide(
+    runs: Path,
+    magic: Magic,
+    fake_worker: Callable[[str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = FakeRun().write(runs)
+    monkeypatch.chdir(tmp_path)
+    for format in ("pt", "csv"):
+        assert magic("export", "--format", format).exit_code == 0
+    assert sorted(path.name for path in tmp_path.glob("2025*")) == [
+        f"{run.id}-a0001-csv", f"{run.id}-a0001-pt",
+    ]  # fmt: skip
+    again = magic("export", "--format", "csv")
+    assert again.exit_code == 2 and "not an empty folder" in again.stderr
+
+
+def test_a_full_disk_leaves_nothing(
+    runs: Path, magic: Magic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeRun().write(runs)
+
+    def full(text: str) -> str:
+        with open("/dev/full", "wb", buffering=0) as file:
+            file.write(text.encode())
+        return text
+
+    monkeypatch.setattr("magic_tui.client.export_csv.text_cell", full)
+    result = magic("export", "--format", "csv", "--out", tmp_path / "out" / "x")
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1 and "disk full while writing" in result.stderr
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_help_shows_how_to_add_up(magic: Magic) -> None:
+    text = " ".join(magic("export", "--help").stdout.split())
+    assert "per_doc.scatter_add_(0, doc_ids.flatten(), scores.flatten())" in text

@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+from engine.records.journal import JournalWriter
 from tests.cli.conftest import Magic
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.fake_run import FakeRun
@@ -18,6 +19,26 @@ def test_it_needs_yes_without_a_terminal(runs: Path, engine: FakeEngine, magic: 
     assert result.exit_code == 2 and "add --yes" in result.stderr
     assert f"remove run {RUN} and its scores (" in result.stderr and "kB)" in result.stderr
     assert removals(engine) == []
+
+
+def test_it_says_what_is_lost(runs: Path, engine: FakeEngine, magic: Magic) -> None:
+    run = FakeRun().write(runs)
+    journal = JournalWriter(run.events_file)
+    journal.append("replay_step", step=0, seconds=90.0)
+    journal.append("retrain_step", step=0, done=4, seconds=7200.0)
+    journal.close()
+    run.bank_file.parent.mkdir()
+    run.bank_file.write_text("{}\n{}\n")
+    engine.add(RUN, "succeeded", path=str(run.path))
+    said = magic("rm", RUN).stderr
+    assert said.startswith("  trajectory: 5.0 kB, 12 trained steps, 0.6 s of computing\n")
+    assert "  scores: 1 attribution, 1:30 of computing\n" in said
+    assert "  validation: 2 retrainings, 2:00:00 of computing\n" in said
+    said = magic("rm", RUN, "--trajectory").stderr
+    assert "12 trained steps" in said and "attribution" not in said and "add --yes" in said
+    facts = json.loads(magic("rm", RUN, "--yes", "--json").stdout)["lost"]
+    assert (facts["trained_steps"], facts["attributions"], facts["retrainings"]) == (12, 1, 2)
+    assert facts["validation_seconds"] == 7200.0 and facts["bytes"] > facts["trajectory_bytes"]
 
 
 def test_the_engine_removes(engine: FakeEngine, magic: Magic) -> None:

@@ -130,6 +130,8 @@ def test_status_of_one_run(engine: FakeEngine, magic: Magic) -> None:
         assert fact in text, fact
     assert all(len(line) <= 80 for line in text.splitlines())
     view = json.loads(magic("status", RUN, "--json").stdout)
+    (listed,) = view.pop("attribution_list")
+    assert (listed["attribution"], listed["job"], listed["state"]) == ("a0001", 1, "running")
     assert view == {"schema_version": 1, **engine.runs[RUN]}
 
 

@@ -66,11 +66,11 @@ class Bench:
         return engine.attribute(self.runs, run, wanted)
 
     def until(self, engine: Engine, run: str, is_so: Callable[[RunView], bool] | str) -> RunView:
-        """Wait until a run is in a state, or anything else is so."""
+        """Wait until the job at hand, else the last, is in a state, or anything else is so."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
             view = engine.run(self.runs, run)
-            if view.state == is_so if isinstance(is_so, str) else is_so(view):
+            if _state_at_hand(view) == is_so if isinstance(is_so, str) else is_so(view):
                 return view
             time.sleep(0.02)
         raise AssertionError(f"{is_so} was not reached: {view!r}")
@@ -107,6 +107,12 @@ class Bench:
         for engine in self.engines:
             engine.stop()
         end_attempts(self.runs)
+
+
+def _state_at_hand(view: RunView) -> str:
+    if view.job is None or view.state == "unreadable":
+        return view.state
+    return view.job.state
 
 
 def end_attempts(runs: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from engine.contract.api import SubmitRun, SubmitValidation
+from engine.contract.api import RunView, SubmitRun, SubmitValidation
 from engine.contract.errors import ConflictError, NotFoundError, UsageError
 from engine.contract.states import Ending, Wish
 from engine.daemon.settings import Settings
@@ -173,6 +173,10 @@ def test_an_attribution_waits_for_a_paused_training(bench: Bench) -> None:
     )
 
 
+def _is_gone(view: RunView, staging: Path) -> bool:
+    return view.jobs[1].state == "cancelled" and not staging.exists()
+
+
 def test_a_cancelled_attribution_leaves_nothing(bench: Bench) -> None:
     engine = bench.start()
     run = bench.submit(engine)
@@ -181,7 +185,9 @@ def test_a_cancelled_attribution_leaves_nothing(bench: Bench) -> None:
     staging = bench.runs / run / "attributions" / ".a0001.new"
     bench.until(engine, run, lambda view: staging.exists())
     bench.wish(engine, run, "cancel")
-    bench.until(engine, run, lambda view: view.state == "cancelled" and not staging.exists())
+    bench.until(
+        engine, run, lambda view: view.jobs[1].state == "cancelled" and not staging.exists()
+    )
     assert list(staging.parent.iterdir()) == []
 
 

@@ -14,6 +14,7 @@ from engine.contract.states import RunState
 from engine.records.run_folder import RunFolder
 from engine.records.score_store import ScoreReader
 from engine.records.tables import RowTable
+from engine.worker.export import _save
 from tests.crash.ranks import current_job
 
 Outcome = dict[str, Any]
@@ -181,20 +182,56 @@ def test_export(
     config: dict[str, Any], start: Start, worker: Callable[..., Outcome], tmp_path: Path,
     packing: bool,
 ) -> None:  # fmt: skip
-    config["data"] |= {"packing": packing, "sequence_length": 8}
+    config["data"] |= {"packing": packing, "sequence_length": 8 if packing else 32}
     outcome = start(config)
     reader = reader_of(outcome)
     arguments = ("--run", outcome["path"], "--attribution", "a0001", "--out", tmp_path / "out")
     assert worker("export", *arguments)["ok"]
-    scores, owners = (torch.load(tmp_path / "out" / f"{n}.pt") for n in ("scores", "doc_ids"))
+    doc_ids, layout = (torch.load(tmp_path / "out" / f"{n}.pt") for n in ("doc_ids", "layout"))
+    assert doc_ids.min() == 0 and layout.min() == -1
     for query in range(2):
-        per_document = torch.zeros(7)
-        per_document.scatter_add_(0, owners.flatten(), scores[query].flatten())
+        scores = torch.load(tmp_path / "out" / f"query-{query}" / "scores.pt")
+        per_doc = torch.zeros(7)
+        per_doc.scatter_add_(0, doc_ids.flatten(), scores.flatten())
         expected = torch.from_numpy(reader.document_scores(query))
-        assert torch.allclose(per_document, expected, rtol=1e-4, atol=1e-7)
+        assert torch.allclose(per_doc, expected, rtol=1e-4, atol=1e-7)
+        grid = torch.zeros(layout.shape)
+        grid[layout >= 0] = scores
+        assert torch.equal(grid, torch.from_numpy(reader.token_scores(query)))
+        # Padding counts for no document, and not for the first either.
+        assert (doc_ids == 0).sum() == (layout == 0).sum()
     assert (tmp_path / "out" / "run_config.yaml").read_bytes() == (
         Path(outcome["path"]) / "run_config.yaml"
     ).read_bytes()
+
+
+def test_an_export_by_document(
+    config: dict[str, Any], start: Start, worker: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    config["attribution"] = {**config.get("attribution", {}), "granularity": "document"}
+    outcome = start(config)
+    reader, out = reader_of(outcome), tmp_path / "deep" / "out"
+    arguments = ("--run", outcome["path"], "--attribution", "a0001", "--out", out)
+    assert worker("export", *arguments)["ok"]
+    doc_ids = torch.load(out / "doc_ids.pt")
+    for query in range(2):
+        scores = torch.load(out / f"query-{query}" / "scores.pt")
+        per_doc = torch.zeros(7)
+        per_doc.scatter_add_(0, doc_ids.flatten(), scores.flatten())
+        assert torch.equal(per_doc, torch.from_numpy(reader.document_scores(query)))
+    # The lines in README.txt are what they are: they run.
+    text = (out / "README.txt").read_text()
+    lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    code = "\n".join(lines).replace('load("', f'load("{out}/')
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert torch.equal(names["per_doc"], torch.from_numpy(reader.document_scores(0)))
+
+
+@pytest.mark.parametrize("count", [2, 10**6])
+def test_a_full_disk_is_told_as_one_by_torchs_files(count: int) -> None:
+    with pytest.raises(OSError, match="No space left on device"):
+        _save(torch.zeros(count), Path("/dev/full"))
 
 
 def test_plan_writes_nothing(

@@ -1,0 +1,147 @@
+"""Attributions and validations have states of their own, in every verb that shows them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.contract.config import RunConfig
+from engine.contract.request import AttributionRequest
+from engine.records.run_folder import RunFolder
+from engine.records.submission import submit_attribution
+from magic_tui.client.attribution_list import attribution_list
+from magic_tui.client.engine import is_finished, standing
+from tests.cli.conftest import Magic
+from tests.cli.fake_engine import FakeEngine, run_view
+from tests.cli.fake_run import FakeRun
+from tests.cli.test_verbs import later
+
+RUN = "20250102T030405-abc123"
+WHY = "no file at /x/typo.jsonl; check the path"
+
+
+@pytest.fixture
+def asked(engine: FakeEngine, runs: Path) -> FakeEngine:
+    """A trained run whose second attribution failed."""
+    run = FakeRun(queries=["who sat on the mat? " * 9, "wörld peace", "tea", "rain"]).write(runs)
+    engine.add(RUN, "succeeded", path=str(run.path))
+    submit_attribution(run, AttributionRequest(texts=("whom?",)))
+    (run.path / "jobs" / "0001").rename(run.path / "jobs" / "0002")
+    engine.ask(RUN, "failed", reason=WHY, exit_code=2)
+    return engine
+
+
+def test_ls_and_status_list_them(asked: FakeEngine, magic: Magic) -> None:
+    lines = magic("ls").stdout.splitlines()
+    assert lines[0].startswith(f"✓ {RUN}") and "succeeded" in lines[0]
+    assert lines[-1].startswith("  a0002 failed · a0001 4 queries: “who sat on the mat? who…”")
+    assert len(lines) == 4 and all(len(line) <= 80 for line in lines)
+    text = magic("status", RUN).stdout
+    assert "state       succeeded\n" in text
+    assert "a0001       4 queries: “who sat on the mat? who sat on the mat?…”" in text
+    assert "a0002       failed, 1 query: “whom?”" in text
+    assert f"job 2       attribution a0002: failed, {WHY}" in text
+    assert "magic rm" not in text and all(len(line) <= 80 for line in text.splitlines())
+
+
+def test_as_json(asked: FakeEngine, magic: Magic) -> None:
+    asked.ask(RUN, "running", "validate")
+    (listed,) = json.loads(magic("ls", "--json").stdout)["runs"]
+    one = json.loads(magic("status", RUN, "--json").stdout)
+    assert listed["attribution_list"] == one["attribution_list"]
+    first, second = one["attribution_list"]
+    assert [len(text) <= 60 for text in first.pop("texts")] == [True] * 3
+    assert first == {
+        "attribution": "a0001", "job": 1, "state": "succeeded", "reason": None, "queries": 4,
+        "source": None, "validations": [{"job": 3, "state": "running", "reason": None}],
+    }  # fmt: skip
+    assert second == {
+        "attribution": "a0002", "job": 2, "state": "failed", "reason": WHY, "queries": 1,
+        "texts": ["whom?"], "source": None, "validations": [],
+    }  # fmt: skip
+
+
+def test_what_a_request_asks_is_known_before_it_is_read(runs: Path) -> None:
+    run = FakeRun(finished=False).write(runs)
+    config: dict[str, Any] = {"queries": {"path": "/data/q.jsonl"}}
+    values = {"name": "n", "model": {"path": "m"}, "data": {"path": "d"}, **config}
+    run.write_config(RunConfig.model_validate(values), RUN, 1.0)
+    first = {"path": "/data/other.jsonl"}
+    for asked in ({"queries": first}, {"queries": first}, {"texts": ("a", "b"), "reduction": "mean"}):
+        submit_attribution(RunFolder(run.path), AttributionRequest.model_validate(asked))
+    own = run.path / "jobs" / "0001" / "request.json"
+    own.write_text(json.dumps(json.loads(own.read_text()) | {"asked": None, "work": "run"}))
+    view = run_view(RUN, "running", path=str(run.path))
+    view["jobs"] += [
+        {**view["jobs"][0], "number": n, "attribution": f"a000{n}", "work": "attribute"}
+        for n in (2, 3)
+    ]
+    found = attribution_list(view)
+    assert [(f["source"], f["queries"], f["texts"]) for f in found] == [
+        ("/data/q.jsonl", None, []), ("/data/other.jsonl", None, []), (None, 1, ["a", "b"]),
+    ]  # fmt: skip
+
+
+def test_damaged_tables_hide_nothing(asked: FakeEngine, runs: Path, magic: Magic) -> None:
+    (runs / RUN / "attributions" / "a0001" / "queries.parquet").write_bytes(b"x")
+    first, _ = json.loads(magic("status", RUN, "--json").stdout)["attribution_list"]
+    assert (first["attribution"], first["state"], first["queries"]) == ("a0001", "succeeded", None)
+
+
+def test_what_goes_on_is_what_a_list_shows(engine: FakeEngine) -> None:
+    engine.add(RUN, "succeeded")
+    assert is_finished(engine.ask(RUN, "failed", reason=WHY))
+    assert standing(engine.runs[RUN]) == ("succeeded", None)
+    engine.ask(RUN, "blocked", reason="the disk is full")
+    assert standing(engine.runs[RUN]) == ("blocked", "the disk is full")
+    assert not is_finished(engine.runs[RUN])
+
+
+def test_wait_tells_of_the_job_it_waited_for(asked: FakeEngine, magic: Magic) -> None:
+    # What failed just before is not missed, and does not touch the training.
+    result = magic("wait", RUN)
+    assert result.exit_code == 2 and WHY in result.stderr
+    assert "itself is trained and stays as it is" in result.stderr
+    assert "magic rm" not in result.stderr and "resume" not in result.stderr
+    result = magic("wait", RUN, "--job", "1")
+    assert (result.exit_code, result.stdout) == (0, f"run {RUN} succeeded\n")
+    asked.ask(RUN, "running")
+    later(lambda: asked.turn(RUN, "succeeded"))
+    result = magic("wait", RUN)
+    assert (result.exit_code, result.stdout) == (0, f"attribution a0003 of run {RUN} succeeded\n")
+
+
+def test_wait_misses_no_failure_among_several(asked: FakeEngine, magic: Magic) -> None:
+    asked.ask(RUN, "running")
+    asked.ask(RUN, "running")
+
+    def end() -> None:
+        asked.turn(RUN, "succeeded")
+        jobs = asked.runs[RUN]["jobs"]
+        jobs[2] |= {"state": "failed", "reason": "no memory", "exit_code": 1}
+
+    later(end)
+    result = magic("watch", RUN)
+    assert result.exit_code == 1 and "no memory" in result.stderr
+
+
+@pytest.mark.parametrize(("verb", "state"), [("cancel", "cancelled"), ("pause", "paused")])
+def test_a_wish_names_the_job_it_was_about(
+    asked: FakeEngine, magic: Magic, verb: str, state: str
+) -> None:
+    asked.ask(RUN, "running")
+    asked.on_wish = lambda view, verb: asked.turn(RUN, state)
+    result = magic(verb, RUN)
+    assert (result.exit_code, result.stdout) == (
+        0, f"attribution a0003 of run {RUN} is {state}\n"
+    )  # fmt: skip
+
+
+def test_a_failed_training_may_be_removed_only_if_nothing_was_trained(
+    engine: FakeEngine, magic: Magic
+) -> None:
+    engine.add(RUN, "failed", steps=0, reason="no such key", exit_code=2)
+    assert f"magic rm {RUN}" in magic("wait", RUN).stderr
+    engine.add(RUN, "failed", steps=5, reason="no such key", exit_code=2)
+    assert "magic rm" not in magic("wait", RUN).stderr
