@@ -6,6 +6,7 @@ change what libraries compute must come from the run and never from the engine.
 
 import os
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,6 +25,21 @@ _LAUNCHED = (
 _LAUNCHERS = ("TORCHELASTIC_", "ACCELERATE_", "FSDP_", "OMPI_", "PMI_", "PMIX_", "SLURM_")
 _NO_LAUNCHER = "SLURM_CONF"
 """Where Slurm is configured, which holds for every job."""
+
+
+def magic_version() -> str:
+    """The version of this magic: as it was installed, else that of its checkout."""
+    try:
+        return version("magic-attribution")
+    except PackageNotFoundError:
+        pass
+    import tomllib
+
+    try:
+        text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+        return str(tomllib.loads(text)["project"]["version"])
+    except (OSError, ValueError, KeyError):
+        return "unknown"
 
 
 def is_of_a_launcher(name: str) -> bool:

@@ -4,12 +4,11 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 
+from engine.contract.environment import magic_version
 from engine.contract.errors import MagicError
 from engine.records.places import state_folder
 
-_DISTRIBUTION = "magic-attribution"
 _DESCRIPTION = """\
 The headless engine of magic: queues runs, starts and watches their processes, and answers
 `magic` at a Unix socket that only its user may open. `magic` starts it when it is needed; start
@@ -78,12 +77,5 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action="version", version=f"magic-engine {magic_version()}")
     return parser
-
-
-def _version() -> str:
-    try:
-        return f"magic-engine {version(_DISTRIBUTION)}"
-    except PackageNotFoundError:
-        return "magic-engine, not installed as a package"

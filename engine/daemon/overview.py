@@ -2,9 +2,9 @@
 
 import os
 import time
-from importlib.metadata import PackageNotFoundError, version
 
 from engine.contract.api import API_VERSION, DeviceView, EngineView
+from engine.contract.environment import magic_version
 from engine.daemon.devices import Device, Devices
 from engine.daemon.job_watch import WAITING
 from engine.daemon.leases import Leases
@@ -42,7 +42,7 @@ class Overview:
         used, total = host_memory()
         return EngineView(
             api_version=API_VERSION,
-            version=_version(),
+            version=magic_version(),
             pid=os.getpid(),
             started=self._began,
             socket=socket,
@@ -65,10 +65,3 @@ class Overview:
             memory_total=device.memory_total,
             run=None if holder is None else holder.name,
         )
-
-
-def _version() -> str:
-    try:
-        return version("magic-attribution")
-    except PackageNotFoundError:
-        return "unknown"

@@ -22,15 +22,18 @@ def show(
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a training document, its tokens coloured by score."""
+    """Show a training document, its tokens coloured by score.
+
+    Without --attribution the query is that of the latest attribution that has a query N.
+    """
     from engine.records.naming import runs_folder
     from engine.records.runs import find_run
-    from magic_tui.client.attribution import open_attribution
+    from magic_tui.client.attribution import attribution_with
     from magic_tui.client.shown import read_shown, shown_facts
     from magic_tui.render.show import show_lines
 
     run, document = _run_and_document(which)
-    opened = open_attribution(find_run(runs_folder(runs_dir), run), attribution)
+    opened = attribution_with(find_run(runs_folder(runs_dir), run), query, attribution)
     shown = read_shown(opened, query, document)
     if as_json:
         print_json(shown_facts(shown))

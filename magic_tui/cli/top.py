@@ -21,17 +21,21 @@ def top(
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the training documents that help and harm a query most."""
+    """List the training documents that help and harm a query most.
+
+    Every attribution counts its queries from 0: without --attribution it is the latest one that has
+    a query N.
+    """
     from engine.records.naming import runs_folder
     from engine.records.runs import find_run
-    from magic_tui.client.attribution import open_attribution
+    from magic_tui.client.attribution import attribution_with
     from magic_tui.client.top import read_top, top_facts
     from magic_tui.client.verdict import verdict_facts
     from magic_tui.client.verdict_of import verdict_of
     from magic_tui.render.judged import judged_lines
     from magic_tui.render.top import top_lines
 
-    opened = open_attribution(find_run(runs_folder(runs_dir), run), attribution)
+    opened = attribution_with(find_run(runs_folder(runs_dir), run), query, attribution)
     directions = ("harmful",) if harmful else ("helpful", "harmful")
     judged = verdict_of(opened.run.path, opened.id)
     found = read_top(opened, query, count, directions, label)

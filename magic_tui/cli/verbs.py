@@ -40,10 +40,9 @@ VERBS = (
 def _print_version(asked: bool) -> None:
     if not asked:
         return
-    from importlib.metadata import packages_distributions, version
+    from engine.contract.environment import magic_version
 
-    names = packages_distributions().get("magic_tui")
-    typer.echo(f"magic {version(names[0])}" if names else "magic, not installed as a package")
+    typer.echo(f"magic {magic_version()}")
     raise typer.Exit()
 
 

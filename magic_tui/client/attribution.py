@@ -1,5 +1,6 @@
 """One attribution of a run, opened for reading: its queries, their documents and the scores."""
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,9 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from engine.contract.errors import RunError, UsageError
+from engine.contract.errors import MagicError, RunError, UsageError
 from engine.records.run_folder import RunFolder
-from engine.records.score_store import Floats, ScoreReader, find_attribution
+from engine.records.score_store import (
+    Floats,
+    ScoreReader,
+    find_attribution,
+    list_attributions,
+    read_completion,
+)
 from engine.records.tables import read_table
 from magic_tui.client.recent import Recent
 from magic_tui.client.texts import DocumentTexts
@@ -160,6 +167,41 @@ def open_attribution(run: RunFolder, wanted: str | None = None) -> Attribution:
     run.record()
     path = find_attribution(run.attributions, wanted)
     return Attribution(run, path, ScoreReader(path))
+
+
+def attribution_with(run: RunFolder, query: int, wanted: str | None = None) -> Attribution:
+    """The attribution that a query is read from: every attribution counts its queries from 0.
+
+    It is the one named, else the latest that has a query of this number.
+
+    Raises:
+        UsageError: if there is none, saying which attribution has such a query.
+    """
+    opened = open_attribution(run, wanted)
+    if 0 <= query < opened.scores.queries:
+        return opened
+    having = [name for name in _attributions_of(run) if 0 <= query < _query_count(run, name)]
+    if wanted is None and having:
+        return open_attribution(run, having[-1])
+    if having:
+        raise UsageError(
+            f"attribution {opened.id} of run {run.id} has no query {query}, but {having[-1]} has: "
+            f"add --attribution {having[-1]}"
+        )
+    opened.query(query)
+    return opened
+
+
+def _attributions_of(run: RunFolder) -> list[str]:
+    return [folder.name for folder in list_attributions(run.attributions)]
+
+
+def _query_count(run: RunFolder, attribution: str) -> int:
+    # A damaged one is not the one that is looked for.
+    with contextlib.suppress(MagicError, KeyError, IndexError, TypeError):
+        record = read_completion(run.attributions / attribution) or {}
+        return int(record["arrays"]["document_scores"]["shape"][0])
+    return 0
 
 
 def document_texts(run: RunFolder, documents: Sequence[int]) -> list[str]:

@@ -125,6 +125,7 @@ def _fact(top: Top, ranked: Ranked) -> dict[str, Any]:
         "score": ranked.score,
         **({"standard_error": top.errors[ranked.document]} if known else {}),
         "share": ranked.share,
+        **({"label": top.labels[ranked.document]} if ranked.document in top.labels else {}),
         "snippet": top.snippets[ranked.document],
     }
 

@@ -68,7 +68,11 @@ def test_what_a_request_asks_is_known_before_it_is_read(runs: Path) -> None:
     values = {"name": "n", "model": {"path": "m"}, "data": {"path": "d"}, **config}
     run.write_config(RunConfig.model_validate(values), RUN, 1.0)
     first = {"path": "/data/other.jsonl"}
-    for asked in ({"queries": first}, {"queries": first}, {"texts": ("a", "b"), "reduction": "mean"}):
+    for asked in (
+        {"queries": first},
+        {"queries": first},
+        {"texts": ("a", "b"), "reduction": "mean"},
+    ):
         submit_attribution(RunFolder(run.path), AttributionRequest.model_validate(asked))
     own = run.path / "jobs" / "0001" / "request.json"
     own.write_text(json.dumps(json.loads(own.read_text()) | {"asked": None, "work": "run"}))

@@ -132,7 +132,7 @@ def test_a_wrong_config_is_refused_before_an_engine_is_asked(
         (
             "data.path: no file x.jsonl; check the path", 2,
             r"magic: data\.path: no file x\.jsonl; check the path\n"
-            r"  run \S+ stays listed as failed; remove it with: magic rm \S+\n",
+            r"  run \S+ was not trained and stays listed as failed; remove it with: magic rm \S+\n",
         ),
         (
             "killed by \x1b[31mSIGKILL", 1,
@@ -144,7 +144,11 @@ def test_a_wrong_config_is_refused_before_an_engine_is_asked(
 def test_a_failed_run_is_one_sentence_its_exit_code_and_what_can_be_done(
     engine: FakeEngine, magic: Magic, config: Path, reason: str, code: int, sentence: str
 ) -> None:
-    engine.on_submit = lambda wanted: engine.turn(wanted.id, "failed", reason, code)
+    def fail(wanted: SubmitRun) -> None:
+        engine.runs[wanted.id]["steps"] = 0
+        engine.turn(wanted.id, "failed", reason, code)
+
+    engine.on_submit = fail
     result = magic("run", config, "--json")
     assert re.fullmatch(r"run \S+; ctrl\+c leaves it running\n" + sentence, result.stderr)
     assert result.exit_code == code

@@ -122,3 +122,31 @@ def test_a_damaged_chunk_is_an_error_and_not_a_table(runs: Path, magic: Magic) -
     result = magic("top")
     assert result.exit_code == 1 and result.stdout == ""
     assert re.match(r"magic: .*document_scores is damaged", result.stderr)
+
+
+def test_json_carries_the_label(runs: Path, magic: Magic) -> None:
+    fake = FakeRun()
+    fake.columns = {"book": [f"book\t{n % 3}" for n in range(23)]}
+    fake.write(runs)
+    facts = json.loads(magic("top", "--label", "book", "-k", 2, "--json").stdout)
+    listed = [*facts["helpful"], *facts["harmful"]]
+    assert [d["label"] for d in listed] == [f"book {d['document'] % 3}" for d in listed]
+    assert "label" not in json.loads(magic("top", "--json").stdout)["helpful"][0]
+
+
+def test_a_query_is_found_in_whichever_attribution_has_it(runs: Path, magic: Magic) -> None:
+    fake = FakeRun()
+    run = fake.write(runs)
+    fake.queries = ["only one"]
+    fake.write_attribution(run, "a0002")
+    for number, name in ((0, "a0002"), (1, "a0001")):
+        assert json.loads(magic("top", "-q", number, "--json").stdout)["attribution"] == name
+        assert f"attribution {name}" in magic("top", "-q", number).stdout
+        assert f"attribution {name}" in magic("show", 3, "-q", number).stdout
+    result = magic("top", "-q", 1, "--attribution", "a0002")
+    assert result.exit_code == 2
+    assert "a0002 of run" in result.stderr and "add --attribution a0001" in result.stderr
+    result = magic("show", 3, "-q", 7)
+    assert result.exit_code == 2 and "a0002 of run" in result.stderr
+    (run.attributions / "a0001" / "complete.json").write_text("{")
+    assert magic("top", "-q", 0).exit_code == 0 and magic("top", "-q", 1).exit_code == 2

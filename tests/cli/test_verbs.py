@@ -4,7 +4,10 @@ import json
 import re
 import threading
 import time
+import tomllib
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import pytest
 
@@ -219,3 +222,17 @@ def test_without_an_engine(magic: Magic) -> None:
     result = magic("engine", "stop", "--json")
     assert result.exit_code == 0 and json.loads(result.stdout)["stopped"] is False
     assert not start.stopped_note().exists()
+
+
+def test_the_version_is_told_installed_or_not(
+    magic: Magic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    wanted = f"magic {tomllib.loads(text)['project']['version']}\n"
+    assert magic("--version").stdout == wanted
+
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("engine.contract.environment.version", missing)
+    assert magic("--version").stdout == wanted

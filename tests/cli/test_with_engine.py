@@ -114,7 +114,7 @@ def test_a_failure_has_the_exit_code_of_its_cause(magic: Magic, ranks: Any) -> N
     result = magic("run", "run.yaml")
     assert result.exit_code == 2
     assert "magic: the loss is not finite; lower the rate\n" in result.stderr
-    assert "stays listed as failed; remove it with: magic rm" in result.stderr
+    assert "stays listed as failed; what it was trained so far is kept" in result.stderr
     assert magic("wait").exit_code == 2
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from engine.contract.environment import magic_version
 from engine.contract.states import RunState
 from tests.daemon_http.conftest import RUN, Daemon
 
@@ -112,7 +113,7 @@ def test_help_and_version_start_nothing() -> None:
     assert "systemd" in told.stdout and "containers" in told.stdout
     assert max(map(len, told.stdout.splitlines())) <= 100
     told = run_it("--version")
-    assert told.returncode == 0 and told.stdout.startswith("magic-engine")
+    assert told.returncode == 0 and told.stdout == f"magic-engine {magic_version()}\n"
     assert run_it("--port", "80").returncode == 2
 
 

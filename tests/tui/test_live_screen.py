@@ -56,7 +56,8 @@ def test_a_run_is_followed_to_its_end(
             assert words in text
         assert all(len(line) == terminal.width for line in screen_lines(pilot.app))
         tell(run, first=half)
-        engine.runs[run.id] = {**view, "state": "succeeded", "phase": None, "attributions": 1}
+        engine.runs[run.id] |= {"phase": None, "attributions": 1}
+        engine.turn(run.id, "succeeded")
         await shows(pilot, "attribution a0001 is complete")
         await shows(pilot, "4 shows what helped and harmed")
 
@@ -115,7 +116,8 @@ def test_what_waits_and_what_does_not_fit(run: RunFolder, engine: FakeEngine) ->
         await shows(pilot, "a0002 waits behind a0001")
         line = screen_lines(pilot.app)[1]
         assert line.rstrip().endswith("replaying 6/12 · 3.0 s left"), line
-        engine.runs[run.id] = {**view, "state": "failed", "phase": None, "reason": reason}
+        engine.runs[run.id] = {**view, "phase": None}
+        engine.turn(run.id, "failed", reason)
         await shows(pilot, "so it ends")
         assert "a0002" not in screen_text(pilot.app)
 
