@@ -55,16 +55,15 @@ class Admission:
         if free < floor:
             reason = (
                 f"waits for disk: {_size(free)} are free where {run.path} is, and new work "
-                f"needs {_size(floor)} (MAGIC_DISK_FLOOR_GB); free some, or see with: magic ls "
-                "how much each run takes"
+                f"needs {_size(floor)} (MAGIC_DISK_FLOOR_GB); free some (magic ls shows what "
+                "each run takes)"
             )
             return Refused(reason, others=True)
         before = self._free_when_full.get(job.folder.path)
         if before is not None and free < before + _MORE_BYTES:
             reason = (
                 f"waits for disk: it was full where {run.path} is, and no more is free now than "
-                f"then ({_size(free)}); free some, or see with: magic ls how much each "
-                "run takes"
+                f"then ({_size(free)}); free some (magic ls shows what each run takes)"
             )
             return Refused(reason, others=True)
         return None

@@ -40,7 +40,7 @@ def tell(run: RunFolder, count: int | None = None, first: int = 0) -> None:
 def test_a_run_is_followed_to_its_end(
     run: RunFolder, engine: FakeEngine, terminal: Terminal
 ) -> None:
-    view = engine.add(run.id, "running", path=str(run.path), name="mine", phase=PHASE)
+    engine.add(run.id, "running", path=str(run.path), name="mine", phase=PHASE)
     half = len(replay_events(STEPS)) // 2
 
     async def task(pilot: Pilot[None]) -> None:
