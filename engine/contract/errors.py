@@ -31,6 +31,10 @@ class RunError(MagicError):
     """Work that had begun could not go on."""
 
 
+class LostRankError(RunError):
+    """Another rank of the same work ended: all of them can go on from what was saved."""
+
+
 class DiskFullError(RunError):
     """There was no room left on a disk: the work can go on once there is."""
 

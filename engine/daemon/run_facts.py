@@ -10,6 +10,7 @@ from engine.daemon.job_watch import changed_at
 from engine.daemon.progress import Progress
 from engine.records.atomic import size_on_disk
 from engine.records.journal import JournalReader
+from engine.records.opening import check_regular
 from engine.records.run_folder import RunFolder
 
 _PIECE_BYTES = 1 << 18
@@ -112,5 +113,5 @@ def count_documents(folder: RunFolder) -> int | None:
 
     # Not whole yet, or damaged: whoever reads the documents will say which.
     with contextlib.suppress(Exception):
-        return int(pq.read_metadata(folder.documents_file).num_rows)
+        return int(pq.read_metadata(check_regular(folder.documents_file)).num_rows)
     return None

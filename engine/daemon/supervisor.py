@@ -23,10 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from engine.contract.environment import child_environment, environment_for_a_run
+from engine.contract.errors import RunError
 from engine.contract.states import Ending
 from engine.daemon.memory_kills import MemoryKills
 from engine.daemon.processes import process_start
 from engine.records.attempts import AttemptFolder, read_json
+from engine.records.opening import regular
 
 RANK_COMMAND = [sys.executable, "-P", "-m", "engine.worker", "job", "--attempt"]
 CANCEL_PATIENCE_SECONDS = 10.0
@@ -34,8 +36,14 @@ CANCEL_PATIENCE_SECONDS = 10.0
 PIPE_VARIABLE = "MAGIC_SUPERVISOR_PIPE"
 GPU_PREFIXES = ("GPU-", "MIG-")
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT)
-_ENDINGS: dict[Any, Ending] = {"full": Ending.FULL, "stopped": Ending.STOPPED}
+_ENDINGS: dict[Any, Ending] = {
+    str(ending): ending for ending in (Ending.FULL, Ending.STOPPED, Ending.DIED)
+}
 """Of outcomes that are not ok; any other is a failure."""
+_OUT_OF_MEMORY = (
+    "out of memory: the system killed its process; set training.micro_batch_size or "
+    "attribution.memory_budget_gb lower"
+)
 _ROOM_BYTES = 16_384
 _OUTCOME_BYTES = 1 << 20
 
@@ -51,8 +59,8 @@ def main(arguments: list[str]) -> int:
     try:
         room.write_bytes(bytes(_ROOM_BYTES))
         ending, facts = _Rank(attempt, held, wake).run()
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    except (OSError, RunError) as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         ending = Ending.FULL if full else Ending.DIED
         facts = {"message": f"the rank could not be started: {error}", "exit_code": 1}
     room.unlink(missing_ok=True)
@@ -73,7 +81,7 @@ class _Rank:
         self._output, output = os.pipe()
         self._printed = b""
         attempt.log_file.parent.mkdir(exist_ok=True)
-        with open(attempt.log_file, "ab") as log:
+        with open(attempt.log_file, "ab", opener=regular) as log:
             self._process = subprocess.Popen(
                 [*RANK_COMMAND, str(attempt.path)],
                 stdin=subprocess.DEVNULL,
@@ -141,6 +149,8 @@ class _Rank:
         if outcome is not None and outcome.get("ok") is True and status == 0:
             return Ending.DONE, {"facts": outcome}
         if outcome is not None and outcome.get("ok") is False:
+            if self._is_out_of_memory(outcome.get("signal")):
+                return Ending.FAILED, {"exit_code": 1, "message": _OUT_OF_MEMORY}
             ending = _ENDINGS.get(outcome.get("ending"), Ending.FAILED)
             code = outcome.get("exit_code", 1)
             return ending, {"message": outcome.get("message"), "exit_code": code}
@@ -151,14 +161,13 @@ class _Rank:
         facts = {"exit_code": 1, "signal": number}
         if number in self._sent:
             return Ending.STOPPED, {**facts, "message": "it was stopped"}
-        if number == signal.SIGKILL and self._kills.happened():
-            message = (
-                "out of memory: the system killed its process; set training.micro_batch_size or "
-                "attribution.memory_budget_gb lower"
-            )
-            return Ending.FAILED, {**facts, "message": message}
+        if self._is_out_of_memory(number):
+            return Ending.FAILED, {**facts, "message": _OUT_OF_MEMORY}
         message = f"its process was killed by {_signal_name(number)}; see {log}"
         return Ending.DIED, {**facts, "message": message}
+
+    def _is_out_of_memory(self, number: Any) -> bool:
+        return number == signal.SIGKILL and self._kills.happened()
 
 
 def _listen() -> int:

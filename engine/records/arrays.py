@@ -1,11 +1,13 @@
 """Zarr arrays that are never silently wrong: checksummed chunks, NaN where nothing was written."""
 
+import functools
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from engine.contract.errors import RunError
+from engine.records.opening import check_regular
 
 CHUNK_BYTES = 2**22
 
@@ -52,12 +54,26 @@ def open_array(store: Path, name: str, mode: Literal["r", "r+"] = "r") -> Any:
     import zarr
 
     try:
-        return zarr.open_array(store, path=name, mode=mode, zarr_format=3)
+        where = _regular_store()(store, read_only=mode == "r")
+        return zarr.open_array(where, path=name, mode=mode, zarr_format=3)
     except Exception as error:
         raise RunError(
             f"{store / name} is missing or damaged ({type(error).__name__}); "
             "restore it from a backup, or make it again"
         ) from None
+
+
+@functools.cache
+def _regular_store() -> Any:
+    """Zarr's store in a folder, of regular files only: a pipe among its chunks would not end."""
+    from zarr.storage import LocalStore
+
+    class RegularStore(LocalStore):
+        async def get(self, key: str, *arguments: Any, **more: Any) -> Any:
+            check_regular(self.root / key)
+            return await super().get(key, *arguments, **more)
+
+    return RegularStore
 
 
 def read(array: Any, selection: Any, store: Path) -> np.ndarray[Any, Any]:

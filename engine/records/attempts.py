@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from engine.contract.errors import RunError
 from engine.contract.states import AttemptFacts, Ending
 from engine.records.atomic import write_atomically
+from engine.records.opening import read_file, regular
 
 if TYPE_CHECKING:
     from engine.records.jobs import JobFolder
@@ -66,7 +67,7 @@ class AttemptFolder:
         Raises:
             RunError: if a process holds it.
         """
-        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = regular(self.path / "lock", os.O_RDWR | os.O_CREAT)
         for _ in range(20):
             # Whoever asks whether it is held has it for a moment, too.
             with contextlib.suppress(BlockingIOError):
@@ -79,7 +80,7 @@ class AttemptFolder:
     def is_held(self) -> bool:
         """Whether one of its processes is alive."""
         try:
-            descriptor = os.open(self.path / "lock", os.O_RDONLY)
+            descriptor = regular(self.path / "lock", os.O_RDONLY)
         except FileNotFoundError:
             return False
         try:
@@ -138,7 +139,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         RunError: if it is damaged.
     """
     try:
-        return dict(json.loads(path.read_bytes()))
+        return dict(json.loads(read_file(path)))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError):

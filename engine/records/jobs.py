@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,12 @@ from engine.records.atomic import sync_folder
 from engine.records.attempts import AttemptFolder as AttemptFolder
 from engine.records.attempts import read_json, write_json
 from engine.records.manifest import read_manifest
-from engine.records.run_folder import RunFolder
+from engine.records.opening import open_regular, read_file
+from engine.records.run_folder import RunFolder, try_lock
 from engine.records.score_store import list_attributions
+
+_PATIENCE_SECONDS = 2.0
+"""How long another engine may take to make an attempt; no stranger is waited for any longer."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class JobFolder:
             RunError: if it cannot be read.
         """
         try:
-            return Request.model_validate_json((self.path / "request.json").read_bytes())
+            return Request.model_validate_json(read_file(self.path / "request.json"))
         except (OSError, ValueError) as error:
             raise RunError(
                 f"{self.path / 'request.json'} is missing or damaged "
@@ -124,8 +129,12 @@ class JobFolder:
     @contextlib.contextmanager
     def _one_at_a_time(self) -> Iterator[None]:
         descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        deadline = time.monotonic() + _PATIENCE_SECONDS
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            while not try_lock(descriptor, fcntl.LOCK_EX):
+                if time.monotonic() >= deadline:
+                    raise RunError(f"{self.path} is in use by another process; wait until it ends")
+                time.sleep(0.01)
             yield
         finally:
             os.close(descriptor)
@@ -160,6 +169,6 @@ def committed(run: RunFolder) -> list[int]:
 
 
 def _lines(journal: Path) -> int:
-    with contextlib.suppress(FileNotFoundError):
-        return journal.read_bytes().count(b"\n")
+    with contextlib.suppress(FileNotFoundError), open_regular(journal) as file:
+        return sum(piece.count(b"\n") for piece in iter(lambda: file.read(1 << 20), b""))
     return 0

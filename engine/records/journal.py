@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import google_crc32c
 
 from engine.contract.errors import RunError
+from engine.records.opening import open_regular, regular
 
 _HEAD = re.compile(rb'^\{"seq":([0-9]+),')
 _TAIL = re.compile(rb',"crc":"([0-9a-f]{8})"\}$')
@@ -29,7 +30,8 @@ class JournalWriter:
 
     def __init__(self, path: Path) -> None:
         """Open for appending, cutting off an unfinished last line."""
-        self._file = open(path, "ab+", buffering=0)  # noqa: SIM115 - closed in close()
+        # Closed in close().
+        self._file = open(path, "ab+", buffering=0, opener=regular)  # noqa: SIM115
         self._lock = threading.Lock()
         try:
             self._next = self._cut_off()
@@ -136,7 +138,7 @@ class JournalReader:
     def _opened(self) -> BinaryIO | None:
         if self._file is None:
             with contextlib.suppress(FileNotFoundError):
-                self._file = open(self.path, "rb")  # noqa: SIM115 - closed in close()
+                self._file = open_regular(self.path)
         return self._file
 
 

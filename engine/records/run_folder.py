@@ -15,6 +15,7 @@ from engine.contract.errors import RunError, UsageError
 from engine.records.atomic import write_atomically
 from engine.records.journal import read_journal
 from engine.records.manifest import read_manifest
+from engine.records.opening import read_file
 
 if TYPE_CHECKING:
     from engine.contract.config import RunConfig
@@ -150,7 +151,7 @@ class RunFolder:
             RunError: if the run was never prepared, or the file is damaged.
         """
         try:
-            record = json.loads(self.prepared_file.read_bytes())
+            record = json.loads(read_file(self.prepared_file))
             facts = dict(record["facts"])
             body = json.dumps(facts, sort_keys=True)
             intact = hashlib.sha256(body.encode()).hexdigest() == record["sha256"]
@@ -179,7 +180,7 @@ class RunFolder:
         descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         deadline = time.monotonic() + patience
         try:
-            while not _try_lock(descriptor, fcntl.LOCK_EX):
+            while not try_lock(descriptor, fcntl.LOCK_EX):
                 if time.monotonic() >= deadline:
                     raise RunError(
                         f"run {self.id} is in use by another process; wait until it ends"
@@ -213,7 +214,8 @@ class RunFolder:
         return record, values
 
 
-def _try_lock(descriptor: int, kind: int) -> bool:
+def try_lock(descriptor: int, kind: int) -> bool:
+    """Take a lock if nobody holds it; whether that was so."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -226,4 +228,4 @@ def read_yaml(path: Path) -> Any:
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+    return yaml.load(read_file(path).decode("utf-8"), Loader=loader)

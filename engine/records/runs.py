@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.contract.errors import ConflictError, NotFoundError
+from engine.contract.errors import ConflictError, NotFoundError, RunError
 from engine.records.run_folder import RunFolder, read_yaml
 
 STAGING_GRACE_SECONDS = 60.0
@@ -29,7 +29,7 @@ def list_runs(runs: Path) -> list[RunFolder]:
     if not runs.is_dir():
         return []
     entries = sorted(entry for entry in runs.iterdir() if not entry.name.startswith("."))
-    return [RunFolder(entry) for entry in entries if (entry / "run_config.yaml").is_file()]
+    return [RunFolder(entry) for entry in entries if (entry / "run_config.yaml").exists()]
 
 
 def find_run(
@@ -66,7 +66,8 @@ def find_run(
 def _name(run: RunFolder) -> str | None:
     import yaml
 
-    with contextlib.suppress(OSError, yaml.YAMLError, ValueError, TypeError, AttributeError):
+    bad = (RunError, OSError, yaml.YAMLError, ValueError, TypeError, AttributeError)
+    with contextlib.suppress(*bad):
         values = read_yaml(run.config_file)
         return values.get("name") if isinstance(values, dict) else None
     return None

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from engine.contract.errors import RunError, UsageError
 from engine.records.arrays import create_array, open_array, read, rows_per_chunk
 from engine.records.atomic import sync_tree, write_atomically
+from engine.records.opening import read_file
 
 FORMAT_VERSION = 1
 SIGN_CONVENTION = (
@@ -189,7 +190,7 @@ def read_completion(attribution: Path) -> dict[str, Any] | None:
     """
     path = attribution / "complete.json"
     try:
-        record = dict(json.loads(path.read_text(encoding="utf-8")))
+        record = dict(json.loads(read_file(path)))
         version = record["format_version"]
         for array in record["arrays"].values():
             array["shape"], array["dtype"]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from engine.contract.errors import RunError
 from engine.records.arrays import create_array, open_array, read, rows_per_chunk
 from engine.records.atomic import write_atomically
+from engine.records.opening import check_regular
 
 RESERVED = ("id", "source_row", "text")
 """Names in ``documents.parquet`` that no other column of a data set keeps; ``text`` only stands
@@ -64,7 +65,7 @@ def read_table(path: Path, columns: list[str] | None = None) -> Any:
 
     try:
         # pq.read_table would load pyarrow.dataset, and that loads pandas.
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(check_regular(path), page_checksum_verification=True) as file:
             return file.read(columns=columns)
     except Exception as error:
         raise RunError(f"{path} is missing or damaged ({type(error).__name__})") from None

@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from engine.contract.errors import DiskFullError, ExitCode, MagicError, unexpected
+from engine.contract.errors import DiskFullError, ExitCode, LostRankError, MagicError, unexpected
 from engine.contract.read_config import forced_config
 from engine.contract.states import Ending
 from engine.worker.garbage import collect_seldom
@@ -45,6 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
         outcome = _failure(str(error), error.exit_code)
         if isinstance(error, DiskFullError):
             outcome["ending"] = str(Ending.FULL)
+        elif isinstance(error, LostRankError):
+            outcome["ending"] = str(Ending.DIED)
     except KeyboardInterrupt as error:
         outcome = _failure(str(error) or "interrupted", ExitCode.INTERRUPTED)
         outcome["ending"] = str(Ending.STOPPED)

@@ -2,8 +2,9 @@
 
 To whoever started it, that process is the job: it passes signals on to every rank, prints the
 outcome of the first, and ends with the exit status of it. A rank that fails ends the others,
-which would wait for it, and its outcome is the one that counts. Under torchrun, which starts
-ranks itself on one or more machines, nothing of this is used.
+which would wait for it, and its outcome is the one that counts. A rank that was killed or said
+nothing died, as one rank alone would have, so that the work goes on by itself. Under torchrun,
+which starts ranks itself on one or more machines, nothing of this is used.
 
 No library is imported: the ranks load torch, not this process.
 """
@@ -23,8 +24,10 @@ from types import FrameType
 from typing import Any
 
 from engine.contract.environment import is_of_a_launcher
+from engine.contract.states import Ending
 from engine.worker.orphan import PIPE
 
+RANK_COMMAND = [sys.executable, "-P", "-m", "engine.worker"]
 RANK, WORLD_SIZE, LOCAL_RANK = "RANK", "WORLD_SIZE", "LOCAL_RANK"
 MEETING = "MAGIC_MEETING"
 """A file through which the ranks of one machine find each other."""
@@ -92,6 +95,7 @@ class _Ranks:
         self._folder = folder
         self._ended = threading.Condition()
         self._failed: int | None = None
+        self._ending = False
         pipe, self._alive = os.pipe()
         os.set_inheritable(pipe, True)
         self._processes = [self._start(rank, count, arguments, pipe) for rank in range(count)]
@@ -108,8 +112,7 @@ class _Ranks:
                 self._ended.wait(0.2)
         if self._failed is not None:
             self._end_others()
-        chosen = self._failed or 0
-        return self._conclude(chosen)
+        return self._conclude(self._failed or 0)
 
     def _start(
         self, rank: int, count: int, arguments: list[str], pipe: int
@@ -127,7 +130,7 @@ class _Ranks:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // count)))
         with open(self._output(rank), "wb") as output:
             return subprocess.Popen(
-                [sys.executable, "-P", "-m", "engine.worker", *arguments],
+                [*RANK_COMMAND, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 env=environment,
@@ -137,7 +140,8 @@ class _Ranks:
     def _watch(self, rank: int, process: subprocess.Popen[bytes]) -> None:
         status = process.wait()
         with self._ended:
-            if status != 0 and self._failed is None:
+            # Of several that end at once, one that was killed is why the others failed.
+            if status != 0 and (self._failed is None or (status < 0 and not self._ending)):
                 self._failed = rank
             self._ended.notify_all()
 
@@ -148,6 +152,8 @@ class _Ranks:
         for process in self._processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, deadline - time.monotonic()))
+        with self._ended:
+            self._ending = True
         for process in self._processes:
             process.kill()
             process.wait()
@@ -174,5 +180,8 @@ class _Ranks:
             return max(status, 0) or int(outcome.get("exit_code", 0))
         why = f"was killed by {signal.Signals(-status).name}" if status < 0 else "ended early"
         message = f"rank {rank} {why}; its log says more"
-        print(json.dumps({"ok": False, "message": message, "exit_code": 1}), flush=True)
+        facts = {"ok": False, "message": message, "exit_code": 1, "ending": str(Ending.DIED)}
+        if status < 0:
+            facts["signal"] = -status
+        print(json.dumps(facts), flush=True)
         return 1

@@ -11,6 +11,7 @@ import torch
 from engine.contract.errors import (
     DiskFullError,
     ExitCode,
+    LostRankError,
     MagicError,
     RunError,
     StoppedError,
@@ -27,6 +28,10 @@ _ADVICE = {
     "trained model": "lower training.optimizer.learning_rate, or raise batch_size",
     "query's loss": "lower training.optimizer.learning_rate: the trained model is broken",
 }
+_LOST_RANK = (
+    "another rank ended or did not answer in time; its log says why (a collective's time-out is "
+    "MAGIC_COLLECTIVE_SECONDS)"
+)
 
 
 @contextmanager
@@ -35,6 +40,9 @@ def reported(report: Reporter, work: str) -> Iterator[None]:
     try:
         with explained():
             yield
+    except LostRankError:
+        _tell(report, Event.INTERRUPTED, saved=False)
+        raise
     except MagicError as error:
         _tell(report, Event.FAILED, message=str(error), exit_code=int(error.exit_code))
         raise
@@ -73,15 +81,16 @@ def explained() -> Iterator[None]:
             "attribution.memory_budget_gb lower, or training.recompute to true"
         ) from error
     except torch.distributed.DistError as error:
-        raise RunError(
-            "another rank ended or did not answer in time; its log says why (a collective's "
-            "time-out is MAGIC_COLLECTIVE_SECONDS)"
-        ) from error
+        raise LostRankError(_LOST_RANK) from error
     except MemoryError as error:
         raise RunError(
             "out of memory; set training.micro_batch_size or attribution.memory_budget_gb lower, "
             "or training.recompute to true"
         ) from error
+    except RuntimeError as error:
+        if not _is_from_a_lost_rank(error):
+            raise
+        raise LostRankError(_LOST_RANK) from error
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
@@ -91,3 +100,9 @@ def explained() -> Iterator[None]:
         raise RunError(
             f"{error.filename}: {error.strerror}; check that it is there and may be written"
         ) from error
+
+
+def _is_from_a_lost_rank(error: RuntimeError) -> bool:
+    """Gloo raises a plain RuntimeError when the rank at the other end of a connection is gone."""
+    text = str(error)
+    return "gloo" in text and ("closed by peer" in text or "reset by peer" in text)

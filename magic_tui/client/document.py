@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from engine.contract.errors import UsageError
 from engine.records.arrays import rows_per_chunk
+from engine.records.opening import check_regular
 from engine.records.run_folder import RunFolder
 from engine.records.tables import RowTable
 from magic_tui.client.attribution import Attribution
@@ -114,7 +115,7 @@ def _sign(token: int) -> str:
 
 def _read_tokenizer(path: Path) -> Any:
     try:
-        return _tokenizer(path, path.stat().st_mtime_ns)
+        return _tokenizer(check_regular(path), path.stat().st_mtime_ns)
     except Exception:
         # The library raises bare Exception for a missing or damaged file.
         return None

@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.contract.errors import RunError
 from engine.records.journal import JournalReader
+from engine.records.opening import open_regular
 from engine.records.run_folder import RunFolder
 
 _PIECE = 2**20
@@ -44,12 +45,12 @@ def last_printed(run: RunFolder, lines: int = 500) -> list[str]:
     try:
         files = sorted(path for path in run.logs.iterdir() if path.is_file())
         return _end_of(files[-1])[-lines:] if files else []
-    except OSError:
+    except (OSError, RunError):
         return []
 
 
 def _end_of(path: Path) -> list[str]:
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - _LOG_PIECE))
         content = file.read().decode(errors="replace").splitlines()

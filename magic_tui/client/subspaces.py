@@ -5,6 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from engine.contract.errors import RunError
+from engine.records.opening import read_file
+
 
 def subspaces_of(run: Path) -> dict[str, dict[str, Any]]:
     """What the attributions of the run in a folder say of the directions they replayed.
@@ -15,8 +18,8 @@ def subspaces_of(run: Path) -> dict[str, dict[str, Any]]:
     """
     found = {}
     for file in sorted(run.glob("attributions/[!.]*/complete.json")):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            record = json.loads(file.read_text(encoding="utf-8"))
+        with contextlib.suppress(RunError, OSError, ValueError, KeyError, TypeError):
+            record = json.loads(read_file(file))
             queries = record["arrays"]["document_scores"]["shape"][0]
             found[file.parent.name] = {**record["subspace"], "queries": queries}
     return found

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.contract.errors import RunError
+from engine.records.opening import check_regular
 
 KEPT_BYTES = 8 * 2**20
 """Row groups kept decoded, in bytes; the latest one is kept whatever its size."""
@@ -100,7 +101,7 @@ class DocumentTexts:
         # Arrow's own pool keeps what was read once; the system's gives it back.
         pa.set_memory_pool(pa.system_memory_pool())
         try:
-            return pq.ParquetFile(self.path, page_checksum_verification=True)
+            return pq.ParquetFile(check_regular(self.path), page_checksum_verification=True)
         except Exception as error:
             raise self._damaged(error) from None
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from engine.contract.errors import RunError
 from engine.records.journal import read_journal
+from engine.records.opening import read_file
 from engine.records.run_folder import RunFolder
 from magic_tui.client.verdict import FEWEST
 
@@ -183,7 +184,7 @@ def read_left_out(run: RunFolder) -> dict[str, list[int]]:
 @functools.lru_cache(maxsize=8)
 def _read(path: Path, changed: int, size: int) -> Validation | None:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"{path} cannot be read ({type(error).__name__})") from None
     # Its writer may be in the middle of a line.

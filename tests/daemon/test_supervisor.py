@@ -113,6 +113,49 @@ def test_out_of_memory_is_told_from_other_kills(
         assert words in record["message"]
 
 
+RANKS = """
+import sys
+sys.path.insert(0, {root!r})
+from engine.worker import ranks
+ranks.RANK_COMMAND = [sys.executable, "-c", {rank!r}]
+sys.exit(ranks.run_ranks(2, []))
+"""
+LATE = "import os, time; rank = os.environ['RANK']; time.sleep(0.1 if rank == '0' else 0);"
+LOST = 'print(\'{"ok": false, "message": "another rank ended", "ending": "died"}\'); exit(1)'
+
+
+@pytest.mark.parametrize(
+    ("rank", "ending", "words"),
+    [
+        (f"{LATE}os.kill(os.getpid(), 9) if rank == '1' else None;{LOST}", "died",
+         "rank 1 was killed by SIGKILL"),
+        (f"{LATE}os._exit(3) if rank == '1' else None;{LOST}", "died", "rank 1 ended early"),
+        (f"{LATE}{LOST}", "died", "another rank ended"),
+        (LATE + 'print(\'{"ok": false, "message": "bad rate"}\'); exit(2)', "failed", "bad rate"),
+    ],
+)  # fmt: skip
+def test_a_lost_rank_of_several_is_a_death(
+    attempt: AttemptFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    rank: str, ending: str, words: str,
+) -> None:  # fmt: skip
+    counter = tmp_path / "vmstat"
+    counter.write_text("oom_kill 4\n")
+    monkeypatch.setattr(memory_kills, "_VMSTAT", counter)
+    record = supervise(attempt, RANKS.format(root=str(ROOT), rank=rank), monkeypatch)
+    assert record["ending"] == ending and words in record["message"]
+
+
+def test_a_rank_of_several_that_the_system_killed_for_memory(
+    attempt: AttemptFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counter = tmp_path / "vmstat"
+    counter.write_text("oom_kill 4\n")
+    monkeypatch.setattr(memory_kills, "_VMSTAT", counter)
+    rank = f"import os; open({str(counter)!r}, 'w').write('oom_kill 5'); os.kill(os.getpid(), 9)"
+    record = supervise(attempt, RANKS.format(root=str(ROOT), rank=rank), monkeypatch)
+    assert record["ending"] == Ending.FAILED and "out of memory" in record["message"]
+
+
 def test_kills_of_either_version_of_control_groups(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

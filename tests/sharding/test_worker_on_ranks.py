@@ -206,6 +206,9 @@ def test_a_rank_is_lost_and_the_run_goes_on(
     assert not found["ok"]
     if harm == signal.SIGKILL:
         assert "rank 1 was killed by SIGKILL" in found["message"]
+        assert (found["ending"], found["signal"]) == ("died", signal.SIGKILL)
+        (*_, last) = read_journal(tmp_path / "run" / "events.jsonl")
+        assert last["event"] in ("interrupted", event)
     else:
         assert found["ending"] == "stopped"
     assert not any(rank.is_running() for rank in ranks)
