@@ -120,6 +120,8 @@ class DataConfig(SourceConfig):
 
     sequence_length: Annotated[int, Field(ge=2)] = 512
     packing: bool = False
+    strict: bool = False
+    """Refuse documents with nothing to predict rather than leave them out."""
 
 
 class OptimizerConfig(Section):
@@ -253,6 +255,8 @@ class RunConfig(Section):
             raise ValueError("model.lora: adapters are for language models; leave it out")
         if self.data.packing:
             raise ValueError("data.packing: only texts can be packed; leave it out")
+        if self.data.strict:
+            raise ValueError("data.strict: only texts are left out; leave it out")
         return self
 
     def digest(self) -> str:
@@ -262,6 +266,7 @@ class RunConfig(Section):
         for section, name, unset in (
             (values, "task", CAUSAL_LM),
             (values["model"], "options", {}),
+            (values["data"], "strict", False),
             (values["training"], "recompute", False),
             (values["training"]["optimizer"], "bias_scale", 1.0),
             (values["attribution"], "query_tolerance", None),

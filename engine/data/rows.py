@@ -73,11 +73,12 @@ def one_document_a_row(tokenized: list[TokenizedDocument], pad_id: int) -> Rows:
 def packed(
     tokenized: list[TokenizedDocument], sequence_length: int, eos_id: int | None, pad_id: int
 ) -> Rows:
-    """Join documents, each followed by an end-of-sequence token, and cut them into rows.
+    """Join documents, each ended by one end-of-sequence token, and cut them into rows.
 
-    The end-of-sequence token belongs to the document that it ends and is predicted as its tokens
-    are. A position counts as a target, for the document of that position, if the next one of its
-    row is a predicted token, be it of the same document or of the following one.
+    A tokenizer that ends texts itself has put the token there already. It belongs to the document
+    that it ends and is predicted as its tokens are. A position counts as a target, for the document
+    of that position, if the next one of its row is a predicted token, be it of the same document or
+    of the following one.
 
     Args:
         tokenized: at least one document, uncut.
@@ -93,12 +94,10 @@ def packed(
             "data.packing: the tokenizer has no end-of-sequence token to join documents with; "
             "set packing: false or give the tokenizer an eos_token."
         )
-    end_ids, end_predicted = np.array([eos_id], np.int32), np.array([True])
-    ids = np.concatenate([part for one in tokenized for part in (one.input_ids, end_ids)])
-    predicted = np.concatenate(
-        [part for one in tokenized for part in (one.predicted, end_predicted)]
-    )
-    owners = np.repeat(np.arange(len(tokenized)), [len(one) + 1 for one in tokenized])
+    ended = [_ended(one, eos_id) for one in tokenized]
+    ids = np.concatenate([one.input_ids for one in ended])
+    predicted = np.concatenate([one.predicted for one in ended])
+    owners = np.repeat(np.arange(len(ended)), [len(one) for one in ended])
 
     width = min(sequence_length, len(ids))
     document_ids = _cut_into_rows(owners.astype(np.int64), width, PADDING)
@@ -107,6 +106,13 @@ def packed(
     targets[:, :-1] = next_predicted[:, 1:]
     lengths = (document_ids != PADDING).sum(axis=1, dtype=np.int32)
     return Rows(_cut_into_rows(ids, width, pad_id), document_ids, targets, lengths)
+
+
+def _ended(document: TokenizedDocument, eos_id: int) -> TokenizedDocument:
+    if len(document) and document.input_ids[-1] == eos_id:
+        return document
+    ids = np.append(document.input_ids, np.int32(eos_id))
+    return TokenizedDocument(ids, np.append(document.predicted, True))
 
 
 def _cut_into_rows(values: NDArray[Scalar], width: int, fill: int) -> NDArray[Scalar]:

@@ -1,7 +1,9 @@
 """The documents that a config names, and the checks of the columns that hold their text."""
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,8 +11,25 @@ from numpy.typing import NDArray
 
 from engine.contract.config import SourceConfig
 from engine.contract.errors import UsageError
-from engine.data.files import as_json, is_storable
+from engine.data.files import as_json, is_data_file, is_storable, line_numbers
 from engine.data.splits import listed, open_splits, select
+
+_FEW = 3
+"""Documents that a message names."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where documents end for the model; (documents,) each.
+
+    Attributes:
+        cut_tokens: how many tokens of each lie beyond that.
+        text_end: how many characters of each were read, a prompt and its completion joined; None
+            where nothing is cut.
+    """
+
+    cut_tokens: list[int]
+    text_end: list[int | None]
 
 
 @dataclass(frozen=True)
@@ -21,19 +40,54 @@ class Documents:
         columns: one row a document.
         text_columns: the column of text, or those of the prompt and its completion.
         source_rows: (documents,) the number of each document's row in its file or split, from 0.
+        path: of the source; empty for texts that were typed.
+        cut: where they end for the model; None if none is cut.
+        facts: what is recorded of how they are used.
+        warnings: what the user should know of that, a sentence each.
     """
 
     columns: pa.Table
     text_columns: tuple[str, ...]
     source_rows: NDArray[np.int64]
+    path: str = ""
+    cut: Cut | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """The number of documents."""
         return int(self.columns.num_rows)
 
     def texts(self, index: int) -> tuple[str, ...]:
-        """One document's text, or its prompt and its completion."""
-        return tuple(str(self.columns[name][index].as_py()) for name in self.text_columns)
+        """One document's text, or its prompt and its completion; empty where there is none."""
+        return tuple(str(self.columns[name][index].as_py() or "") for name in self.text_columns)
+
+    def has_text(self, index: int) -> bool:
+        """Whether all of its texts are there."""
+        return all(self.columns[name][index].is_valid for name in self.text_columns)
+
+    def only(self, chosen: list[int]) -> "Documents":
+        """Some of them, in their order."""
+        mask = np.zeros(len(self), np.bool_)
+        mask[chosen] = True
+        # Chunk by chunk, where taking rows by number would join all text of a column.
+        columns = self.columns.filter(pa.array(mask))
+        return replace(self, columns=columns, source_rows=self.source_rows[mask])
+
+    def places(self, documents: list[int]) -> str:
+        """Where the first few of some documents stand: ``lines 2, 5 and 9 of train.jsonl``."""
+        first = documents[:_FEW]
+        path = Path(self.path).expanduser()
+        rows = [int(self.source_rows[index]) for index in first]
+        lines = line_numbers(path, rows) if is_data_file(self.path) and path.is_file() else None
+        unit = "text" if not self.path else "row" if lines is None else "line"
+        numbers = [str(number) for number in lines or [row + 1 for row in rows]]
+        if len(documents) > _FEW:
+            listing = ", ".join([*numbers, "…"])
+        else:
+            listing = " and ".join(filter(None, (", ".join(numbers[:-1]), numbers[-1])))
+        of = f" of {path.name}" if self.path else ""
+        return f"{unit}{'s' if len(documents) > 1 else ''} {listing}{of}"
 
 
 def read_documents(source: SourceConfig, where: str) -> Documents:
@@ -44,7 +98,7 @@ def read_documents(source: SourceConfig, where: str) -> Documents:
         where: the config key of the source, such as ``data`` or ``queries.contrast``.
 
     Raises:
-        UsageError: there is no such data set, split or column, or a document has no text.
+        UsageError: there is no such data set, split or column, or a column holds no text.
     """
     splits = open_splits(source, where)
     columns, source_rows = select(splits, source.split, where)
@@ -53,8 +107,8 @@ def read_documents(source: SourceConfig, where: str) -> Documents:
         key = f"{where}.{role}"
         _check_present(columns, name, key)
         columns = _as_strings(columns, name)
-        _check_text(columns[name], name, source_rows, key)
-    return Documents(columns, source.columns, source_rows)
+        _check_text(columns[name], name, key)
+    return Documents(columns, source.columns, source_rows, source.path)
 
 
 def _as_kept(columns: pa.Table, where: str) -> pa.Table:
@@ -68,7 +122,9 @@ def _as_kept(columns: pa.Table, where: str) -> pa.Table:
             raise UsageError(
                 f"{where}.path: column {name!r} is damaged ({reason}); write the data set again"
             ) from None
-        if not is_storable(column.type):
+        if pa.types.is_string_view(column.type):
+            columns = columns.set_column(index, name, column.cast(pa.large_string()))
+        elif not is_storable(column.type):
             columns = columns.set_column(index, name, as_json(column.to_pylist()))
     return columns
 
@@ -100,19 +156,10 @@ def _as_strings(columns: pa.Table, name: str) -> pa.Table:
     )
 
 
-def _check_text(
-    column: pa.ChunkedArray, name: str, source_rows: NDArray[np.int64], key: str
-) -> None:
+def _check_text(column: pa.ChunkedArray, name: str, key: str) -> None:
     kind = column.type
-    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    if not (is_text or pa.types.is_string_view(kind) or pa.types.is_null(kind)):
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
         raise UsageError(
             f"{key}: column {name!r} holds {kind}, not text; name a column of strings or "
             "convert it."
-        )
-    if column.null_count:
-        first = column.is_null().index(pa.scalar(True)).as_py()
-        raise UsageError(
-            f"{key}: row {source_rows[first]} (from 0) has no text in column {name!r}, "
-            f"{column.null_count} in all have none; fill in strings or remove the rows."
         )

@@ -14,7 +14,7 @@ from engine.records.arrays import create_array, open_array, read, rows_per_chunk
 from engine.records.atomic import write_atomically
 from engine.records.opening import check_regular
 
-RESERVED = ("id", "source_row", "text")
+RESERVED = ("id", "source_row", "text", "cut_tokens", "text_end")
 """Names in ``documents.parquet`` that no other column of a data set keeps; ``text`` only stands
 where no prompts and completions were trained on."""
 _GROUP_BYTES = 2**19
@@ -22,7 +22,13 @@ _GROUP_ROWS = 64, 65536
 """Fewest and most documents of a row group."""
 
 
-def write_documents(path: Path, columns: Any, text_columns: tuple[str, ...], rows: Any) -> None:
+def write_documents(
+    path: Path,
+    columns: Any,
+    text_columns: tuple[str, ...],
+    rows: Any,
+    cut: Mapping[str, Any] | None = None,
+) -> None:
     """Write ``documents.parquet``: id, text (or prompt, completion), source_row, other columns.
 
     Args:
@@ -30,6 +36,7 @@ def write_documents(path: Path, columns: Any, text_columns: tuple[str, ...], row
         columns: pyarrow table of all the data set's columns.
         text_columns: the one or two that are tokenised.
         rows: (documents,) the row of the data set that each came from.
+        cut: where each ends for the model, if some are cut: ``cut_tokens`` and ``text_end``.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -38,6 +45,7 @@ def write_documents(path: Path, columns: Any, text_columns: tuple[str, ...], row
     arrays = {"id": pa.array(range(len(rows)), pa.int64())}
     arrays |= {new: columns.column(old) for new, old in zip(names, text_columns, strict=True)}
     arrays["source_row"] = pa.array(rows, pa.int64())
+    arrays |= {name: pa.array(values, pa.int64()) for name, values in (cut or {}).items()}
     for name in columns.column_names:
         if name not in text_columns:
             arrays[renamed(name, (*arrays, *RESERVED))] = columns.column(name)

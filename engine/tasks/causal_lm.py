@@ -12,7 +12,7 @@ from engine.contract.config import RunConfig, SourceConfig
 from engine.contract.errors import UsageError
 from engine.data.rows import Rows, one_document_a_row, packed
 from engine.data.sources import Documents, read_documents
-from engine.data.tokens import TokenizedDocument, tokenize
+from engine.data.tokens import Tokenized, TokenizedDocument, tokenize
 from engine.models.causal_lm_loss import IGNORED
 from engine.models.layers import checked_layers
 from engine.models.load import LoadedCausalLM, load_causal_lm
@@ -65,14 +65,16 @@ class CausalLM:
         model = load_model(config, device)
         length, packing = config.data.sequence_length, config.data.packing
         tokenizer = model.tokenizer
-        tokenized = tokenize(documents, tokenizer, None if packing else length, "data")
-        check_tokens(tokenized, model, "data")
+        tokenized = tokenize(documents, tokenizer, None if packing else length)
+        tokenized.check("data", "documents", config.data.strict)
+        tokens = tokenized.tokens
+        check_tokens(tokens, model, "data")
         pad = tokenizer.pad_token_id or 0
         if packing:
-            rows = packed(tokenized, length, tokenizer.eos_token_id, pad)
+            rows = packed(tokens, length, tokenizer.eos_token_id, pad)
         else:
-            rows = one_document_a_row(tokenized, pad)
-        return Prepared(cls(config, model, rows), documents)
+            rows = one_document_a_row(tokens, pad)
+        return Prepared(cls(config, model, rows), _used(tokenized))
 
     @classmethod
     def restore(
@@ -93,16 +95,18 @@ class CausalLM:
 
     def read(self, source: SourceConfig, where: str) -> list[AskedDocument]:
         """The texts of a source, tokenised and checked."""
-        return self._asked(read_documents(source, where), where)
+        return self._asked(read_documents(source, where), where, "queries")
 
     def typed(self, documents: Documents) -> list[AskedDocument]:
         """Texts that were given as they are."""
-        return self._asked(documents, "--text")
+        return self._asked(documents, "--text", "texts")
 
-    def _asked(self, documents: Documents, where: str) -> list[AskedDocument]:
+    def _asked(self, documents: Documents, where: str, noun: str) -> list[AskedDocument]:
         length = self.config.data.sequence_length
-        tokenized = tokenize(documents, self.model.tokenizer, length, where)
-        check_tokens(tokenized, self.model, where)
+        tokenized = tokenize(documents, self.model.tokenizer, length)
+        # A query that is left out would shift the numbers of those after it.
+        tokenized.check(where, noun, strict=True)
+        check_tokens(tokenized.tokens, self.model, where)
         others = [n for n in documents.columns.column_names if n not in documents.text_columns]
         values = documents.columns.select(others).to_pylist()
         return [
@@ -114,10 +118,18 @@ class CausalLM:
                 tokens={
                     "input_ids": tokens.input_ids.tolist(),
                     "targets": tokens.targets.tolist(),
+                    "cut_tokens": tokens.cut,
+                    "text_end": tokens.text_end,
                 },
             )
-            for index, tokens in enumerate(tokenized)
+            for index, tokens in enumerate(tokenized.tokens)
         ]
+
+
+def _used(tokenized: Tokenized) -> Documents:
+    """The documents that are trained on, with what is to be said of that."""
+    warnings = tuple(tokenized.warnings("data", "documents"))
+    return replace(tokenized.documents, facts=tokenized.facts(), warnings=warnings)
 
 
 def load_model(config: RunConfig, device: torch.device) -> LoadedCausalLM:

@@ -41,8 +41,9 @@ class AskedDocument:
     """How many there are to take the mean of."""
     columns: dict[str, Any]
     """What else its data set says of it."""
-    tokens: dict[str, list[Any]] = field(default_factory=dict)
-    """``input_ids`` and ``targets``, if it has tokens."""
+    tokens: dict[str, Any] = field(default_factory=dict)
+    """If it has tokens: ``input_ids``, ``targets``, and where the model's text ends:
+    ``cut_tokens`` (how many follow) and ``text_end`` (its characters; None if it is not cut)."""
 
 
 class Task(Protocol):

@@ -44,6 +44,11 @@ def store_asked(folder: RunFolder, request: Request, queries: Queries) -> None:
     write_asked(staging / ASKED, queries)
 
 
+def is_stored(folder: RunFolder, request: Request) -> bool:
+    """Whether an earlier attempt stored what is asked, and it can be read."""
+    return _is_readable(staging_folder(folder, request) / ASKED)
+
+
 def asking_of(folder: RunFolder, request: Request, job: Job) -> Asking:
     """What a request asks: as an earlier attempt stored it, or read and stored now.
 
@@ -51,7 +56,7 @@ def asking_of(folder: RunFolder, request: Request, job: Job) -> Asking:
         UsageError: for whatever is wrong with the queries.
     """
     staging = staging_folder(folder, request)
-    if not _is_readable(staging / ASKED):
+    if not is_stored(folder, request):
         store_asked(folder, request, _read(request, job))
     reduction: Reduction = "none"
     granularity = job.config.attribution.granularity

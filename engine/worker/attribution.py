@@ -64,7 +64,8 @@ def _publish(asking: Asking, report: Reporter) -> None:
 def _replay(asking: Asking, job: Job, report: Reporter, stop: Stop, save_seconds: float) -> None:
     """Replay what is lacking of the queries, or of a basis of them, and complete the scores."""
     measurements = measurement_batches(asking.queries, job)
-    queries = Replayed(measurements, asking.staging, _dtype(job))
+    facts = asking.queries.facts()
+    queries = Replayed(measurements, asking.staging, _dtype(job), facts=facts)
     if asking.tolerance is None:
         Replaying(queries, asking, job, report, stop, save_seconds).run()
         return
@@ -96,7 +97,9 @@ def _put_together(basis: QueryBasis, queries: Replayed, job: Job) -> None:
     writer = ScoreWriter(queries.folder, queries.shape(job, asking.granularity))
     put_together(basis, writer, document_sums(job, asking.granularity))
     record = asking.folder.record()
-    writer.complete(record["run_id"], record["config_hash"], {**facts, "subspace": basis.facts})
+    writer.complete(
+        record["run_id"], record["config_hash"], {**facts, **queries.facts, "subspace": basis.facts}
+    )
 
 
 def _dtype(job: Job) -> str:

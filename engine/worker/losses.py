@@ -35,15 +35,16 @@ def token_losses(folder: RunFolder, asked: AttributionRequest) -> dict[str, Any]
         raise UsageError(f"run {folder.id} trains {config.task}: there are no tokens to show")
     documents, where = _documents(asked)
     model = load_model(config, device)
-    tokenized = tokenize(documents, model.tokenizer, config.data.sequence_length, where)
-    check_tokens(tokenized, model, where)
+    tokenized = tokenize(documents, model.tokenizer, config.data.sequence_length)
+    tokenized.check(where, "texts", strict=True)
+    check_tokens(tokenized.tokens, model, where)
     trainer = new_trainer(config, model, _rate(folder, config))
     reader = trainer.open(folder.trajectory)
     params = reader.load_state(reader.schedule.steps).params
     with trainer.loss.evaluating():
         queries = [
             _facts("".join(documents.texts(index)), tokens, trainer, params)
-            for index, tokens in enumerate(tokenized)
+            for index, tokens in enumerate(tokenized.tokens)
         ]
     return {"run": folder.id, "queries": queries}
 

@@ -28,6 +28,7 @@ def plan(config: RunConfig, runs: Path) -> dict[str, Any]:
     queries = None if config.queries is None else read_queries(config.queries, job)
     found = predict(job, queries, _existing(runs), is_plan=True)
     options = [estimate(kind, found.costs, found.room) for kind in KINDS]
+    of_queries = [] if queries is None else queries.warnings(config)
     advice = [] if found.budget.advice is None else [found.budget.advice]
     return {
         "steps": found.costs.steps,
@@ -52,7 +53,9 @@ def plan(config: RunConfig, runs: Path) -> dict[str, Any]:
         "free_disk": found.room.disk,
         "free_memory": found.room.memory,
         "free_host_memory": psutil.virtual_memory().available,
-        "warnings": [*warnings_of(config), *advice],
+        "data": documents.facts,
+        "queries_cut": {} if queries is None else queries.facts().get("cut", {}),
+        "warnings": [*warnings_of(config), *documents.warnings, *of_queries, *advice],
     }
 
 

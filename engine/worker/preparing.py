@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -75,7 +75,11 @@ def stored_job(folder: RunFolder, device: torch.device, ranks: Ranks = ALONE) ->
 def write_job(folder: RunFolder, job: Job, documents: Documents) -> None:
     """Write a job's documents, rows and tokenizer into a run folder."""
     write_documents(
-        folder.documents_file, documents.columns, documents.text_columns, documents.source_rows
+        folder.documents_file,
+        documents.columns,
+        documents.text_columns,
+        documents.source_rows,
+        None if documents.cut is None else asdict(documents.cut),
     )
     steps = step_table(job.order, len(job.rows), job.config.training.epochs)
     write_arrays(folder.rows_store, {**job.rows.arrays(), "steps": steps})

@@ -9,10 +9,11 @@ import torch
 from safetensors.numpy import load as decode
 from safetensors.numpy import save as encode
 
-from engine.contract.config import QueriesConfig, Reduction
+from engine.contract.config import QueriesConfig, Reduction, RunConfig
 from engine.contract.errors import RunError
 from engine.contract.request import AttributionRequest
 from engine.data.sources import Documents
+from engine.data.tokens import cut_sentence
 from engine.magic.state import Batch, TrainState
 from engine.measurements import Measurement
 from engine.records.tables import read_table, renamed, write_queries
@@ -20,7 +21,7 @@ from engine.tasks.task import AskedDocument
 from engine.worker.job import Job
 
 _OWN = ("id", "text", "measurement", "coefficient")
-_TOKENS = ("input_ids", "targets")
+_TOKENS = ("input_ids", "targets", "cut_tokens", "text_end")
 _ROW = ("inputs", "losses")
 """What only later attempts need: the row that the model is given, and its number of losses."""
 _RESERVED = (*_OWN, *_TOKENS, *_ROW, "loss_before", "loss_after", "outside", "expected_error")
@@ -46,6 +47,22 @@ class Queries:
     def measurements(self) -> int:
         """Length of the scores' query axis."""
         return 1 + max(query.measurement for query in self.items)
+
+    @property
+    def cut_tokens(self) -> list[int]:
+        """How many tokens of each document the model does not read."""
+        return [query.document.tokens.get("cut_tokens") or 0 for query in self.items]
+
+    def facts(self) -> dict[str, Any]:
+        """What an attribution's record says of that."""
+        cut = [tokens for tokens in self.cut_tokens if tokens]
+        return {"cut": {"queries": len(cut), "tokens": sum(cut)}} if cut else {}
+
+    def warnings(self, config: RunConfig) -> list[str]:
+        """The same in a sentence; none if nothing is cut."""
+        length = config.data.sequence_length
+        sentence = cut_sentence(self.cut_tokens, length, "queries", "queries")
+        return [] if sentence is None else [sentence]
 
 
 def read_queries(config: QueriesConfig, job: Job) -> Queries:

@@ -25,7 +25,7 @@ from engine.records.journal import JournalWriter
 from engine.records.manifest import Key
 from engine.records.run_folder import RunFolder
 from engine.training_loop import Control
-from engine.worker.asking import asking_of, store_asked
+from engine.worker.asking import asking_of, is_stored, store_asked
 from engine.worker.attribution import attribute
 from engine.worker.budget import with_micro_batch
 from engine.worker.device import (
@@ -145,6 +145,8 @@ class _Run:
         job, _ = with_micro_batch(job)
         self.report.job = job
         queries = None if config.queries is None else read_queries(config.queries, job)
+        for warning in (*documents.warnings, *(queries.warnings(config) if queries else ())):
+            self.report(Event.WARNING, message=warning)
         # Each measures its own; those of the first rank decide for all.
         found = self.ranks.everyone(predict(job, queries, self.folder.path))[0]
         plan = found.chosen
@@ -155,11 +157,11 @@ class _Run:
             self.report(Event.WARNING, message=found.budget.advice)
         if self.ranks.index == 0:
             self._write(job, documents, queries)
-            self._commit(job, found)
+            self._commit(job, found, documents)
         self.ranks.wait()
         return job
 
-    def _commit(self, job: Job, found: Prediction) -> None:
+    def _commit(self, job: Job, found: Prediction, documents: Documents) -> None:
         """Say what was predicted, and that everything is stored."""
         plan, peak = found.chosen, found.peak(found.chosen)
         self.report(
@@ -173,7 +175,7 @@ class _Run:
         )
         settled = {"micro_batch_size": job.trainer.step.micro_batch_size}
         facts = {"schedule": plan.schedule.kind, **settled, **arithmetic(job.device)}
-        self.folder.write_prepared(facts)
+        self.folder.write_prepared({**facts, "data": documents.facts})
 
     def _write(self, job: Job, documents: Documents, queries: Queries | None) -> None:
         """What every later attempt takes up again."""
@@ -235,7 +237,10 @@ class _Run:
         # The first rank stores what is asked, the others read it there.
         if self.ranks.index != 0:
             self.ranks.wait()
+        is_new = not is_stored(self.folder, self.request)
         asking = asking_of(self.folder, self.request, job)
+        for warning in asking.queries.warnings(job.config) if is_new else ():
+            self.report(Event.WARNING, message=warning)
         if self.ranks.index == 0:
             self.ranks.wait()
         try:

@@ -90,6 +90,23 @@ def test_packed_texts_count_every_position_with_a_successor(
     assert (rows.targets.sum(axis=1) == rows.lengths - 1).all()
 
 
+@pytest.mark.parametrize("start", [[], [5]])
+@pytest.mark.parametrize("end", [[], [END]])
+def test_packed_documents_end_once_whatever_the_tokenizer_adds(
+    start: list[int], end: list[int]
+) -> None:
+    texts = [document([*start, 1, 2, *end]), document([*start, 3, *end])]
+    rows = packed(texts, 100, END, FILL)
+    assert rows.input_ids.tolist() == [[*start, 1, 2, END, *start, 3, END]]
+    assert rows.document_ids.sum() == len(start) + 2
+    assert rows.targets.all(axis=1).tolist() == [False]
+    assert rows.targets.sum() == rows.lengths.sum() - 1
+
+    prompt = len(start) + 1
+    completion = packed([document([*start, 1, 2, *end], prompt)], 100, END, FILL)
+    assert completion.targets[0].tolist() == [False] * (prompt - 1) + [True, True, False]
+
+
 def test_packing_completions_spelled_out() -> None:
     """Prompts 1 2 and 5; completions 3 4 and 6; rows of four tokens."""
     tokenized = [document([1, 2, 3, 4], completion_start=2), document([5, 6], completion_start=1)]

@@ -240,6 +240,12 @@ def test_dictionary_encoded_text_is_text(tmp_path: Path) -> None:
     assert all_texts(read(tmp_path / "file.parquet")) == ["a", "b", "a"]
 
 
+def test_views_of_text_are_text_and_documents_can_be_chosen(tmp_path: Path) -> None:
+    views = pa.array(["a", None, "b"], pa.string_view())
+    pyarrow.parquet.write_table(pa.table({"text": views, "n": views}), tmp_path / "file.parquet")
+    assert all_texts(read(tmp_path / "file.parquet").only([0, 2])) == ["a", "b"]
+
+
 def test_relative_and_home_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "file.jsonl")
     monkeypatch.chdir(tmp_path)
@@ -413,12 +419,12 @@ def test_a_column_of_numbers_is_no_text(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("value", [None, 3, ["x"]])
-def test_the_first_row_without_text_is_named(tmp_path: Path, value: object) -> None:
+def test_rows_without_text_are_read_as_such(tmp_path: Path, value: object) -> None:
     rows = [{"text": "a"}, {"text": "b"}, {"text": value}, {"text": value}]
-    assert refusal(write(tmp_path / "file.jsonl", rows), split="train[1:]") == (
-        "queries.contrast.text_column: row 2 (from 0) has no text in column 'text', "
-        "2 in all have none; fill in strings or remove the rows."
-    )
+    documents = read(write(tmp_path / "file.jsonl", rows), split="train[1:]")
+    assert [documents.has_text(index) for index in range(3)] == [True, False, False]
+    assert documents.places([1]) == "line 3 of file.jsonl"
+    assert documents.places([1, 2]) == "lines 3 and 4 of file.jsonl"
 
 
 @pytest.mark.parametrize(

@@ -61,13 +61,30 @@ def test_bad_config(
     assert all(current_job(RunFolder(run))[1] is RunState.FAILED for run in runs.glob("*"))
 
 
-def test_document_without_a_target(
+def test_documents_without_a_target_if_none_is_left_or_strict(
     config: dict[str, Any], start: Start, runs: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "train.jsonl").write_text('{"text": "the cat sat"}\n{"text": "a"}\n')
-    outcome = start(changed(config, "training.batch_size", 1))
-    assert outcome["exit_code"] == 2 and "row 1" in outcome["message"]
-    assert not (runs / "r1" / "documents.parquet").exists()
+    outcome = start(changed(config, "data.strict", True))
+    assert outcome["exit_code"] == 2
+    assert "1 of a single token (line 2 of train.jsonl)" in outcome["message"]
+    (tmp_path / "train.jsonl").write_text('{"text": ""}\n{"text": "a"}\n')
+    outcome = start(config, "r2")
+    assert outcome["exit_code"] == 2
+    assert "data: 2 of 2 documents hold nothing to predict: 1 empty, 1" in outcome["message"]
+    assert not any(runs.glob("*/documents.parquet"))
+
+
+def test_a_query_without_a_target_is_refused_with_its_line(
+    config: dict[str, Any], start: Start, tmp_path: Path
+) -> None:
+    (tmp_path / "queries.jsonl").write_text('{"text": "the cat sat"}\n{"text": " "}\n')
+    outcome = start(config)
+    assert outcome["exit_code"] == 2
+    assert (
+        "queries: 1 of 2 queries holds nothing to predict: 1 blank (line 2 of queries.jsonl)"
+        in (outcome["message"])
+    )
 
 
 def with_model(config: dict[str, Any], folder: Path, target: Path, **fields: Any) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def test_losses_while_another_worker_holds_the_run(
     ("request_", "sentence"),
     [
         ({"texts": ["  "]}, "a text is empty"),
-        ({"texts": ["a"]}, "is a single token"),
+        ({"texts": ["a"]}, "1 of a single token (text 1)"),
         ({"texts": ["a b"], "prompts": []}, "prompts go with texts"),
         ({"queries": {"path": "/nowhere/q.jsonl"}}, "no file or folder at"),
     ],
