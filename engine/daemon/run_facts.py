@@ -9,6 +9,7 @@ from pathlib import Path
 from engine.daemon.job_watch import changed_at
 from engine.daemon.progress import Progress
 from engine.records.atomic import size_on_disk
+from engine.records.checked import verify
 from engine.records.journal import JournalReader
 from engine.records.opening import check_regular
 from engine.records.run_folder import RunFolder
@@ -106,11 +107,16 @@ class Sizes:
 
 
 def count_documents(folder: RunFolder) -> int | None:
-    """How many documents a run was trained on; None while that is not known."""
+    """How many documents a run was trained on; None while that is not known.
+
+    Raises:
+        RunError: if the table is not what it was.
+    """
     if not folder.documents_file.exists():
         return None
     import pyarrow.parquet as pq
 
+    verify(folder.documents_file)
     # Not whole yet, or damaged: whoever reads the documents will say which.
     with contextlib.suppress(Exception):
         return int(pq.read_metadata(check_regular(folder.documents_file)).num_rows)

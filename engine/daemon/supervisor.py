@@ -27,7 +27,8 @@ from engine.contract.errors import RunError
 from engine.contract.states import Ending
 from engine.daemon.memory_kills import MemoryKills
 from engine.daemon.processes import process_start
-from engine.records.attempts import AttemptFolder, read_json
+from engine.records.attempts import AttemptFolder
+from engine.records.checked import read_record
 from engine.records.opening import regular
 
 RANK_COMMAND = [sys.executable, "-P", "-m", "engine.worker", "job", "--attempt"]
@@ -182,7 +183,7 @@ def _listen() -> int:
 
 def _environment(attempt: AttemptFolder, pipe: int) -> dict[str, str]:
     """Ours, then what the user's job depends on, then what is decided here."""
-    request = read_json(attempt.job_path / "request.json") or {}
+    request = read_record(attempt.job_path / "request.json") or {}
     environment = environment_for_a_run(os.environ, request.get("environment", {}))
     environment = child_environment(environment)
     devices = [d for d in attempt.about().get("devices", []) if d.startswith(GPU_PREFIXES)]

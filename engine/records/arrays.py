@@ -1,15 +1,19 @@
 """Zarr arrays that are never silently wrong: checksummed chunks, NaN where nothing was written."""
 
 import functools
+import json
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from engine.contract.errors import RunError
-from engine.records.opening import check_regular
+from engine.records.atomic import write_atomically
+from engine.records.checked import DIGEST, ChangedError, digest_of
+from engine.records.opening import check_regular, read_file
 
 CHUNK_BYTES = 2**22
+_METADATA = "zarr.json"
 
 
 def create_array(
@@ -29,7 +33,7 @@ def create_array(
     else:
         fill = np.iinfo(kind).max if kind.kind == "u" else np.iinfo(kind).min
     group = zarr.open_group(store, mode="a", zarr_format=3)
-    return group.create_array(
+    array = group.create_array(
         name,
         shape=shape,
         dtype=kind,
@@ -38,6 +42,8 @@ def create_array(
         fill_value=fill,
         config={"write_empty_chunks": True},
     )
+    _seal(store / name / _METADATA)
+    return array
 
 
 def rows_per_chunk(row_bytes: int) -> int:
@@ -54,6 +60,7 @@ def open_array(store: Path, name: str, mode: Literal["r", "r+"] = "r") -> Any:
     import zarr
 
     try:
+        _check_seal(store / name / _METADATA)
         where = _regular_store()(store, read_only=mode == "r")
         return zarr.open_array(where, path=name, mode=mode, zarr_format=3)
     except Exception as error:
@@ -74,6 +81,24 @@ def _regular_store() -> Any:
             return await super().get(key, *arguments, **more)
 
     return RegularStore
+
+
+def _seal(file: Path) -> None:
+    """Put the digest of an array's metadata into its attributes: chunks have their own checksums.
+
+    What shape and chunks a changed file names would be believed.
+    """
+    metadata = json.loads(read_file(file))
+    attributes = {**metadata.get("attributes", {}), DIGEST: digest_of(metadata)}
+    content = json.dumps({**metadata, "attributes": attributes}, indent=2)
+    write_atomically(file, content.encode())
+
+
+def _check_seal(file: Path) -> None:
+    metadata = json.loads(read_file(file))
+    promised = metadata.get("attributes", {}).pop(DIGEST, None)
+    if promised is not None and promised != digest_of(metadata):
+        raise ChangedError(f"{file} is not what it was when it was written")
 
 
 def read(array: Any, selection: Any, store: Path) -> np.ndarray[Any, Any]:

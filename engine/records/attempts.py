@@ -12,7 +12,6 @@ Liveness is the held lock and never a process id: ids are used again.
 
 import contextlib
 import fcntl
-import json
 import os
 import time
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 from engine.contract.errors import RunError
 from engine.contract.states import AttemptFacts, Ending
 from engine.records.atomic import write_atomically
-from engine.records.opening import read_file, regular
+from engine.records.checked import read_record, write_record
+from engine.records.opening import regular
 
 if TYPE_CHECKING:
     from engine.records.jobs import JobFolder
@@ -93,11 +93,11 @@ class AttemptFolder:
 
     def about(self) -> dict[str, Any]:
         """What ``attempt.json`` says: ``mark``, and ``pid`` once a supervisor runs."""
-        return read_json(self.path / "attempt.json") or {}
+        return read_record(self.path / "attempt.json") or {}
 
     def write_about(self, **facts: Any) -> None:
         """Add to ``attempt.json``."""
-        write_json(self.path / "attempt.json", {**self.about(), **facts})
+        write_record(self.path / "attempt.json", {**self.about(), **facts})
 
     def begin(self) -> None:
         """Say that the rank works."""
@@ -105,11 +105,11 @@ class AttemptFolder:
 
     def write_exit(self, ending: Ending, **facts: Any) -> None:
         """Record how it ended: ``message``, ``exit_code``, ``signal``, ``facts`` where known."""
-        write_json(self.path / "exit.json", {"ending": ending, "time": time.time(), **facts})
+        write_record(self.path / "exit.json", {"ending": ending, "time": time.time(), **facts})
 
     def exit(self) -> dict[str, Any] | None:
         """How it ended, or None if nobody recorded that."""
-        return read_json(self.path / "exit.json")
+        return read_record(self.path / "exit.json")
 
     def facts(self, held: bool, mark: list[int]) -> AttemptFacts:
         """What its state follows from.
@@ -125,22 +125,3 @@ class AttemptFolder:
             ending = Ending.DIED
         begun = (self.path / "begun").exists()
         return AttemptFacts(held, begun, ending, mark > self.about().get("mark", []))
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a small file of facts, atomically."""
-    write_atomically(path, json.dumps(values).encode())
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The facts in a file, or None if it is not there.
-
-    Raises:
-        RunError: if it is damaged.
-    """
-    try:
-        return dict(json.loads(read_file(path)))
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError):
-        raise RunError(f"{path} is damaged; remove it and try again") from None

@@ -10,6 +10,7 @@ A job's state follows from these files and the held locks alone.
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import time
@@ -22,9 +23,9 @@ from engine.contract.request import Request
 from engine.contract.states import JobFacts, RunState, Wish, job_state
 from engine.records.atomic import sync_folder
 from engine.records.attempts import AttemptFolder as AttemptFolder
-from engine.records.attempts import read_json, write_json
+from engine.records.checked import ChangedError, read_record, write_record
 from engine.records.manifest import read_manifest
-from engine.records.opening import open_regular, read_file
+from engine.records.opening import open_regular
 from engine.records.run_folder import RunFolder, try_lock
 from engine.records.score_store import list_attributions
 
@@ -55,8 +56,9 @@ class JobFolder:
             RunError: if it cannot be read.
         """
         try:
-            return Request.model_validate_json(read_file(self.path / "request.json"))
-        except (OSError, ValueError) as error:
+            values = read_record(self.path / "request.json")
+            return Request.model_validate_json(json.dumps(values))
+        except (OSError, ValueError, ChangedError) as error:
             raise RunError(
                 f"{self.path / 'request.json'} is missing or damaged "
                 f"({type(error).__name__}); restore it from a backup"
@@ -64,18 +66,18 @@ class JobFolder:
 
     def wish(self) -> Wish:
         """What the user last wished."""
-        return Wish((read_json(self.path / "wish.json") or {}).get("wish", Wish.RUN))
+        return Wish((read_record(self.path / "wish.json") or {}).get("wish", Wish.RUN))
 
     def home(self) -> str | None:
         """Where the run was when this was last asked for: a copy elsewhere is another's."""
-        home = (read_json(self.path / "wish.json") or {}).get("home")
+        home = (read_record(self.path / "wish.json") or {}).get("home")
         return None if home is None else str(home)
 
     def set_wish(self, wish: Wish) -> None:
         """Wish something else from now on; what earlier attempts ended in is forgiven."""
         home = str(self.run.path.resolve())
         facts = {"wish": wish, "attempts": len(self.attempts()), "home": home}
-        write_json(self.path / "wish.json", facts)
+        write_record(self.path / "wish.json", facts)
 
     def attempts(self) -> list[AttemptFolder]:
         """All attempts, the first one first."""
@@ -115,7 +117,7 @@ class JobFolder:
 
     def facts(self) -> JobFacts:
         """Everything that its state follows from."""
-        wish = read_json(self.path / "wish.json") or {}
+        wish = read_record(self.path / "wish.json") or {}
         attempts = self.attempts()
         held = [attempt.is_held() for attempt in attempts]
         # What was committed when an attempt had ended: the next one noted it, or it holds now.

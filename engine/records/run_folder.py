@@ -2,8 +2,6 @@
 
 import contextlib
 import fcntl
-import hashlib
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -13,6 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from engine.contract.errors import RunError, UsageError
 from engine.records.atomic import write_atomically
+from engine.records.checked import (
+    FILES,
+    digests_of,
+    is_intact,
+    read_record,
+    sealed,
+    write_record,
+)
 from engine.records.journal import read_journal
 from engine.records.manifest import read_manifest
 from engine.records.opening import read_file
@@ -112,10 +118,7 @@ class RunFolder:
         record, values = self._read_config_file()
         config = stored_config(values, self.config_file)
         if config.digest() != record.get("config_hash"):
-            raise UsageError(
-                f"{self.config_file} was changed after the run was made; its scores no longer "
-                "belong to it: restore the file, or run the new config as a new run"
-            )
+            raise _changed(self.config_file)
         return config
 
     def write_config(self, config: "RunConfig", run_id: str, created: float) -> None:
@@ -131,6 +134,8 @@ class RunFolder:
             "config_hash": config.digest(),
             "created": created,
         }
+        # The config has its own hash.
+        record = sealed(record)
         text = yaml.safe_dump({RECORD_KEY: record, **as_plain(config)}, sort_keys=False)
         write_atomically(self.config_file, text.encode())
 
@@ -140,9 +145,8 @@ class RunFolder:
 
     def write_prepared(self, facts: dict[str, Any]) -> None:
         """Say that documents, rows and plan are stored, and what the work depends on besides."""
-        body = json.dumps(facts, sort_keys=True)
-        record = {"facts": facts, "sha256": hashlib.sha256(body.encode()).hexdigest()}
-        write_atomically(self.prepared_file, json.dumps(record).encode())
+        files = digests_of((self.documents_file, self.tokenizer_file))
+        write_record(self.prepared_file, {**facts, FILES: files})
 
     def prepared(self) -> dict[str, Any]:
         """What its work depends on besides the config, such as ``schedule`` and ``device``.
@@ -150,20 +154,13 @@ class RunFolder:
         Raises:
             RunError: if the run was never prepared, or the file is damaged.
         """
-        try:
-            record = json.loads(read_file(self.prepared_file))
-            facts = dict(record["facts"])
-            body = json.dumps(facts, sort_keys=True)
-            intact = hashlib.sha256(body.encode()).hexdigest() == record["sha256"]
-        except FileNotFoundError:
+        facts = read_record(self.prepared_file)
+        if facts is None:
             raise RunError(
                 f"run {self.id} never came to its training; see why with: magic status {self.id}"
-            ) from None
-        except (ValueError, KeyError, TypeError):
-            intact = False
-        if not intact:
-            raise RunError(f"{self.prepared_file} is damaged; run the config again")
-        return facts
+            )
+        # Earlier versions kept them one level down.
+        return dict(facts.get("facts", facts))
 
     def has_trajectory(self) -> bool:
         """Whether training came to its end and its trajectory is still there."""
@@ -199,7 +196,7 @@ class RunFolder:
         try:
             values = dict(read_yaml(self.config_file))
             record = dict(values[RECORD_KEY])
-            version = record["format_version"]
+            version, intact = record["format_version"], is_intact(record)
         except FileNotFoundError:
             raise UsageError(
                 f"{self.path} is not a run folder: it has no run_config.yaml"
@@ -211,7 +208,16 @@ class RunFolder:
                 f"{self.path} has format version {version}, this magic reads {FORMAT_VERSION}; "
                 "use the version of magic that wrote it"
             )
+        if not intact:
+            raise _changed(self.config_file)
         return record, values
+
+
+def _changed(config_file: Path) -> UsageError:
+    return UsageError(
+        f"{config_file} was changed after the run was made; its scores no longer belong to it: "
+        "restore the file, or run the new config as a new run"
+    )
 
 
 def try_lock(descriptor: int, kind: int) -> bool:

@@ -4,7 +4,6 @@ A score is ∂φ/∂w: positive means that more weight on the token or document 
 loss (harmful), negative that it lowers it (helpful).
 """
 
-import json
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ from numpy.typing import NDArray
 
 from engine.contract.errors import RunError, UsageError
 from engine.records.arrays import create_array, open_array, read, rows_per_chunk
-from engine.records.atomic import sync_tree, write_atomically
-from engine.records.opening import read_file
+from engine.records.atomic import sync_tree
+from engine.records.checked import FILES, ChangedError, digests_of, read_record, write_record
 
 FORMAT_VERSION = 1
 SIGN_CONVENTION = (
@@ -100,7 +99,9 @@ class ScoreWriter:
             for name, array in self._arrays.items()
         }
         record = {"format_version": FORMAT_VERSION, "arrays": arrays, **facts}
-        write_atomically(self.attribution / "complete.json", json.dumps(record, indent=1).encode())
+        # The completion itself is not there yet, and logs of a replay go once it is.
+        files = digests_of(self.attribution.glob("*.parquet"))
+        write_record(self.attribution / "complete.json", {**record, FILES: files}, indent=1)
 
 
 def _layout(shape: ScoreShape) -> dict[str, tuple[Any, ...]]:
@@ -190,13 +191,13 @@ def read_completion(attribution: Path) -> dict[str, Any] | None:
     """
     path = attribution / "complete.json"
     try:
-        record = dict(json.loads(read_file(path)))
+        record = read_record(path)
+        if record is None:
+            return None
         version = record["format_version"]
         for array in record["arrays"].values():
             array["shape"], array["dtype"]
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ChangedError, KeyError, TypeError, AttributeError):
         raise UsageError(f"{path} is damaged; restore it from a backup") from None
     if version != FORMAT_VERSION:
         raise UsageError(

@@ -9,8 +9,8 @@ from engine.contract.config import RunConfig
 from engine.contract.errors import UsageError
 from engine.contract.request import AttributionRequest, Request, ValidationRequest
 from engine.contract.states import Wish
-from engine.records.atomic import sync_folder, sync_tree, write_atomically
-from engine.records.attempts import write_json
+from engine.records.atomic import sync_folder, sync_tree
+from engine.records.checked import write_record
 from engine.records.jobs import JobFolder, jobs_of
 from engine.records.run_folder import RunFolder
 from engine.records.runs import sweep
@@ -109,6 +109,6 @@ def _make_runs_folder(runs: Path) -> None:
 
 def _write_job(folder: Path, request: Request, run: Path) -> None:
     folder.mkdir(parents=True)
-    write_atomically(folder / "request.json", request.model_dump_json(indent=1).encode())
+    write_record(folder / "request.json", request.model_dump(mode="json"), indent=1)
     facts = {"wish": Wish.RUN, "attempts": 0, "home": str(run.resolve())}
-    write_json(folder / "wish.json", facts)
+    write_record(folder / "wish.json", facts)

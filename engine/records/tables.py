@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from engine.contract.errors import RunError
 from engine.records.arrays import create_array, open_array, read, rows_per_chunk
 from engine.records.atomic import write_atomically
+from engine.records.checked import verify
 from engine.records.opening import check_regular
 
 RESERVED = ("id", "source_row", "text", "cut_tokens", "text_end")
@@ -71,10 +72,26 @@ def read_table(path: Path, columns: list[str] | None = None) -> Any:
     """
     import pyarrow.parquet as pq
 
+    verify(path)
     try:
         # pq.read_table would load pyarrow.dataset, and that loads pandas.
         with pq.ParquetFile(check_regular(path), page_checksum_verification=True) as file:
             return file.read(columns=columns)
+    except Exception as error:
+        raise RunError(f"{path} is missing or damaged ({type(error).__name__})") from None
+
+
+def column_names(path: Path) -> list[str]:
+    """The columns of a parquet table.
+
+    Raises:
+        RunError: if it cannot be read.
+    """
+    import pyarrow.parquet as pq
+
+    verify(path)
+    try:
+        return list(pq.read_schema(path).names)
     except Exception as error:
         raise RunError(f"{path} is missing or damaged ({type(error).__name__})") from None
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from engine.contract.errors import UsageError
 from engine.magic.observer import Observer
-from engine.records.attempts import read_json, write_json
+from engine.records.checked import read_record, write_record
 from engine.records.run_folder import RunFolder
 from engine.records.score_store import ScoreReader
 from engine.validation.retraining import queries_of
@@ -36,7 +36,7 @@ def probe_agreement(folder: RunFolder, attribution: Path, job: Job, observer: Ob
     Raises:
         UsageError: if there is no smaller micro-batch, several ranks, or no trajectory.
     """
-    if read_json(attribution / AGREEMENT_FILE) is not None:
+    if read_record(attribution / AGREEMENT_FILE) is not None:
         return
     again = _in_other_pieces(job)
     if not folder.has_trajectory():
@@ -59,7 +59,7 @@ def probe_agreement(folder: RunFolder, attribution: Path, job: Job, observer: Ob
         "correlation": [_correlation(*pair) for pair in pairs],
         "difference": [_difference(*pair) for pair in pairs],
     }
-    write_json(attribution / AGREEMENT_FILE, facts)
+    write_record(attribution / AGREEMENT_FILE, facts)
 
 
 def _in_other_pieces(job: Job) -> Job:

@@ -185,4 +185,4 @@ def _cancel_in_slurm(jobs: Iterable[str]) -> None:
     """Cancel jobs in one call, whatever has become of them."""
     if ids := list(jobs):
         with contextlib.suppress(OSError):
-            subprocess.run(["scancel", *ids], stdin=subprocess.DEVNULL, check=False)
+            subprocess.run(["scancel", "--", *ids], stdin=subprocess.DEVNULL, check=False)

@@ -9,7 +9,6 @@ others nothing. Only the process that owns the bank moves results into it.
 """
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.records.atomic import write_atomically
+from engine.records.checked import read_record, write_record
 from engine.validation.retraining import Retrained, Task
 from engine.validation.subsets import Subset
 
@@ -47,8 +46,7 @@ class Pool:
         for each in (pool._waiting, pool._taken, pool._done):
             each.mkdir(parents=True)
         for number, (subset, kept) in enumerate(tasks):
-            text = json.dumps({"subset": asdict(subset), "kept": kept})
-            (pool._waiting / f"{number:06}").write_text(text)
+            write_record(pool._waiting / f"{number:06}", {"subset": asdict(subset), "kept": kept})
         return pool
 
     def take(self, who: str) -> Taken | None:
@@ -69,7 +67,7 @@ class Pool:
     def finish(self, taken: Taken, who: str, retrained: Retrained, warning: str | None) -> None:
         """Say what came out, and what should be known of the machine that did it."""
         record = {**asdict(retrained), "warning": warning}
-        write_atomically(self._done / taken.number, json.dumps(record).encode())
+        write_record(self._done / taken.number, record)
         (self._taken / f"{taken.number}@{who}").unlink(missing_ok=True)
 
     def release(self, who: str) -> None:
@@ -85,7 +83,7 @@ class Pool:
         for number in _names(self._done):
             if number not in self._seen:
                 self._seen.add(number)
-                record = json.loads((self._done / number).read_bytes())
+                record = _read(self._done / number)
                 warning = record.pop("warning")
                 yield Retrained(_subset(record.pop("subset")), **record), warning
 
@@ -95,7 +93,7 @@ class Pool:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _read(self, number: str, who: str) -> Taken:
-        record = json.loads((self._taken / f"{number}@{who}").read_bytes())
+        record = _read(self._taken / f"{number}@{who}")
         return Taken(number, (_subset(record["subset"]), record["kept"]))
 
 
@@ -104,6 +102,13 @@ def left_over(folder: Path) -> Iterator[Pool]:
     with contextlib.suppress(FileNotFoundError):
         for each in sorted(folder.iterdir()):
             yield Pool(each)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    record = read_record(file)
+    if record is None:
+        raise FileNotFoundError(file)
+    return record
 
 
 def _subset(record: dict[str, Any]) -> Subset:

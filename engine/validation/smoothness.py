@@ -18,7 +18,7 @@ from torch import Tensor
 from engine.magic.observer import Observer
 from engine.magic.ranks import Ranks
 from engine.magic.state import Params
-from engine.records.attempts import read_json, write_json
+from engine.records.checked import read_record, write_record
 from engine.records.run_folder import RunFolder
 from engine.validation.retraining import Retrainer, retrained, without
 from engine.validation.subsets import NOTHING, Subset
@@ -54,12 +54,12 @@ def probe_smoothness(
     if job.trainer.ranks.index == 0:
         by_attribution = {name: [each[name] for each in measured] for name in measured[0]}
         facts = {"smoothness": found, "subset": subset.name, "measurements": by_attribution}
-        write_json(folder.smoothness_file, facts)
+        write_record(folder.smoothness_file, facts)
 
 
 def is_probed(folder: RunFolder) -> bool:
     """Whether smoothness was measured already."""
-    return read_json(folder.smoothness_file) is not None
+    return read_record(folder.smoothness_file) is not None
 
 
 def _parts(first: Tensor, half: Tensor, last: Tensor) -> Tensor:

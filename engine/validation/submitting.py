@@ -1,8 +1,8 @@
 """Jobs of a cluster, submitted through submitit: which only this module and the jobs import."""
 
 import contextlib
-import json
 import os
+import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.contract.errors import RunError, UsageError
 from engine.contract.request import ValidationRequest
-from engine.records.atomic import write_atomically
+from engine.records.checked import read_record, write_record
 from engine.validation.share import Share
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 SUBMITTED_FILE = "submitted.json"
+SLURM_ID = re.compile(r"[0-9]+(_[0-9]+)?")
+"""Of a job, or of one in an array."""
 _HOUR, _MONTH = 60, 60 * 24 * 30
 _OF_THE_EXECUTOR = ("_python", "_max_num_timeout")
 """Ends of options that submitit takes when an executor is made, and not of a job."""
@@ -49,20 +51,21 @@ def submit(asked: ValidationRequest, facts: dict[str, Any], share: Share, count:
         raise RunError(f"{asked.cluster} took no jobs: {said}; see --cluster-option") from None
     record = {"cluster": asked.cluster, "folder": str(share.pool)}
     ids = [str(job.job_id) for job in jobs]
-    write_atomically(share.pool / SUBMITTED_FILE, json.dumps({**record, "jobs": ids}).encode())
+    write_record(share.pool / SUBMITTED_FILE, {**record, "jobs": ids})
     return jobs
 
 
 def jobs_of_a_lost_owner(pool: Path) -> list[str]:
     """The Slurm jobs that may still be at work on a pool whose owner is gone.
 
-    A copy of a run has none: they are at work on the original.
+    A copy of a run has none: they are at work on the original. What is no id is passed over: the
+    file may come from elsewhere.
     """
     try:
-        record = json.loads((pool / SUBMITTED_FILE).read_bytes())
+        record = read_record(pool / SUBMITTED_FILE) or {}
         ours = record["cluster"] == "slurm" and record["folder"] == str(pool)
-        return [str(job) for job in record["jobs"]] if ours else []
-    except (OSError, ValueError, KeyError, TypeError):
+        return [job for job in record["jobs"] if SLURM_ID.fullmatch(job)] if ours else []
+    except (OSError, RunError, KeyError, TypeError):
         return []
 
 

@@ -4,6 +4,9 @@ One line a subset and query: ``query``, ``subset``, ``kind``, ``documents`` (how
 out), ``full`` (φ with all documents), ``predicted`` and ``actual``. All of it follows from the
 bank and the scores, so the table is written anew when it is opened, whatever an interruption left
 of it; after that the lines of a subset are appended together.
+
+The last column, ``crc``, is the CRC-32 of the header and the rest of the line: a value that was
+changed is not believed. Tables without it are read unchecked.
 """
 
 import csv
@@ -16,9 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.records.atomic import write_atomically
+from engine.records.checked import CRC, with_checksum
 from engine.validation.subsets import Subset
 
 COLUMNS = ("query", "subset", "kind", "documents", "full", "predicted", "actual")
+HEADER = ",".join((*COLUMNS, CRC))
 
 Floats = NDArray[np.floating]
 Retrained = tuple[Subset, Sequence[float]]
@@ -53,8 +58,10 @@ class ValidationTable:
 
     def write(self, retrained: Iterable[Retrained]) -> None:
         """Write it anew; one with lines that are not ours is put aside first."""
-        text = ",".join(COLUMNS) + "\n" + "".join(map(self._lines, retrained))
+        text = HEADER + "\n" + "".join(map(self._lines, retrained))
         ours = set(text.encode().splitlines())
+        # Earlier versions wrote the same without checksums.
+        ours |= {line.rpartition(b",")[0] for line in ours}
         there = self.file.read_bytes() if self.file.exists() else b""
         if not ours.issuperset(there[: there.rfind(b"\n") + 1].splitlines()):
             os.replace(self.file, self.file.with_suffix(".csv.before"))
@@ -68,10 +75,12 @@ class ValidationTable:
 
     def _lines(self, retrained: Retrained) -> str:
         subset, actual = retrained
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
+        lines = []
         expected = predictions(self._full, self._scores, subset)
         for query, values in enumerate(zip(self._full, expected, actual, strict=True)):
             facts = (query, subset.name, subset.kind, len(subset.documents))
-            writer.writerow([*facts, *(repr(float(value)) for value in values)])
-        return text.getvalue()
+            text = io.StringIO()
+            row = [*facts, *(repr(float(value)) for value in values)]
+            csv.writer(text, lineterminator="").writerow(row)
+            lines.append(with_checksum(text.getvalue(), HEADER) + "\n")
+        return "".join(lines)

@@ -19,7 +19,7 @@ from engine.records.score_store import (
     list_attributions,
     read_completion,
 )
-from engine.records.tables import read_table
+from engine.records.tables import column_names, read_table
 from magic_tui.client.recent import Recent
 from magic_tui.client.texts import DocumentTexts
 
@@ -215,23 +215,12 @@ def data_column(run: RunFolder, name: str) -> list[Any]:
     Raises:
         UsageError: if there is no such column.
     """
-    known = _data_columns(run)
+    known = column_names(run.documents_file)
     if name not in known:
         raise UsageError(
             f"the documents of run {run.id} have no column {name!r}; there are {', '.join(known)}"
         )
     return list(read_table(run.documents_file, [name]).column(name).to_pylist())
-
-
-def _data_columns(run: RunFolder) -> list[str]:
-    import pyarrow.parquet as pq
-
-    try:
-        return list(pq.read_schema(run.documents_file).names)
-    except Exception as error:
-        raise RunError(
-            f"{run.documents_file} is missing or damaged ({type(error).__name__})"
-        ) from None
 
 
 def _read_queries(path: Path, count: int) -> list[Query]:

@@ -1,12 +1,12 @@
 """Which attributions a run has, complete or not, and the queries of each."""
 
 import contextlib
-import json
 from pathlib import Path
 from typing import Any
 
 from engine.contract.errors import MagicError
 from engine.contract.states import RunState
+from engine.records.checked import read_record, verify
 from engine.records.run_folder import RunFolder
 from magic_tui.client.start import View
 from magic_tui.safe_text import one_line
@@ -66,6 +66,7 @@ def _queries(folder: RunFolder, name: str, job: View | None) -> dict[str, Any]:
 def _from_table(file: Path) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
+    verify(file)
     with pq.ParquetFile(file) as table:
         names = table.schema_arrow.names
         columns = ["text"] if "text" in names else ["prompt", "completion"]
@@ -76,7 +77,7 @@ def _from_table(file: Path) -> dict[str, Any]:
 
 
 def _from_request(folder: RunFolder, job: int) -> dict[str, Any]:
-    request = json.loads((folder.path / "jobs" / f"{job:04d}" / "request.json").read_bytes())
+    request = read_record(folder.path / "jobs" / f"{job:04d}" / "request.json") or {}
     asked = request["asked"]
     if asked is None:
         queries = folder.config().queries

@@ -3,6 +3,7 @@
 import numpy as np
 
 from engine.contract.errors import RunError
+from engine.records.checked import verify
 from magic_tui.client.attribution import Attribution
 from magic_tui.client.validation import (
     Floats,
@@ -31,6 +32,7 @@ def read_baselines(opened: Attribution) -> dict[str, Validation]:
     left_out = read_left_out(opened.run)
     found = {}
     for file in files:
+        verify(file)
         try:
             scores = np.load(file, allow_pickle=False)
         except (OSError, ValueError) as error:

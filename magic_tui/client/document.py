@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from engine.contract.errors import UsageError
 from engine.records.arrays import rows_per_chunk
+from engine.records.checked import ChangedError, verify
 from engine.records.opening import check_regular
 from engine.records.run_folder import RunFolder
 from engine.records.tables import RowTable
@@ -87,6 +88,9 @@ def decode_pieces(tokenizer_file: Path, ids: NDArray[np.int64]) -> list[Piece]:
     """The text each token adds. Tokens that share one character make one piece.
 
     Without a readable tokenizer the ids themselves are shown: ``⟨123⟩``.
+
+    Raises:
+        ChangedError: if the tokenizer is not the one that the run stored.
     """
     tokenizer = _read_tokenizer(tokenizer_file)
     if tokenizer is None:
@@ -116,6 +120,8 @@ def _sign(token: int) -> str:
 def _read_tokenizer(path: Path) -> Any:
     try:
         return _tokenizer(check_regular(path), path.stat().st_mtime_ns)
+    except ChangedError:
+        raise
     except Exception:
         # The library raises bare Exception for a missing or damaged file.
         return None
@@ -125,6 +131,7 @@ def _read_tokenizer(path: Path) -> Any:
 def _tokenizer(path: Path, changed: int) -> Any:
     from tokenizers import Tokenizer
 
+    verify(path)
     return Tokenizer.from_file(str(path))
 
 

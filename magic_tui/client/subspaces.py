@@ -1,12 +1,11 @@
 """Which attributions replayed fewer directions than they have queries; loads nothing slow."""
 
 import contextlib
-import json
 from pathlib import Path
 from typing import Any
 
 from engine.contract.errors import RunError
-from engine.records.opening import read_file
+from engine.records.checked import read_record
 
 
 def subspaces_of(run: Path) -> dict[str, dict[str, Any]]:
@@ -18,8 +17,8 @@ def subspaces_of(run: Path) -> dict[str, dict[str, Any]]:
     """
     found = {}
     for file in sorted(run.glob("attributions/[!.]*/complete.json")):
-        with contextlib.suppress(RunError, OSError, ValueError, KeyError, TypeError):
-            record = json.loads(read_file(file))
+        with contextlib.suppress(RunError, OSError, KeyError, TypeError):
+            record = read_record(file) or {}
             queries = record["arrays"]["document_scores"]["shape"][0]
             found[file.parent.name] = {**record["subspace"], "queries": queries}
     return found

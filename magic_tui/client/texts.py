@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.contract.errors import RunError
+from engine.records.checked import verify
 from engine.records.opening import check_regular
 
 KEPT_BYTES = 8 * 2**20
@@ -30,6 +31,7 @@ class DocumentTexts:
             RunError: if it is missing or damaged.
         """
         self.path = path
+        verify(path)
         self._lock = threading.Lock()
         self._kept: OrderedDict[int, Any] = OrderedDict()
         self._file = self._open()

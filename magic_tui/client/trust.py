@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.contract.errors import RunError
-from engine.records.attempts import read_json
+from engine.records.checked import read_record
 from engine.records.run_folder import RunFolder
 from engine.records.score_store import find_attribution, read_completion
 from magic_tui.client.attribution import Attribution
@@ -150,7 +150,7 @@ def _facts(
 
 
 def _probes(run: RunFolder, attribution: Path) -> Probes:
-    smooth, agreed = read_json(run.smoothness_file), read_json(attribution / AGREEMENT_FILE)
+    smooth, agreed = read_record(run.smoothness_file), read_record(attribution / AGREEMENT_FILE)
     try:
         return Probes(
             None if smooth is None else float(smooth["smoothness"]),

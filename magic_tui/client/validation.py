@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.contract.errors import RunError
+from engine.records.checked import check_lines
 from engine.records.journal import read_journal
 from engine.records.opening import read_file
 from engine.records.run_folder import RunFolder
@@ -188,7 +189,9 @@ def _read(path: Path, changed: int, size: int) -> Validation | None:
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"{path} cannot be read ({type(error).__name__})") from None
     # Its writer may be in the middle of a line.
-    lines = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+    text = text[: text.rfind("\n") + 1]
+    check_lines(text, path)
+    lines = csv.DictReader(io.StringIO(text))
     found: dict[int, list[tuple[str, str, float, float]]] = {}
     skipped = 0
     try:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from engine.records.checked import read_record, write_record
 from engine.records.journal import JournalWriter
 from engine.records.run_folder import RunFolder
 from magic_tui.client.attribution import open_attribution
@@ -31,7 +32,7 @@ def fake(runs: Path) -> FakeRun:
 def write(fake: FakeRun, runs: Path) -> Path:
     run = fake.write(runs)
     record = run.attributions / "a0001" / "complete.json"
-    record.write_text(json.dumps({**json.loads(record.read_text()), "subspace": SUBSPACE}))
+    write_record(record, {**(read_record(record) or {}), "subspace": SUBSPACE})
     return run.path
 
 

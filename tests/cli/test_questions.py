@@ -8,6 +8,7 @@ import pytest
 
 from engine.contract.config import RunConfig
 from engine.contract.request import AttributionRequest
+from engine.records.checked import read_record, write_record
 from engine.records.run_folder import RunFolder
 from engine.records.submission import submit_attribution
 from magic_tui.client.attribution_list import attribution_list
@@ -75,7 +76,7 @@ def test_what_a_request_asks_is_known_before_it_is_read(runs: Path) -> None:
     ):
         submit_attribution(RunFolder(run.path), AttributionRequest.model_validate(asked))
     own = run.path / "jobs" / "0001" / "request.json"
-    own.write_text(json.dumps(json.loads(own.read_text()) | {"asked": None, "work": "run"}))
+    write_record(own, {**(read_record(own) or {}), "asked": None, "work": "run"})
     view = run_view(RUN, "running", path=str(run.path))
     view["jobs"] += [
         {**view["jobs"][0], "number": n, "attribution": f"a000{n}", "work": "attribute"}

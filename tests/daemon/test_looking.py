@@ -1,6 +1,5 @@
 """Looking at a folder starts nothing there; what starts is what the user asked for."""
 
-import json
 import os
 import shutil
 import tempfile
@@ -16,6 +15,7 @@ from engine.daemon.engine import Engine
 from engine.daemon.permission import SHARED
 from engine.daemon.registry import Registry
 from engine.daemon.settings import Settings
+from engine.records.checked import read_record, write_record
 from tests.daemon.conftest import CONFIG, Bench
 
 STRANGER = 12345
@@ -91,12 +91,12 @@ def test_what_a_copy_says_of_its_home_does_not_count(
     received = tmp_path / "received"
     shutil.copytree(bench.runs, received)
     wish = received / waiting / "jobs" / "0001" / "wish.json"
-    facts = json.loads(wish.read_text())
+    facts = read_record(wish) or {}
     if home == "forged":
         facts["home"] = str(received / waiting)
     else:
         del facts["home"]
-    wish.write_text(json.dumps(facts))
+    write_record(wish, facts)
     engine = bench.start()
     reason = stays(bench, engine, waiting, received)
     assert ("was copied or moved here from elsewhere" in reason) == (home == "missing")
@@ -109,7 +109,7 @@ def test_a_copy_in_the_place_of_a_run_that_waits_does_not_start(
     bench.wish(engine, waiting, "resume")
     bench.stop(engine)
     wish = bench.runs / waiting / "jobs" / "0001" / "wish.json"
-    wish.write_text(json.dumps({**json.loads(wish.read_text()), "home": "/somebody/elses"}))
+    write_record(wish, {**(read_record(wish) or {}), "home": "/somebody/elses"})
     engine = bench.start()
     assert "moved here from /somebody/elses" in stays(bench, engine, waiting, bench.runs)
 

@@ -1,6 +1,5 @@
 """A task file that came with a received run: no route, poll or restart executes it."""
 
-import json
 import os
 import shutil
 import time
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from engine.contract.config import RunConfig
+from engine.records.checked import read_record, write_record
 from engine.records.submission import submit_run
 from tests.daemon_http.conftest import RUN, Daemon, needs_root, within
 
@@ -55,7 +55,7 @@ def test_a_received_run_executes_nothing_until_it_is_resumed(
     # In the usual runs folder as well as in another one.
     shutil.copytree(received, daemon.runs)
     wish = daemon.runs / RUN / "jobs/0001/wish.json"
-    wish.write_text(json.dumps({**json.loads(wish.read_text()), "home": str(daemon.runs / RUN)}))
+    write_record(wish, {**(read_record(wish) or {}), "home": str(daemon.runs / RUN)})
     folders = (daemon.runs, received)
     for folder in folders if owner else ():
         for path in (folder, *folder.rglob("*")):

@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +5,7 @@ import pytest
 import zarr
 
 from engine.contract.errors import RunError, UsageError
+from engine.records.checked import read_record, write_record
 from engine.records.score_store import (
     ScoreReader,
     ScoreShape,
@@ -85,9 +85,9 @@ def test_a_completion_record_that_cannot_be_trusted(
 def test_an_array_of_another_shape_than_promised_is_refused(tmp_path: Path) -> None:
     written(tmp_path / "a0001")
     path = tmp_path / "a0001" / "complete.json"
-    record = json.loads(path.read_text())
+    record = read_record(path) or {}
     record["arrays"]["document_scores"]["shape"] = [QUERIES, DOCUMENTS + 1]
-    path.write_text(json.dumps(record))
+    write_record(path, record)
     with pytest.raises(RunError, match="is not the array its completion record names"):
         ScoreReader(tmp_path / "a0001").document_scores(0)
 

@@ -9,6 +9,7 @@ import pytest
 from textual.pilot import Pilot
 
 from engine.contract.errors import RunError
+from engine.records.checked import read_record, write_record
 from engine.records.run_folder import RunFolder
 from magic_tui.app import MagicApp
 from magic_tui.client.attribution import open_attribution
@@ -148,7 +149,7 @@ def test_a_query_that_nothing_moves_is_told(kept: RunFolder) -> None:
 def test_a_step_that_was_not_reproduced_is_doubtful(tmp_path: Path) -> None:
     kept = write_kept(tmp_path)
     record = kept.attributions / "a0001" / "complete.json"
-    record.write_text(json.dumps({**json.loads(record.read_text()), "reproduced": False}))
+    write_record(record, {**(read_record(record) or {}), "reproduced": False})
     assert read_verdict(kept.path, None).words == "not reproduced"
 
 

@@ -15,11 +15,13 @@ import pytest
 
 from engine.contract.errors import RunError, StoppedError, UsageError
 from engine.contract.request import ValidationRequest
+from engine.records.checked import write_record
 from engine.records.journal import read_journal
 from engine.records.run_folder import RunFolder
 from engine.validation import on_cluster
 from engine.validation.pool import Pool
 from engine.validation.retraining import Retrained, Retrainer
+from engine.validation.submitting import jobs_of_a_lost_owner
 from engine.validation.subsets import NOTHING
 from engine.validation.validating import Validating
 from engine.worker.job import Job
@@ -259,11 +261,11 @@ def test_cancelling_slurm_s_jobs(run: RunFolder, job: Job, slurm: Path) -> None:
     with pytest.raises(StoppedError):
         Validating(run, "a0001", SLURM, heard).run(job)
     jobs = heard.events[-1]["jobs"]
-    assert (slurm / "cancelled").read_text().split() == jobs
+    assert (slurm / "cancelled").read_text().split() == ["--", *jobs]
     # Had it been lost instead, the next one would see to it.
     (slurm / "cancelled").unlink()
     assert not list(on_cluster.finished_by_lost_owners(run))
-    assert (slurm / "cancelled").read_text().split() == jobs
+    assert (slurm / "cancelled").read_text().split() == ["--", *jobs]
 
 
 def test_slurm_that_takes_no_jobs(run: RunFolder, job: Job, slurm: Path) -> None:
@@ -277,3 +279,10 @@ def test_without_slurm(run: RunFolder, job: Job, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UsageError, match="has no srun"):
         validate(run, job, SLURM)
+
+
+def test_ids_from_elsewhere_are_checked(tmp_path: Path) -> None:
+    jobs = ["12", "13_4", "--user=me", "12 13", "12_", "1;2", ""]
+    record = {"cluster": "slurm", "folder": str(tmp_path), "jobs": jobs}
+    write_record(tmp_path / "submitted.json", record)
+    assert jobs_of_a_lost_owner(tmp_path) == ["12", "13_4"]

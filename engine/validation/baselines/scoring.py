@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.contract.errors import RunError, UsageError
-from engine.records.atomic import write_atomically
+from engine.records.checked import write_with_digest
 from engine.records.run_folder import RunFolder
 from engine.records.tables import read_table
 from engine.validation.baselines.bm25 import bm25
@@ -61,7 +61,7 @@ def _write(file: Path, method: Callable[[Known], Scores], known: Known) -> str |
         return f"{error.name} is not installed; the README says how"
     content = io.BytesIO()
     np.save(content, scores)
-    write_atomically(file, content.getvalue())
+    write_with_digest(file, content.getvalue())
     return None
 
 
