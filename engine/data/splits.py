@@ -35,7 +35,7 @@ def open_splits(source: SourceConfig, where: str) -> dict[str, Split]:
         UsageError: there is no such data set, or it cannot be read.
     """
     path = Path(source.path).expanduser()
-    if not path.exists() and not _looks_local(source.path):
+    if not is_local(source.path):
         return _open_hub(source, where)
     if not path.exists():
         raise UsageError(
@@ -48,6 +48,11 @@ def open_splits(source: SourceConfig, where: str) -> dict[str, Split]:
             "local; remove the subset."
         )
     return _open_folder(path, where) if path.is_dir() else _open_file(path, source, where)
+
+
+def is_local(path: str) -> bool:
+    """Whether a path is one of this machine, there or not, and no id of the hub."""
+    return Path(path).expanduser().exists() or _looks_local(path)
 
 
 def _looks_local(path: str) -> bool:

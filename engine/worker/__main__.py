@@ -121,6 +121,9 @@ def _parser() -> argparse.ArgumentParser:
     losses = jobs.add_parser("losses", help="say what a trained model finds hard in some texts")
     losses.add_argument("--run", type=Path, required=True)
     losses.add_argument("--request", type=json.loads, required=True)
+    check = jobs.add_parser("check", help="check queries of a run; loads no torch")
+    check.add_argument("--run", type=Path, required=True)
+    check.add_argument("--request-file", type=Path, required=True)
     texts = jobs.add_parser("texts", help="read the texts of query data")
     texts.add_argument("--source", type=json.loads, required=True)
     texts.add_argument("--first", type=int, default=1000)
@@ -130,6 +133,8 @@ def _parser() -> argparse.ArgumentParser:
 def _work(options: argparse.Namespace, stop: Stop) -> dict[str, Any]:
     if options.job == "texts":
         return _texts(options)
+    if options.job == "check":
+        return _check(options)
     # Each job's modules load torch, which none of the mistakes caught above needs.
     from engine.contract.request import read_asked
     from engine.records.run_folder import RunFolder
@@ -156,6 +161,15 @@ def _texts(options: argparse.Namespace) -> dict[str, Any]:
     from engine.worker.texts import source_texts
 
     return source_texts(read_source(options.source), options.first)
+
+
+def _check(options: argparse.Namespace) -> dict[str, Any]:
+    from engine.contract.request import read_asked
+    from engine.records.run_folder import RunFolder
+    from engine.worker.texts import check_queries
+
+    asked = json.loads(options.request_file.read_bytes())
+    return check_queries(RunFolder(options.run), read_asked(asked))
 
 
 def _attempt(options: argparse.Namespace, stop: Stop) -> dict[str, Any]:

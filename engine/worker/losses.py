@@ -17,7 +17,7 @@ from engine.records.run_folder import RunFolder
 from engine.tasks.causal_lm import check_tokens, load_model, model_inputs
 from engine.trainer import Trainer
 from engine.worker.preparing import new_trainer
-from engine.worker.queries import typed_documents
+from engine.worker.texts import typed_documents
 
 
 def token_losses(folder: RunFolder, asked: AttributionRequest) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.numpy import load as decode
 from safetensors.numpy import save as encode
@@ -12,13 +11,13 @@ from safetensors.numpy import save as encode
 from engine.contract.config import QueriesConfig, Reduction, RunConfig
 from engine.contract.errors import RunError
 from engine.contract.request import AttributionRequest
-from engine.data.sources import Documents
 from engine.data.tokens import cut_sentence
 from engine.magic.state import Batch, TrainState
 from engine.measurements import Measurement
 from engine.records.tables import read_table, renamed, write_queries
 from engine.tasks.task import AskedDocument
 from engine.worker.job import Job
+from engine.worker.texts import typed_documents
 
 _OWN = ("id", "text", "measurement", "coefficient")
 _TOKENS = ("input_ids", "targets", "cut_tokens", "text_end")
@@ -82,17 +81,6 @@ def typed_queries(asked: AttributionRequest, job: Job) -> Queries:
     """Queries given as texts."""
     items = _items(job.task.typed(typed_documents(asked)), asked.reduction, 1.0)
     return Queries(items, asked.reduction)
-
-
-def typed_documents(asked: AttributionRequest) -> Documents:
-    """The texts of a request, each behind its prompt if there are any."""
-    import pyarrow as pa
-
-    columns = {"text": asked.texts or ()}
-    if asked.prompts is not None:
-        columns = {"prompt": asked.prompts, "completion": asked.texts or ()}
-    rows = np.arange(len(asked.texts or ()), dtype=np.int64)
-    return Documents(pa.table({n: list(c) for n, c in columns.items()}), tuple(columns), rows)
 
 
 def measurement_batches(queries: Queries, job: Job) -> list[Measurement]:

@@ -1,13 +1,19 @@
-"""The texts of a data source, read the way an attribution of it would read them."""
+"""The texts of queries, read and checked the way an attribution of them would; loads no torch."""
 
 import itertools
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from engine.contract.config import SourceConfig
+import numpy as np
+
+from engine.contract.config import IMAGE_CLASSIFICATION, SourceConfig
 from engine.contract.errors import UsageError
+from engine.contract.request import AttributionRequest
 from engine.data.sources import Documents, read_documents
+from engine.data.splits import is_local
+from engine.data.tokens import tokenize
+from engine.records.run_folder import RunFolder
 
 _LONG_BYTES = 4 * 2**20
 """A file of lines that is longer is not read as a whole to show its beginning."""
@@ -26,6 +32,74 @@ def source_texts(source: SourceConfig, first: int) -> dict[str, Any]:
         "prompts": [text[0] for text in shown] if len(source.columns) == 2 else None,
         "texts": [text[-1] for text in shown],
     }
+
+
+def typed_documents(asked: AttributionRequest) -> Documents:
+    """The texts of a request, each behind its prompt if there are any."""
+    import pyarrow as pa
+
+    columns = {"text": asked.texts or ()}
+    if asked.prompts is not None:
+        columns = {"prompt": asked.prompts, "completion": asked.texts or ()}
+    rows = np.arange(len(asked.texts or ()), dtype=np.int64)
+    return Documents(pa.table({n: list(c) for n, c in columns.items()}), tuple(columns), rows)
+
+
+def check_queries(folder: RunFolder, asked: AttributionRequest) -> dict[str, Any]:
+    """Check what a request asks of a run as far as that needs neither torch nor the network.
+
+    Files and columns are read, and texts tokenised with the run's own tokenizer if it kept one. A
+    task of the user's own reads its queries itself, so nothing is known of them here.
+
+    Raises:
+        UsageError: for whatever is wrong with the queries.
+    """
+    config = folder.config()
+    if asked.texts is not None and not config.has_tokens:
+        raise UsageError(
+            f"run {folder.id} trains {config.task}, which has no texts: ask with --queries DATA "
+            "and --split SPLIT"
+        )
+    documents, where = None, "--text"
+    if asked.texts is not None:
+        documents = typed_documents(asked)
+    elif asked.queries is not None and is_local(asked.queries.path):
+        where = "queries"
+        if config.task == IMAGE_CLASSIFICATION:
+            from engine.data.images import read_images
+
+            read_images(asked.queries, where)
+        elif config.has_tokens:
+            documents = read_documents(asked.queries, where)
+    if documents is not None and folder.tokenizer_file.exists():
+        tokenizer: Any = _KeptTokenizer(folder.tokenizer_file)
+        tokenized = tokenize(documents, tokenizer, config.data.sequence_length)
+        tokenized.check(where, "texts" if asked.queries is None else "queries", strict=True)
+    return {"run": folder.id, "queries": None if documents is None else len(documents)}
+
+
+class _KeptTokenizer:
+    """A run's tokenizer.json in the form that tokenising takes one of transformers."""
+
+    is_fast = True
+
+    def __init__(self, file: Path) -> None:
+        from tokenizers import Tokenizer
+
+        self._tokenizer = Tokenizer.from_file(str(file))
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    def __call__(self, texts: list[str], **options: bool) -> "_Encoded":
+        return _Encoded(self._tokenizer.encode_batch(texts))
+
+
+class _Encoded(dict[str, Any]):
+    """What a tokenizer of transformers gives, as far as tokenising takes it."""
+
+    def __init__(self, encodings: list[Any]) -> None:
+        super().__init__(input_ids=[each.ids for each in encodings])
+        self.encodings = encodings
 
 
 def _whole(source: SourceConfig) -> tuple[Documents, int]:

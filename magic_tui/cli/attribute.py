@@ -50,6 +50,7 @@ def attribute(
     as_json: AsJson = False,
 ) -> None:
     """Ask a kept trajectory new queries; nothing is retrained."""
+    from magic_tui.client.checking import ask_checked
     from magic_tui.client.engine import connect
 
     columns = {
@@ -66,7 +67,7 @@ def attribute(
         **({} if tolerance is None else {"tolerance": _checked(tolerance)}),
     }
     engine = connect(runs_dir)
-    view = engine.attribute(engine.find(run)["id"], request)
+    view = ask_checked(engine, engine.find(run), request)
     job = view["jobs"][-1]
     if detach:
         _print_queued(view, job["attribution"], as_json)

@@ -21,6 +21,7 @@ from magic_tui.client.asking import (
 )
 from magic_tui.client.basket import Basket
 from magic_tui.client.basket_file import keep_basket, kept_basket
+from magic_tui.client.checking import ask_checked
 from magic_tui.client.query_cost import QueryCost, query_cost
 from magic_tui.client.recent import Recent
 from magic_tui.safe_text import one_line
@@ -228,8 +229,7 @@ class AskingScreen(MagicScreen):
         try:
             engine = self.magic.engine()
             # A question that may be repeated reaches an engine that was started anew meanwhile.
-            engine.run(run)
-            view = engine.attribute(run, request_of(basket, reduction))
+            view = ask_checked(engine, engine.run(run), request_of(basket, reduction))
         except (MagicError, OSError, UnicodeError) as error:
             self.from_thread(self._refused, str(error))
             return

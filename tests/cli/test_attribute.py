@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ RUN = "20250102T030405-abc123"
 
 
 @pytest.fixture
-def trained(runs: Path, engine: FakeEngine) -> FakeEngine:
+def trained(runs: Path, engine: FakeEngine, fake_worker: Callable[[str], None]) -> FakeEngine:
     """An engine with a finished run whose new attributions are there at once."""
     fake = FakeRun()
     path = fake.write(runs).path
@@ -87,3 +88,17 @@ def test_unclear_questions_are_refused(
 ) -> None:
     result = magic("attribute", *arguments)
     assert result.exit_code == 2 and sentence in result.stderr
+
+
+def test_no_job_is_made_of_what_is_refused(
+    trained: FakeEngine, magic: Magic, fake_worker: Callable[[str], None]
+) -> None:
+    fake_worker("refuse")
+    result = magic("attribute", "--queries", "typo.jsonl", "--json")
+    assert result.exit_code == 2
+    assert result.stderr == "magic: data.path: no file x.jsonl; check the path\n"
+    assert trained.of_kind("POST", "/attributions") == []
+    # A check that fails itself keeps nobody from asking.
+    fake_worker("crash")
+    assert magic("attribute", "--text", "a", "--detach").exit_code == 0
+    assert len(trained.of_kind("POST", "/attributions")) == 1

@@ -1,0 +1,117 @@
+"""Queries are checked before a job is made of them, without torch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.contract.config import RunConfig
+from engine.contract.errors import UsageError
+from engine.contract.request import AttributionRequest
+from engine.records.run_folder import RunFolder
+from engine.worker.texts import check_queries
+from tests.cli.fake_run import FakeRun
+
+LENGTH = {"data": {"path": "x.jsonl", "sequence_length": 16}}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A finished run of texts, its rows 16 tokens long."""
+    return FakeRun(config=LENGTH).write(tmp_path_factory.mktemp("runs"))
+
+
+def check(run: RunFolder, **asked: Any) -> dict[str, Any]:
+    return check_queries(run, AttributionRequest.model_validate(asked))
+
+
+def test_what_can_be_asked_passes(run: RunFolder, tmp_path: Path) -> None:
+    assert check(run, texts=("who sat on the mat?", "wörld peace " * 50))["queries"] == 2
+    assert check(run, texts=("peace",), prompts=("the cat sat ",))["queries"] == 1
+    file = tmp_path / "q.jsonl"
+    file.write_text('{"text": "who sat?", "n": 1}\n{"text": "the cat", "n": 2}\n')
+    assert check(run, queries={"path": str(file)})["queries"] == 2
+    # What is not on this machine is for the job to fetch.
+    assert check(run, queries={"path": "some/dataset"})["queries"] is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"queries": {"path": "/nowhere/typo.jsonl"}}, "no file or folder at '/nowhere/typo"),
+        ({"queries": {"path": "FILE", "text_column": "body"}}, "no column 'body'"),
+        ({"queries": {"path": "FILE", "split": "test"}}, "does not fit the data set"),
+        ({"queries": {"path": "EMPTY"}}, "empty|predict"),
+        ({"texts": ("peace",), "prompts": ("the cat sat on a mat " * 9,)}, "prompt"),
+        ({"texts": ("a",)}, "--text"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(
+    run: RunFolder, tmp_path: Path, asked: dict[str, Any], words: str
+) -> None:
+    (tmp_path / "FILE.jsonl").write_text('{"text": "who sat?"}\n')
+    (tmp_path / "EMPTY.jsonl").write_text('{"text": ""}\n')
+    if asked.get("queries", {}).get("path") in ("FILE", "EMPTY"):
+        path = tmp_path / f"{asked['queries']['path']}.jsonl"
+        asked = {"queries": asked["queries"] | {"path": str(path)}}
+    with pytest.raises(UsageError, match=words):
+        check(run, **asked)
+
+
+def test_texts_are_not_asked_of_images(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "20250102T030405-abc123")
+    run.path.mkdir()
+    values = {
+        "task": "image_classification", "name": "n", "model": {"path": "cnn"},
+        "data": {"path": "d"},
+    }  # fmt: skip
+    run.write_config(RunConfig.model_validate(values), run.id, 1.0)
+    with pytest.raises(UsageError, match="has no texts: ask with --queries DATA and --split"):
+        check(run, texts=("who?",))
+    with pytest.raises(UsageError, match="no file or folder at"):
+        check(run, queries={"path": str(tmp_path / "typo.parquet")})
+
+
+def test_a_run_that_is_not_prepared_has_its_data_checked(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "20250102T030405-abc123")
+    run.path.mkdir()
+    values = {"name": "n", "model": {"path": "m"}, "data": {"path": "d"}}
+    run.write_config(RunConfig.model_validate(values), run.id, 1.0)
+    assert check(run, texts=("a",))["queries"] == 1
+    with pytest.raises(UsageError, match="no file or folder at"):
+        check(run, queries={"path": str(tmp_path / "typo.jsonl")})
+
+
+def test_its_process_loads_no_torch(run: RunFolder, tmp_path: Path) -> None:
+    request = tmp_path / "request.json"
+    request.write_text(json.dumps({"texts": ["who sat on the mat? " * 4_000]}))
+    code = (
+        "import sys; from engine.worker.__main__ import main; "
+        f"code = main(['check', '--run', {str(run.path)!r}, '--request-file', {str(request)!r}]); "
+        "print(code, 'torch' in sys.modules, 'transformers' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    answer, state = done.stdout.splitlines()
+    assert json.loads(answer)["queries"] == 1 and state == "0 False False"
+
+
+def test_tokens_are_those_of_transformers(run: RunFolder) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    from engine.data.tokens import tokenize
+    from engine.worker.texts import _KeptTokenizer, typed_documents
+
+    kept: Any = _KeptTokenizer(run.tokenizer_file)
+    theirs = PreTrainedTokenizerFast(tokenizer_file=str(run.tokenizer_file))
+    asked = AttributionRequest(texts=("wörld 🎉 peace", "tea"), prompts=("the cat ", "rain "))
+    for one, other in zip(
+        tokenize(typed_documents(asked), kept, 16).tokens,
+        tokenize(typed_documents(asked), theirs, 16).tokens,
+        strict=True,
+    ):
+        assert np.array_equal(one.input_ids, other.input_ids)
+        assert np.array_equal(one.predicted, other.predicted)
