@@ -49,8 +49,8 @@ class LoadedCausalLM(LoadedModel):
         return cache if self.loss.plain_head and cache <= self.loss.cache_bytes else 0
 
 
-def load_tokenizer(config: ModelConfig) -> Any:
-    """The model's tokenizer.
+def load_tokenizer(config: ModelConfig, files: Path | None = None) -> Any:
+    """The model's tokenizer, from the folder ``files`` if it is not that of the model.
 
     Raises:
         UsageError: if there is none or it cannot be loaded.
@@ -59,7 +59,9 @@ def load_tokenizer(config: ModelConfig) -> Any:
 
     with _quiet(), _loading(config, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(
-            config.path, revision=config.revision, trust_remote_code=config.trust_remote_code
+            files or config.path,
+            revision=config.revision,
+            trust_remote_code=config.trust_remote_code,
         )
         if not tokenizer("a b c", add_special_tokens=False).input_ids:
             raise UsageError(
@@ -70,7 +72,12 @@ def load_tokenizer(config: ModelConfig) -> Any:
 
 
 def load_causal_lm(
-    config: ModelConfig, seed: int, device: torch.device, *, force_dropout: bool = False
+    config: ModelConfig,
+    seed: int,
+    device: torch.device,
+    *,
+    force_dropout: bool = False,
+    files: Path | None = None,
 ) -> LoadedCausalLM:
     """The model of a run config with its tokenizer, on ``device``, checked for replay.
 
@@ -79,13 +86,14 @@ def load_causal_lm(
         seed: draws the weights of a model from scratch, and those of adapters.
         device: where it computes.
         force_dropout: keep the model's dropout although it makes scores hard to trust.
+        files: the folder of its config and tokenizer, if it is not the model's own.
 
     Raises:
         UsageError: if it cannot be loaded, has no eager attention, has dropout, contains an
             operation that cannot be differentiated twice, or lacks a layer to be adapted.
     """
-    tokenizer = load_tokenizer(config)
-    model = _build(config, seed)
+    tokenizer = load_tokenizer(config, files)
+    model = _build(config, seed, files)
     if config.lora is not None:
         add_adapters(model, config.lora, seed, config.path)
     model.to(device)
@@ -102,13 +110,14 @@ def load_causal_lm(
     return LoadedCausalLM(loss, dropout, frozen_parameters(loss), tokenizer)
 
 
-def _build(config: ModelConfig, seed: int) -> Any:
+def _build(config: ModelConfig, seed: int, files: Path | None) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
     dtype = getattr(torch, config.dtype)
     with _quiet(), _loading(config, "model"):
-        settings = AutoConfig.from_pretrained(config.path, revision=config.revision, **options)
+        source = files or config.path
+        settings = AutoConfig.from_pretrained(source, revision=config.revision, **options)
         if config.dropout == 0:
             _clear_dropout(settings)
         if config.from_scratch:

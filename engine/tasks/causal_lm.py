@@ -16,7 +16,7 @@ from engine.data.tokens import Tokenized, TokenizedDocument, tokenize
 from engine.models.causal_lm_loss import IGNORED
 from engine.models.layers import checked_layers
 from engine.models.load import LoadedCausalLM, load_causal_lm
-from engine.tasks.task import AskedDocument, Prepared
+from engine.tasks.task import AskedDocument, Origins, Prepared
 
 
 class RowDataset:
@@ -78,10 +78,14 @@ class CausalLM:
 
     @classmethod
     def restore(
-        cls, config: RunConfig, arrays: Mapping[str, NDArray[Any]], device: torch.device
+        cls,
+        config: RunConfig,
+        arrays: Mapping[str, NDArray[Any]],
+        device: torch.device,
+        origins: Origins,
     ) -> "CausalLM":
         """The task of a run whose rows were kept."""
-        return cls(config, load_model(config, device), Rows.from_arrays(arrays))
+        return cls(config, load_model(config, device, origins), Rows.from_arrays(arrays))
 
     @property
     def dataset(self) -> RowDataset:
@@ -132,14 +136,23 @@ def _used(tokenized: Tokenized) -> Documents:
     return replace(tokenized.documents, facts=tokenized.facts(), warnings=warnings)
 
 
-def load_model(config: RunConfig, device: torch.device) -> LoadedCausalLM:
+def load_model(
+    config: RunConfig, device: torch.device, origins: Origins | None = None
+) -> LoadedCausalLM:
     """The config's model, its weights as they were before training.
 
     Raises:
         UsageError: if it cannot be loaded, or has too few positions.
     """
+    settings, origins = config.model, origins or Origins()
+    if origins.commit is not None:
+        settings = settings.model_copy(update={"revision": origins.commit})
     model = load_causal_lm(
-        config.model, config.seed, device, force_dropout="dropout" in config.force
+        settings,
+        config.seed,
+        device,
+        force_dropout="dropout" in config.force,
+        files=origins.model_files,
     )
     if config.training.recompute:
         if model.dropout:

@@ -1,10 +1,6 @@
 """The task that a config names."""
 
-import importlib
-import importlib.util
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +12,8 @@ from engine.tasks.causal_lm import CausalLM
 from engine.tasks.example_task import ExampleTask
 from engine.tasks.examples import OfExamples
 from engine.tasks.image_classification import ImageClassification
-from engine.tasks.task import Prepared, Task
+from engine.tasks.own_code import Copy, load_module
+from engine.tasks.task import Origins, Prepared, Task
 
 
 def prepare_task(config: RunConfig, device: torch.device) -> Prepared:
@@ -27,11 +24,11 @@ def prepare_task(config: RunConfig, device: torch.device) -> Prepared:
     """
     if config.task == CAUSAL_LM:
         return CausalLM.prepare(config, device)
-    return OfExamples.prepare(_example_task(config.task), config, device)
+    return OfExamples.prepare(_example_task(config.task, {}), config, device)
 
 
 def restore_task(
-    config: RunConfig, arrays: Mapping[str, NDArray[Any]], device: torch.device
+    config: RunConfig, arrays: Mapping[str, NDArray[Any]], device: torch.device, origins: Origins
 ) -> Task:
     """The task of a run from the rows that were kept of it.
 
@@ -39,16 +36,16 @@ def restore_task(
         UsageError: if the model or the task can no longer be loaded.
     """
     if config.task == CAUSAL_LM:
-        return CausalLM.restore(config, arrays, device)
-    return OfExamples.restore(_example_task(config.task), config, arrays, device)
+        return CausalLM.restore(config, arrays, device, origins)
+    return OfExamples.restore(_example_task(config.task, origins.code), config, arrays, device)
 
 
-def _example_task(name: str) -> ExampleTask:
+def _example_task(name: str, copies: Mapping[str, Copy]) -> ExampleTask:
     if name == IMAGE_CLASSIFICATION:
         return ImageClassification()
     place, _, attribute = name.rpartition(":")
     try:
-        found = getattr(_module(place), attribute)
+        found = getattr(load_module(place, copies), attribute)
         task = found() if isinstance(found, type) else found
     except Exception as error:
         raise UsageError(
@@ -58,22 +55,3 @@ def _example_task(name: str) -> ExampleTask:
     if not isinstance(task, ExampleTask):
         raise UsageError(f"task: {name} is no engine.ExampleTask; make it a subclass of that")
     return task
-
-
-def _module(place: str) -> Any:
-    """An importable module, or a file of Python."""
-    path = Path(place)
-    if not place.endswith(".py"):
-        return importlib.import_module(place)
-    spec = importlib.util.spec_from_file_location(f"_task_{path.stem}", path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise FileNotFoundError(f"there is no file {place}")
-    module = importlib.util.module_from_spec(spec)
-    # What stands beside it may be imported by it.
-    sys.path.append(str(path.parent))
-    try:
-        sys.modules[module.__name__] = module
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.parent))
-    return module

@@ -1,6 +1,8 @@
 """What the worker asks of a task, whatever it trains."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +12,19 @@ from engine.contract.config import SourceConfig
 from engine.data.sources import Documents
 from engine.models.loaded import LoadedModel
 from engine.stream import RowSource
+from engine.tasks.own_code import Copy
+
+
+@dataclass(frozen=True)
+class Origins:
+    """What a prepared run is loaded from in place of what its config names now."""
+
+    model_files: Path | None = None
+    """The folder that the model's config and tokenizer are read from; None: the model's own."""
+    commit: str | None = None
+    """Of a model of the hub: what its revision meant when the run was prepared."""
+    code: Mapping[str, Copy] = field(default_factory=dict)
+    """By module, the files of a task of one's own that are read from copies."""
 
 
 class Rows(Protocol):

@@ -6,6 +6,7 @@ measured, so that an interruption costs the retraining under way and no more:
     subset, kind, documents   what was left out
     measurements              by attribution, φ of each of its queries
     model                     the file of the model, if it was kept
+    made_from                 a digest of what the run was made from, weights and rows included
 
 A retraining serves every method and every attribution that was complete by then. For queries
 asked later the kept model is measured, or the subset retrained, and a second record added.
@@ -26,18 +27,30 @@ Measured = Mapping[str, list[float]]
 class Bank:
     """What is known of the retrainings of one run; one process writes at a time."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, made_from: str | None) -> None:
         """Read the journal, and open it for more.
+
+        Records of a run that was made from something else are left aside.
+
+        Args:
+            file: the journal.
+            made_from: a digest of what the run is made from, if that was recorded.
 
         Raises:
             RunError: if a line before the last is damaged.
         """
         file.parent.mkdir(exist_ok=True)
         self.folder = file.parent
+        self.made_from = made_from
+        self.left_aside = 0
+        """Records that were made from something else."""
         self._records: dict[str, dict[str, Any]] = {}
         try:
             for record in read_journal(file):
-                self._take(record)
+                if record.get("made_from") == made_from:
+                    self._take(record)
+                else:
+                    self.left_aside += 1
             self._journal = JournalWriter(file)
         except (RunError, KeyError) as error:
             raise RunError(
@@ -71,6 +84,7 @@ class Bank:
             "documents": list(subset.documents),
             "measurements": dict(measured),
             "model": model,
+            "made_from": self.made_from,
         }
         self._journal.append("retrained", **record)
         self._journal.sync()

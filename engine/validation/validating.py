@@ -27,6 +27,7 @@ from engine.validation.subsets import (
     strongest,
 )
 from engine.validation.table import ValidationTable
+from engine.worker.fingerprint import identity_of
 from engine.worker.job import Job
 from engine.worker.reporter import Reporter
 
@@ -69,7 +70,13 @@ class Validating:
                 retrainer(task)
             self._probe(job, retrainer)
             return
-        bank = Bank(self.folder.bank_file)
+        bank = Bank(self.folder.bank_file, identity_of(self.folder.prepared().get("fingerprint")))
+        if bank.left_aside:
+            self.report(
+                Event.WARNING,
+                message=f"{bank.left_aside} retrainings in {self.folder.bank_file} were made from "
+                "other weights, data or code than this run; they are left aside",
+            )
         try:
             for each in finished_by_lost_owners(self.folder):
                 name = each.subset.name

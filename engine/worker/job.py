@@ -1,6 +1,7 @@
 """A run made ready to compute: its task, stream and trainer."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from engine.magic.state import TrainState
 from engine.models.loaded import LoadedModel
 from engine.planning import Training
 from engine.stream import DataStream
-from engine.tasks.task import Rows, Task
+from engine.tasks.task import Origins, Rows, Task
 from engine.trainer import Trainer
 
 
@@ -26,6 +27,12 @@ class Job:
     trainer: Trainer
     rate: LearningRateSpec
     device: torch.device
+    weights: Mapping[str, str]
+    """By name, digests of what the model's tensors were before training."""
+    origins: Origins = field(default_factory=Origins)
+    """What was loaded in place of what the config names."""
+    warnings: tuple[str, ...] = ()
+    """A sentence for each change, since the run was prepared, of what it was made from."""
 
     @property
     def model(self) -> LoadedModel:

@@ -12,10 +12,12 @@ from engine.data.sources import Documents, read_documents
 from engine.data.tokens import TokenizedDocument, tokenize
 from engine.magic.optimizers import LearningRateSpec
 from engine.magic.state import Batch, Params
+from engine.models.digests import weight_digests
 from engine.records.manifest import read_manifest
 from engine.records.run_folder import RunFolder
 from engine.tasks.causal_lm import check_tokens, load_model, model_inputs
 from engine.trainer import Trainer
+from engine.worker.fingerprint import Fingerprint
 from engine.worker.preparing import new_trainer
 from engine.worker.texts import typed_documents
 
@@ -34,7 +36,9 @@ def token_losses(folder: RunFolder, asked: AttributionRequest) -> dict[str, Any]
     if not config.has_tokens:
         raise UsageError(f"run {folder.id} trains {config.task}: there are no tokens to show")
     documents, where = _documents(asked)
-    model = load_model(config, device)
+    made_from = Fingerprint(folder)
+    model = load_model(config, device, made_from.origins())
+    made_from.check_model(model, weight_digests(model.loss))
     tokenized = tokenize(documents, model.tokenizer, config.data.sequence_length)
     tokenized.check(where, "texts", strict=True)
     check_tokens(tokenized.tokens, model, where)

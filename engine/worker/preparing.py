@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,17 @@ from engine.data.order import batch_order, step_table
 from engine.data.sources import Documents
 from engine.magic.optimizers import LearningRateSpec, OptimizerSpec, build_optimizer
 from engine.magic.ranks import ALONE, Ranks
+from engine.models.digests import weight_digests
 from engine.models.loaded import LoadedModel
 from engine.models.module_loss import ModuleLoss
+from engine.records.made_from import combined
 from engine.records.run_folder import RunFolder
 from engine.records.tables import RowTable, write_arrays, write_documents
 from engine.sharding.mesh import Mesh
 from engine.tasks.named import prepare_task, restore_task
-from engine.tasks.task import Task
+from engine.tasks.task import Origins, Task
 from engine.trainer import Trainer
+from engine.worker.fingerprint import Fingerprint, rows_digest
 from engine.worker.garbage import all_is_loaded
 from engine.worker.in_turn import in_turn
 from engine.worker.job import Job
@@ -49,17 +52,23 @@ def stored_job(folder: RunFolder, device: torch.device, ranks: Ranks = ALONE) ->
     """The job of an existing run: its stored rows, its config and its model.
 
     Raises:
-        UsageError: if the config's model can no longer be loaded, or the folder is not readable.
+        UsageError: if the config's model can no longer be loaded, what it was made from changed,
+            or the folder is not readable.
         RunError: if the stored rows are damaged.
     """
     config = folder.config()
-    table = RowTable(folder.rows_store)
+    table, made_from = RowTable(folder.rows_store), Fingerprint(folder)
+    origins: list[Origins] = []
 
     def load() -> _Loaded:
-        task = restore_task(config, table.arrays(), _loaded_to(device, ranks))
-        return _loaded(config, task, int(task.rows.document_ids.max()) + 1, ranks)
+        origins.append(made_from.origins())
+        task = restore_task(config, table.arrays(), _loaded_to(device, ranks), origins[0])
+        loaded = _loaded(config, task, int(task.rows.document_ids.max()) + 1, ranks)
+        made_from.check(task, loaded.weights)
+        return loaded
 
     job = _job(config, load, device, ranks)
+    job = replace(job, origins=origins[0], warnings=tuple(made_from.warnings))
     steps = step_table(job.order, len(job.rows), config.training.epochs)
     if not np.array_equal(steps, table.steps()):
         raise RunError(
@@ -113,10 +122,11 @@ def _loaded_to(device: torch.device, ranks: Ranks) -> torch.device:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A task with its model, and how many documents it trains on."""
+    """A task with its model, how many documents it trains on, and the digests of its weights."""
 
     task: Task
     documents: int
+    weights: dict[str, str]
 
 
 def _loaded(config: RunConfig, task: Task, documents: int, ranks: Ranks) -> _Loaded:
@@ -126,7 +136,7 @@ def _loaded(config: RunConfig, task: Task, documents: int, ranks: Ranks) -> _Loa
             f"training.recompute: the model of task {config.task} has no layers that could be "
             "computed again; set it to false"
         )
-    return _Loaded(task, documents)
+    return _Loaded(task, documents, weight_digests(task.model.loss))
 
 
 def _job(config: RunConfig, load: Callable[[], _Loaded], device: torch.device, ranks: Ranks) -> Job:
@@ -166,11 +176,12 @@ def _assembled(
         shuffle=training.shuffle,
     )
     rate = LearningRateSpec(steps=len(order), **training.schedule.model_dump())
-    digests = {} if mesh is None else _digests(task, order)
+    digests = {} if mesh is None else _digests(loaded, order)
     if mesh is not None and mesh.group.count == 1:
         task.model.loss.to(device)
     trainer = new_trainer(config, task.model, rate, mesh)
-    return Job(config, task, loaded.documents, order, trainer, rate, device), digests
+    job = Job(config, task, loaded.documents, order, trainer, rate, device, loaded.weights)
+    return job, digests
 
 
 def _check_whole_batches(config: RunConfig, model: LoadedModel, ranks: Ranks) -> None:
@@ -184,19 +195,13 @@ def _check_whole_batches(config: RunConfig, model: LoadedModel, ranks: Ranks) ->
         raise UsageError(f"devices.ranks: {what}; set 1")
 
 
-def _digests(task: Task, order: list[Any]) -> dict[str, str]:
-    weights, data, steps = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
-    for name, parameter in task.model.loss.named_parameters():
-        weights.update(name.encode())
-        # A sum in float64 differs if any weight does, but for a conspiracy of several.
-        weights.update(parameter.detach().double().sum().cpu().numpy().tobytes())
-    for array in task.rows.arrays().values():
-        data.update(array.tobytes())
+def _digests(loaded: _Loaded, order: list[Any]) -> dict[str, str]:
+    steps = hashlib.sha256()
     for chosen in order:
         steps.update(chosen.tobytes())
     return {
-        "the training data": data.hexdigest()[:12],
-        "the model's weights": weights.hexdigest()[:12],
+        "the training data": rows_digest(loaded.task.rows)[:12],
+        "the model's weights": combined(loaded.weights)[:12],
         "the order of the data": steps.hexdigest()[:12],
     }
 

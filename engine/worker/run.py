@@ -34,6 +34,7 @@ from engine.worker.device import (
     give_back_memory,
     set_up_device,
 )
+from engine.worker.fingerprint import record_fingerprint
 from engine.worker.job import Job
 from engine.worker.mesh import join
 from engine.worker.prediction import Prediction, predict
@@ -175,7 +176,8 @@ class _Run:
         )
         settled = {"micro_batch_size": job.trainer.step.micro_batch_size}
         facts = {"schedule": plan.schedule.kind, **settled, **arithmetic(job.device)}
-        self.folder.write_prepared({**facts, "data": documents.facts})
+        made_from = record_fingerprint(self.folder, job.config, job.task, job.weights)
+        self.folder.write_prepared({**facts, "data": documents.facts, "fingerprint": made_from})
 
     def _write(self, job: Job, documents: Documents, queries: Queries | None) -> None:
         """What every later attempt takes up again."""
@@ -194,7 +196,10 @@ class _Run:
             warning = compute_as_before(self.folder, self.device)
             if warning is not None:
                 self.report(Event.WARNING, message=warning)
-        return stored_job(self.folder, self.device, self.ranks)
+        job = stored_job(self.folder, self.device, self.ranks)
+        for warning in job.warnings:
+            self.report(Event.WARNING, message=warning)
+        return job
 
     def train_and_attribute(self, job: Job) -> None:
         """Bring the trajectory to its end, and ask it; damaged files of it are made again."""

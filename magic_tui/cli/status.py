@@ -24,6 +24,7 @@ def status(
     """
     from magic_tui.client.attribution_list import attribution_list
     from magic_tui.client.engine import connect, is_finished
+    from magic_tui.client.made_from import made_from_of
     from magic_tui.client.subspaces import subspaces_of
     from magic_tui.client.verdict_of import verdict_of
 
@@ -33,6 +34,8 @@ def status(
         facts["attribution_list"] = attribution_list(facts)
         subspaces = subspaces_of(Path(facts["path"]))
         facts = {**facts, "subspaces": subspaces} if subspaces else facts
+        if (made_from := made_from_of(Path(facts["path"]))) is not None:
+            facts = {**facts, "made_from": made_from}
         judged = verdict_of(Path(facts["path"]))
         if judged is not None:
             from magic_tui.client.verdict import verdict_facts

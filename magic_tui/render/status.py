@@ -26,6 +26,7 @@ from magic_tui.safe_text import one_line
 Fact = tuple[str, str]
 
 _NAME_WIDTH = 12
+_SHOWN_DIGITS = 12
 _MOST_LINES = 4
 _MOST_LISTED = 6
 """Attributions, and jobs, that are listed."""
@@ -71,6 +72,8 @@ def _about_run(run: View) -> Iterator[Fact]:
     yield "model", one_line(run["model"])
     if run["trust_remote_code"]:
         yield "code", "executes code that comes with the model (model.trust_remote_code: true)"
+    if run.get("made_from"):
+        yield "made from", _made_from(run["made_from"])
     yield "trained", f"{steps_text(run)} steps"
     if run["documents"] is not None:
         yield "documents", count_text(run["documents"])
@@ -101,6 +104,19 @@ def _attributions(run: View) -> Iterator[Fact]:
     for each in known[-_MOST_LISTED:]:
         state = "" if each["state"] == "succeeded" else f"{each['state']}, "
         yield each["attribution"], state + queries_text(each, _WORDS)
+
+
+def _made_from(made_from: View) -> str:
+    """Digests of what its numbers are a function of, and what computes them."""
+    names = {"files": "config and tokenizer", "commit": "commit"}
+    parts = [
+        f"{names.get(name, name)} {str(made_from[name])[:_SHOWN_DIGITS]}"
+        for name in ("weights", "data", "files", "commit", "code")
+        if made_from.get(name)
+    ]
+    libraries = made_from["libraries"]
+    shown = [f"{n} {libraries[n]}" for n in ("torch", "transformers") if n in libraries]
+    return one_line(" · ".join((*parts, *shown)))
 
 
 def _trust(verdict: View) -> str:

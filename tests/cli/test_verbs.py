@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from engine.contract.states import RunState
+from engine.records.run_folder import RunFolder
 from magic_tui.client import start
 from magic_tui.client.engine import UNREADABLE
 from magic_tui.render.states import SIGNS
@@ -136,6 +137,25 @@ def test_status_of_one_run(engine: FakeEngine, magic: Magic) -> None:
     (listed,) = view.pop("attribution_list")
     assert (listed["attribution"], listed["job"], listed["state"]) == ("a0001", 1, "running")
     assert view == {"schema_version": 1, **engine.runs[RUN]}
+
+
+def test_status_says_what_a_run_was_made_from(
+    engine: FakeEngine, magic: Magic, tmp_path: Path
+) -> None:
+    made_from = {
+        "weights": {"model.w": "ab12"}, "data": "c" * 64,
+        "model": {"files": {"config.json": "d" * 64}, "commit": "e" * 40, "code": {}},
+        "libraries": {"torch": "2.11.0", "numpy": "2.0"},
+    }  # fmt: skip
+    RunFolder(tmp_path).write_prepared({"fingerprint": made_from})
+    engine.add(RUN, "succeeded")
+    engine.runs[RUN]["path"] = str(tmp_path)
+    text = " ".join(magic("status", RUN).stdout.split())
+    assert "made from weights " in text and "· data cccccccccccc ·" in text
+    assert "commit eeeeeeeeeeee · torch 2.11.0" in text
+    shown = json.loads(magic("status", RUN, "--json").stdout)["made_from"]
+    assert shown["commit"] == "e" * 40 and shown["libraries"] == made_from["libraries"]
+    assert set(shown) == {"weights", "data", "files", "commit", "libraries"}
 
 
 def test_status_of_all_lists_what_is_not_finished(engine: FakeEngine, magic: Magic) -> None:

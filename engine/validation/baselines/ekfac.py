@@ -92,7 +92,7 @@ def _trained_module(known: Known) -> nn.Module:
     config = known.job.config
     model = config.model.model_copy(update={"dtype": "float32"})
     changed = config.model_copy(update={"model": model})
-    task = restore_task(changed, known.job.rows.arrays(), known.job.device)
+    task = restore_task(changed, known.job.rows.arrays(), known.job.device, known.job.origins)
     module: nn.Module = task.model.loss
     final = {**known.final.params, **known.final.buffers}
     with torch.no_grad():
