@@ -13,6 +13,7 @@ came about. The model's config, its tokenizer and a task's code are kept in the 
 of the config's path are others by now, the copies are used, and a warning says so.
 """
 
+import contextlib
 import hashlib
 import sys
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.contract.config import CAUSAL_LM, IMAGE_CLASSIFICATION, ModelConfig, RunConfig
+from engine.contract.environment import magic_version
 from engine.contract.errors import RunError
 from engine.models.loaded import LoadedModel
 from engine.records.made_from import (
@@ -38,7 +40,6 @@ from engine.tasks.own_code import Copy, code_files
 from engine.tasks.task import Origins, Rows, Task
 
 _LIBRARIES = ("torch", "transformers", "torchopt", "peft", "tokenizers", "numpy", "safetensors")
-_OURS = "magic-attribution"
 _READ = (
     *("config.json", "generation_config.json", "*token*", "*vocab*", "merges*", "*.model"),
     *("*.spm", "*.tiktoken", "*.jinja", "bpe.codes", "dict.txt"),
@@ -204,12 +205,10 @@ class Fingerprint:
 def libraries() -> dict[str, str]:
     """The versions of what computes; those that are not installed are left out."""
     found = {}
-    for name in (*_LIBRARIES, _OURS):
-        try:
-            found["magic" if name == _OURS else name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    for name in _LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return {**found, "magic": magic_version()}
 
 
 def rows_digest(rows: Rows) -> str:
@@ -233,7 +232,9 @@ def identity_of(facts: dict[str, Any] | None) -> str | None:
 
 def _model_facts(kept: Path, config: ModelConfig, loaded: LoadedModel) -> dict[str, Any]:
     folder = _folder_of(config)
-    files = [KeptFile.keep(name, folder / name, kept / name) for name in _small_files(folder)]
+    files = [
+        KeptFile.keep(name, folder / name, kept / name) for name in sorted(_small_files(folder))
+    ]
     return {
         "folder": str(folder),
         "commit": None if Path(config.path).is_dir() else folder.name,
