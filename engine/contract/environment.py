@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+PARENT_PIPE = "MAGIC_SUPERVISOR_PIPE"
+"""Names the descriptor of a pipe that whoever started a worker holds open: it ends with them."""
 ROOT = Path(__file__).resolve().parents[2]
 _INSTALLED = ("site-packages", "dist-packages")
 _KEPT = (

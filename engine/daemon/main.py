@@ -1,12 +1,13 @@
 """The ``magic-engine`` command: one engine in the foreground."""
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from engine.contract.environment import magic_version
 from engine.contract.errors import MagicError
+from engine.daemon.log import set_up_log
 from engine.records.places import state_folder
 
 _DESCRIPTION = """\
@@ -35,14 +36,7 @@ MAGIC_RUNTIME_DIR. Runs end with the container, and go on when an engine starts 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the engine until it is told to end: the entry point of ``magic-engine``."""
-    _parser().parse_args(arguments)
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    # What uvicorn tells at this level, the server tells itself.
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    set_up_log(_parser().parse_args(arguments).log)
     try:
         _run()
     except MagicError as error:
@@ -78,4 +72,10 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"magic-engine {magic_version()}")
+    parser.add_argument(
+        "--log",
+        type=Path,
+        metavar="FILE",
+        help="the file that stderr goes to: beyond 4 MB it is put aside as FILE.1",
+    )
     return parser

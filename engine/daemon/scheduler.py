@@ -75,6 +75,7 @@ class Scheduler:
         self._touched: dict[RunWatch, None] = {}
         self._notes: WeakKeyDictionary[JobWatch, _Notes] = WeakKeyDictionary()
         self._seen: WeakSet[RunWatch] = WeakSet()
+        self._complaints: WeakKeyDictionary[RunWatch, str] = WeakKeyDictionary()
         self._active: list[RunWatch] = []
         """At work or waiting when last looked at; whoever asks for a view may know better."""
         self._served = self._looked = self._rechecked = -RECHECK_SECONDS
@@ -192,9 +193,17 @@ class Scheduler:
                 self.ask(watch)
                 for job in watch.jobs:
                     self._follow_job(job)
-            except (MagicError, OSError):
+            except (MagicError, OSError) as error:
                 # One folder that is gone, or cannot be read, must not hold up the others.
-                log.warning("cannot look after %s", watch.folder.path, exc_info=True)
+                self._complain(watch, str(error))
+            else:
+                self._complaints.pop(watch, None)
+
+    def _complain(self, watch: RunWatch, problem: str) -> None:
+        """Write a problem into the log, once."""
+        if self._complaints.get(watch) != problem:
+            self._complaints[watch] = problem
+            log.warning("cannot look after %s: %s", watch.folder.path, problem)
 
     def _follow_job(self, job: JobWatch) -> None:
         notes = self._noted(job)
@@ -244,7 +253,7 @@ class Scheduler:
         except (MagicError, OSError) as error:
             notes.again_at = time.monotonic() + RETRY_SECONDS
             notes.problem = f"could not be started: {error}; it is tried again"
-            log.warning("job %s of %s %s", job.number, watch.folder.path, notes.problem)
+            self._complain(watch, f"job {job.number} {notes.problem}")
             return Refused(notes.problem, others=True)
         self._children.append(child)
         log.info("started %s as process %d", attempt.path, child.pid)

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engine.contract.environment import child_environment, environment_for_a_run
+from engine.contract.environment import PARENT_PIPE, child_environment, environment_for_a_run
 from engine.contract.errors import RunError
 from engine.contract.states import Ending
 from engine.daemon.memory_kills import MemoryKills
@@ -34,7 +34,6 @@ from engine.records.opening import regular
 RANK_COMMAND = [sys.executable, "-P", "-m", "engine.worker", "job", "--attempt"]
 CANCEL_PATIENCE_SECONDS = 10.0
 """How long a rank may take to stop without saving before it is killed."""
-PIPE_VARIABLE = "MAGIC_SUPERVISOR_PIPE"
 GPU_PREFIXES = ("GPU-", "MIG-")
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT)
 _ENDINGS: dict[Any, Ending] = {
@@ -192,7 +191,7 @@ def _environment(attempt: AttemptFolder, pipe: int) -> dict[str, str]:
     elif attempt.about().get("gpu") is False:
         # Prepared without one, it goes on without one.
         environment["CUDA_VISIBLE_DEVICES"] = ""
-    environment[PIPE_VARIABLE] = str(pipe)
+    environment[PARENT_PIPE] = str(pipe)
     return environment
 
 

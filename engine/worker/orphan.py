@@ -1,4 +1,7 @@
-"""A rank must not outlive its supervisor: nobody would record how it ends."""
+"""A worker must not outlive whoever started it: nobody would record how it ends, or want it.
+
+That is a supervisor, the process that stands for several ranks, or a verb of the command line.
+"""
 
 import contextlib
 import ctypes
@@ -7,17 +10,18 @@ import signal
 import sys
 import threading
 
-PIPE = "MAGIC_SUPERVISOR_PIPE"
+from engine.contract.environment import PARENT_PIPE
+
 _PR_SET_PDEATHSIG = 1
 
 
 def die_with_supervisor() -> None:
-    """Arrange to be killed when the supervisor that started this process ends.
+    """Arrange to be killed when the process that started this one ends.
 
-    It holds the other end of a pipe, which closes with it; on Linux the kernel is asked as well,
+    That holds the other end of a pipe, which closes with it; on Linux the kernel is asked as well,
     because a thread cannot run while a native library holds the interpreter's lock.
     """
-    number = os.environ.pop(PIPE, None)
+    number = os.environ.pop(PARENT_PIPE, None)
     if number is None:
         return
     descriptor = int(number)

@@ -23,9 +23,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from engine.contract.environment import is_of_a_launcher
+from engine.contract.environment import PARENT_PIPE, is_of_a_launcher
 from engine.contract.states import Ending
-from engine.worker.orphan import PIPE
 
 RANK_COMMAND = [sys.executable, "-P", "-m", "engine.worker"]
 RANK, WORLD_SIZE, LOCAL_RANK = "RANK", "WORLD_SIZE", "LOCAL_RANK"
@@ -123,7 +122,7 @@ class _Ranks:
             LOCAL_RANK: str(rank),
             WORLD_SIZE: str(count),
             MEETING: str(self._folder / "meeting"),
-            PIPE: str(pipe),
+            PARENT_PIPE: str(pipe),
         }
         environment |= _of_this_machine()
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else count

@@ -34,4 +34,7 @@ def submit_config(
     if config.model.trust_remote_code:
         narrate(f"note: {FOREIGN_CODE}")
     engine = connect(runs_dir)
-    return engine, engine.submit(new_run_id(), as_plain(config))
+    view = engine.submit(new_run_id(), as_plain(config))
+    if view["reason"]:
+        narrate(f"run {view['id']} is {view['state']}: {view['reason']}")
+    return engine, view

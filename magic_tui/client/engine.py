@@ -34,6 +34,10 @@ STOPPED = (
 _RESTING = (RunState.PAUSED, RunState.FAILED, RunState.CANCELLED, RunState.INTERRUPTED)
 
 
+class StoppedError(UnreachableError):
+    """The engine was stopped on purpose, so that no other one is started."""
+
+
 class RefusedError(MagicError):
     """The engine refused a request; carries its sentence and exit code."""
 
@@ -60,14 +64,24 @@ class Engine:
         self.runs_dir = str(runs_folder(runs_dir).absolute())
 
     def submit(self, run_id: str, config: Mapping[str, Any]) -> View:
-        """Queue a new run; safe to be asked again with the same id."""
+        """Queue a new run; safe to be asked again with the same id.
+
+        Raises:
+            RefusedError: if the engine refuses it.
+            UnreachableError: if it was not queued, because the engine was stopped.
+        """
         wanted = {
             "id": run_id,
             "runs_dir": self.runs_dir,
             "config": config,
             "environment": environment_of_a_run(os.environ),
         }
-        return self._ask(Question("POST", "/v1/runs", {}, wanted))
+        try:
+            return self._ask(Question("POST", "/v1/runs", {}, wanted))
+        except StoppedError:
+            from magic_tui.client.submitted import submitted_after_all
+
+            return submitted_after_all(self.runs_dir, run_id, config, str(self.view["pid"]))
 
     def attribute(self, run_id: str, asked: Mapping[str, Any]) -> View:
         """Queue new queries of a run's trajectory: its last job."""
@@ -198,7 +212,7 @@ class Engine:
                         "took the request before asking again"
                     ) from None
                 if not self.reconnect():
-                    raise UnreachableError(STOPPED) from None
+                    raise StoppedError(STOPPED) from None
                 continue
             if answer.status < 400:
                 return dict(answer.json())

@@ -18,7 +18,7 @@ def spawn_engine(log: Path) -> "subprocess.Popen[bytes]":
     """Start an engine that has nothing of this terminal; what it says goes to ``log``."""
     with open(log, "ab") as output:
         process = subprocess.Popen(
-            ENGINE_COMMAND,
+            [*ENGINE_COMMAND, "--log", str(log)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -1,7 +1,8 @@
 """Work that is done at once in a process of its own: planning and exporting.
 
 The worker runs in its own process group, so that ctrl+c reaches it once and through here: it is
-asked to stop with SIGINT, given time to finish what it is writing, and killed only then.
+asked to stop with SIGINT, given time to finish what it is writing, and killed only then. It never
+outlives this process, not even if that is killed.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.contract.environment import child_environment
+from engine.contract.environment import PARENT_PIPE, child_environment
 from engine.contract.errors import ExitCode, MagicError
 from magic_tui.client.processes import PYTHON, last_lines
 from magic_tui.client.signals import signals_as_interrupt
@@ -75,6 +76,9 @@ class _Worker:
         self.log = Path(log)
         self._answer: Facts | None = None
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
+        # However this process ends, its end of the pipe is closed then, and the worker ends too.
+        pipe, self._alive = os.pipe()
+        environment = {**child_environment(os.environ), PARENT_PIPE: str(pipe)}
         with open(descriptor, "wb") as errors:
             self._process = subprocess.Popen(
                 [*WORKER_COMMAND, *arguments],
@@ -82,8 +86,10 @@ class _Worker:
                 stdout=self._output,
                 stderr=errors,
                 process_group=0,
-                env=child_environment(os.environ),
+                env=environment,
+                pass_fds=[pipe],
             )
+        os.close(pipe)
 
     def wait(self, is_unwanted: Callable[[], bool] | None) -> None:
         """Wait until the worker has ended, or is not wanted any more."""
@@ -106,6 +112,7 @@ class _Worker:
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+        os.close(self._alive)
         with self._output:
             self._output.seek(0)
             self._answer = _last_object(self._output.read(), self._process.returncode)
