@@ -38,7 +38,7 @@ def load_module(place: str, copies: Mapping[str, Copy]) -> ModuleType:
     spec = _copies.find_spec(name) or importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not (name in copies or path.is_file()):
         raise FileNotFoundError(f"there is no file {place}")
-    module = importlib.util.module_from_spec(spec)
+    module, before = importlib.util.module_from_spec(spec), set(sys.modules)
     # What stands beside it may be imported by it.
     sys.path.append(str(path.parent))
     try:
@@ -46,6 +46,7 @@ def load_module(place: str, copies: Mapping[str, Copy]) -> ModuleType:
         spec.loader.exec_module(module)
     finally:
         sys.path.remove(str(path.parent))
+        _copies.loaded |= code_files(place).keys() - before
     return module
 
 
@@ -83,11 +84,14 @@ class _Copies(importlib.abc.MetaPathFinder):
 
     def __init__(self) -> None:
         self._copies: dict[str, Copy] = {}
+        self.loaded: set[str] = set()
+        """Modules of the last task, which the next one has to load again."""
 
     def serve(self, copies: Mapping[str, Copy]) -> None:
         """Serve these from now on, and no others."""
-        for name in {*self._copies, *copies}:
+        for name in {*self.loaded, *self._copies, *copies}:
             sys.modules.pop(name, None)
+        self.loaded.clear()
         self._copies = dict(copies)
         if self not in sys.meta_path:
             sys.meta_path.insert(0, self)
