@@ -75,6 +75,7 @@ def _facts(
     return {
         "text": text,
         "loss": float(losses[predicted].mean()),
+        "cut_tokens": tokens.cut,
         "tokens": [
             {"id": token, "loss": loss if counts else None}
             for token, loss, counts in zip(

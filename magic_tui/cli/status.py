@@ -26,6 +26,7 @@ def status(
     from magic_tui.client.engine import connect, is_finished
     from magic_tui.client.made_from import made_from_of
     from magic_tui.client.subspaces import subspaces_of
+    from magic_tui.client.unused_data import unused_data
     from magic_tui.client.verdict_of import verdict_of
 
     engine = connect(runs_dir)
@@ -36,6 +37,8 @@ def status(
         facts = {**facts, "subspaces": subspaces} if subspaces else facts
         if (made_from := made_from_of(Path(facts["path"]))) is not None:
             facts = {**facts, "made_from": made_from}
+        if unused := unused_data(Path(facts["path"])):
+            facts = {**facts, "data": unused}
         judged = verdict_of(Path(facts["path"]))
         if judged is not None:
             from magic_tui.client.verdict import verdict_facts

@@ -15,6 +15,7 @@ from engine.contract.request import LONGEST_TEXT
 from engine.records.run_folder import RunFolder
 from magic_tui.client.attribution import QueryDocument
 from magic_tui.client.document import decode_pieces
+from magic_tui.client.texts import CUT_MARK
 from magic_tui.client.worker import run_worker
 
 MOST_TEXTS = 5000
@@ -34,6 +35,8 @@ class Candidate:
     before: float | None = None
     after: float | None = None
     """Its mean loss before and after training, if that was measured."""
+    shown: str | None = None
+    """As far as the model reads it, if it is known to be cut."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -83,6 +86,8 @@ def candidate_of(document: QueryDocument) -> Candidate:
     # Data with a text may have columns of these names as well.
     if document.text == f"{prompt} → {completion}":
         return Candidate(prompt + completion, prompt)
+    if document.whole is not None:
+        return Candidate(document.whole, shown=document.text)
     return Candidate(document.text)
 
 
@@ -147,6 +152,8 @@ def read_losses(run: RunFolder, candidate: Candidate) -> TextLosses:
     losses = [token["loss"] for token in found["tokens"]]
     pieces = decode_pieces(run.tokenizer_file, ids)
     tokens = [TokenLoss(p.text, _mean(losses[p.start : p.stop])) for p in pieces]
+    if found.get("cut_tokens"):
+        tokens.append(TokenLoss(CUT_MARK, None))
     return TextLosses(found["loss"], tuple(tokens))
 
 

@@ -21,12 +21,12 @@ from engine.records.score_store import (
 )
 from engine.records.tables import column_names, read_table
 from magic_tui.client.recent import Recent
-from magic_tui.client.texts import DocumentTexts
+from magic_tui.client.texts import DocumentTexts, as_read
 
 _PLAIN = {
     *("id", "text", "input_ids", "targets"),
     *("loss_before", "loss_after", "measurement", "coefficient"),
-    *("outside", "expected_error"),
+    *("outside", "expected_error", "cut_tokens", "text_end"),
 }
 """Columns of a queries table that are not those of the query data."""
 _KEPT_QUERIES = 4
@@ -38,6 +38,7 @@ class QueryDocument:
     """One document of the query data and its mean loss before and after training."""
 
     text: str
+    """As far as the model reads it, with a mark if it goes on."""
     loss_before: float
     loss_after: float
     coefficient: float
@@ -46,6 +47,10 @@ class QueryDocument:
     """Share of the measurement's gradient that was not replayed; None if it was as a whole."""
     expected_error: float | None = None
     """Relative error of its scores to expect from that."""
+    whole: str | None = None
+    """All of the text, if it is cut."""
+    cut_tokens: int = 0
+    """How many tokens of it the model does not read."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,11 @@ class Query:
     def after(self) -> float:
         """The measurement after training."""
         return sum(d.coefficient * d.loss_after for d in self.documents)
+
+    @property
+    def cut_tokens(self) -> list[int]:
+        """How many tokens each of its documents that is cut has lost."""
+        return [document.cut_tokens for document in self.documents if document.cut_tokens]
 
     @property
     def left_out(self) -> tuple[float, float] | None:
@@ -240,8 +250,19 @@ def _read_queries(path: Path, count: int) -> list[Query]:
 def _query_document(row: dict[str, Any]) -> QueryDocument:
     others = {name: value for name, value in row.items() if name not in _PLAIN}
     before, after = float(row["loss_before"]), float(row["loss_after"])
-    shares = row.get("outside"), row.get("expected_error")
-    return QueryDocument(_text_of(row), before, after, float(row["coefficient"]), others, *shares)
+    text, end = _text_of(row), row.get("text_end")
+    (shown,) = as_read([text], end)
+    return QueryDocument(
+        shown,
+        before,
+        after,
+        float(row["coefficient"]),
+        others,
+        row.get("outside"),
+        row.get("expected_error"),
+        None if end is None else text,
+        int(row.get("cut_tokens") or 0),
+    )
 
 
 def _text_of(row: dict[str, Any]) -> str:

@@ -22,7 +22,8 @@ def attribution_list(run: View) -> list[dict[str, Any]]:
 
     Each has its ``attribution`` (id), ``job`` (number), ``state``, ``reason``, the number of
     ``queries`` (null until they are read), the first words of some (``texts``), the ``source`` of
-    query data that is not read yet, and its ``validations``: their jobs, states and reasons.
+    query data that is not read yet, ``cut`` (how many query documents are cut, and by how many
+    ``tokens`` in all), and its ``validations``: their jobs, states and reasons.
     """
     folder = RunFolder(Path(run["path"]))
     made = [job for job in run["jobs"] if job["work"] != "validate" and job["attribution"]]
@@ -47,7 +48,7 @@ def _facts(folder: RunFolder, run: View, name: str, job: View | None) -> dict[st
 
 def _queries(folder: RunFolder, name: str, job: View | None) -> dict[str, Any]:
     """What it asks: from its tables, or from the request while there are none."""
-    found: dict[str, Any] = {"queries": None, "texts": [], "source": None}
+    found: dict[str, Any] = {"queries": None, "texts": [], "source": None, "cut": None}
     for file in (
         folder.attributions / name / "queries.parquet",
         folder.attributions / f".{name}.new" / "queries.parquet",
@@ -71,9 +72,12 @@ def _from_table(file: Path) -> dict[str, Any]:
         names = table.schema_arrow.names
         columns = ["text"] if "text" in names else ["prompt", "completion"]
         queries = 1 + max(table.read(["measurement"]).column(0).to_pylist())
+        known = ["cut_tokens"] if "cut_tokens" in names else []
+        lost = [row["cut_tokens"] for row in table.read(known).to_pylist() if row.get("cut_tokens")]
         first = next(table.iter_batches(batch_size=_TEXTS, columns=columns)).to_pylist()
     words = [" → ".join(str(row[name] or "") for name in columns) for row in first]
-    return {"queries": queries, "texts": [_first_words(text) for text in words]}
+    cut = {"queries": len(lost), "tokens": sum(lost)}
+    return {"queries": queries, "texts": [_first_words(text) for text in words], "cut": cut}
 
 
 def _from_request(folder: RunFolder, job: int) -> dict[str, Any]:

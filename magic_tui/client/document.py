@@ -36,6 +36,8 @@ class DocumentTokens:
     """Steps that trained on it, over all epochs."""
     whole: bool = False
     """Whether it has no tokens."""
+    cut: int = 0
+    """How many tokens more the document has, which the model does not read."""
 
 
 @dataclass(frozen=True, slots=True)

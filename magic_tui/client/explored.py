@@ -121,7 +121,7 @@ class Explored:
             # Its rows would be searched for in vain.
             return read_shown(self.attribution, query, document)
         parts = self._parts.made(
-            document, lambda: read_parts(self.attribution, document, self.rows)
+            document, lambda: read_parts(self.attribution, document, self.rows, self.texts)
         )
         return read_shown(self.attribution, query, document, parts)
 

@@ -1,6 +1,6 @@
 """A training document next to one query: its tokens, their scores and its place among all."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from engine.contract.errors import UsageError
 from engine.records.tables import RowTable
-from magic_tui.client.attribution import Attribution, Query, document_texts
+from magic_tui.client.attribution import Attribution, Query
 from magic_tui.client.document import (
     DocumentTokens,
     Piece,
@@ -17,6 +17,7 @@ from magic_tui.client.document import (
     read_document,
     token_scores,
 )
+from magic_tui.client.texts import DocumentTexts
 
 Parts = tuple[DocumentTokens, list[Piece]]
 
@@ -68,15 +69,24 @@ class ShownDocument:
         return [int(index) for index in order if sizes[index] > 0]
 
 
-def read_parts(attribution: Attribution, document: int, table: RowTable | None = None) -> Parts:
+def read_parts(
+    attribution: Attribution,
+    document: int,
+    table: RowTable | None = None,
+    texts: DocumentTexts | None = None,
+) -> Parts:
     """A document's tokens and their texts, which are the same for every query.
+
+    ``table`` and ``texts`` are read from if they are open already.
 
     Raises:
         UsageError: if no row holds it.
     """
     tokens = read_document(attribution.run, document, table)
+    texts = texts or DocumentTexts(attribution.run.documents_file)
     if tokens.whole:
-        return tokens, [Piece(document_texts(attribution.run, [document])[0], 0, 1)]
+        return tokens, [Piece(texts.texts([document])[0], 0, 1)]
+    tokens = replace(tokens, cut=texts.cut_tokens(document))
     return tokens, decode_pieces(attribution.run.tokenizer_file, tokens.ids)
 
 
@@ -129,6 +139,7 @@ def shown_facts(shown: ShownDocument) -> dict[str, Any]:
         "rank": shown.rank,
         "documents": shown.documents,
         "steps": shown.tokens.steps,
+        "cut_tokens": shown.tokens.cut,
         **({"text": shown.pieces[0].text} if shown.tokens.whole else {}),
         "tokens": [_token_fact(shown, index, texts) for index in range(count)],
     }

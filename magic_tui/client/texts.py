@@ -19,6 +19,23 @@ from engine.records.opening import check_regular
 
 KEPT_BYTES = 8 * 2**20
 """Row groups kept decoded, in bytes; the latest one is kept whatever its size."""
+CUT_MARK = " […]"
+"""Stands where a text goes on beyond what the model reads."""
+_CUT = ("cut_tokens", "text_end")
+
+
+def as_read(texts: Sequence[str], end: int | None) -> list[str]:
+    """A text, or a prompt and its completion, as far as the model reads: ``end`` characters.
+
+    None is all of it; otherwise a mark follows.
+    """
+    if end is None:
+        return list(texts)
+    shown, left = [], end
+    for text in texts:
+        shown.append(text[:left])
+        left -= len(shown[-1])
+    return [*shown[:-1], shown[-1] + CUT_MARK]
 
 
 class DocumentTexts:
@@ -43,20 +60,28 @@ class DocumentTexts:
             raise self._damaged(error) from None
         self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         self._columns = ["text"] if "text" in names else ["prompt", "completion"]
+        self._cut = [name for name in _CUT if name in names]
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def texts(self, documents: Sequence[int]) -> list[str]:
-        """Texts of some documents, in the order asked: the text, or prompt → completion."""
-        found: dict[int, str] = {}
+        """Texts of some documents, in the order asked: the text, or prompt → completion.
+
+        They end where the model's text ends, with a mark if that is not the end of the document.
+        """
         # Each row group is decoded once, however its documents are spread over the request.
-        for document in sorted(set(documents)):
-            group = int(np.searchsorted(self._starts, document, side="right")) - 1
-            table = self._group(group)
-            row = document - int(self._starts[group])
-            found[document] = self._text(table, row)
+        found = {
+            document: self._text(*self._place(document)) for document in sorted(set(documents))
+        }
         return [found[document] for document in documents]
+
+    def cut_tokens(self, document: int) -> int:
+        """How many tokens of a document the model does not read."""
+        if not self._cut:
+            return 0
+        table, row = self._place(document)
+        return int(table["cut_tokens"][row].as_py() or 0)
 
     def search(self, wanted: str) -> Iterator[tuple[NDArray[np.int64], int]]:
         """Documents that hold ``wanted``, whatever its case, a row group at a time.
@@ -72,11 +97,19 @@ class DocumentTexts:
             for name in self._columns:
                 match = pc.match_substring(table[name], wanted, ignore_case=True)
                 hits |= pc.fill_null(match, False).to_numpy(zero_copy_only=False)
+            for row in np.nonzero(hits)[0] if self._cut else ():
+                hits[row] = wanted.casefold() in self._text(table, int(row)).casefold()
             yield np.nonzero(hits)[0] + self._starts[group], int(self._starts[group + 1])
 
+    def _place(self, document: int) -> tuple[Any, int]:
+        """The row group of a document, and its row there."""
+        group = int(np.searchsorted(self._starts, document, side="right")) - 1
+        return self._group(group), document - int(self._starts[group])
+
     def _text(self, table: Any, row: int) -> str:
-        values = [table[name][row].as_py() or "" for name in self._columns]
-        return " → ".join(str(value) for value in values)
+        values = [str(table[name][row].as_py() or "") for name in self._columns]
+        end = table["text_end"][row].as_py() if self._cut else None
+        return " → ".join(as_read(values, end))
 
     def _group(self, group: int, keep: bool = True) -> Any:
         with self._lock:
@@ -84,7 +117,8 @@ class DocumentTexts:
                 self._kept.move_to_end(group)
                 return self._kept[group]
             try:
-                table = self._file.read_row_group(group, self._columns, use_threads=False)
+                columns = [*self._columns, *self._cut]
+                table = self._file.read_row_group(group, columns, use_threads=False)
             except Exception as error:
                 raise self._damaged(error) from None
             if keep:

@@ -102,6 +102,7 @@ def ranked_facts(top: Top) -> dict[str, Any]:
         "reduction": top.query.reduction,
         "loss_before": top.query.before,
         "loss_after": top.query.after,
+        "cut_tokens": sum(top.query.cut_tokens),
         **_left_out(top.query),
         "documents": top.documents,
         "share_shown": top.share,

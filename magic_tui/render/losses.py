@@ -96,7 +96,8 @@ def candidate_line(candidate: Candidate, in_basket: bool, width: int, losses: bo
         )
         line.append(f"{before:>7}{' → ' if known else '   '}{after:>7}  ", "dim")
     prompt = one_line(candidate.prompt[:_LONGEST_TEXT])
-    rest = one_line(candidate.text[len(candidate.prompt) :][:_LONGEST_TEXT])
+    text = candidate.shown or candidate.text
+    rest = one_line(text[len(candidate.prompt) :][:_LONGEST_TEXT])
     if prompt:
         line.append(fit(prompt, max(0, (width - line.cell_len) // 2)), "dim").append(" → ")
     return line.append(fit(rest, max(0, width - line.cell_len)))

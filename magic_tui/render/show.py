@@ -7,6 +7,7 @@ from rich.text import Text
 
 from magic_tui.client.document import Piece
 from magic_tui.client.shown import ShownDocument
+from magic_tui.client.texts import CUT_MARK
 from magic_tui.render.bars import CENTRE, signed_bar
 from magic_tui.render.cells import fit, wrap
 from magic_tui.render.numbers import count_text, counted, score_text
@@ -34,7 +35,8 @@ def show_lines(shown: ShownDocument, width: int, colour: bool) -> Iterator[Text]
     yield Text()
     yield from _document_head(shown, width)
     yield Text()
-    for line in wrap_shades(shades(shown), width - 2 * len(_MARGIN)):
+    end = [Shade(CUT_MARK, learned=False)] if shown.tokens.cut else []
+    for line in wrap_shades([*shades(shown), *end], width - 2 * len(_MARGIN)):
         yield Text(_MARGIN).append_text(line_text(line) if colour else plain_line(line))
         marks = "" if colour else mark_text(line)
         if marks:
@@ -52,7 +54,10 @@ def show_lines(shown: ShownDocument, width: int, colour: bool) -> Iterator[Text]
 
 def size_text(shown: ShownDocument) -> str:
     """How long a document is."""
-    return "one example" if shown.tokens.whole else counted(len(shown.tokens.ids), "token")
+    if shown.tokens.whole:
+        return "one example"
+    cut = f" ({count_text(shown.tokens.cut)} more cut off)" if shown.tokens.cut else ""
+    return counted(len(shown.tokens.ids), "token") + cut
 
 
 def no_token_scores(shown: ShownDocument) -> str:

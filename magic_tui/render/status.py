@@ -76,7 +76,7 @@ def _about_run(run: View) -> Iterator[Fact]:
         yield "made from", _made_from(run["made_from"])
     yield "trained", f"{steps_text(run)} steps"
     if run["documents"] is not None:
-        yield "documents", count_text(run["documents"])
+        yield "documents", _documents(run)
     yield "trajectory", bytes_text(run["trajectory_bytes"])
     yield "scores", _scores(run)
     for name, subspace in (run.get("subspaces") or {}).items():
@@ -103,7 +103,25 @@ def _attributions(run: View) -> Iterator[Fact]:
         yield "queries", f"of the last {_MOST_LISTED} of {counted(len(known), 'attribution')}:"
     for each in known[-_MOST_LISTED:]:
         state = "" if each["state"] == "succeeded" else f"{each['state']}, "
-        yield each["attribution"], state + queries_text(each, _WORDS)
+        cut = each.get("cut") or {"queries": 0}
+        lost = (
+            f" · {cut['queries']} cut, {counted(cut['tokens'], 'token')}" if cut["queries"] else ""
+        )
+        yield each["attribution"], state + queries_text(each, _WORDS) + lost
+
+
+def _documents(run: View) -> str:
+    """How many are trained on, and what of the data is not."""
+    parts = [count_text(run["documents"])]
+    unused = run.get("data") or {}
+    left_out = unused.get("left_out") or {}
+    if left_out:
+        reasons = ", ".join(f"{count_text(count)} {why}" for why, count in left_out.items())
+        parts.append(f"left out: {reasons} ({unused['left_out_first']})")
+    if unused.get("cut"):
+        lost = counted(unused["cut_tokens"], "token")
+        parts.append(f"{count_text(unused['cut'])} cut, {lost} lost")
+    return " · ".join(parts)
 
 
 def _made_from(made_from: View) -> str:

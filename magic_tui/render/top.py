@@ -55,8 +55,17 @@ def query_lines(query: Query, queries: int, width: int) -> Iterator[Text]:
         texts = [fit(one_line(document.text[:1000]), width - 2) for document in firsts]
     for text in texts:
         yield Text("  " + text, style="italic")
+    if query.cut_tokens:
+        yield Text(fit(cut_text(query), width), style="dim")
     if query.left_out is not None:
         yield Text(fit(left_out_text(*query.left_out), width), style="dim")
+
+
+def cut_text(query: Query) -> str:
+    """How much of a query is beyond what the model reads."""
+    lost = counted(sum(query.cut_tokens), "token")
+    of = "" if len(query.documents) == 1 else f" of {counted(len(query.cut_tokens), 'document')}"
+    return f"cut at data.sequence_length: the last {lost}{of} are not measured"
 
 
 def left_out_text(outside: float, error: float) -> str:

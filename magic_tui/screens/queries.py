@@ -229,7 +229,8 @@ class QueriesScreen(AskingScreen):
             return
         hint = _LOSSES_HINT if self.why_not("tokens") is None else ""
         hint = _COMPUTING if self.pending == current.key else hint
-        self.query_one(LossText).show(current.text, self.known_losses(current), hint)
+        text = current.shown or current.text
+        self.query_one(LossText).show(text, self.known_losses(current), hint)
 
     def _typed(self, text: str) -> None:
         self.problem_of_key(why_not_ask(text))

@@ -29,6 +29,8 @@ class FakeRun:
     queries: list[str] = field(default_factory=lambda: ["who sat on the mat?", "wörld peace"])
     query_columns: dict[str, list[Any]] = field(default_factory=dict)
     columns: dict[str, list[Any]] = field(default_factory=dict)
+    cut: dict[str, list[Any]] | None = None
+    """Where documents end for the model."""
     granularity: str = "token"
     reduction: str = "none"
     finished: bool = True
@@ -46,7 +48,7 @@ class FakeRun:
         config = RunConfig.model_validate({**values, **self.config})
         run.write_config(config, run_id, time.time() - 3 * 3600)
         table = pa.table({"text": self.texts, **self.columns})
-        write_documents(run.documents_file, table, ("text",), range(len(self.texts)))
+        write_documents(run.documents_file, table, ("text",), range(len(self.texts)), self.cut)
         tokenizer = train_tokenizer(self.texts)
         tokenizer.save(str(run.tokenizer_file))
         self.scores = self.write_rows(run, tokenizer)

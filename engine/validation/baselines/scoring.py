@@ -83,5 +83,6 @@ def _texts(folder: RunFolder) -> list[str]:
         columns = read_table(folder.documents_file).to_pydict()
     except RunError:
         return []
-    parts = [columns[name] for name in ("text", "prompt", "completion") if name in columns]
+    names = ["text"] if "text" in columns else ["prompt", "completion"]
+    parts = [columns[name] for name in names]
     return [" ".join(map(str, part)) for part in zip(*parts, strict=True)]
