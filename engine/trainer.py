@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from engine.checkpoints.replay_saves import ReplayState
 from engine.checkpoints.trajectory_files import TrajectoryFiles
 from engine.checkpoints.trajectory_reader import TrajectoryReader
 from engine.contract.config import Reduction, ScheduleName
-from engine.contract.errors import RunError
+from engine.contract.errors import DerivativeError, RunError
 from engine.keeping import keeper_of, settle_schedule
 from engine.magic.observer import Observer, ignore
 from engine.magic.optimizer_stage import OptimizerStage
@@ -32,9 +33,10 @@ from engine.magic.state import Params, TrainState
 from engine.magic.train_step import TrainStep
 from engine.measurements import Measurement, measurements_of
 from engine.measuring import Measuring
+from engine.models.checked_derivatives import DerivativeCheck, check_derivatives
 from engine.models.layered_loss import LayeredModuleLoss
 from engine.models.module_loss import ModuleLoss
-from engine.planning import Training
+from engine.planning import Training, free_memory
 from engine.sharding.mesh import Mesh
 from engine.sharding.sharded_loss import ShardedLoss
 from engine.stream import DataStream
@@ -67,6 +69,11 @@ class Trainer:
         self._shards = loss.shards()
         self.tier = HostTier()
         """What of a trajectory stays in host memory between training and replay."""
+        self.derivative: DerivativeCheck | None = None
+        """How far the model's derivatives are from finite differences, once that was measured."""
+        self.checks_derivatives = True
+        """Whether :meth:`train` measures it before its first step; it then need not again."""
+        self._forced: Sequence[str] = ()
 
     @classmethod
     def initialize(
@@ -80,6 +87,7 @@ class Trainer:
         dropout_seed: int | None = None,
         mesh: Mesh | None = None,
         recompute: Sequence[nn.Module] = (),
+        force: Sequence[Literal["derivative"]] = (),
     ) -> tuple["Trainer", TrainState]:
         """A trainer and the train state s_0 at the model's present parameters.
 
@@ -97,6 +105,7 @@ class Trainer:
                 model is then left empty, its parameters divided among them.
             recompute: layers of the model whose activations are not kept but computed again, so
                 that a micro-batch takes the memory of one layer; not with ``dropout_seed``.
+            force: ``["derivative"]`` trains a model whose derivatives are wrong, after a warning.
         """
         ranks: Ranks = mesh or ALONE
         loss = ModuleLoss(model, dropout_seed)
@@ -122,6 +131,7 @@ class Trainer:
             )
         cut = LayeredModuleLoss(loss, recompute) if recompute else loss
         trainer = cls(loss, TrainStep(cut, stage, micro_batch_size, ranks), params)
+        trainer._forced = force
         return trainer, trainer.step.start(params, buffers)
 
     @property
@@ -148,6 +158,9 @@ class Trainer:
     ) -> TrainState:
         """Train through the whole stream; returns s_T.
 
+        Before the first step of a trainer the model's derivatives are compared with finite
+        differences; of a model divided among ranks they are not.
+
         Args:
             state: s_0.
             stream: the batches.
@@ -158,10 +171,12 @@ class Trainer:
             control: whether to go on with what is there, when to save and when to stop.
 
         Raises:
+            DerivativeError: if scores would not be the derivatives of this training.
             DivergedError: if the loss or the gradient stops being finite.
             RunError: if the trajectory cannot be written, or the folder holds one already.
             StoppedError: if ``control`` says so, after saving.
         """
+        self._check_derivatives(stream, observer)
         control = control or Control()
         steps = Steps(self.step, stream, observer)
         # Bound to the same name throughout, so that s_t is freed once s_{t+1} is there.
@@ -186,6 +201,22 @@ class Trainer:
             checked(state, self.step)
         self.ranks.wait()
         return state
+
+    def _check_derivatives(self, stream: DataStream, observer: Observer) -> None:
+        if not self.checks_derivatives or isinstance(self.loss, ShardedLoss):
+            return
+        batch = next(stream.batch(0, self.dtype).split(self.step.micro_batch_size))
+        cut = self.step.loss
+        layers = cut.layers if isinstance(cut, LayeredModuleLoss) else ()
+        self.derivative = check_derivatives(self.loss, batch, free_memory(self.device), layers)
+        if not self.derivative.passed:
+            if "derivative" not in self._forced:
+                name = type(self.loss.module).__name__
+                raise DerivativeError(
+                    self.derivative.refusal(name, 'Trainer.initialize(force=["derivative"])')
+                )
+            observer("warning", message=self.derivative.warning())
+        self.checks_derivatives = False
 
     def backward(
         self,

@@ -27,7 +27,7 @@ Dtype = Literal["float32", "float64", "bfloat16"]
 Reduction = Literal["none", "mean", "sum"]
 Granularity = Literal["token", "document"]
 ScheduleName = Literal["all", "gradients", "sqrt", "log", "auto"]
-Forced = Literal["dropout", "bfloat16"]
+Forced = Literal["dropout", "bfloat16", "derivative"]
 
 ALL_LINEAR = "all-linear"
 """In place of names of layers: every linear layer but the head."""

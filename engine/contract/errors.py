@@ -27,6 +27,10 @@ class UsageError(MagicError):
     exit_code = ExitCode.USAGE
 
 
+class DerivativeError(UsageError):
+    """A model whose scores would not be the derivatives of its training."""
+
+
 class RunError(MagicError):
     """Work that had begun could not go on."""
 

@@ -33,6 +33,7 @@ class CausalLMLoss(nn.Module):
                 first and the second derivative; where they need more they are recomputed.
         """
         super().__init__()
+        _train_padding_of_tied(model)
         self.model: Any = model
         self.cache_bytes = cache_bytes
         self.plain_head = _has_plain_head(model)
@@ -83,6 +84,21 @@ class CausalLMLoss(nn.Module):
             input_ids=input_ids, attention_mask=attention_mask, use_cache=False
         ).logits
         return logits
+
+
+def _train_padding_of_tied(model: Any) -> None:
+    """Let a tied embedding take the gradient of its padding row from both places.
+
+    The head trains that row, so that the embedding has to be differentiated in it, which torch
+    leaves out. Where the embedding is not tied the row never changes.
+    """
+    embedding: Any
+    embedding, head = (
+        getattr(model, name, lambda: None)()
+        for name in ("get_input_embeddings", "get_output_embeddings")
+    )
+    if embedding is not None and embedding.weight is getattr(head, "weight", None):
+        embedding.padding_idx = None
 
 
 def _targets(labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,13 +11,11 @@ import torch
 
 from engine.contract.config import ModelConfig
 from engine.contract.errors import UsageError
-from engine.magic.state import Batch
 from engine.models.causal_lm_loss import CausalLMLoss
 from engine.models.float64 import compute_in_float64
 from engine.models.loaded import (
     DROPOUT_FIELD,
     LoadedModel,
-    check_twice_differentiable,
     frozen_parameters,
     settle_dropout,
 )
@@ -79,7 +77,7 @@ def load_causal_lm(
     force_dropout: bool = False,
     files: Path | None = None,
 ) -> LoadedCausalLM:
-    """The model of a run config with its tokenizer, on ``device``, checked for replay.
+    """The model of a run config with its tokenizer, on ``device``.
 
     Args:
         config: which model, in which dtype, with which adapters.
@@ -89,8 +87,8 @@ def load_causal_lm(
         files: the folder of its config and tokenizer, if it is not the model's own.
 
     Raises:
-        UsageError: if it cannot be loaded, has no eager attention, has dropout, contains an
-            operation that cannot be differentiated twice, or lacks a layer to be adapted.
+        UsageError: if it cannot be loaded, has no eager attention, has dropout, or lacks a layer to
+            be adapted.
     """
     tokenizer = load_tokenizer(config, files)
     model = _build(config, seed, files)
@@ -103,10 +101,6 @@ def load_causal_lm(
         compute_in_float64(model)
     loss = CausalLMLoss(model)
     _check_causal(loss, config.path)
-    tokens, _ = _probe(loss)
-    weights = next(p for p in loss.parameters() if p.requires_grad).new_ones(tokens.shape)
-    batch = Batch({"input_ids": tokens, "labels": tokens}, weights, 3)
-    check_twice_differentiable(loss, batch, config.path)
     return LoadedCausalLM(loss, dropout, frozen_parameters(loss), tokenizer)
 
 

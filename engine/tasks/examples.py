@@ -14,19 +14,14 @@ from engine.contract.config import ModelConfig, RunConfig, SourceConfig
 from engine.contract.errors import UsageError
 from engine.data.examples import Columns, ExampleRows, Examples
 from engine.data.sources import Documents
-from engine.magic.state import Batch
 from engine.models.example_loss import ExampleLoss
 from engine.models.loaded import (
     LoadedModel,
-    check_twice_differentiable,
     frozen_parameters,
     settle_dropout,
 )
 from engine.tasks.example_task import ExampleTask
 from engine.tasks.task import AskedDocument, Prepared
-
-_PROBE = 4
-"""Examples that are differentiated twice to see whether it can be done."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +43,7 @@ class OfExamples:
         examples = of.read_data(config.data, "data")
         rows = ExampleRows.of(examples.columns)
         task = cls(of, config, _load(of, config, rows.columns, device), rows)
-        task._check_model(device)
+        task._check_model()
         return Prepared(task, _documents(examples))
 
     @classmethod
@@ -105,19 +100,11 @@ class OfExamples:
                     f"{found}; give data of the same kind"
                 )
 
-    def _check_model(self, device: torch.device) -> None:
-        probe = range(min(_PROBE, len(self.rows)))
-        columns = {
-            name: torch.as_tensor(values[probe.start : probe.stop]).to(device)
-            for name, values in self.rows.columns.items()
-        }
-        first = next((p for p in self.model.loss.parameters() if p.requires_grad), None)
-        if first is None:
+    def _check_model(self) -> None:
+        if not any(p.requires_grad for p in self.model.loss.parameters()):
             raise UsageError(
                 f"task: the model of {self.config.task} has no parameter that is trained"
             )
-        batch = Batch(columns, first.new_ones(len(probe)), len(probe))
-        check_twice_differentiable(self.model.loss, batch, self.config.model.path)
 
 
 def _load(

@@ -13,7 +13,12 @@ from engine.worker.budget import with_micro_batch
 from engine.worker.device import set_up_device
 from engine.worker.mesh import join
 from engine.worker.prediction import Prediction, predict, scores_bytes
-from engine.worker.preparing import new_job, warnings_of
+from engine.worker.preparing import (
+    derivative_facts,
+    derivative_warnings,
+    new_job,
+    warnings_of,
+)
 from engine.worker.queries import read_queries
 
 
@@ -55,7 +60,14 @@ def plan(config: RunConfig, runs: Path) -> dict[str, Any]:
         "free_host_memory": psutil.virtual_memory().available,
         "data": documents.facts,
         "queries_cut": {} if queries is None else queries.facts().get("cut", {}),
-        "warnings": [*warnings_of(config), *documents.warnings, *of_queries, *advice],
+        "derivative": derivative_facts(job),
+        "warnings": [
+            *warnings_of(config),
+            *derivative_warnings(job),
+            *documents.warnings,
+            *of_queries,
+            *advice,
+        ],
     }
 
 

@@ -8,21 +8,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.contract.config import RunConfig
-from engine.contract.errors import RunError, UsageError
+from engine.contract.config import CAUSAL_LM, IMAGE_CLASSIFICATION, RunConfig
+from engine.contract.errors import DerivativeError, RunError, UsageError
 from engine.data.order import batch_order, step_table
 from engine.data.sources import Documents
 from engine.magic.optimizers import LearningRateSpec, OptimizerSpec, build_optimizer
 from engine.magic.ranks import ALONE, Ranks
+from engine.models.checked_derivatives import ROWS, DerivativeCheck, check_derivatives
 from engine.models.digests import weight_digests
 from engine.models.loaded import LoadedModel
 from engine.models.module_loss import ModuleLoss
+from engine.planning import free_memory
 from engine.records.made_from import combined
 from engine.records.run_folder import RunFolder
 from engine.records.tables import RowTable, write_arrays, write_documents
 from engine.sharding.mesh import Mesh
+from engine.stream import DataStream
 from engine.tasks.named import prepare_task, restore_task
-from engine.tasks.task import Origins, Task
+from engine.tasks.task import Origins, Rows, Task
 from engine.trainer import Trainer
 from engine.worker.fingerprint import Fingerprint, rows_digest
 from engine.worker.garbage import all_is_loaded
@@ -39,13 +42,20 @@ def new_job(config: RunConfig, device: torch.device, ranks: Ranks = ALONE) -> tu
     """
     _check_dtype(config)
     documents: list[Documents] = []
+    checked: list[DerivativeCheck] = []
 
     def load() -> _Loaded:
         prepared = prepare_task(config, _loaded_to(device, ranks))
         documents.append(prepared.documents)
-        return _loaded(config, prepared.task, len(prepared.documents), ranks)
+        loaded = _loaded(config, prepared.task, len(prepared.documents), ranks)
+        # Of the whole model, before it is divided; the first rank decides for all.
+        if ranks.index == 0 and not checked:
+            checked.append(_checked_derivatives(config, prepared.task, _loaded_to(device, ranks)))
+        return loaded
 
-    return _job(config, load, device, ranks), documents[0]
+    job = _job(config, load, device, ranks)
+    job.trainer.derivative = ranks.everyone(checked)[0][0]
+    return job, documents[0]
 
 
 def stored_job(folder: RunFolder, device: torch.device, ranks: Ranks = ALONE) -> Job:
@@ -63,7 +73,7 @@ def stored_job(folder: RunFolder, device: torch.device, ranks: Ranks = ALONE) ->
     def load() -> _Loaded:
         origins.append(made_from.origins())
         task = restore_task(config, table.arrays(), _loaded_to(device, ranks), origins[0])
-        loaded = _loaded(config, task, int(task.rows.document_ids.max()) + 1, ranks)
+        loaded = _loaded(config, task, _documents_of(task.rows), ranks)
         made_from.check(task, loaded.weights)
         return loaded
 
@@ -104,7 +114,19 @@ def warnings_of(config: RunConfig) -> list[str]:
         "bfloat16": "bfloat16 was forced: rounding may change scores beyond use; compare with "
         "float32 before you trust them",
     }
-    return [sentences[name] for name in config.force]
+    return [sentences[name] for name in config.force if name in sentences]
+
+
+def derivative_facts(job: Job) -> dict[str, Any] | None:
+    """How far a new job's derivatives are from finite differences, as JSON-ready values."""
+    found = job.trainer.derivative
+    return None if found is None else found.facts("derivative" in job.config.force)
+
+
+def derivative_warnings(job: Job) -> list[str]:
+    """That wrong derivatives were forced, if they were."""
+    found = job.trainer.derivative
+    return [] if found is None or found.passed else [found.warning()]
 
 
 def _check_dtype(config: RunConfig) -> None:
@@ -113,6 +135,31 @@ def _check_dtype(config: RunConfig) -> None:
             "model.dtype: bfloat16 rounds too coarsely for exact influence; use float32, or "
             "force: [bfloat16]"
         )
+
+
+def _checked_derivatives(config: RunConfig, task: Task, device: torch.device) -> DerivativeCheck:
+    """The derivatives of a task's model compared with finite differences, on a few long rows.
+
+    Raises:
+        DerivativeError: if they differ and this was not forced.
+    """
+    longest = np.argsort(-task.rows.lengths, kind="stable")[:ROWS]
+    micro = config.training.micro_batch_size
+    count = micro if isinstance(micro, int) else len(longest)
+    of_tokens = config.attribution.granularity == "token"
+    shape = task.rows.document_ids.shape if of_tokens else (_documents_of(task.rows),)
+    stream = DataStream(
+        task.dataset, ROWS, device=device, weight_shape=shape, order=[longest[:count]]
+    )
+    seed = config.seed if task.model.dropout else None
+    loss = ModuleLoss(task.model.loss, seed)
+    dtype = next(iter(loss.parameters().values())).dtype
+    found = check_derivatives(loss, stream.batch(0, dtype), free_memory(device), task.model.layers)
+    if not found.passed and "derivative" not in config.force:
+        own = config.task not in (CAUSAL_LM, IMAGE_CLASSIFICATION)
+        name = f"task: {config.task}" if own else f"model.path: {config.model.path}"
+        raise DerivativeError(found.refusal(name, "force: [derivative]"))
+    return found
 
 
 def _loaded_to(device: torch.device, ranks: Ranks) -> torch.device:
@@ -127,6 +174,10 @@ class _Loaded:
     task: Task
     documents: int
     weights: dict[str, str]
+
+
+def _documents_of(rows: Rows) -> int:
+    return int(rows.document_ids.max()) + 1
 
 
 def _loaded(config: RunConfig, task: Task, documents: int, ranks: Ranks) -> _Loaded:
@@ -224,4 +275,6 @@ def new_trainer(
         mesh=mesh,
         recompute=model.layers,
     )
+    # Of a run they are compared once, when it is prepared.
+    trainer.checks_derivatives = False
     return trainer

@@ -38,7 +38,14 @@ from engine.worker.fingerprint import record_fingerprint
 from engine.worker.job import Job
 from engine.worker.mesh import join
 from engine.worker.prediction import Prediction, predict
-from engine.worker.preparing import new_job, stored_job, warnings_of, write_job
+from engine.worker.preparing import (
+    derivative_facts,
+    derivative_warnings,
+    new_job,
+    stored_job,
+    warnings_of,
+    write_job,
+)
 from engine.worker.queries import Queries, read_queries
 from engine.worker.reporter import Reporter
 from engine.worker.scope import reported
@@ -143,6 +150,8 @@ class _Run:
             for unfinished in (self.folder.rows_store, self.folder.attributions):
                 shutil.rmtree(unfinished, ignore_errors=True)
         job, documents = new_job(config, self.device, self.ranks)
+        for warning in derivative_warnings(job):
+            self.report(Event.WARNING, message=warning)
         job, _ = with_micro_batch(job)
         self.report.job = job
         queries = None if config.queries is None else read_queries(config.queries, job)
@@ -175,9 +184,17 @@ class _Run:
             disk=plan.disk_bytes,
         )
         settled = {"micro_batch_size": job.trainer.step.micro_batch_size}
-        facts = {"schedule": plan.schedule.kind, **settled, **arithmetic(job.device)}
-        made_from = record_fingerprint(self.folder, job.config, job.task, job.weights)
-        self.folder.write_prepared({**facts, "data": documents.facts, "fingerprint": made_from})
+        facts: dict[str, Any] = {
+            "schedule": plan.schedule.kind,
+            **settled,
+            **arithmetic(job.device),
+        }
+        facts |= {
+            "derivative": derivative_facts(job),
+            "data": documents.facts,
+            "fingerprint": record_fingerprint(self.folder, job.config, job.task, job.weights),
+        }
+        self.folder.write_prepared(facts)
 
     def _write(self, job: Job, documents: Documents, queries: Queries | None) -> None:
         """What every later attempt takes up again."""

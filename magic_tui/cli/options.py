@@ -12,11 +12,12 @@ class Forced(StrEnum):
 
     DROPOUT = "dropout"
     BFLOAT16 = "bfloat16"
+    DERIVATIVE = "derivative"
 
 
 Force = Annotated[
     list[Forced] | None,
-    typer.Option(metavar="WHAT", help="dropout or bfloat16: go on though scores suffer."),
+    typer.Option(metavar="WHAT", help="dropout, bfloat16, derivative: go on though scores suffer."),
 ]
 
 Run = Annotated[

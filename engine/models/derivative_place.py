@@ -1,0 +1,142 @@
+"""Which part of a module has wrong second derivatives, by comparing its parts on their own."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from engine.magic.derivative_check import (
+    BOUNDS,
+    Point,
+    dtype_of,
+    moved_elements,
+    point_beside,
+    second_derivative_error,
+)
+from engine.magic.state import Batch, Params
+from engine.models.module_loss import ModuleLoss
+
+_INPUT = "input of this part "
+
+
+def place_of(loss: ModuleLoss, point: Point) -> str:
+    """The innermost part whose second derivatives are wrong on its own, as "name (Class)".
+
+    The parts of a module are compared as functions of what they were called with and of their own
+    parameters; where all of them are right, it is the module itself.
+    """
+    module, name = loss.module, ""
+    try:
+        calls = _recorded(loss, point)
+        while (found := _wrong_part(loss, module, name, calls, point)) is not None:
+            name, module = found
+    except Exception:
+        # Parts are code of others, called here in a way that they may not foresee.
+        pass
+    shown = name
+    if type(loss.module).__name__ in _WRAPPERS:
+        shown = name.removeprefix("model").removeprefix(".")
+    return f"{shown} ({type(module).__name__})" if shown else type(module).__name__
+
+
+_WRAPPERS = ("CausalLMLoss", "ExampleLoss")
+"""What a run's own loss puts around a model, whose parts are named as the user knows them."""
+_Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def _recorded(loss: ModuleLoss, point: Point) -> dict[str, _Call]:
+    """What every part was called with first, by name."""
+    calls: dict[str, _Call] = {}
+    handles = []
+    for name, part in loss.module.named_modules():
+
+        def note(_: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
+            calls.setdefault(name, (args, kwargs))
+
+        handles.append(part.register_forward_pre_hook(note, with_kwargs=True))
+    try:
+        leaves = {n: p.detach().requires_grad_() for n, p in point.state.params.items()}
+        with torch.enable_grad():
+            loss.with_buffers(leaves, point.batch, point.state.buffers)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def _wrong_part(
+    loss: ModuleLoss, module: nn.Module, name: str, calls: dict[str, _Call], point: Point
+) -> tuple[str, nn.Module] | None:
+    """The first called part of a module that is wrong on its own."""
+    bound = BOUNDS[dtype_of(point.state.params)]
+    for part_name, part in _called(module, name, calls):
+        function = _PartLoss(loss, part, part_name, calls[part_name], point)
+        if not function.params:
+            continue
+        at = point_beside(function.params, {}, function.batch, point.seed)
+        error, _ = second_derivative_error(function, at, moved_elements(function, at))
+        if error > bound and math.isfinite(error):
+            return part_name, part
+    return None
+
+
+def _called(
+    module: nn.Module, name: str, calls: dict[str, _Call]
+) -> Iterator[tuple[str, nn.Module]]:
+    """The outermost parts of a module that were called."""
+    for own, part in module.named_children():
+        part_name = f"{name}.{own}" if name else own
+        if part_name in calls:
+            yield part_name, part
+        else:
+            yield from _called(part, part_name, calls)
+
+
+class _PartLoss:
+    """A number made of a part's results, bent so that its second derivatives show the first."""
+
+    def __init__(
+        self, loss: ModuleLoss, part: nn.Module, name: str, call: _Call, point: Point
+    ) -> None:
+        self.loss, self.part = loss, part
+        flat, self.shape = tree_flatten(call)
+        self.flat = [_constant(value) for value in flat]
+        self.places = [n for n, v in enumerate(flat) if isinstance(v, Tensor) and v.requires_grad]
+        prefix = f"{name}."
+        self.params: Params = {
+            own.removeprefix(prefix): tensor
+            for own, tensor in point.state.params.items()
+            if own.startswith(prefix)
+        }
+        self.params |= {f"{_INPUT}{place}": self.flat[place] for place in self.places}
+        self.batch = replace(point.batch, weights=point.batch.weights.flatten()[:1])
+
+    def __call__(self, params: Params, batch: Batch, /) -> Tensor:
+        values = list(self.flat)
+        for place in self.places:
+            # Parts may change what they are given in place.
+            values[place] = params[f"{_INPUT}{place}"].clone()
+        args, kwargs = tree_unflatten(values, self.shape)
+        own = {n: t for n, t in params.items() if not n.startswith(_INPUT)}
+        # What batch norm changes in place belongs to nobody else.
+        own |= {n: b.clone() for n, b in self.part.named_buffers()}
+        output = self.loss.bound({}, lambda: functional_call(self.part, own, args, kwargs))
+        results, _ = tree_flatten(output)
+        total = batch.weights.new_zeros(())
+        for result in results:
+            if isinstance(result, Tensor) and result.requires_grad:
+                ramp = torch.arange(result.numel(), device=result.device).sin().view_as(result)
+                total = total + (ramp * result + result.square() / 2).mean()
+        return total * (1 + batch.weights.sum())
+
+    def with_buffers(self, params: Params, batch: Batch, buffers: Params) -> tuple[Tensor, Params]:
+        return self(params, batch), buffers
+
+
+def _constant(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
