@@ -89,6 +89,8 @@ class RunView(Section):
     jobs: list[JobView]
     model: str
     trust_remote_code: bool
+    code: list[str] = Field(default_factory=list)
+    """What the run executes besides magic and its libraries: its task's code, its model's own."""
     created: float | None
     phase: PhaseView | None
     steps: int
@@ -156,6 +158,14 @@ class FolderView(Section):
     runs_dir: str
     jobs: int
     """How many jobs that waited there are no longer started."""
+
+
+class CodeView(Section):
+    """The code that a run brings."""
+
+    code: list[str]
+    accepted: bool
+    """Whether this engine may load it: it made the run, or its user accepted the code as it is."""
 
 
 class Removed(Section):

@@ -5,6 +5,7 @@ change what libraries compute must come from the run and never from the engine.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,10 +16,13 @@ ROOT = Path(__file__).resolve().parents[2]
 _INSTALLED = ("site-packages", "dist-packages")
 _KEPT = (
     *("HF_", "TRANSFORMERS_", "PYTORCH_", "TORCH_", "ATEN_", "MAGIC_SAVE_SECONDS"),
-    *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "ONEDNN_", "DNNL_", "LD_LIBRARY_PATH"),
+    *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "ONEDNN_", "DNNL_"),
     *("CUDA_", "CUBLAS_", "CUDNN_", "NVIDIA_", "NCCL_"),
 )
-_SECRET = ("TOKEN", "KEY", "SECRET")
+_SECRET = ("TOKEN", "KEY", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL")
+_LOADS = ("PLUGIN", "INJECTION", "TOOL_LIBRARIES", "EXTENSIONS_DIR", "PRELOAD", "LIBRARY_PATH")
+"""In names of variables that tell a library what else to load as code."""
+_LOGIN = re.compile(r"://[^/@\s]+@")
 _LAUNCHED = (
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE"),
     *("ROLE_RANK", "ROLE_WORLD_SIZE", "ROLE_NAME", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"),
@@ -53,21 +57,24 @@ def is_of_a_launcher(name: str) -> bool:
     return name in _LAUNCHED or (name.startswith(_LAUNCHERS) and name != _NO_LAUNCHER)
 
 
-def is_of_the_run(name: str) -> bool:
-    """Whether a run depends on the variable ``name``; secrets are never stored, so they don't."""
-    secret = any(word in name.upper() for word in _SECRET)
-    return name.startswith(_KEPT) and not secret and not is_of_a_launcher(name)
+def is_of_the_run(name: str, value: str = "") -> bool:
+    """Whether a run depends on a variable: none that is secret, or names code to be loaded."""
+    never = any(word in name.upper() for word in (*_SECRET, *_LOADS)) or _LOGIN.search(value)
+    return name.startswith(_KEPT) and not never and not is_of_a_launcher(name)
 
 
 def environment_of_a_run(everything: Mapping[str, str]) -> dict[str, str]:
     """The variables that are stored with a run."""
-    return {name: value for name, value in everything.items() if is_of_the_run(name)}
+    return {name: value for name, value in everything.items() if is_of_the_run(name, value)}
 
 
 def environment_for_a_run(engine: Mapping[str, str], stored: Mapping[str, str]) -> dict[str, str]:
-    """The engine's environment, with exactly the run's own variables of those it depends on."""
-    kept = {name: value for name, value in engine.items() if not is_of_the_run(name)}
-    return {**kept, **stored}
+    """The engine's environment, with exactly the run's own variables of those it depends on.
+
+    A stored variable that would not be stored today is left out: the run may come from elsewhere.
+    """
+    kept = {name: value for name, value in engine.items() if not is_of_the_run(name, value)}
+    return {**kept, **environment_of_a_run(stored)}
 
 
 def child_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engine.contract.api import (
+    CodeView,
     EngineView,
     Removed,
     RunView,
@@ -34,6 +35,7 @@ from engine.daemon.scheduler import Scheduler
 from engine.daemon.settings import Settings
 from engine.daemon.views import RunWatch
 from engine.daemon.wishes import Verb, concerned, make_wish
+from engine.records.code import code_of
 from engine.records.jobs import jobs_of
 from engine.records.run_folder import RunFolder
 from engine.records.runs import find_run
@@ -96,12 +98,15 @@ class Engine:
                 shutil.rmtree(runs / f".{wanted.id}.new", ignore_errors=True)
                 with self._queued(run, 1):
                     submit_run(runs, wanted.id, wanted.config, wanted.environment)
+                self._permission.accept_code(wanted.config, run)
             else:
                 if run.config().digest() != wanted.config.digest():
                     raise ConflictError(
                         f"there is a run {wanted.id} with another config in {runs}; submit this "
                         "one under a new id"
                     )
+                # Whoever submits it brings its code.
+                self._permission.accept_code(wanted.config, run)
                 self._permission.check(run)
                 # An engine that was killed may have made the folder for this very request.
                 self._registry.enqueue([(run.path, 1)])
@@ -198,6 +203,18 @@ class Engine:
             self._registry.take_back(runs, _REMOVING)
         self._scheduler.wake()
         return removed
+
+    def code(self, runs_dir: Path, run_id: str, accept: bool = False) -> CodeView:
+        """The code that a run brings, after accepting it if so asked.
+
+        Raises:
+            NotFoundError: if there is no such run.
+        """
+        run = self._find(runs_dir, run_id).folder
+        config = run.config()
+        if accept:
+            self._permission.accept_code(config, run)
+        return CodeView(code=code_of(config), accepted=self._permission.has_accepted(config, run))
 
     def allow(self, folder: Path) -> Path:
         """Remember that the user accepts that others may write in a folder; its true path."""

@@ -13,13 +13,17 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from engine.contract.config import RunConfig
 from engine.contract.errors import ConflictError
 from engine.daemon.job_watch import JobWatch
 from engine.daemon.registry import Registry
+from engine.records.code import code_digest, code_of
 from engine.records.run_folder import RunFolder
 
 SHARED = "shared"
 """The user accepted that others may write in a runs folder."""
+CODE = "code"
+"""The digest of the code of a run that was submitted here, or that the user accepted."""
 _DATA = ("trajectory", "rows.zarr", "attributions", "validation", "logs")
 """Folders of a run that hold numbers and texts: nothing in them is executed."""
 _OTHERS_WRITE, _OTHERS_ENTER = 0o022, 0o011
@@ -79,6 +83,22 @@ class Permission:
         """
         if (reason := self.refusal(run)) is not None:
             raise ConflictError(f"run {run.id} cannot go on: {reason}")
+        config = run.config()
+        if not self.has_accepted(config, run):
+            raise ConflictError(
+                f"run {run.id} runs code: {'; '.join(code_of(config))}; it did not come from you, "
+                "or was changed since you accepted it: look at it, then accept it once with "
+                f"--trust: magic resume, attribute or validate {run.id} --trust"
+            )
+
+    def has_accepted(self, config: RunConfig, run: RunFolder) -> bool:
+        """Whether the code that a run brings, if any, is what was submitted here or accepted."""
+        return not code_of(config) or self._registry.said(run.path, CODE) == code_digest(config)
+
+    def accept_code(self, config: RunConfig, run: RunFolder) -> None:
+        """Remember that the user accepts the code of a run as it is now."""
+        if code_of(config):
+            self._registry.say(run.path, CODE, code_digest(config))
 
     def _accepted(self, path: Path) -> bool:
         return any(self._registry.said(place, SHARED) for place in (path, *path.parents))

@@ -10,6 +10,7 @@ from engine.daemon.job_watch import changed_at
 from engine.daemon.progress import Progress
 from engine.records.atomic import size_on_disk
 from engine.records.checked import verify
+from engine.records.code import code_of
 from engine.records.journal import JournalReader
 from engine.records.opening import check_regular
 from engine.records.run_folder import RunFolder
@@ -27,6 +28,7 @@ class Identity:
     name: str
     model: str
     trust_remote_code: bool
+    code: list[str]
     created: float | None
 
     @classmethod
@@ -41,6 +43,7 @@ class Identity:
             config.name,
             config.model.path,
             config.model.trust_remote_code,
+            code_of(config),
             float(created) if isinstance(created, int | float) else None,
         )
 

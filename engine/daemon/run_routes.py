@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from engine.contract.api import (
     AbsolutePath,
+    CodeView,
     FolderView,
     Removed,
     RunId,
@@ -75,6 +76,18 @@ def find_run(
 ) -> RunView:
     """The run of an id, a unique prefix of one or a name; the latest if ``wanted`` is left out."""
     return engine.find(Path(runs_dir), wanted)
+
+
+@router.get("/{run_id}/code")
+def code_of_run(engine: TheEngine, run_id: TheRun, runs_dir: RunsDir) -> CodeView:
+    """The code that a run brings, and whether this engine may load it."""
+    return engine.code(Path(runs_dir), run_id)
+
+
+@router.post("/{run_id}/code", status_code=202)
+def accept_code(engine: TheEngine, run_id: TheRun, runs_dir: RunsDir) -> CodeView:
+    """Accept the code of a run as it is now."""
+    return engine.code(Path(runs_dir), run_id, accept=True)
 
 
 @router.get("/{run_id}")

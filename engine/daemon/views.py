@@ -142,6 +142,7 @@ class RunWatch:
             jobs=jobs,
             model=identity.model,
             trust_remote_code=identity.trust_remote_code,
+            code=identity.code,
             created=identity.created,
             phase=None if over and state is RunState.SUCCEEDED else phase,
             steps=progress.steps,

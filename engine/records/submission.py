@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from engine.contract.config import RunConfig
+from engine.contract.environment import environment_of_a_run
 from engine.contract.errors import UsageError
 from engine.contract.request import AttributionRequest, Request, ValidationRequest
 from engine.contract.states import Wish
@@ -38,7 +39,7 @@ def submit_run(
     request = Request(
         work="run",
         attribution=None if config.queries is None else "a0001",
-        environment=environment or {},
+        environment=environment_of_a_run(environment or {}),
         submitted=now,
     )
     _write_job(staging.path / "jobs" / "0001", request, final)
@@ -57,7 +58,7 @@ def submit_attribution(
         work="attribute",
         attribution=next_attribution_id(run.attributions, [p for p in promised if p]),
         asked=asked,
-        environment=environment or {},
+        environment=environment_of_a_run(environment or {}),
         submitted=time.time(),
     )
     return _add_job(run, request)
@@ -78,7 +79,7 @@ def submit_validation(
         work="validate",
         attribution=find_attribution(run.attributions, attribution).name,
         validation=asked,
-        environment=environment or {},
+        environment=environment_of_a_run(environment or {}),
         submitted=time.time(),
     )
     return _add_job(run, request)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from magic_tui.cli.options import AsJson, Detach, Run, RunsDir
+from magic_tui.cli.options import AsJson, Detach, Run, RunsDir, Trust
 from magic_tui.cli.output import narrate, print_json, reports_errors, stdout
 
 Reduction = Literal["none", "mean", "sum"]
@@ -45,11 +45,13 @@ def attribute(
             help="Share of a query's gradient that may be left out for fewer replays.",
         ),
     ] = None,
+    trust: Trust = False,
     detach: Detach = False,
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask a kept trajectory new queries; nothing is retrained."""
+    from magic_tui.cli.foreign_code import accept_code
     from magic_tui.client.checking import ask_checked
     from magic_tui.client.engine import connect
 
@@ -67,7 +69,9 @@ def attribute(
         **({} if tolerance is None else {"tolerance": _checked(tolerance)}),
     }
     engine = connect(runs_dir)
-    view = ask_checked(engine, engine.find(run), request)
+    found = engine.find(run)
+    accept_code(engine, found, trust)
+    view = ask_checked(engine, found, request)
     job = view["jobs"][-1]
     if detach:
         _print_queued(view, job["attribution"], as_json)

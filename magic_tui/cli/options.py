@@ -43,6 +43,10 @@ Query = Annotated[int, typer.Option("--query", "-q", metavar="N", help="Query, c
 Detach = Annotated[
     bool, typer.Option("--detach", "-d", help="Print the run's id and end; the work goes on.")
 ]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="Accept the code that a run from elsewhere brings, once."),
+]
 Timeout = Annotated[
     float | None,
     typer.Option("--timeout", metavar="S", min=0.0, help="Seconds to wait; then exit 4."),

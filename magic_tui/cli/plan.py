@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from magic_tui.cli.options import AsJson, Force, RunsDir
-from magic_tui.cli.output import print_json, reports_errors, stderr, stdout
+from magic_tui.cli.output import narrate, print_json, reports_errors, stderr, stdout
 
 
 @reports_errors
@@ -18,11 +18,14 @@ def plan(
 ) -> None:
     """Check a config and show what its run would take."""
     from engine.contract.read_config import read_config
+    from engine.records.code import code_of
     from engine.records.naming import runs_folder
     from magic_tui.client.worker import run_worker
     from magic_tui.render.plan import plan_lines
 
-    read_config(config)
+    code = code_of(read_config(config))
+    for brought in code:
+        narrate(f"note: runs code: {brought}")
     console = stderr()
     arguments = ["plan", "--config", str(config), "--runs", str(runs_folder(runs_dir))]
     for name in force or ():
@@ -33,7 +36,7 @@ def plan(
     else:
         facts = run_worker(arguments)
     if as_json:
-        print_json({key: value for key, value in facts.items() if key != "ok"})
+        print_json({**{key: value for key, value in facts.items() if key != "ok"}, "code": code})
         return
     console = stdout()
     for line in plan_lines(facts, console.width):

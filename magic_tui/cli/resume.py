@@ -1,12 +1,16 @@
 """``magic resume``: go on with a run that was paused, cancelled or failed."""
 
-from magic_tui.cli.options import AsJson, Run, RunsDir, Timeout
+from magic_tui.cli.options import AsJson, Run, RunsDir, Timeout, Trust
 from magic_tui.cli.output import reports_errors
 
 
 @reports_errors
 def resume(
-    run: Run = None, timeout: Timeout = None, runs_dir: RunsDir = None, as_json: AsJson = False
+    run: Run = None,
+    timeout: Timeout = None,
+    trust: Trust = False,
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
 ) -> None:
     """Go on with a run from what it saved.
 
@@ -14,4 +18,4 @@ def resume(
     """
     from magic_tui.cli.wishes import wish
 
-    wish("resume", run, runs_dir, timeout, as_json)
+    wish("resume", run, runs_dir, timeout, as_json, trust)

@@ -5,11 +5,10 @@ from typing import Any
 
 from engine.contract.config import as_plain
 from engine.contract.read_config import forced_config
+from engine.records.code import code_of
 from engine.records.naming import new_run_id
 from magic_tui.cli.output import narrate
 from magic_tui.client.engine import Engine, connect
-
-FOREIGN_CODE = "it executes code that comes with the model (model.trust_remote_code: true)"
 
 
 def submit_config(
@@ -31,8 +30,8 @@ def submit_config(
     config = forced_config(path, [str(name) for name in force])
     if seed is not None:
         config = config.model_copy(update={"seed": seed})
-    if config.model.trust_remote_code:
-        narrate(f"note: {FOREIGN_CODE}")
+    for line in code_of(config):
+        narrate(f"note: runs code: {line}")
     engine = connect(runs_dir)
     view = engine.submit(new_run_id(), as_plain(config))
     if view["reason"]:

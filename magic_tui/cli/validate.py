@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from engine.contract.errors import UsageError
-from magic_tui.cli.options import AsJson, Attribution, Detach, Run, RunsDir
+from magic_tui.cli.options import AsJson, Attribution, Detach, Run, RunsDir, Trust
 from magic_tui.cli.output import narrate, print_json, reports_errors, stdout
 
 
@@ -62,6 +62,7 @@ def validate(
         float | None,
         typer.Option(metavar="LDS", help="Exit 5 if the LDS of any share asked for is lower."),
     ] = None,
+    trust: Trust = False,
     detach: Detach = False,
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
@@ -73,6 +74,7 @@ def validate(
     the run's bank: what is there is not done again, whatever was interrupted, and one bank serves
     every query.
     """
+    from magic_tui.cli.foreign_code import accept_code
     from magic_tui.client.engine import connect
 
     if not (count or leave_one_out or drop_top or smoothness or agreement or baselines):
@@ -94,7 +96,9 @@ def validate(
         "keep_models": keep_models,
     }
     engine = connect(runs_dir)
-    view = engine.validate(engine.find(run)["id"], attribution, _checked(asked))
+    found = engine.find(run)
+    accept_code(engine, found, trust)
+    view = engine.validate(found["id"], attribution, _checked(asked))
     job = view["jobs"][-1]
     if detach:
         _print_queued(view, job["attribution"], as_json)

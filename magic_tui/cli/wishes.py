@@ -6,6 +6,7 @@ from pathlib import Path
 import typer
 
 from engine.contract.states import RunState
+from magic_tui.cli.foreign_code import accept_code
 from magic_tui.cli.output import narrate, print_json
 from magic_tui.client.engine import Wished, connect, is_resting, is_settled, standing
 from magic_tui.client.outcome import UnfinishedError, job_of, job_words
@@ -20,7 +21,12 @@ _ON_THE_WAY = {
 
 
 def wish(
-    verb: Wished, wanted: str | None, runs_dir: Path | None, timeout: float | None, as_json: bool
+    verb: Wished,
+    wanted: str | None,
+    runs_dir: Path | None,
+    timeout: float | None,
+    as_json: bool,
+    trust: bool = False,
 ) -> None:
     """Ask, wait, and say where the run stands now.
 
@@ -30,6 +36,8 @@ def wish(
     """
     engine = connect(runs_dir)
     before = engine.find(wanted)
+    if verb == "resume":
+        accept_code(engine, before, trust)
     view = engine.wish(before["id"], verb)
     if not _is_there(verb, view):
         if sys.stderr.isatty():

@@ -10,11 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from engine.contract.errors import UsageError
 from engine.contract.read_config import absolute_path
 from engine.contract.request import LONGEST_TEXT
+from engine.records.code import code_of
 from engine.records.run_folder import RunFolder
 from magic_tui.client.attribution import QueryDocument
 from magic_tui.client.document import decode_pieces
+from magic_tui.client.engine import Engine
+from magic_tui.client.start import reach
 from magic_tui.client.texts import CUT_MARK
 from magic_tui.client.worker import run_worker
 
@@ -139,6 +143,19 @@ def read_source(
     return Source(path, made, facts["documents"])
 
 
+def _check_code(run: RunFolder) -> None:
+    """Refuse to load the code of a run from elsewhere that its user has not accepted."""
+    if not (code := code_of(run.config())):
+        return
+    reached = reach()
+    engine = None if reached is None else Engine(*reached, run.path.parent)
+    if engine is None or not engine.accepts_code(run.id):
+        raise UsageError(
+            f"run {run.id} runs code: {'; '.join(code)}; look at it, then accept it once with: "
+            f"magic attribute {run.id} --trust"
+        )
+
+
 def read_losses(run: RunFolder, candidate: Candidate) -> TextLosses:
     """What the trained model finds hard in a text.
 
@@ -146,6 +163,7 @@ def read_losses(run: RunFolder, candidate: Candidate) -> TextLosses:
         WorkerError: if the text is too short, or the trajectory was removed.
     """
     asked = request_of([candidate], "none")
+    _check_code(run)
     facts = run_worker(["losses", "--run", str(run.path), "--request", json.dumps(asked)])
     found = facts["queries"][0]
     ids = np.array([token["id"] for token in found["tokens"]], np.int64)

@@ -98,6 +98,15 @@ class Engine:
         # Asked twice it finds everything done, but would stand in the list of jobs twice.
         return self._ask(Question("POST", path, self.query(), wanted), again=False)
 
+    def accepts_code(self, run_id: str) -> bool:
+        """Whether the engine may load the code that a run brings."""
+        question = Question("GET", f"/v1/runs/{run_id}/code", self.query())
+        return bool(self._ask(question)["accepted"])
+
+    def accept_code(self, run_id: str) -> None:
+        """Accept the code of a run as it is now."""
+        self._ask(Question("POST", f"/v1/runs/{run_id}/code", self.query()))
+
     def find(self, wanted: str | None) -> View:
         """The run of an id, a unique prefix of one, or a name; the latest if left out."""
         more = {} if wanted is None else {"wanted": wanted}

@@ -70,8 +70,8 @@ def _about_run(run: View) -> Iterator[Fact]:
     if job is not None:
         yield "job", _job(job, len(run["jobs"]))
     yield "model", one_line(run["model"])
-    if run["trust_remote_code"]:
-        yield "code", "executes code that comes with the model (model.trust_remote_code: true)"
+    for line in run.get("code") or ():
+        yield "runs code", one_line(line)
     if run.get("made_from"):
         yield "made from", _made_from(run["made_from"])
     yield "trained", f"{steps_text(run)} steps"

@@ -1,5 +1,7 @@
 """Counting what a run would take, and showing it or why it cannot be counted."""
 
+import contextlib
+
 from rich.text import Text
 from textual import events, work
 from textual.containers import VerticalScroll
@@ -9,10 +11,11 @@ from textual.worker import get_current_worker
 
 from engine.contract.config import RunConfig
 from engine.contract.errors import MagicError
-from magic_tui.cli.submit import FOREIGN_CODE
+from engine.records.code import code_of
 from magic_tui.client.plan import Draft, cost_of
 from magic_tui.client.worker import Facts
 from magic_tui.render.plan import plan_lines
+from magic_tui.safe_text import one_line
 from magic_tui.screens.base import MagicScreen
 from magic_tui.widgets.field_list import FieldList
 
@@ -72,8 +75,10 @@ class CountingScreen(MagicScreen):
             lines = []
         elif self._draft is not None and self._counted != self._draft.values:
             lines = [Text("! its cost is not known: p tries again", "color(215)")]
-        if self._draft is not None and self._draft.values["model"].get("trust_remote_code"):
-            lines.append(Text(f"! {FOREIGN_CODE}", "color(215)"))
+        if self._draft is not None:
+            with contextlib.suppress(MagicError):
+                code = code_of(self._draft.config())
+                lines += [Text(f"! runs code: {one_line(line)}", "color(215)") for line in code]
         self.query_one("#cost", Static).update(Content.from_rich_text(Text("\n").join(lines)))
         self.refresh_bindings()
         self.call_after_refresh(self._name_cost)

@@ -35,6 +35,8 @@ class FakeEngine:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.runs: dict[str, View] = {}
+        self.accepted: set[str] = set()
+        """Runs whose code was accepted."""
         self.journals: dict[str, list[View]] = {}
         self.logs = "the first line\n\x1b[31mthe second\n"
         self.asked: list[tuple[str, str, dict[str, str], Any]] = []
@@ -169,6 +171,15 @@ def _app(engine: FakeEngine) -> FastAPI:
         if wanted is not None:
             known = [run for run in known if run["id"].startswith(wanted) or run["name"] == wanted]
         return known[-1] if known else _problem(404, f"no run has the id {wanted!r}; see: magic ls")
+
+    @app.get("/v1/runs/{run_id}/code")
+    def code(run_id: str) -> View:
+        return {"code": engine.runs[run_id]["code"], "accepted": run_id in engine.accepted}
+
+    @app.post("/v1/runs/{run_id}/code")
+    def accept(run_id: str) -> View:
+        engine.accepted.add(run_id)
+        return {"code": engine.runs[run_id]["code"], "accepted": True}
 
     @app.post("/v1/runs", status_code=201)
     def submit(wanted: SubmitRun) -> View:

@@ -102,3 +102,17 @@ def test_no_job_is_made_of_what_is_refused(
     fake_worker("crash")
     assert magic("attribute", "--text", "a", "--detach").exit_code == 0
     assert len(trained.of_kind("POST", "/attributions")) == 1
+
+
+def test_code_from_elsewhere_is_said_and_accepted_once(trained: FakeEngine, magic: Magic) -> None:
+    trained.runs[RUN] = {**trained.runs[RUN], "code": ["t.py:T from /x"]}
+    asked = ("attribute", RUN, "--text", "a", "--detach")
+    refused = magic(*asked)
+    assert refused.exit_code == 2 and "runs code: t.py:T from /x" in refused.stderr
+    assert "--trust" in refused.stderr and not trained.of_kind("POST", "/attributions")
+    assert magic(*asked, "--trust").exit_code == 0 and trained.accepted == {RUN}
+    again = magic(*asked)
+    assert again.exit_code == 0 and "runs code: t.py:T from /x" in again.stderr
+    for verb in (["validate", RUN, "--count", "2", "--detach"], ["resume", RUN]):
+        trained.accepted.clear()
+        assert magic(*verb).exit_code == 2 and not trained.accepted

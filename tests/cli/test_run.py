@@ -181,7 +181,7 @@ def test_another_seed_than_the_config_s(engine: FakeEngine, magic: Magic, config
 @pytest.mark.usefixtures("runs", "good")
 def test_code_that_comes_with_a_model_is_told_of(magic: Magic, config: Path) -> None:
     config.write_text("model: {path: m, trust_remote_code: true}\ndata: {path: d.jsonl}\n")
-    assert "it executes code that comes with the model" in magic("run", config).stderr
+    assert "runs code: the model's own from" in magic("run", config).stderr
 
 
 def test_what_it_waits_for_is_told_once(

@@ -123,12 +123,12 @@ def test_status_of_one_run(engine: FakeEngine, magic: Magic) -> None:
         "phase": "train", "done": 5, "total": 12, "step": 4, "step_seconds": 0.5, "loss": 3.25,
         "remaining_seconds": 125.0,
     }  # fmt: skip
-    engine.add(RUN, "running", phase=phase, memory=3 * 10**9, trust_remote_code=True)
+    engine.add(RUN, "running", phase=phase, memory=3 * 10**9, code=["t.py:T from /x"])
     text = magic("status", RUN).stdout
     for fact in (
         "▶ 20250102T030405-abc123  my run", "state       running",
         "training 5/12 · 2:05 left · 0.500 s/step · loss 3.2500 · at step 4",
-        "executes code that comes with the model", "trajectory  5.0 kB",
+        "runs code   t.py:T from /x", "trajectory  5.0 kB",
         "2.0 kB in 1 attribution", "3.0 GB at most", "on cpu",
     ):  # fmt: skip
         assert fact in text, fact

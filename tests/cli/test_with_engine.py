@@ -57,7 +57,7 @@ def ranks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Say how ranks behave, one order an attempt."""
 
     def behave(*orders: dict[str, Any]) -> None:
-        monkeypatch.setenv("FAKE_RANK", json.dumps(orders))
+        monkeypatch.setenv("HF_FAKE_RANK", json.dumps(orders))
 
     return behave
 

@@ -52,7 +52,7 @@ class Bench:
             id=new_run_id(),
             runs_dir=str(self.runs),
             config=CONFIG,
-            environment={"FAKE_RANK": json.dumps(orders or [{}]), **environment},
+            environment={"HF_FAKE_RANK": json.dumps(orders or [{}]), **environment},
         )
         view, created = engine.submit(wanted)
         assert created and view.id == wanted.id
@@ -60,7 +60,7 @@ class Bench:
 
     def ask(self, engine: Engine, run: str, *orders: dict[str, Any]) -> RunView:
         """Ask queries of a run's trajectory."""
-        environment = {"FAKE_RANK": json.dumps(orders or [{}])}
+        environment = {"HF_FAKE_RANK": json.dumps(orders or [{}])}
         asked = AttributionRequest(texts=("why?",))
         wanted = SubmitAttribution(asked=asked, environment=environment)
         return engine.attribute(self.runs, run, wanted)

@@ -1,6 +1,6 @@
 """Stands in for a rank: takes steps, saves, obeys signals, and ends the way a test wants.
 
-$FAKE_RANK holds one object per attempt (the last one serves all further ones) with ``steps``,
+$HF_FAKE_RANK holds one object per attempt (the last one serves all further ones) with ``steps``,
 ``seconds`` a step, ``wait_for`` (a file in the run's folder without which it does not end),
 ``deaf`` (ignores SIGINT) and ``end``.
 """
@@ -24,7 +24,7 @@ asked: list[int] = []
 
 
 def main() -> None:
-    orders = json.loads(os.environ.get("FAKE_RANK", "[{}]"))
+    orders = json.loads(os.environ.get("HF_FAKE_RANK", "[{}]"))
     order = orders[min(ATTEMPT.number, len(orders)) - 1]
     signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
     signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))

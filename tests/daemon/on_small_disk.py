@@ -13,7 +13,7 @@ from engine.records.submission import submit_run
 
 def main() -> None:
     config = RunConfig.model_validate({"model": {"path": "m"}, "data": {"path": "d"}})
-    environment = {"FAKE_RANK": '[{"end": "fill"}]'}
+    environment = {"HF_FAKE_RANK": '[{"end": "fill"}]'}
     job = submit_run(Path(sys.argv[1]), "20250102T030405-abc123", config, environment)
     attempt, lock = job.new_attempt()
     subprocess.run(

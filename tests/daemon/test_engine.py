@@ -199,7 +199,7 @@ def test_a_validation_is_a_job_of_its_run(bench: Bench) -> None:
         engine.validate(bench.runs, run, SubmitValidation())
     bench.ask(engine, run)
     bench.until(engine, run, "succeeded")
-    environment = {"FAKE_RANK": json.dumps([{"steps": 1, "wait_for": "never"}])}
+    environment = {"HF_FAKE_RANK": json.dumps([{"steps": 1, "wait_for": "never"}])}
     view = engine.validate(bench.runs, run, SubmitValidation(environment=environment))
     job = view.jobs[-1]
     assert (job.number, job.work, job.attribution) == (3, "validate", "a0001")

@@ -25,7 +25,7 @@ SUPERVISE = str(Path(__file__).with_name("supervise.py"))
 
 @pytest.fixture
 def attempt(tmp_path: Path) -> AttemptFolder:
-    job = submit_run(tmp_path, "20250102T030405-abc123", CONFIG, {"COLOUR": "blue"})
+    job = submit_run(tmp_path, "20250102T030405-abc123", CONFIG, {"HF_COLOUR": "blue"})
     attempt, lock = job.new_attempt()
     os.close(lock)
     return attempt
@@ -60,7 +60,7 @@ def test_the_rank_gets_what_it_needs(
         "'pipe': os.fstat(int(os.environ['MAGIC_SUPERVISOR_PIPE'])).st_mode}))"
     )
     facts = supervise(attempt, code, monkeypatch)["facts"]
-    assert facts["env"]["COLOUR"] == "blue" and facts["env"]["CUDA_VISIBLE_DEVICES"] == "GPU-7"
+    assert facts["env"]["HF_COLOUR"] == "blue" and facts["env"]["CUDA_VISIBLE_DEVICES"] == "GPU-7"
     assert facts["env"]["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)
     assert facts["env"]["PATH"] == os.environ["PATH"]
     assert (facts["cwd"], facts["stdin"], facts["argument"]) == ("/", "", str(attempt.path))
@@ -219,7 +219,7 @@ def test_locks_and_leases_are_held_until_the_last_process_is_gone(
 ) -> None:
     (attempt.job_path / "request.json").write_text(
         json.dumps({"work": "run", "attribution": None,
-                    "environment": {"FAKE_RANK": '[{"wait_for": "never"}]'}})
+                    "environment": {"HF_FAKE_RANK": '[{"wait_for": "never"}]'}})
     )  # fmt: skip
     lock = attempt.take_lock()
     lease = os.open(tmp_path / "lease", os.O_RDWR | os.O_CREAT)

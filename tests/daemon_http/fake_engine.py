@@ -13,6 +13,7 @@ from typing import Any
 
 from engine.contract.api import (
     API_VERSION,
+    CodeView,
     EngineView,
     JobView,
     Removed,
@@ -102,6 +103,10 @@ class FakeEngine:
         if what == "run":
             (Path(view.path) / VIEW).unlink()
         return Removed(removed=what, freed_bytes=1)
+
+    def code(self, runs_dir: Path, run_id: str, accept: bool = False) -> CodeView:
+        self.run(runs_dir, run_id)
+        return CodeView(code=[], accepted=True)
 
     def allow(self, folder: Path) -> Path:
         return folder

@@ -81,6 +81,14 @@ def test_a_received_run_executes_nothing_until_it_is_resumed(
     daemon.start(fake=False, MAGIC_DISK_FLOOR_GB="0")
     with daemon.client() as client:
         query = {"runs_dir": str(received)}
+        task, code = canary.parent / "task.py", f"/v1/runs/{RUN}/code"
+        for content in (task.read_text(), f"{task.read_text()}# changed\n"):
+            task.write_text(content)
+            # Accepted as it is now, and not as it will be.
+            assert client.get(code, params=query).json()["accepted"] is False
+            answer = client.post(f"/v1/runs/{RUN}/resume", params=query)
+            assert answer.status_code == 409 and f"task.py:Task from {task.parent}" in answer.text
+            assert client.post(code, params=query).json()["accepted"] is True
         assert client.post(f"/v1/runs/{RUN}/resume", params=query).status_code == 202
     assert within(60, canary.exists) and len(attempts(received)) == 1
     assert not attempts(daemon.runs)

@@ -257,6 +257,7 @@ def test_it_describes_itself(client: httpx2.Client) -> None:
         "POST /v1/runs/{run_id}/resume", "POST /v1/runs/{run_id}/cancel",
         "POST /v1/runs/{run_id}/attributions", "POST /v1/runs/{run_id}/validations",
         "POST /v1/folders/allow", "POST /v1/folders/forget",
+        "GET /v1/runs/{run_id}/code", "POST /v1/runs/{run_id}/code",
         "GET /v1/runs/{run_id}/events", "GET /v1/runs/{run_id}/logs",
     }  # fmt: skip
     for methods in described["paths"].values():

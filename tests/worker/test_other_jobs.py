@@ -31,6 +31,18 @@ def test_processes_of_ours_and_what_is_stored_know_nothing_of_another_job() -> N
     assert set(child_environment(environment_for_a_run(STAYS, everything))) == set(started)
 
 
+def test_a_stored_environment_loads_no_code_and_holds_no_secret() -> None:
+    ours = {"PATH": "/bin", "LD_LIBRARY_PATH": "/ours", "HF_ENDPOINT": "https://me:pw@host"}
+    stored = {
+        "PATH": "/evil", "PYTHONPATH": "/evil", "PYTHONSTARTUP": "/evil", "LD_PRELOAD": "/evil.so",
+        "LD_LIBRARY_PATH": "/evil", "NCCL_NET_PLUGIN": "/evil.so", "CUDA_INJECTION64_PATH": "/evil",
+        "OMP_TOOL_LIBRARIES": "/evil.so", "TORCH_EXTENSIONS_DIR": "/evil", "HF_PASSWORD": "p",
+        "HF_HUB_TOKEN": "t", "HF_ENDPOINT": "https://you:pw@evil", "OMP_NUM_THREADS": "3",
+    }  # fmt: skip
+    assert environment_of_a_run(stored) == {"OMP_NUM_THREADS": "3"}
+    assert environment_for_a_run(ours, stored) == {**ours, "OMP_NUM_THREADS": "3"}
+
+
 @pytest.mark.parametrize("size", ["1", "2"])
 def test_a_worker_started_by_hand_is_no_rank_of_it(
     size: str, config: dict[str, Any], start: Start, monkeypatch: pytest.MonkeyPatch
