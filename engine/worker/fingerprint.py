@@ -16,10 +16,12 @@ of the config's path are others by now, the copies are used, and a warning says 
 import contextlib
 import hashlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from engine.contract.config import CAUSAL_LM, IMAGE_CLASSIFICATION, ModelConfig, RunConfig
 from engine.contract.environment import magic_version
@@ -41,8 +43,8 @@ from engine.tasks.task import Origins, Rows, Task
 
 _LIBRARIES = ("torch", "transformers", "torchopt", "peft", "tokenizers", "numpy", "safetensors")
 _READ = (
-    *("config.json", "generation_config.json", "*token*", "*vocab*", "merges*", "*.model"),
-    *("*.spm", "*.tiktoken", "*.jinja", "bpe.codes", "dict.txt"),
+    *("config.json", "generation_config.json", "*tokenizer*", "*vocab*", "merges*", "*.model"),
+    *("special_tokens_map.json", "added_tokens.json", "tekken.json", "*.tiktoken", "*.jinja"),
 )
 """Patterns of the files that a model's config and tokenizer consist of."""
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")
@@ -167,12 +169,17 @@ class Fingerprint:
 
     def _model_files(self, model: dict[str, Any]) -> Path | None:
         folder, kept = Path(model["folder"]), self._folder.path / KEPT / "model"
+        if model["commit"] is not None and not folder.is_dir():
+            # The hub's cache was emptied or moved: the commit says what is read.
+            return None
         files = [
             KeptFile(name, folder / name, kept / name, digest)
             for name, digest in model["files"].items()
         ]
         # A snapshot of the hub may be given more of its files, which are those of its commit.
-        added = _small_files(folder) - model["files"].keys() if model["commit"] is None else set()
+        added = (
+            _small_files(folder, ()) - model["files"].keys() if model["commit"] is None else set()
+        )
         where = self._config.model.path
         if model["code"] and (changed := [*(f.name for f in files if f.is_changed), *added]):
             # Its own code would be looked for beside the copy.
@@ -216,7 +223,7 @@ def rows_digest(rows: Rows) -> str:
     found = hashlib.sha256()
     for name, array in sorted(rows.arrays().items()):
         found.update(f"{name} {array.dtype} {array.shape} ".encode())
-        found.update(array.tobytes())
+        found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return found.hexdigest()
 
 
@@ -232,8 +239,11 @@ def identity_of(facts: dict[str, Any] | None) -> str | None:
 
 def _model_facts(kept: Path, config: ModelConfig, loaded: LoadedModel) -> dict[str, Any]:
     folder = _folder_of(config)
+    tokenizer = getattr(loaded, "tokenizer", None)
+    vocabulary = getattr(tokenizer, "vocab_files_names", {}).values()
     files = [
-        KeptFile.keep(name, folder / name, kept / name) for name in sorted(_small_files(folder))
+        KeptFile.keep(name, folder / name, kept / name)
+        for name in sorted(_small_files(folder, vocabulary))
     ]
     return {
         "folder": str(folder),
@@ -264,9 +274,10 @@ def _folder_of(config: ModelConfig) -> Path:
     return Path(str(found)).parent
 
 
-def _small_files(folder: Path) -> set[str]:
-    """The files that a model's config and tokenizer consist of, by their paths in the folder."""
-    found = {file for pattern in _READ for file in folder.glob(pattern) if file.is_file()}
+def _small_files(folder: Path, vocabulary: Iterable[str]) -> set[str]:
+    """The names of the files in a folder that a model's config and tokenizer consist of."""
+    patterns = (*_READ, *vocabulary)
+    found = {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
     return {file.name for file in found if file.suffix not in _WEIGHTS}
 
 

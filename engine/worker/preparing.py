@@ -187,7 +187,8 @@ def _loaded(config: RunConfig, task: Task, documents: int, ranks: Ranks) -> _Loa
             f"training.recompute: the model of task {config.task} has no layers that could be "
             "computed again; set it to false"
         )
-    return _Loaded(task, documents, weight_digests(task.model.loss))
+    weights = weight_digests(task.model.loss, all_buffers=not config.has_tokens)
+    return _Loaded(task, documents, weights)
 
 
 def _job(config: RunConfig, load: Callable[[], _Loaded], device: torch.device, ranks: Ranks) -> Job:

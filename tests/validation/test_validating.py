@@ -72,6 +72,26 @@ def test_the_error_of_predictions_falls_with_the_square_of_the_change(
         assert np.allclose(ratios, 4.0, atol=0.35), ratios
 
 
+def test_retrainings_of_other_inputs_are_left_aside(run: RunFolder, job: Job) -> None:
+    few = ValidationRequest(drop=(0.3,), count=2)
+    validate(run, job, few)
+    first = table(run)
+    facts = run.prepared()
+    weights = {**facts["fingerprint"]["weights"], "model.lm_head": "another"}
+    other = {**facts["fingerprint"], "weights": weights}
+    run.write_prepared({**facts, "fingerprint": other})
+    events = validate(run, job, few)
+    [warning] = [event["message"] for event in events if event["event"] == "warning"]
+    assert warning.startswith("3 retrainings in ") and "left aside" in warning
+    records = read_journal(run.bank_file)
+    assert [record["subset"] for record in records[3:]] == [r["subset"] for r in records[:3]]
+    assert len({record["made_from"] for record in records}) == 2
+    assert table(run) == first
+    run.write_prepared(facts)
+    validate(run, job, few)
+    assert len(read_journal(run.bank_file)) == len(records)
+
+
 def test_a_bank_and_its_table(run: RunFolder, job: Job) -> None:
     events = validate(run, job)
     found = table(run)

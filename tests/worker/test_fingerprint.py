@@ -248,7 +248,8 @@ def test_a_model_of_the_hub_stays_at_its_commit(
     hub = tmp_path / "hub"
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("transformers.utils.hub._is_offline_mode", True, raising=False)
-    for name in ("huggingface_hub.constants.HF_HUB_CACHE", "transformers.utils.hub.HF_HUB_CACHE"):
+    names = ("huggingface_hub.constants.HF_HUB_CACHE", "transformers.utils.hub.HF_HUB_CACHE")
+    for name in names:
         monkeypatch.setattr(name, str(hub), raising=False)
     repository = hub / "models--someone--tiny"
     commits = ["a" * 40, "b" * 40]
@@ -263,7 +264,14 @@ def test_a_model_of_the_hub_stays_at_its_commit(
     edit(repository / "snapshots" / commits[1] / "model.safetensors", "transformer.wpe.weight")
     (repository / "refs" / "main").write_text(commits[1])
     assert np.array_equal(token_scores(attribute(worker, run)), token_scores(run))
+    shutil.copytree(hub, hub.with_name("moved"))
+    with monkeypatch.context() as patch:
+        shutil.rmtree(hub)
+        for name in names:
+            patch.setattr(name, str(hub.with_name("moved")), raising=False)
+        assert np.array_equal(token_scores(attribute(worker, run)), token_scores(run))
     assert not warnings(run)
+    shutil.copytree(hub.with_name("moved"), hub)
     edit(repository / "snapshots" / commits[0] / "model.safetensors", "transformer.wpe.weight")
     assert "the weights of someone/tiny changed" in attribute(worker, run)["message"]
 
@@ -280,6 +288,7 @@ def test_digests_see_every_tensor_that_is_not_computed() -> None:
     model = Model()
     before = weight_digests(model)
     assert set(before) == {"w", "scale", "mean"}
+    assert set(weight_digests(model, all_buffers=True)) == {*before, "angles"}
     assert before["w"] == weight_digests(Model())["w"]
     with torch.no_grad():
         model.w[0, 1] = -0.0
