@@ -67,6 +67,8 @@ def _queries(folder: RunFolder, name: str, job: View | None) -> dict[str, Any]:
 def _from_table(file: Path) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
+    from magic_tui.client.texts import as_read
+
     verify(file)
     with pq.ParquetFile(file) as table:
         names = table.schema_arrow.names
@@ -74,8 +76,12 @@ def _from_table(file: Path) -> dict[str, Any]:
         queries = 1 + max(table.read(["measurement"]).column(0).to_pylist())
         known = ["cut_tokens"] if "cut_tokens" in names else []
         lost = [row["cut_tokens"] for row in table.read(known).to_pylist() if row.get("cut_tokens")]
-        first = next(table.iter_batches(batch_size=_TEXTS, columns=columns)).to_pylist()
-    words = [" → ".join(str(row[name] or "") for name in columns) for row in first]
+        ends = ["text_end"] if "text_end" in names else []
+        first = next(table.iter_batches(batch_size=_TEXTS, columns=[*columns, *ends])).to_pylist()
+    words = [
+        " → ".join(as_read([str(row[name] or "") for name in columns], row.get("text_end")))
+        for row in first
+    ]
     cut = {"queries": len(lost), "tokens": sum(lost)}
     return {"queries": queries, "texts": [_first_words(text) for text in words], "cut": cut}
 

@@ -17,7 +17,7 @@ from magic_tui.client.document import (
     read_document,
     token_scores,
 )
-from magic_tui.client.texts import DocumentTexts
+from magic_tui.client.texts import CUT_MARK, DocumentTexts
 
 Parts = tuple[DocumentTokens, list[Piece]]
 
@@ -45,6 +45,14 @@ class ShownDocument:
         if self.scores is None or not self.pieces:
             return np.zeros(len(self.pieces))
         return np.add.reduceat(self.scores, self._starts).astype(np.float64)
+
+    @cached_property
+    def marked_pieces(self) -> list[Piece]:
+        """The pieces, the last of them with a mark if the document is cut there."""
+        if not self.tokens.cut or not self.pieces:
+            return self.pieces
+        last = self.pieces[-1]
+        return [*self.pieces[:-1], replace(last, text=last.text + CUT_MARK)]
 
     @cached_property
     def learned(self) -> NDArray[np.bool_]:

@@ -7,7 +7,6 @@ from rich.text import Text
 
 from magic_tui.client.document import Piece
 from magic_tui.client.shown import ShownDocument
-from magic_tui.client.texts import CUT_MARK
 from magic_tui.render.bars import CENTRE, signed_bar
 from magic_tui.render.cells import fit, wrap
 from magic_tui.render.numbers import count_text, counted, score_text
@@ -35,8 +34,7 @@ def show_lines(shown: ShownDocument, width: int, colour: bool) -> Iterator[Text]
     yield Text()
     yield from _document_head(shown, width)
     yield Text()
-    end = [Shade(CUT_MARK, learned=False)] if shown.tokens.cut else []
-    for line in wrap_shades([*shades(shown), *end], width - 2 * len(_MARGIN)):
+    for line in wrap_shades(shades(shown), width - 2 * len(_MARGIN)):
         yield Text(_MARGIN).append_text(line_text(line) if colour else plain_line(line))
         marks = "" if colour else mark_text(line)
         if marks:
@@ -75,7 +73,7 @@ def shades(shown: ShownDocument, scale: float | None = None) -> list[Shade]:
         scale: a |score| that the levels are relative to instead.
     """
     found = colours(shown, scale)
-    return [found.shade(index, piece.text) for index, piece in enumerate(shown.pieces)]
+    return [found.shade(index, piece.text) for index, piece in enumerate(shown.marked_pieces)]
 
 
 def colours(shown: ShownDocument, scale: float | None = None) -> Colours:

@@ -176,7 +176,7 @@ class DocumentScreen(ExploringScreen):
         colour = self.magic.has_colour
         marks = not colour if self._marks is None else self._marks
         marks = marks and sheet.shown.scores is not None
-        self.paper.show(sheet.shown.pieces, colours(sheet.shown, sheet.scale), marks)
+        self.paper.show(sheet.shown.marked_pieces, colours(sheet.shown, sheet.scale), marks)
         self._show_facts()
 
     def _show_facts(self) -> None:

@@ -92,7 +92,7 @@ class Paper(ScrollView, can_focus=True):
             colours: how to show each piece.
             marks: whether signs stand below the tokens.
         """
-        other = pieces is not self._pieces
+        other = pieces is not self._pieces and pieces != self._pieces
         self._pieces, self._colours, self.marks = pieces, colours, marks
         if other:
             self.cursor = 0

@@ -73,6 +73,7 @@ def test_status_says_what_of_the_data_is_not_used(cut: RunFolder) -> None:
     view = {"path": str(cut.path), "jobs": []}
     listed = attribution_list(view)
     assert listed[0]["cut"] == {"queries": 1, "tokens": 7}
+    assert listed[0]["texts"] == ["who sat" + CUT_MARK, "wörld peace"]
     assert unused_data(cut.path) == FACTS
     run = {
         **dict.fromkeys(("phase", "job", "reason", "memory", "created"), None),
