@@ -9,7 +9,6 @@ from engine.contract.config import ScheduleName
 from engine.contract.errors import RunError
 from engine.magic.observer import Observer
 from engine.magic.schedule import Schedule, ScheduleKind, make_schedule
-from engine.magic.train_step import TrainStep
 from engine.planning import Training
 from engine.records.manifest import part_folder, parts_of, read_manifest, read_part
 
@@ -55,7 +54,7 @@ def settle_schedule(
 
 
 def keeper_of(
-    step: TrainStep,
+    training: Training,
     folder: Path,
     schedule: Schedule,
     observer: Observer,
@@ -67,12 +66,13 @@ def keeper_of(
     Raises:
         RunError: if the folder holds a trajectory that other parts were made of.
     """
-    ranks, group = step.ranks, step.ranks.group
+    step, ranks, group = training.step, training.step.ranks, training.step.ranks.group
     parts, part = parts_of(folder), part_folder(folder, group.index, group.count)
     if part not in parts and any(read_part(other) is not None for other in parts):
         raise RunError(
             f"{folder} was begun by {len(parts)} ranks that divide the model; go on with as many"
         )
     if ranks.group_index == 0:
-        return TrajectoryWriter(part, schedule, step.stage, observer, save_seconds, tier)
+        stream = training.stream.digests()
+        return TrajectoryWriter(part, schedule, step.stage, observer, save_seconds, tier, stream)
     return TrajectoryFollower(part, schedule, ranks)

@@ -1,5 +1,6 @@
 """The order in which a training sees its data, with one weight for every document or token."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -8,11 +9,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engine.contract.errors import UsageError
 from engine.magic.state import Batch
 from engine.models.causal_lm_loss import IGNORED
 
 _PADDING = {"input_ids": 0, "labels": IGNORED, "doc_ids": -1, "attention_mask": 0}
 _NOT_INPUTS = {"doc_ids"}
+
+
+class StreamError(UsageError, ValueError):
+    """Rows, data weights and documents that do not fit each other."""
 
 
 class RowSource(Protocol):
@@ -33,8 +39,11 @@ class DataStream:
 
     Columns become keyword arguments of the model: ``input_ids``, ``labels`` and
     ``attention_mask`` are padded to the longest of the batch, the others stacked. ``labels``
-    default to ``input_ids``. ``doc_ids`` (one a row or one a token) are not passed on; they say
-    which document's weight applies.
+    default to ``input_ids``; they and ``attention_mask`` have one entry a token.
+
+    ``doc_ids`` are not passed on; they say which document's weight applies, -1 for none. A row
+    has a single one, or one a token: entry j belongs to token j. Entries beyond a row's tokens
+    belong to its padding and are left out, so that all rows may have the same number of them.
     """
 
     def __init__(
@@ -56,6 +65,8 @@ class DataStream:
                 token; one a row if left out. All weights are 1.
             order: the rows of every step; once through in order if left out. The last, smaller
                 batch is kept.
+
+        Batches raise :class:`StreamError` where rows, documents and weights do not fit.
         """
         self.dataset = dataset
         self.batch_size = batch_size
@@ -107,10 +118,34 @@ class DataStream:
         known = documents.flatten() >= 0
         into.index_add_(1, documents.flatten()[known], flat[:, known])
 
+    def digests(self) -> dict[str, str]:
+        """What a training on this stream depends on: its rows, their order and their weights.
+
+        Two streams that differ only in how weights of 1 are divided among documents or tokens
+        are the same to a training.
+        """
+        order, rows, weights = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
+        for chosen in self.order:
+            order.update(f"{len(chosen)} ".encode())
+            order.update(np.asarray(chosen, np.int64).tobytes())
+        used = np.unique(np.concatenate([np.asarray(chosen, np.int64) for chosen in self.order]))
+        for index in used:
+            columns = self._columns(np.array([index]))
+            for name in sorted(columns.keys() - _NOT_INPUTS):
+                tensor = columns[name].contiguous()
+                rows.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+                rows.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+            values = self._batch_weights(np.array([index]), columns)
+            if bool((values != 1).any()):
+                weights.update(f"{index} {tuple(values.shape)} ".encode())
+                weights.update(values.contiguous().numpy().tobytes())
+        found = {"rows": rows, "order of the rows": order, "data weights": weights}
+        return {what: digest.hexdigest()[:16] for what, digest in found.items()}
+
     def _columns(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
         if self._latest[0] is rows:
             return self._latest[1]
-        taken = [self.dataset[int(row)] for row in rows]
+        taken = [_fitted(self.dataset[int(row)], int(row)) for row in rows]
         columns = {name: _collate(name, [row[name] for row in taken]) for name in taken[0]}
         if "input_ids" in columns and "labels" not in columns:
             columns["labels"] = _collate("labels", [row["input_ids"] for row in taken])
@@ -122,14 +157,50 @@ class DataStream:
 
     def _batch_weights(self, rows: NDArray[np.int64], columns: dict[str, Tensor]) -> Tensor:
         if self.weights.ndim == 2:
-            width = columns["input_ids"].shape[1] if "input_ids" in columns else None
-            return self.weights[torch.from_numpy(rows), :width]
+            width = columns["input_ids"].shape[1] if "input_ids" in columns else 0
+            if len(self.weights) != len(self.dataset) or self.weights.shape[1] < width:
+                raise StreamError(
+                    f"data weights of shape {tuple(self.weights.shape)} do not fit "
+                    f"{len(self.dataset)} rows of {width} tokens; give weight_shape=(rows, tokens)"
+                )
+            return self.weights[torch.from_numpy(rows), : width or None]
         documents = self._documents(rows, columns)
         return self.weights[documents.clamp(min=0)] * (documents >= 0)
 
     def _documents(self, rows: NDArray[np.int64], columns: dict[str, Tensor]) -> Tensor:
         """The weight's index for every row or token; -1 for none."""
-        return columns["doc_ids"] if "doc_ids" in columns else torch.from_numpy(rows)
+        named = "doc_ids" in columns
+        documents = columns["doc_ids"].long() if named else torch.from_numpy(rows)
+        count = len(self.weights)
+        if documents.numel() and not -1 <= int(documents.min()) <= int(documents.max()) < count:
+            what = f"doc_ids from {documents.min()} to {documents.max()}"
+            raise StreamError(
+                f"{what if named else f'row {documents.max()}'} cannot choose among {count} data "
+                "weights; give weight_shape=(documents,) with one weight for each"
+            )
+        return documents
+
+
+def _fitted(row: Mapping[str, Any], index: int) -> Mapping[str, Any]:
+    """The row with as many document ids as tokens.
+
+    Raises:
+        StreamError: if it has fewer of something than tokens.
+    """
+    tokens: tuple[int, ...] = np.shape(row["input_ids"]) if "input_ids" in row else ()
+    if len(tokens) != 1:
+        return row
+    for name in sorted(_PADDING.keys() & row.keys()):
+        shape = np.shape(row[name])
+        longer = name == "doc_ids" and len(shape) == 1 and shape > tokens
+        if shape not in ((), tokens) and not longer:
+            raise StreamError(
+                f"row {index}: {name} of shape {tuple(shape)} do not fit input_ids of shape "
+                f"{tuple(tokens)}; give one a token{', or one' if name == 'doc_ids' else ''}"
+            )
+    if "doc_ids" in row and np.shape(row["doc_ids"]) > tokens:
+        return {**row, "doc_ids": row["doc_ids"][: tokens[0]]}
+    return row
 
 
 def _collate(name: str, values: list[Any]) -> Tensor:

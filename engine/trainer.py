@@ -35,8 +35,9 @@ from engine.measurements import Measurement, measurements_of
 from engine.measuring import Measuring
 from engine.models.checked_derivatives import DerivativeCheck, check_derivatives
 from engine.models.layered_loss import LayeredModuleLoss
-from engine.models.module_loss import ModuleLoss
+from engine.models.module_loss import ModuleLoss, check_finite
 from engine.planning import Training, free_memory
+from engine.records.manifest import other_stream
 from engine.sharding.mesh import Mesh
 from engine.sharding.sharded_loss import ShardedLoss
 from engine.stream import DataStream
@@ -106,9 +107,13 @@ class Trainer:
             recompute: layers of the model whose activations are not kept but computed again, so
                 that a micro-batch takes the memory of one layer; not with ``dropout_seed``.
             force: ``["derivative"]`` trains a model whose derivatives are wrong, after a warning.
+
+        Raises:
+            ModelError: if the model cannot be trained exactly as it is.
         """
         ranks: Ranks = mesh or ALONE
         loss = ModuleLoss(model, dropout_seed)
+        check_finite(model, type(model).__name__)
         buffers = loss.buffers()
         if buffers and (micro_batch_size is not None or ranks.count > 1):
             raise ValueError(
@@ -188,7 +193,7 @@ class Trainer:
         training = Training(self.step, state, stream)
         schedule = settle_schedule(training, folder, schedule, observer, control.resume)
         seconds = control.save_seconds
-        with keeper_of(self.step, folder, schedule, observer, seconds, self.tier) as writer:
+        with keeper_of(training, folder, schedule, observer, seconds, self.tier) as writer:
             files = TrajectoryFiles(folder, self._shards, writer.manifest)
             reader = TrajectoryReader(files, self.step.stage, self.device)
             kept = KeptSteps(steps, writer, reader)
@@ -290,6 +295,12 @@ class Trainer:
             raise RunError(
                 f"{reader.folder} was trained for {steps} steps, but the stream has "
                 f"{len(stream)}; give the stream it was trained on"
+            )
+        other = other_stream(reader.stream, stream.digests()) if reader.stream else ""
+        if other:
+            raise RunError(
+                f"{reader.folder} was trained on a stream that differs in its {other}; give the "
+                "stream it was trained on"
             )
         # Measured with the first files of the replay on their way.
         reader.expect(reader.schedule.reads_of_pass())

@@ -66,6 +66,11 @@ class TrajectoryReader:
         """Where the trajectory lies."""
         return self._files.folder
 
+    @property
+    def stream(self) -> dict[str, str]:
+        """Digests of what it was trained on, if they were kept."""
+        return self._files.manifest.stream
+
     def expect(self, reads: Sequence[Read]) -> None:
         """Read ahead what will be loaded, in this order, while other things are computed."""
         self._ahead.expect(reads, self.schedule.reads_of_pass())

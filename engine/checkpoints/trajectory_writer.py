@@ -34,7 +34,14 @@ from engine.magic.optimizer_stage import OptimizerStage
 from engine.magic.schedule import Schedule
 from engine.magic.state import Gradient, TrainState
 from engine.records.journal import JournalWriter
-from engine.records.manifest import MANIFEST, Key, Manifest, parts_of, read_part
+from engine.records.manifest import (
+    MANIFEST,
+    Key,
+    Manifest,
+    other_stream,
+    parts_of,
+    read_part,
+)
 
 _WAITING = 2
 """States that may wait for the writer before training waits for it."""
@@ -54,14 +61,16 @@ class TrajectoryWriter:
         observer: Observer = ignore,
         save_seconds: float = SAVE_SECONDS,
         tier: HostTier | None = None,
+        stream: dict[str, str] | None = None,
     ) -> None:
         """Begin a trajectory in ``folder``, or go on with the unfinished one that is there.
 
         What is written stays in ``tier`` as well, as far as there is room. The observer
-        receives ``checkpoint`` once something is safely on disk, and ``warning``.
+        receives ``checkpoint`` once something is safely on disk, and ``warning``. ``stream``
+        holds the digests of what is trained on.
 
         Raises:
-            RunError: if the folder holds a trajectory of another schedule.
+            RunError: if the folder holds a trajectory of another schedule or stream.
         """
         folder.mkdir(parents=True, exist_ok=True)
         remove_unfinished(folder)
@@ -71,7 +80,7 @@ class TrajectoryWriter:
         self._observer = observer
         self._pace = SavePace(save_seconds)
         self._journal = JournalWriter(folder / MANIFEST)
-        self.manifest = self._begin()
+        self.manifest = self._begin(stream or {})
         for key in agree(self.manifest, stage.ranks):
             self.drop(key)
         self._remove_strays()
@@ -142,19 +151,26 @@ class TrajectoryWriter:
         if complete or flush:
             self._raise()
 
-    def _begin(self) -> Manifest:
+    def _begin(self, stream: dict[str, str]) -> Manifest:
         manifest = read_part(self.folder)
+        kind, steps = self.schedule.kind, self.schedule.steps
         if manifest is None:
-            self._journal.append("schedule", kind=self.schedule.kind, steps=self.schedule.steps)
+            self._journal.append("schedule", kind=kind, steps=steps, stream=stream)
             self._journal.sync()
-            return Manifest(self.schedule.kind, self.schedule.steps)
-        if (manifest.kind, manifest.steps) != (self.schedule.kind, self.schedule.steps):
-            self._journal.close()
+            return Manifest(kind, steps, stream=stream)
+        other = other_stream(manifest.stream, stream)
+        if (manifest.kind, manifest.steps) == (kind, steps) and not other:
+            return manifest
+        self._journal.close()
+        if other:
             raise RunError(
-                f"{self.folder} already holds a trajectory of {manifest.steps} steps under the "
-                f"schedule {manifest.kind}; give another folder"
+                f"{self.folder} was begun with a stream that differs in its {other}; go on with "
+                "that one, or give another folder"
             )
-        return manifest
+        raise RunError(
+            f"{self.folder} already holds a trajectory of {manifest.steps} steps under the "
+            f"schedule {manifest.kind}; give another folder"
+        )
 
     def _complete(self) -> None:
         if not self.manifest.complete:

@@ -1,8 +1,8 @@
 """The training loss of a transformers causal language model, with one weight a token.
 
 The loss at position j is that of predicting token j+1. Where the model's head is a plain
-bias-free linear layer on its last hidden state (checked once by computing both), with an adapter
-or without, the head and the cross-entropy run as one chunked operation
+bias-free linear layer on its last hidden state (:mod:`engine.models.plain_head` compares both),
+with an adapter or without, the head and the cross-entropy run as one chunked operation
 (:mod:`engine.magic.linear_cross_entropy`); otherwise the model's own logits are used.
 """
 
@@ -13,9 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.magic.linear_cross_entropy import weighted_linear_cross_entropy
-from engine.models.lora import as_one_matrix, is_one_matrix
+from engine.models.lora import as_one_matrix
+from engine.models.places import ModelError
+from engine.models.plain_head import has_plain_head
 
 IGNORED = -100
+PROBE_TOKENS = 128
 
 
 class CausalLMLoss(nn.Module):
@@ -24,19 +27,23 @@ class CausalLMLoss(nn.Module):
     Parameters keep the model's names under ``model.``; a tied embedding and head are one.
     """
 
-    def __init__(self, model: nn.Module, cache_bytes: int = 2**30) -> None:
+    def __init__(
+        self, model: nn.Module, cache_bytes: int = 2**30, length: int = PROBE_TOKENS
+    ) -> None:
         """Wrap a causal language model.
 
         Args:
-            model: a transformers causal language model with eager attention.
+            model: a transformers causal language model.
             cache_bytes: memory for keeping a (micro-)batch's token probabilities between the
                 first and the second derivative; where they need more they are recomputed.
+            length: tokens of the rows on which it is tried whether its head is plain: as many as
+                the rows to come have, if that may matter to it.
         """
         super().__init__()
         _train_padding_of_tied(model)
         self.model: Any = model
         self.cache_bytes = cache_bytes
-        self.plain_head = _has_plain_head(model)
+        self.plain_head = has_plain_head(model, length)
 
     def forward(
         self,
@@ -56,7 +63,11 @@ class CausalLMLoss(nn.Module):
             num_items_in_batch: D, what the sum is divided by.
             attention_mask: (rows, tokens), for rows that are not padded at their end; those need
                 none.
+
+        Raises:
+            ModelError: if labels or weights do not fit the rows.
         """
+        _check_shapes(input_ids, labels, example_weight)
         kept, targets = _targets(labels)
         if example_weight.ndim == 1:
             example_weight = example_weight[:, None].expand(labels.shape)
@@ -101,6 +112,16 @@ def _train_padding_of_tied(model: Any) -> None:
         embedding.padding_idx = None
 
 
+def _check_shapes(input_ids: Tensor, labels: Tensor, weights: Tensor) -> None:
+    shape = tuple(input_ids.shape)
+    if tuple(labels.shape) != shape or tuple(weights.shape) not in (shape[:1], shape):
+        raise ModelError(
+            f"input_ids of shape {shape}, labels of shape {tuple(labels.shape)} and data weights "
+            f"of shape {tuple(weights.shape)} do not fit: give one label a token, and one weight "
+            "a row or a token"
+        )
+
+
 def _targets(labels: Tensor) -> tuple[Tensor, Tensor]:
     """Flat positions that count, and their target tokens."""
     shifted = torch.full_like(labels, IGNORED)
@@ -113,26 +134,3 @@ def _targets(labels: Tensor) -> tuple[Tensor, Tensor]:
 def _select(values: Tensor, kept: Tensor) -> Tensor:
     """The rows of ``values`` (rows, tokens, …) at flat positions: (kept, …)."""
     return values.flatten(0, 1).index_select(0, kept)
-
-
-@torch.no_grad()
-def _has_plain_head(model: Any) -> bool:
-    """Whether the logits are exactly a bias-free linear layer of the last hidden state."""
-    head: Any = getattr(model, "get_output_embeddings", lambda: None)()
-    base: Any = getattr(model, "base_model", None)
-    if base is None or base is model or not is_one_matrix(head):
-        return False
-    training = model.training
-    model.eval()
-    # Enlarged, so that a soft cap shows however small the logits of an untrained model are.
-    enlarge = head.register_forward_hook(lambda module, inputs, output: output * 1e4)
-    try:
-        probe = torch.arange(4, device=head.weight.device)[None] % head.weight.shape[0]
-        hidden = getattr(base(input_ids=probe, use_cache=False), "last_hidden_state", None)
-        if hidden is None:
-            return False
-        logits = model(input_ids=probe, use_cache=False).logits.double()
-        return torch.allclose(logits, head(hidden).double(), rtol=1e-5, atol=1e-3)
-    finally:
-        enlarge.remove()
-        model.train(training)

@@ -25,7 +25,14 @@ class _WithoutFloat32(TorchFunctionMode):
             return args[0].double()
         wide = [torch.float64 if a is torch.float32 else a for a in args]
         named = {k: torch.float64 if v is torch.float32 else v for k, v in (kwargs or {}).items()}
+        if func is torch.full and "dtype" not in named and _is_beyond_float32(wide[-1]):
+            named["dtype"] = torch.float64
         return func(*wide, **named)
+
+
+def _is_beyond_float32(value: Any) -> bool:
+    """Such as the least number of float64, which masks scores of attention."""
+    return isinstance(value, float) and torch.finfo(torch.float32).max < abs(value) < torch.inf
 
 
 def compute_in_float64(model: nn.Module) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from engine.contract.config import ModelConfig
 from engine.contract.errors import UsageError
-from engine.models.causal_lm_loss import CausalLMLoss
+from engine.models.causal_lm_loss import PROBE_TOKENS, CausalLMLoss
 from engine.models.float64 import compute_in_float64
 from engine.models.loaded import (
     DROPOUT_FIELD,
@@ -20,7 +20,11 @@ from engine.models.loaded import (
     settle_dropout,
 )
 from engine.models.lora import add_adapters
-from engine.models.module_loss import ModuleLoss
+from engine.models.module_loss import ModuleLoss, check_finite
+
+ADAPTER = "adapter_config.json"
+_NO_ADAPTER = {"subfolder": "no-adapter"}
+"""Where transformers is to look for an adapter: it loads one that lies beside the weights."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ def load_causal_lm(
     *,
     force_dropout: bool = False,
     files: Path | None = None,
+    length: int = PROBE_TOKENS,
 ) -> LoadedCausalLM:
     """The model of a run config with its tokenizer, on ``device``.
 
@@ -85,6 +90,7 @@ def load_causal_lm(
         device: where it computes.
         force_dropout: keep the model's dropout although it makes scores hard to trust.
         files: the folder of its config and tokenizer, if it is not the model's own.
+        length: tokens of its rows.
 
     Raises:
         UsageError: if it cannot be loaded, has no eager attention, has dropout, or lacks a layer to
@@ -92,6 +98,7 @@ def load_causal_lm(
     """
     tokenizer = load_tokenizer(config, files)
     model = _build(config, seed, files)
+    check_finite(model, f"model.path: {config.path}")
     if config.lora is not None:
         add_adapters(model, config.lora, seed, config.path)
     model.to(device)
@@ -99,7 +106,7 @@ def load_causal_lm(
     model.train(dropout)
     if config.dtype == "float64":
         compute_in_float64(model)
-    loss = CausalLMLoss(model)
+    loss = CausalLMLoss(model, length=length)
     _check_causal(loss, config.path)
     return LoadedCausalLM(loss, dropout, frozen_parameters(loss), tokenizer)
 
@@ -128,6 +135,7 @@ def _build(config: ModelConfig, seed: int, files: Path | None) -> Any:
             dtype=dtype,
             use_safetensors=True,
             output_loading_info=True,
+            adapter_kwargs=dict(_NO_ADAPTER),
             **options,
         )
         lacking = sorted(map(str, {*found["missing_keys"], *found["mismatched_keys"]}))
@@ -154,6 +162,12 @@ def _quiet() -> Iterator[None]:
 def _loading(config: ModelConfig, what: str) -> Iterator[None]:
     """Turn whatever goes wrong while loading into one sentence."""
     where = f"model.path: cannot load the {what} of {config.path}"
+    folder = Path(config.path)
+    if (folder / ADAPTER).is_file() and not (folder / "config.json").is_file():
+        raise UsageError(
+            f"model.path: {config.path} holds an adapter without its model; merge it into its "
+            "model (peft: merge_and_unload), and give the folder of that"
+        )
     try:
         yield
     except UsageError:
@@ -196,9 +210,11 @@ def _check_causal(loss: CausalLMLoss, path: str) -> None:
     tokens, size = _probe(loss)
     other = tokens.clone()
     other[0, -1] = (other[0, -1] + 1) % size
-    with ModuleLoss(loss).evaluating():
-        first, second = (
-            loss.model(input_ids=row, use_cache=False).logits for row in (tokens, other)
+    whole = ModuleLoss(loss)
+    with whole.evaluating():
+        first, second = whole.bound(
+            {},
+            lambda: [loss.model(input_ids=row, use_cache=False).logits for row in (tokens, other)],
         )
     if not torch.allclose(first[:, :-1], second[:, :-1], rtol=1e-3, atol=1e-6):
         raise UsageError(

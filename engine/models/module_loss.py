@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from engine.magic.shards import Shard
 from engine.magic.state import Batch, Params
 from engine.models.batch_norm import batch_norms, differentiable
+from engine.models.places import ModelError, Places
+from engine.models.plain_forward import PlainForward
 
 WEIGHT_ARGUMENT = "example_weight"
 COUNT_ARGUMENT = "num_items_in_batch"
@@ -32,13 +33,21 @@ class ModuleLoss:
 
     Only parameters that require a gradient are trained; tied ones appear once. The running
     statistics of batch norm are buffers that training changes, and part of what is
-    differentiated; modules that change other buffers are refused.
+    differentiated; modules whose other buffers depend on earlier batches are refused.
     """
 
     def __init__(self, module: nn.Module, dropout_seed: int | None = None) -> None:
-        """Wrap ``module``; ``dropout_seed`` makes random layers a function of the batch's key."""
+        """Wrap ``module``; ``dropout_seed`` makes random layers a function of the batch's key.
+
+        Raises:
+            ModelError: if a parameter is not made of real numbers or shares memory with another
+                tensor, or the module is scripted.
+        """
+        _check_kinds(module)
         self.module = module
         self.dropout_seed = dropout_seed
+        self._places = Places(module)
+        self._plain = PlainForward(module)
         self._batch_norms = batch_norms(module)
         signature = inspect.signature(module.forward).parameters
         open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.values())
@@ -66,7 +75,7 @@ class ModuleLoss:
         return {name: Shard(tensor.shape, 0, 1) for name, tensor in self._trainable()}
 
     def _trainable(self) -> Iterator[tuple[str, Tensor]]:
-        return ((n, p) for n, p in self.module.named_parameters() if p.requires_grad)
+        return ((name, self._places.parameter(name)) for name in self._places.trained)
 
     def __call__(self, params: Params, batch: Batch, buffers: Params | None = None) -> Tensor:
         """The batch's loss at ``params`` and ``buffers``."""
@@ -85,8 +94,7 @@ class ModuleLoss:
             output = self._call(tensors, {**batch.inputs, **extra}, batch.key)
         else:
             output = self._checked_call(tensors, {**batch.inputs, **extra}, batch)
-        loss: Tensor = output if isinstance(output, Tensor) else output.loss
-        return self._weighted(loss, batch), {name: tensors[name] for name in buffers}
+        return self._weighted(_loss_of(output), batch), {name: tensors[name] for name in buffers}
 
     def _call(self, tensors: Params, arguments: dict[str, Any], key: tuple[int, ...]) -> Any:
         if self.dropout_seed is None:
@@ -99,26 +107,56 @@ class ModuleLoss:
 
     def bound(self, params: Params, compute: Callable[[], Any]) -> Any:
         """What ``compute`` gives while the module's parameters are ``params``."""
-        named = {f"module.{name}": tensor for name, tensor in params.items()}
-        return functional_call(_Bound(self.module), named, (compute,))
+        with self._plain.on(), self._places.holding(params):
+            return compute()
 
     def _run(self, tensors: Params, arguments: dict[str, Any]) -> Any:
         with differentiable(list(self._batch_norms.values())):
-            return functional_call(self.module, tensors, (), arguments)
+            return self.bound(tensors, lambda: self.module(**arguments))
 
     def _checked_call(self, tensors: Params, arguments: dict[str, Any], batch: Batch) -> Any:
-        """The first call, which may neither change buffers nor draw unseeded random numbers."""
-        versions = [buffer._version for buffer in self.module.buffers()]
+        """The first call.
+
+        It may neither change buffers that a result depends on, nor draw unseeded random numbers,
+        nor come to parameters by ways on which they cannot be exchanged.
+        """
+        before = {n: (b, b._version) for n, b in self.module.named_buffers() if n not in tensors}
         random = _random_state(batch.weights.device)
-        output = self._call(tensors, arguments, batch.key)
-        self._check_buffers(versions)
+        with self._places.without_others(tensors):
+            output = self._call(tensors, arguments, batch.key)
         if not torch.equal(random, _random_state(batch.weights.device)):
-            raise TypeError(
+            raise ModelError(
                 f"{type(self.module).__name__} draws random numbers (dropout, say), which replay "
                 "could not repeat: call its eval(), or give the trainer a dropout_seed"
             )
+        changed = [n for n, (b, version) in before.items() if self._has_changed(n, b, version)]
+        if changed and not self._overwrites(changed, output, (tensors, arguments, batch.key)):
+            raise ModelError(
+                f"{type(self.module).__name__} changes its buffer {changed[0]} while training; "
+                "of buffers only torch's batch norm may change its own: keep this one constant, or "
+                "put its layer in eval mode"
+            )
         self._checked = True
         return output
+
+    def _has_changed(self, name: str, buffer: Tensor, version: int) -> bool:
+        now = self._places.tensor(name)
+        if now is buffer:
+            return buffer._version != version
+        return now is None or buffer._version != version or not torch.equal(now, buffer)
+
+    @torch.no_grad()
+    def _overwrites(self, names: list[str], output: Any, call: tuple[Any, ...]) -> bool:
+        """Whether buffers are written before they are read: nothing comes from a former batch."""
+        tensors, arguments, key = call
+        left = {name: self._places.tensor(name) for name in names}
+        if any(buffer is None for buffer in left.values()):
+            return False
+        spoilt = {name: _spoilt(buffer) for name, buffer in left.items() if buffer is not None}
+        given = {**tensors, **spoilt}
+        pairs = [(_loss_of(output), _loss_of(self._call(given, arguments, key)))]
+        pairs += [(buffer, given[name]) for name, buffer in left.items() if buffer is not None]
+        return all(a.shape == b.shape and torch.allclose(a, b, rtol=1e-4) for a, b in pairs)
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -140,38 +178,73 @@ class ModuleLoss:
                     f"{WEIGHT_ARGUMENT}: return one loss a row or token, or take the weights"
                 )
             return loss
-        while weights.ndim < loss.ndim:
-            weights = weights.unsqueeze(-1)
-        if weights.ndim > loss.ndim or weights.shape[0] != loss.shape[0]:
-            raise TypeError(
+        common = min(loss.ndim, weights.ndim)
+        given = tuple(weights.shape[:common])
+        # A row's last position may lack a loss, having nothing to predict.
+        fits = [given, (*given[:-1], given[-1] - 1)] if common == 2 else [given]
+        if weights.ndim > loss.ndim or tuple(loss.shape[:common]) not in fits:
+            raise ModelError(
                 f"{type(self.module).__name__}.forward returns losses of shape "
-                f"{tuple(loss.shape)}; data weights of shape {tuple(weights.shape)} do not fit"
+                f"{tuple(loss.shape)}; data weights of shape {tuple(weights.shape)} do not fit: "
+                "give one weight a row or one a position, and the stream a weight_shape to match"
             )
-        return (weights[tuple(slice(size) for size in loss.shape)] * loss).sum() / batch.denominator
+        weights = weights[tuple(slice(size) for size in loss.shape[:common])]
+        weights = weights.reshape(*weights.shape, *[1] * (loss.ndim - common))
+        return (weights * loss).sum() / batch.denominator
 
-    def _check_buffers(self, before: list[int]) -> None:
-        changed = [
-            name
-            for (name, buffer), version in zip(self.module.named_buffers(), before, strict=False)
-            if buffer._version != version
-        ]
-        if changed:
-            raise TypeError(
-                f"{type(self.module).__name__} changes its buffer {changed[0]} while training; "
-                "of buffers only torch's batch norm may change its own: keep this one constant, or "
-                "put its layer in eval mode"
+
+def _check_kinds(module: nn.Module) -> None:
+    """Refuse what no loss can be a function of.
+
+    Raises:
+        ModelError: naming it.
+    """
+    kind = type(module).__name__
+    for name, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule | nn.DataParallel):
+            raise ModelError(
+                f"{kind}: {name or 'the module'} is a {type(part).__name__}, whose parameters "
+                "cannot be exchanged; give the module that it was made of"
+            )
+    for name, parameter in module.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ModelError(
+                f"{kind}: {name} has no shape yet; call the module once before it is trained"
+            )
+        if parameter.requires_grad and not (
+            parameter.is_floating_point() and parameter.layout == torch.strided
+        ):
+            raise ModelError(
+                f"{kind}: the parameter {name} is {parameter.dtype} in {parameter.layout}; only "
+                "dense real numbers can be trained: keep it as such, or freeze it"
             )
 
 
-class _Bound(nn.Module):
-    """Computes something with a module."""
+def check_finite(module: nn.Module, where: str) -> None:
+    """Refuse weights that are no numbers: nothing computed with them is one.
 
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
+    Raises:
+        ModelError: naming the first tensor that holds one, and ``where``.
+    """
+    for name, parameter in module.named_parameters():
+        values = parameter.detach()
+        if values.is_floating_point() and not values.isfinite().all():
+            raise ModelError(
+                f"{where}: {name} holds values that are not finite (NaN or infinity); give "
+                "weights that are"
+            )
 
-    def forward(self, compute: Callable[[], Any]) -> Any:
-        return compute()
+
+def _loss_of(output: Any) -> Tensor:
+    loss: Tensor = output if isinstance(output, Tensor) else output.loss
+    return loss
+
+
+def _spoilt(buffer: Tensor) -> Tensor:
+    """The same with values that would show wherever they are read."""
+    if buffer.is_floating_point() or buffer.is_complex():
+        return torch.full_like(buffer, float("nan"))
+    return ~buffer if buffer.dtype == torch.bool else buffer + 1
 
 
 def _random_state(device: torch.device) -> Tensor:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.models.places import ModelError
+
 
 def weighted_causal_lm_ce(
     logits: Tensor,
@@ -31,12 +33,20 @@ def weighted_causal_lm_ce(
             belongs to the loss at j, which predicts token j+1.
         num_items_in_batch: D; the number of target tokens in ``labels`` if left out.
         ignore_index: the label of positions that do not count.
+
+    Raises:
+        ModelError: if weights do not fit the labels.
     """
     targets = labels[:, 1:]
     losses = F.cross_entropy(
         logits[:, :-1].transpose(1, 2), targets, ignore_index=ignore_index, reduction="none"
     )
     if example_weight is not None:
+        if tuple(example_weight.shape) not in (tuple(labels.shape[:1]), tuple(labels.shape)):
+            raise ModelError(
+                f"data weights of shape {tuple(example_weight.shape)} do not fit labels of shape "
+                f"{tuple(labels.shape)}: give one a row or one a token"
+            )
         weights = example_weight if example_weight.ndim == 2 else example_weight[:, None]
         losses = losses * weights[:, : losses.shape[1]]
     if num_items_in_batch is None:

@@ -25,6 +25,8 @@ class Manifest:
     complete: bool = False
     dropped: dict[Key, dict[str, Any]] = field(default_factory=dict)
     """Files that were damaged or no longer needed, as they were named last."""
+    stream: dict[str, str] = field(default_factory=dict)
+    """Digests of what is trained on; none in trajectories of earlier versions."""
 
     def take(self, record: dict[str, Any]) -> None:
         """Bring up to date with one record of the journal."""
@@ -44,6 +46,11 @@ class Manifest:
         reached = max((step for kind, step in self.files if kind != "gradient"), default=-1)
         kept = sum(kind != "resume" for kind, _ in self.files)
         return (int(self.complete), kept, reached)
+
+
+def other_stream(kept: dict[str, str], given: dict[str, str]) -> str:
+    """What of a stream is not as it was, in words; empty if nothing is, or nothing is known."""
+    return " and ".join(what for what in kept if what in given and kept[what] != given[what])
 
 
 def part_folder(folder: Path, index: int, count: int) -> Path:
@@ -84,7 +91,8 @@ def read_part(folder: Path) -> Manifest | None:
     records = read_journal(folder / MANIFEST)
     if not records or records[0]["event"] != "schedule":
         return None
-    manifest = Manifest(records[0]["kind"], records[0]["steps"])
+    begun = records[0]
+    manifest = Manifest(begun["kind"], begun["steps"], stream=begun.get("stream", {}))
     for record in records:
         manifest.take(record)
     return manifest

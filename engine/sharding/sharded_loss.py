@@ -49,29 +49,22 @@ class ShardedLoss(ModuleLoss):
         """What ``compute`` gives while the shards are ``params``."""
         self._ranks.gathered.forget()
         self._now = {**self._start, **params}
-        return compute()
-
-    def _run(self, tensors: Params, arguments: dict[str, Any]) -> Any:
-        return self.bound(tensors, lambda: self.module(**arguments))
+        return super().bound(params, compute)
 
     def _divide(self, device: torch.device) -> None:
-        names = {id(p): name for name, p in self.module.named_parameters()}
-        # Places first: a tied parameter has several, and all are needed before it is let go.
-        places = [
-            (module, attribute, parameter)
-            for module in self.module.modules()
-            for attribute, parameter in module._parameters.items()
-            if parameter is not None
-        ]
-        for module, attribute, parameter in places:
-            name = names[id(parameter)]
+        # Parameters first: one may have several places, and is let go of as they are left empty.
+        whole = [(place, place.table[place.attribute]) for place in self._places]
+        for place, parameter in whole:
+            if not place.is_parameter:
+                continue
+            name = place.name
             if name not in self._shards:
                 shard = Shard(parameter.shape, self._ranks.index, self._ranks.count)
                 self._shards[name] = shard
                 self._start[name] = shard.of(parameter.detach()).to(device)
-                if parameter.requires_grad:
+                if name in self._places.trained:
                     self._trained.add(name)
-            _shadow(module, attribute, parameter, partial(self._whole, name))
+            _shadow(place.module, place.attribute, parameter, partial(self._whole, name))
         self.module.to(device)
 
     def _whole(self, name: str) -> Tensor:

@@ -153,6 +153,7 @@ def load_model(
         device,
         force_dropout="dropout" in config.force,
         files=origins.model_files,
+        length=config.data.sequence_length,
     )
     if config.training.recompute:
         if model.dropout:

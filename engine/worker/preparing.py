@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from engine.magic.optimizers import LearningRateSpec, OptimizerSpec, build_optim
 from engine.magic.ranks import ALONE, Ranks
 from engine.models.checked_derivatives import ROWS, DerivativeCheck, check_derivatives
 from engine.models.digests import weight_digests
+from engine.models.load import ADAPTER
 from engine.models.loaded import LoadedModel
 from engine.models.module_loss import ModuleLoss
 from engine.planning import free_memory
@@ -108,13 +110,19 @@ def write_job(folder: RunFolder, job: Job, documents: Documents) -> None:
 
 
 def warnings_of(config: RunConfig) -> list[str]:
-    """What was forced against advice, a sentence each."""
+    """What was forced against advice or is left aside, a sentence each."""
     sentences = {
         "dropout": "dropout was forced: scores hold for these very dropout masks only",
         "bfloat16": "bfloat16 was forced: rounding may change scores beyond use; compare with "
         "float32 before you trust them",
     }
-    return [sentences[name] for name in config.force if name in sentences]
+    found = [sentences[name] for name in config.force if name in sentences]
+    if config.task == CAUSAL_LM and (Path(config.model.path) / ADAPTER).is_file():
+        found.append(
+            f"the adapter beside the weights in {config.model.path} is not used; to train with it, "
+            "merge it into them (peft: merge_and_unload)"
+        )
+    return found
 
 
 def derivative_facts(job: Job) -> dict[str, Any] | None:

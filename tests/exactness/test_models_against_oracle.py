@@ -8,10 +8,12 @@ from typing import Any, get_args
 import pytest
 import torch
 from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from engine import CausalLMLoss, weighted_causal_lm_ce
 from engine.magic import linear_cross_entropy, optimizer_stage
 from engine.magic.schedule import ScheduleKind
+from engine.models.float64 import compute_in_float64
 from tests.exactness.attributing import (
     Attribution,
     Problem,
@@ -23,7 +25,7 @@ from tests.exactness.attributing import (
 )
 from tests.exactness.cases import document_weights, make_data, make_training
 from tests.exactness.conftest import Agree
-from tests.exactness.tiny_models import CONFIGS, tiny_model
+from tests.exactness.tiny_models import CONFIGS, UNUSUAL, tiny_model
 
 OWN_HEAD = {"gemma2 soft cap", "phi head bias"}
 SCHEDULES = get_args(ScheduleKind)
@@ -51,6 +53,32 @@ def test_model_families(name: str, turn: tuple[Any, ...], agree: Agree, tmp_path
     assert loss.plain_head == (name not in OWN_HEAD)
     problem = problem_of(loss, optimizer=optimizer, rate=rate, clip=clip, layout=layout)
     check(agree, name, model, problem, how, tmp_path)
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_unusual_models(name: str, agree: Agree, tmp_path: Path) -> None:
+    judge = tiny_model(name)
+    # One by one; fused experts do not compute in float64 at all.
+    judge.config._experts_implementation = "eager"
+    problem = problem_of(CausalLMLoss(tiny_model(name)), optimizer="sgd")
+    check(agree, name, judge, problem, Attribution("log", 2), tmp_path)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", None])
+@pytest.mark.parametrize("name", ["gpt2 tied", "llama untied"])
+def test_attention_that_is_not_eager(
+    name: str, attention: str | None, agree: Agree, tmp_path: Path
+) -> None:
+    kind, options = CONFIGS[name]
+    judge, chosen = tiny_model(name), {"attn_implementation": attention} if attention else {}
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(kind, **options), dtype=torch.float64, **chosen
+    )
+    model.load_state_dict(judge.state_dict())
+    compute_in_float64(model)
+    assert model.config._attn_implementation == "sdpa"
+    problem = problem_of(CausalLMLoss(model.eval()), optimizer="sgd")
+    check(agree, f"attention {attention}", judge, problem, Attribution("log"), tmp_path)
 
 
 def test_a_soft_cap_that_small_logits_hardly_feel_is_not_left_out(

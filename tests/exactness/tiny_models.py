@@ -51,12 +51,54 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "phi head bias": ("phi", _PHI),
 }
 
+_LONG = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 2.0}
+_FACTORS = {"short_factor": [1.0, 1.5, 1.0, 2.0], "long_factor": [2.0, 3.0, 2.5, 1.5]}
+_PHI3 = {**_LLAMA_LIKE, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
+UNUSUAL: dict[str, tuple[str, dict[str, Any]]] = {
+    # Rotary embeddings for rows within, and beyond, the length of pretraining.
+    **{
+        f"phi3 longrope {name}": (
+            "phi3",
+            {
+                **_PHI3,
+                "original_max_position_embeddings": length,
+                "rope_parameters": {
+                    **_LONG,
+                    **_FACTORS,
+                    "original_max_position_embeddings": length,
+                },
+            },
+        )
+        for name, length in (("short", 12), ("long", 2))
+    },
+    "mixtral": ("mixtral", {**_LLAMA_LIKE, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "xglm": (
+        "xglm",
+        {
+            "vocab_size": VOCABULARY,
+            "d_model": 16,
+            "num_layers": 1,
+            "attention_heads": 2,
+            "ffn_dim": 20,
+            "max_position_embeddings": 16,
+            "layerdrop": 0.0,
+            "dropout": 0.0,
+            "attention_dropout": 0.0,
+            "activation_dropout": 0.0,
+        },
+    ),
+}
+"""Models that need something of their own to be exact, most of all in float64."""
+
 
 def tiny_model(name: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> Any:
-    """A model of :data:`CONFIGS`; all its parameters, biases too, are drawn from ``seed``."""
+    """A model of :data:`CONFIGS` or :data:`UNUSUAL`.
+
+    All its parameters, biases too, are drawn from ``seed``.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    kind, options = CONFIGS[name]
+    kind, options = {**CONFIGS, **UNUSUAL}[name]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(

@@ -1,0 +1,68 @@
+"""A forward pass by formulas that can be differentiated twice.
+
+Torch and transformers replace some formulas by faster ones, whose derivatives cannot be
+differentiated again, or by ones that do not survive an exchange of the parameters. Inside
+:meth:`PlainForward.on` they are left out: attention is that of its definition, layers of a
+transformer take no fused path, compiled modules run as they were written, gradients of embeddings
+are dense, layers keep their activations, and experts in float64, which have no fused formula,
+compute one by one.
+"""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+_SWITCHES = ("sparse", "gradient_checkpointing")
+"""Attributes of modules that are false inside."""
+_EXPERTS = "_experts_implementation_internal"
+"""Attribute of transformers' settings: how a layer of experts computes."""
+
+
+class PlainForward:
+    """Lets a module compute by plain formulas; they change no result but for rounding."""
+
+    def __init__(self, module: nn.Module) -> None:
+        """Of this module and all its parts."""
+        parts = list(module.modules())
+        self._set: list[tuple[dict[str, Any], str, Any]] = [
+            (vars(part), switch, False)
+            for part in parts
+            for switch in _SWITCHES
+            if vars(part).get(switch) is True
+        ]
+        if any(parameter.dtype is torch.float64 for parameter in module.parameters()):
+            settings = {id(of): vars(of) for part in parts if (of := vars(part).get("config"))}
+            self._set += [
+                (values, _EXPERTS, "eager")
+                for values in settings.values()
+                if values.get(_EXPERTS) is not None
+            ]
+
+    @contextlib.contextmanager
+    def on(self) -> Iterator[None]:
+        """Inside, forward passes are plain."""
+        fused = torch.backends.mha.get_fastpath_enabled()
+        own = [attributes[name] for attributes, name, _ in self._set]
+        with _eagerly(), sdpa_kernel([SDPBackend.MATH]):
+            try:
+                torch.backends.mha.set_fastpath_enabled(False)
+                for attributes, name, value in self._set:
+                    attributes[name] = value
+                yield
+            finally:
+                for (attributes, name, _), value in zip(self._set, own, strict=True):
+                    attributes[name] = value
+                torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def _eagerly() -> contextlib.AbstractContextManager[Any]:
+    """Compiled functions run uncompiled, if there can be any: loading the compiler takes long."""
+    if "torch._dynamo" not in sys.modules:
+        return contextlib.nullcontext()
+    stance: contextlib.AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
