@@ -38,7 +38,7 @@ from engine.magic.derivatives import first_derivatives
 from engine.magic.state import Batch, BatchLoss, Params
 from engine.models.causal_lm_loss import IGNORED
 from engine.models.derivative_place import place_of
-from engine.models.float64 import use_eager_experts, without_float32
+from engine.models.float64 import without_float32
 from engine.models.gradient_changes import gradient_change
 from engine.models.layered_loss import LayeredModuleLoss
 from engine.models.module_loss import ModuleLoss
@@ -161,8 +161,11 @@ class _CalledLoss(ModuleLoss):
             return super().bound(params, compute)
 
     def _run(self, tensors: Params, arguments: dict[str, Any]) -> Any:
-        with self._arithmetic():
-            return self.module(**arguments) if self._plain else super()._run(tensors, arguments)
+        if not self._plain:
+            with self._arithmetic():
+                return super()._run(tensors, arguments)
+        with self._arithmetic(), self._formulas.on():
+            return self.module(**arguments)
 
     def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
         return without_float32() if self._wide else contextlib.nullcontext()
@@ -249,7 +252,6 @@ class _Compared:
         # float64: the module itself then has to do.
         try:
             twin = copy.deepcopy(self.whole.module).double()
-            use_eager_experts(twin)
             parts = dict(twin.named_modules())
             layers = [parts[names[id(layer)]] for layer in self.layers]
             seed = self.whole.dropout_seed

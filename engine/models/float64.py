@@ -45,14 +45,6 @@ def compute_in_float64(model: nn.Module) -> None:
         module.forward = _wrapped(module.forward)
 
 
-def use_eager_experts(module: nn.Module) -> None:
-    """Let mixtures of experts in it compute one expert at a time: other kernels know no float64."""
-    for part in module.modules():
-        config: Any = getattr(part, "config", None)
-        if getattr(config, "_experts_implementation", None) is not None:
-            config._experts_implementation = "eager"
-
-
 def without_float32() -> TorchFunctionMode:
     """A context in which casts to float32 are casts to float64."""
     return _WithoutFloat32()

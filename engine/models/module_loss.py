@@ -47,7 +47,7 @@ class ModuleLoss:
         self.module = module
         self.dropout_seed = dropout_seed
         self._places = Places(module)
-        self._plain = PlainForward(module)
+        self._formulas = PlainForward(module)
         self._batch_norms = batch_norms(module)
         signature = inspect.signature(module.forward).parameters
         open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.values())
@@ -107,7 +107,7 @@ class ModuleLoss:
 
     def bound(self, params: Params, compute: Callable[[], Any]) -> Any:
         """What ``compute`` gives while the module's parameters are ``params``."""
-        with self._plain.on(), self._places.holding(params):
+        with self._formulas.on(), self._places.holding(params):
             return compute()
 
     def _run(self, tensors: Params, arguments: dict[str, Any]) -> Any:

@@ -99,7 +99,7 @@ class OfShape(nn.Module):
         self.shape = shape
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.scale * torch.ones(self.shape)
+        return self.scale**2 * torch.ones(self.shape, dtype=self.scale.dtype)
 
 
 @pytest.mark.parametrize(
