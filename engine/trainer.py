@@ -37,7 +37,6 @@ from engine.models.checked_derivatives import DerivativeCheck, check_derivatives
 from engine.models.layered_loss import LayeredModuleLoss
 from engine.models.module_loss import ModuleLoss, check_finite
 from engine.planning import Training, free_memory
-from engine.records.manifest import other_stream
 from engine.sharding.mesh import Mesh
 from engine.sharding.sharded_loss import ShardedLoss
 from engine.stream import DataStream
@@ -296,7 +295,7 @@ class Trainer:
                 f"{reader.folder} was trained for {steps} steps, but the stream has "
                 f"{len(stream)}; give the stream it was trained on"
             )
-        other = other_stream(reader.stream, stream.digests()) if reader.stream else ""
+        other = reader.other_stream(stream.digests())
         if other:
             raise RunError(
                 f"{reader.folder} was trained on a stream that differs in its {other}; give the "

@@ -14,7 +14,7 @@ from engine.contract.errors import RunError
 from engine.magic.optimizer_stage import OptimizerStage
 from engine.magic.schedule import Read, Schedule, ScheduleKind, make_schedule
 from engine.magic.state import Gradient, Params, TrainState
-from engine.records.manifest import Key
+from engine.records.manifest import Key, other_stream
 
 _BUFFERS = "buffers/"
 
@@ -66,10 +66,9 @@ class TrajectoryReader:
         """Where the trajectory lies."""
         return self._files.folder
 
-    @property
-    def stream(self) -> dict[str, str]:
-        """Digests of what it was trained on, if they were kept."""
-        return self._files.manifest.stream
+    def other_stream(self, given: dict[str, str]) -> str:
+        """What of a stream with these digests is not as it was in training; empty if nothing is."""
+        return other_stream(self._files.manifest.stream, given)
 
     def expect(self, reads: Sequence[Read]) -> None:
         """Read ahead what will be loaded, in this order, while other things are computed."""
