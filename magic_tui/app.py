@@ -51,6 +51,7 @@ class MagicApp(ThinApp, TypeAheadApp, CrashNoteApp):
         Binding("escape", "app.out", "out", show=False, tooltip="Back to the screen before."),
         Binding("question_mark", "app.help", "help", tooltip="The keys of this screen."),
         Binding("q", "app.quit", "quit", tooltip="Leave; runs go on without the dashboard."),
+        Binding("ctrl+l", "app.redraw", show=False, priority=True, tooltip="Draw the screen anew."),
         Binding("ctrl+c", "app.no_interrupt", show=False, system=True, priority=True),
     ]
 

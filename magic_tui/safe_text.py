@@ -11,6 +11,14 @@ _CONTROL_PICTURES = 0x2400
 _DELETE, _DELETE_PICTURE = 0x7F, "\u2421"
 _SUSPECT = re.compile(r"[^\x20-\x7e]")
 _NAMED_CATEGORIES = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
+_EMOJI_PARTS = frozenset("\ufe0e\ufe0f\u20e3\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff")
+"""Variation selectors, the keycap and skin tones: terminals disagree whether they add width."""
+_PICTURES = "\u203c-\u3299\U0001f000-\U0001faff"
+_EMOJI_JOINER = re.compile(
+    f"(?<=[{_PICTURES}{''.join(sorted(_EMOJI_PARTS))}])\u200d(?=[{_PICTURES}])"
+)
+_FLAG_A, _FLAG_Z = 0x1F1E6, 0x1F1FF
+"""Letters that make a flag in pairs, of a width that terminals disagree about as well."""
 
 
 def safe_text(text: str, keep_newlines: bool = False) -> str:
@@ -18,7 +26,8 @@ def safe_text(text: str, keep_newlines: bool = False) -> str:
 
     C0 controls and DEL become control pictures (ESC is ``␛``), tabs become a space; C1 controls,
     format characters (bidi overrides and isolates, zero-width ones), line separators and surrogates
-    become ``<U+202E>``.
+    become ``<U+202E>``. Emoji lose what makes their width a matter of the terminal: variation
+    selectors, keycaps, skin tones and joiners are left out, and flags become letters.
 
     Args:
         text: any string, lone surrogates included.
@@ -26,6 +35,8 @@ def safe_text(text: str, keep_newlines: bool = False) -> str:
     """
     if keep_newlines:
         return "\n".join(safe_text(line) for line in text.replace("\r\n", "\n").split("\n"))
+    if "\u200d" in text:
+        text = _EMOJI_JOINER.sub("", text)
     return _SUSPECT.sub(lambda match: _visible(match[0]), text)
 
 
@@ -50,6 +61,10 @@ def _visible(character: str) -> str:
         return chr(_CONTROL_PICTURES + code)
     if code == _DELETE:
         return _DELETE_PICTURE
+    if character in _EMOJI_PARTS:
+        return ""
+    if _FLAG_A <= code <= _FLAG_Z:
+        return chr(ord("A") + code - _FLAG_A)
     if unicodedata.category(character) in _NAMED_CATEGORIES:
         return f"<U+{code:04X}>"
     return character

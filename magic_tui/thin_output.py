@@ -5,9 +5,11 @@ Over a slow link that is most of the waiting, and most of it says what is on scr
 """
 
 import functools
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from rich.cells import cell_len
 from rich.color import ColorSystem
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.style import Style
@@ -18,6 +20,9 @@ from textual.strip import Strip
 
 _GAP = 8
 """Moving the cursor over fewer unchanged cells takes more than writing them again."""
+_EMOJI = re.compile("[\u231a-\u2bff\U0001f000-\U0001faff]")
+"""What an older terminal may take for one cell where a newer one takes it for two."""
+_CLEAR = "\x1b[2J"
 _SEEN_ON_BLANKS = frozenset(["4", "5", "6", "7", "9", "21", "51", "52", "53"])
 """Codes of lines, blinking and reversal: the others do not show on a blank."""
 
@@ -41,14 +46,21 @@ class OnScreen:
     def __init__(self) -> None:
         """Nothing is known."""
         self._rows: dict[int, list[Cell | None]] = {}
+        self._clear = False
 
-    def forget(self) -> None:
-        """Write everything at the next chance: something else may have written meanwhile."""
+    def forget(self, clear: bool = False) -> None:
+        """Write everything at the next chance: something else may have written meanwhile.
+
+        Args:
+            clear: erase what is there first.
+        """
         self._rows.clear()
+        self._clear = self._clear or clear
 
     def update(self, update: LayoutUpdate | ChopsUpdate, console: Console) -> str:
         """What has to be written to bring the terminal up to date."""
-        writer = _Writer()
+        writer = _Writer(_CLEAR if self._clear else "")
+        self._clear = False
         system = console._color_system or ColorSystem.TRUECOLOR
         for y, pieces in _rows(update):
             row = self._rows.setdefault(y, [])
@@ -66,7 +78,7 @@ class OnScreen:
             return
         row[x : x + len(new)] = new
         if new[0][1] is None:
-            writer.write_whole(x, y, new[0][0])
+            writer.write_whole(x, y, new[0][0], len(new))
             # A terminal may think such characters wider, and have drawn over what follows.
             row[x + len(new) :] = [None] * (len(row) - x - len(new))
             return
@@ -86,6 +98,13 @@ class ThinApp(App[None]):
     def on_mount(self) -> None:
         """Draw everything when another program had the terminal."""
         self.app_resume_signal.subscribe(self, lambda _: self._on_screen.forget(), immediate=True)
+
+    def action_redraw(self) -> None:
+        """Erase the terminal and draw all of it anew, whatever it shows."""
+        self._on_screen.forget(clear=True)
+        screen = self.screen
+        whole = screen._compositor.render_update(full=True, screen_stack=self._background_screens)
+        self._display(screen, whole)
 
     def on_resize(self) -> None:
         """Draw everything: terminals do what they like with what was there."""
@@ -116,8 +135,8 @@ class ThinUpdate(CompositorUpdate):
 class _Writer:
     """Puts sequences together, remembering where the cursor is and which colours are on."""
 
-    def __init__(self) -> None:
-        self._parts: list[str] = []
+    def __init__(self, first: str) -> None:
+        self._parts: list[str] = [first]
         self._pen = _PLAIN
         self._at: tuple[int, int] | None = None
 
@@ -130,10 +149,11 @@ class _Writer:
             self._parts.append(character)
         self._at = x + len(cells), y
 
-    def write_whole(self, x: int, y: int, sequence: str) -> None:
+    def write_whole(self, x: int, y: int, sequence: str, width: int) -> None:
         self._move(x, y)
         self._change(_PLAIN, False)
-        self._parts.append(sequence)
+        # Where the terminal thinks the text narrower, nothing of what was there may be left.
+        self._parts.append(f"\x1b[{width}X{sequence}")
         self._at = None
 
     def text(self) -> str:
@@ -209,8 +229,14 @@ def _cells(strip: Strip, console: Console, system: ColorSystem) -> list[Cell]:
     if len(cells) != width or linked:
         # Characters of other widths: terminals disagree about them.
         rest: list[Cell] = [("", None)] * (width - 1)
-        return [(strip.render(console), None), *rest][:width]
+        return [(_EMOJI.sub(_in_place, strip.render(console)), None), *rest][:width]
     return cells
+
+
+def _in_place(emoji: re.Match[str]) -> str:
+    """An emoji, and the cursor where it belongs behind it, however wide the terminal thinks it."""
+    width = cell_len(emoji[0])
+    return f"\x1b7{emoji[0]}\x1b8\x1b[{width}C" if width > 1 else emoji[0]
 
 
 @functools.lru_cache(maxsize=4096)

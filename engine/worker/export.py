@@ -12,26 +12,28 @@ from engine.records.score_store import ScoreReader, find_attribution
 from engine.records.tables import RowTable
 
 _TOKENS = """\
-query-N/scores.pt  (tokens,) float   the score of every training token for query N, row by row
-doc_ids.pt         (tokens,) int64   the document of each of these tokens; padding is left out
+query-N/scores.pt  (tokens,) float        the score of every training token, row by row
+doc_ids.pt         (tokens,) int64        the document of each of these tokens; padding is left out
 layout.pt          (rows, length) int64   the document at every position, -1 on padding
+"""
+_DOCUMENTS = """\
+query-N/scores.pt  (documents,) float     the score of every training document
+doc_ids.pt         (documents,) int64     the document of each of these scores
+"""
+_ROWS = """\
 
-The scores in their rows, 0 on padding:
+Scores of the tokens in their rows, 0 on padding:
 
     layout = torch.load("layout.pt")
     grid = torch.zeros(layout.shape, dtype=scores.dtype)
     grid[layout >= 0] = scores
 """
-_DOCUMENTS = """\
-query-N/scores.pt  (documents,) float   the score of every training document for query N
-doc_ids.pt         (documents,) int64   the document of each of these scores
-"""
 _README = """\
-Scores of attribution {attribution} of run {run}: {queries} queries (0 to {last}), {documents}
-training documents. A negative score means that the document helps: more weight on it in training
-lowers the query's loss.
+Scores of attribution {attribution} of run {run}.
+Queries: {queries}, counted from 0. Training documents: {documents}.
+A negative score means that the document helps: more weight on it lowers the query's loss.
 
-{shapes}run_config.yaml    the run's config
+{shapes}run_config.yaml                           the run's config
 
 Scores of the documents, for any query:
 
@@ -41,7 +43,7 @@ Scores of the documents, for any query:
     scores = torch.load("query-0/scores.pt")
     per_doc = torch.zeros({documents}, dtype=scores.dtype)
     per_doc.scatter_add_(0, doc_ids.flatten(), scores.flatten())
-"""
+{rows}"""
 
 
 def export_tensors(folder: RunFolder, attribution: str, out: Path) -> dict[str, Any]:
@@ -74,10 +76,13 @@ def export_tensors(folder: RunFolder, attribution: str, out: Path) -> dict[str, 
                 scores = torch.from_numpy(reader.token_scores(query))[real]
             _save(scores, staging / f"query-{query}" / "scores.pt")
         shutil.copyfile(folder.config_file, staging / "run_config.yaml")
-        facts = {"attribution": attribution, "run": folder.id, "documents": documents}
-        shapes = _DOCUMENTS if real is None else _TOKENS
         text = _README.format(
-            **facts, queries=reader.queries, last=reader.queries - 1, shapes=shapes
+            attribution=attribution,
+            run=folder.id,
+            queries=reader.queries,
+            documents=documents,
+            shapes=_DOCUMENTS if real is None else _TOKENS,
+            rows="" if real is None else _ROWS,
         )
         (staging / "README.txt").write_text(text, encoding="utf-8")
     return {"run": folder.id, "attribution": attribution, "out": str(out)}

@@ -30,7 +30,7 @@ _SHOWN_DIGITS = 12
 _MOST_LINES = 4
 _MOST_LISTED = 6
 """Attributions, and jobs, that are listed."""
-_WORDS = 40
+_WORDS = 26
 """Cells of a query's first words."""
 _LIST_WIDTH = 80
 """Here each run takes two lines: a third one is about its phase."""

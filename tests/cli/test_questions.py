@@ -40,7 +40,7 @@ def test_ls_and_status_list_them(asked: FakeEngine, magic: Magic) -> None:
     assert len(lines) == 4 and all(len(line) <= 80 for line in lines)
     text = magic("status", RUN).stdout
     assert "state       succeeded\n" in text
-    assert "a0001       4 queries: “who sat on the mat? who sat on the mat?…”" in text
+    assert "a0001       4 queries: “who sat on the mat? who s…”" in text
     assert "a0002       failed, 1 query: “whom?”" in text
     assert f"job 2       attribution a0002: failed, {WHY}" in text
     assert "magic rm" not in text and all(len(line) <= 80 for line in text.splitlines())

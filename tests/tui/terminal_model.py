@@ -17,17 +17,30 @@ from tests.tui.driving import Terminal, drive
 
 Look = tuple[frozenset[str], str, str]
 """Attributes, ink and paper."""
-_TOKEN = re.compile(r"\x1b\[(?P<at>\d+;\d+)H|\x1b\[(?P<sgr>[\d;]*)m|(?P<text>[^\x1b\n]+)|\n")
+_TOKEN = re.compile(
+    r"\x1b\[(?P<at>\d+;\d+)H|\x1b\[(?P<sgr>[\d;]*)m|\x1b\[(?P<erase>\d+)X|\x1b\[(?P<on>\d+)C"
+    r"|\x1b(?P<cursor>[78])|(?P<clear>\x1b\[2J)|(?P<text>[^\x1b\n]+)|\n"
+)
 _PLAIN: Look = (frozenset(), "", "")
 
 
 class TerminalModel:
-    """A grid of characters that takes what is written."""
+    """A grid of characters that takes what is written.
 
-    def __init__(self, size: tuple[int, int]) -> None:
+    Args:
+        size: columns and rows.
+        width_of: cells that the terminal gives a character.
+    """
+
+    def __init__(self, size: tuple[int, int], width_of: Callable[[str], int] | None = None) -> None:
         self.clear(size)
         self._x = self._y = 0
         self._look = _PLAIN
+        self._kept = (0, 0, _PLAIN)
+        self._width_of = width_of or cell_len
+
+    def row(self, y: int) -> str:
+        return "".join(self.grid.get((x, y), (" ", _PLAIN))[0] for x in range(self.size[0]))
 
     def clear(self, size: tuple[int, int]) -> None:
         self.size = size
@@ -43,6 +56,17 @@ class TerminalModel:
                 self._x, self._y = int(column) - 1, int(row) - 1
             elif token["sgr"] is not None:
                 self._look = _changed(self._look, token["sgr"])
+            elif token["erase"]:
+                for x in range(self._x, self._x + int(token["erase"])):
+                    self.grid[x, self._y] = " ", _PLAIN
+            elif token["on"]:
+                self._x += int(token["on"])
+            elif token["cursor"] == "7":
+                self._kept = self._x, self._y, self._look
+            elif token["cursor"] == "8":
+                self._x, self._y, self._look = self._kept
+            elif token["clear"]:
+                self.clear(self.size)
             elif token["text"]:
                 self._put(token["text"])
         assert end == len(written), written[end:]
@@ -53,9 +77,12 @@ class TerminalModel:
             attributes, ink, paper = self._look
             if character == " " and not attributes & {"4", "7", "9"}:
                 attributes, ink = frozenset(), ""
+            width = self._width_of(character)
+            if width == 0:
+                continue
             self.grid[self._x, self._y] = character, (attributes, ink, paper)
             self._x += 1
-            if cell_len(character) == 2:
+            if width == 2:
                 self.grid[self._x, self._y] = "", (frozenset(), "", "")
                 self._x += 1
 

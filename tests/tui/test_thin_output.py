@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterable
 
 import pytest
+from rich.cells import cell_len
 from rich.color import ColorSystem
 from rich.console import Console
 from rich.segment import Segment
@@ -15,6 +16,7 @@ from textual.strip import Strip
 
 from engine.records.run_folder import RunFolder
 from magic_tui.app import MagicApp
+from magic_tui.safe_text import safe_text
 from magic_tui.thin_output import OnScreen
 from tests.tui.driving import Terminal, drive
 from tests.tui.terminal_model import TerminalModel, watch_output
@@ -95,3 +97,49 @@ def test_the_same_again_writes_nothing_until_it_is_forgotten() -> None:
     assert shown.update(update, console) == ""
     shown.forget()
     assert shown.update(update, console) == first
+
+
+EMOJI = "I \u2764\ufe0f 1\ufe0f\u20e3 \U0001f469\U0001f3fd\u200d\u2695\ufe0f \U0001fae0!"
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["as Rich", "an old terminal"])
+def test_emoji_leave_no_ghosts_whatever_the_terminal_thinks_of_them(old: bool) -> None:
+    def width_of(character: str) -> int:
+        # One that knows no emoji.
+        return 1 if old and character > "\U0001f000" else cell_len(character)
+
+    console, shown = Console(), OnScreen()
+    model = TerminalModel((30, 1), width_of)
+    for text in ("x" * 30, safe_text(EMOJI), "y" * 30, safe_text(EMOJI) * 2, ""):
+        strip = Strip([Segment(text)]).adjust_cell_length(30)
+        model.take(shown.update(LayoutUpdate([[strip]], Region(0, 0, 30, 1)), console))
+        row = model.row(0)
+        assert set(row) <= {*text, " "}, row
+        # What stands behind an emoji stands where it should.
+        place = strip.text.find("!")
+        if place > 0:
+            assert model.grid[cell_len(strip.text[:place]), 0][0] == "!"
+
+
+def test_ctrl_l_draws_everything_anew(finished: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    app, model = MagicApp(finished.path.parent, finished.id, 1), TerminalModel((80, 24))
+    written: list[str] = []
+
+    def told(text: str, by_textual: str) -> None:
+        written.append(text)
+        model.take(text)
+
+    watch_output(monkeypatch, app, told)
+
+    async def task(pilot: Pilot[None]) -> None:
+        for opened in ([], ["question_mark"]):
+            await pilot.press(*opened)
+            await pilot.pause(0.3)
+            before = dict(model.grid)
+            # As another program would leave it.
+            model.grid = {place: ("#", look) for place, (_, look) in before.items()}
+            await pilot.press("ctrl+l")
+            await pilot.pause(0.2)
+            assert model.grid == before and "\x1b[2J" in "".join(written[-4:])
+
+    drive(app, task, Terminal(80, 24))
