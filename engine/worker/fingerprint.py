@@ -135,8 +135,10 @@ class Fingerprint:
             )
         self.check_model(task.model, weights)
 
-    def check_model(self, loaded: LoadedModel, weights: Mapping[str, str]) -> None:
-        """Compare the weights and the model's own code alone.
+    def check_model(
+        self, loaded: LoadedModel, weights: Mapping[str, str], besides: Iterable[str] = ()
+    ) -> None:
+        """Compare the model's own code and its weights, ``besides`` those of some names.
 
         Raises:
             UsageError: if they are not what they were.
@@ -146,7 +148,8 @@ class Fingerprint:
         model = self._facts.get("model")
         if model and (other := differing(model["code"], _remote_code(loaded))):
             raise refused(f"{listed(other)}, code of the model {self._config.model.path},")
-        if other := differing(self._facts["weights"], weights):
+        other = differing(self._facts["weights"], weights)
+        if other := [name for name in other if name not in set(besides)]:
             raise refused(self._what(), self._which(other, len(weights)))
 
     def _what(self) -> str:

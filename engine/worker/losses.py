@@ -38,7 +38,9 @@ def token_losses(folder: RunFolder, asked: AttributionRequest) -> dict[str, Any]
     documents, where = _documents(asked)
     made_from = Fingerprint(folder)
     model = load_model(config, device, made_from.origins())
-    made_from.check_model(model, weight_digests(model.loss))
+    # What was trained is read from the trajectory.
+    trained = [name for name, p in model.loss.named_parameters() if p.requires_grad]
+    made_from.check_model(model, weight_digests(model.loss), besides=trained)
     tokenized = tokenize(documents, model.tokenizer, config.data.sequence_length)
     tokenized.check(where, "texts", strict=True)
     check_tokens(tokenized.tokens, model, where)

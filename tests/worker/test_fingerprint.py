@@ -100,6 +100,9 @@ def test_a_validation_of_changed_weights_leaves_the_bank_alone(
         return worker("validate", "--run", run["path"], "--request", request)
 
     before = edit(file, "transformer.h.0.mlp.c_fc.weight")
+    # What is read from the trajectory alone is still exact.
+    losses = worker("losses", "--run", runs[0]["path"], "--request", ASKED)
+    assert losses["queries"][0]["loss"] > 0
     folder = RunFolder(Path(runs[0]["path"]))
     refused = validate(runs[0], 1)
     assert refused["exit_code"] == 2 and "mlp.c_fc.weight" in refused["message"]
