@@ -6,9 +6,11 @@ values: a JSON text that looks like a date comes back rewritten as a timestamp, 
 """
 
 import codecs
+import csv
 import gzip
 import io
 import json
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -126,7 +128,10 @@ def _read_parquet(path: Path, text_columns: tuple[str, ...]) -> FileTable:
 
 
 def _read_csv(path: Path, text_columns: tuple[str, ...]) -> FileTable:
-    content = _decoded(path).encode()
+    text = _decoded(path)
+    if text.count('"') % 2:
+        _check_quotes(text)
+    content = text.encode()
     as_text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(text_columns, pa.string()))
     quoted = pyarrow.csv.ParseOptions(newlines_in_values=True)
     # Types are guessed from the first block, so that is the whole file; one thread knows the number
@@ -135,6 +140,19 @@ def _read_csv(path: Path, text_columns: tuple[str, ...]) -> FileTable:
     options = pyarrow.csv.ReadOptions(use_threads=False, block_size=size)
     source = pa.BufferReader(content)
     return _numbered(pyarrow.csv.read_csv(source, options, quoted, as_text))
+
+
+def _check_quotes(text: str) -> None:
+    """Refuse a quotation mark that is never closed: Arrow reads on to the end of the file."""
+    csv.field_size_limit(sys.maxsize)
+    rows, line = csv.reader(io.StringIO(text, newline=""), strict=True), 0
+    try:
+        for _ in rows:
+            line = rows.line_num
+    except csv.Error as error:
+        # Of what else is not strictly csv, Arrow decides.
+        if "unexpected end" in str(error):
+            raise ValueError(f"line {line + 1} opens a quotation mark that is not closed") from None
 
 
 def _csv_lines(text: str) -> list[int]:

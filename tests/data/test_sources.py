@@ -152,6 +152,12 @@ def test_one_text_may_be_longer_than_any_block(tmp_path: Path, suffix: str) -> N
     assert all_texts(read(path)) == expected
 
 
+def test_quotation_marks_inside_of_csv_fields_are_text(tmp_path: Path) -> None:
+    path = tmp_path / "file.csv"
+    path.write_text('text,n\n5" of rain,1\n"a ""b",2\n')
+    assert all_texts(read(path)) == ['5" of rain', 'a "b']
+
+
 def test_the_type_of_a_csv_column_is_that_of_all_its_values(tmp_path: Path) -> None:
     path = tmp_path / "file.csv"
     path.write_text("text,n\n" + "sea,1\n" * 300_000 + "sea,1.5\n")
@@ -361,6 +367,7 @@ def test_folders_and_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
         ("a.csv", "text\na\n".encode("utf-16-be"), "UTF-16 without a byte-order mark"),
         ("a.csv", b"text,label\na,1\nb\n", "Row #3: Expected 2 columns, got 1"),
         ("a.csv", b"text,note,note\na,1,2\n", "two columns are called 'note'"),
+        ("a.csv", b'text\na\n"b\nc\n' + b"d\n" * 10**5, "line 3 opens a quotation mark"),
         (
             "a.jsonl",
             b'{"text": "a"}\n{"text": "a", "text": "b"}',
