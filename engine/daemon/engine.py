@@ -5,12 +5,14 @@ nothing there, changes nothing there and is not remembered.
 """
 
 import contextlib
+import functools
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 from engine.contract.api import (
     CodeView,
@@ -28,12 +30,13 @@ from engine.daemon.devices import Devices
 from engine.daemon.leases import Leases
 from engine.daemon.library import Library
 from engine.daemon.overview import Overview
+from engine.daemon.patience import FOLDER_SECONDS, HungError, Patience
 from engine.daemon.permission import SHARED, Permission
 from engine.daemon.registry import Entry, Registry
 from engine.daemon.removal import What, clear, hide, size_of
 from engine.daemon.scheduler import Scheduler
 from engine.daemon.settings import Settings
-from engine.daemon.views import RunWatch
+from engine.daemon.views import RunWatch, unreadable
 from engine.daemon.wishes import Verb, concerned, make_wish
 from engine.records.code import code_of
 from engine.records.jobs import jobs_of
@@ -43,6 +46,21 @@ from engine.records.submission import submit_attribution, submit_run, submit_val
 
 _REMOVING = "removing"
 """An engine began to remove something in a runs folder."""
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _limited(
+    method: Callable[Concatenate["Engine", Path, P], T],
+) -> Callable[Concatenate["Engine", Path, P], T]:
+    """Have a method that works on a run of a folder give up if its folder does not answer."""
+
+    @functools.wraps(method)
+    def limited(self: "Engine", runs_dir: Path, /, *rest: P.args, **more: P.kwargs) -> T:
+        path = runs_dir / str(rest[0]) if rest else runs_dir
+        return self._patience.do(path, lambda: method(self, runs_dir, *rest, **more))
+
+    return limited
 
 
 class Engine:
@@ -56,19 +74,19 @@ class Engine:
         self._permission = Permission(self._registry)
         self._library = Library(self._permission.not_asked)
         self._admission = Admission(self._leases, devices, settings)
+        self._patience = Patience()
         self._scheduler = Scheduler(
-            self._library, self._registry, self._admission, self._permission
+            self._library, self._registry, self._admission, self._permission, self._patience
         )
         self._overview = Overview(
-            self._library, self._registry, self._leases, devices, settings.disk_floor
-        )
+            self._library, self._registry, self._leases, devices, self._patience,
+            settings.disk_floor,
+        )  # fmt: skip
 
     def start(self) -> None:
         """Take up the runs that were asked for and begin to schedule."""
         # Of a registry that was lost, the leases still name what is at work.
-        for run in self._leases.holders():
-            with contextlib.suppress(MagicError, OSError, ValueError, TypeError):
-                self._registry.enqueue(_held(RunFolder(run)))
+        self._patience.each(self._leases.holders(), self._take_up)
         folders = {run.parent for run in self._registry.runs}
         for folder in folders.union(self._registry.said_of(_REMOVING)):
             self._tidy(folder)
@@ -87,9 +105,12 @@ class Engine:
         Raises:
             ConflictError: if there is another run of that id.
         """
-        runs = _real(Path(wanted.runs_dir))
+        given = Path(wanted.runs_dir)
+        return self._patience.do(given, lambda: self._submit(_real(given), wanted))
+
+    def _submit(self, runs: Path, wanted: SubmitRun) -> tuple[RunView, bool]:
         run = RunFolder(runs / wanted.id)
-        with self._scheduler.actions:
+        with self._scheduler.actions(runs):
             created = not run.path.exists()
             if created:
                 if (reason := self._permission.shared(runs)) is not None:
@@ -114,6 +135,7 @@ class Engine:
         self._scheduler.wake(watch)
         return watch.view(), created
 
+    @_limited
     def attribute(self, runs_dir: Path, run_id: str, wanted: SubmitAttribution) -> RunView:
         """Queue queries of a run's trajectory durably.
 
@@ -122,7 +144,7 @@ class Engine:
             ConflictError: if it has no trajectory, and none is to be expected.
         """
         watch = self._find(runs_dir, run_id)
-        with self._scheduler.actions:
+        with self._scheduler.actions(watch.folder.path.parent):
             self._readable(watch)
             training = any(j.request.work == "run" and not j.state.finished for j in watch.jobs)
             if not training and not watch.folder.has_trajectory():
@@ -137,6 +159,7 @@ class Engine:
         self._scheduler.wake(watch)
         return watch.view()
 
+    @_limited
     def validate(self, runs_dir: Path, run_id: str, wanted: SubmitValidation) -> RunView:
         """Queue retrainings that check an attribution durably.
 
@@ -145,7 +168,7 @@ class Engine:
             UsageError: if it has no such attribution, or that is not complete.
         """
         watch = self._find(runs_dir, run_id)
-        with self._scheduler.actions:
+        with self._scheduler.actions(watch.folder.path.parent):
             self._readable(watch)
             watch.folder.config()
             self._permission.check(watch.folder)
@@ -156,6 +179,7 @@ class Engine:
         self._scheduler.wake(watch)
         return watch.view()
 
+    @_limited
     def wish(self, runs_dir: Path, run_id: str, verb: Verb) -> RunView:
         """Pause, resume or cancel the unfinished jobs of a run.
 
@@ -164,7 +188,7 @@ class Engine:
             ConflictError: if that makes no sense now.
         """
         watch = self._find(runs_dir, run_id)
-        with self._scheduler.actions:
+        with self._scheduler.actions(watch.folder.path.parent):
             self._readable(watch)
             jobs = concerned(watch, verb)
             if verb == "resume":
@@ -187,13 +211,13 @@ class Engine:
             NotFoundError: if there is no such run.
             ConflictError: if it is needed.
         """
-        watch = self._find(runs_dir, run_id)
+        watch = self._patience.do(runs_dir, lambda: self._find(runs_dir, run_id))
         size = size_of(watch, what)
         runs = watch.folder.path.parent
         # The next engine finishes it if this one is killed.
         self._registry.say(runs, _REMOVING)
         try:
-            with self._scheduler.actions, _explained():
+            with self._scheduler.actions(runs), _explained():
                 gone = hide(watch, what)
             if what == "run":
                 self._registry.forget(watch.folder.path)
@@ -228,13 +252,21 @@ class Engine:
 
         What is at work goes on to its end.
         """
-        with self._scheduler.actions:
-            return self._registry.forget(_real(folder))
+        return self._registry.forget(_real(folder))
 
     def runs(self, runs_dir: Path) -> list[RunView]:
         """All runs in a folder, oldest first."""
-        return [watch.view() for watch in self._library.runs(_real(runs_dir))]
+        watches = self._patience.do(runs_dir, lambda: self._library.runs(_real(runs_dir)))
+        by_path = {watch.folder.path: watch for watch in watches}
+        views: dict[Path, RunView] = {}
 
+        def look(path: Path) -> None:
+            views[path] = by_path[path].view()
+
+        self._patience.each(by_path, look, FOLDER_SECONDS)
+        return [views.get(p) or unreadable(RunFolder(p), str(HungError(p))) for p in by_path]
+
+    @_limited
     def run(self, runs_dir: Path, run_id: str) -> RunView:
         """One run.
 
@@ -243,6 +275,7 @@ class Engine:
         """
         return self._find(runs_dir, run_id).view()
 
+    @_limited
     def find(self, runs_dir: Path, wanted: str | None) -> RunView:
         """The run of an id, a unique prefix or a name; the latest if left out.
 
@@ -283,6 +316,12 @@ class Engine:
         except BaseException:
             self._registry.leave(lambda other: other == entry)
             raise
+        # The scheduler takes what it does not find out of the queue.
+        self._registry.enqueue([entry])
+
+    def _take_up(self, run: Path) -> None:
+        with contextlib.suppress(MagicError, OSError, ValueError, TypeError):
+            self._registry.enqueue(_held(RunFolder(run)))
 
     def _tidy(self, folder: Path) -> None:
         """Finish, beside all else, what an engine that was killed had begun to remove or make."""

@@ -2,7 +2,7 @@
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from engine.contract.api import RUN_ID
@@ -29,9 +29,10 @@ class Library:
         self._counting = threading.Lock()
         self._folders: dict[Path, dict[Path, RunWatch]] = {}
         self._stamps: dict[Path, int] = {}
+        self._scanning: dict[Path, threading.Lock] = {}
         self._changes = 0
-        self._followed: set[Path] = set()
-        """Folders of runs that the engine works on: their watches are never dropped."""
+        self._followed: dict[Path, RunWatch] = {}
+        """The runs that the engine works on, whatever anybody looks at."""
 
     @property
     def changes(self) -> int:
@@ -45,23 +46,21 @@ class Library:
 
     def runs(self, runs_dir: Path) -> list[RunWatch]:
         """The runs in a folder, oldest first."""
+        self._scan(runs_dir)
         with self._lock:
-            self._scan(runs_dir)
-            return list(self._folders[runs_dir].values())
+            return list(self._folders.get(runs_dir, {}).values())
 
     def all(self) -> list[RunWatch]:
-        """The runs of all folders that are kept."""
+        """The runs that are followed, and those of all folders that are kept."""
         with self._lock:
-            return [watch for folder in self._folders.values() for watch in folder.values()]
+            kept = [watch for folder in self._folders.values() for watch in folder.values()]
+            return list(dict.fromkeys([*self._followed.values(), *kept]))
 
-    def watch(self, run: Path) -> RunWatch:
-        """The watch of the run in a folder, whether anything is there or not."""
+    def follow(self, runs: Iterable[Path]) -> list[RunWatch]:
+        """Work on these runs and on no others, whether anything is there or not."""
         with self._lock:
-            self._followed.add(run.parent)
-            folder = self._folders.setdefault(run.parent, {})
-            if run not in folder:
-                folder[run] = self._watched(run)
-            return folder[run]
+            self._followed = {run: self._watched(run) for run in runs}
+            return list(self._followed.values())
 
     def find(self, runs_dir: Path, run_id: str) -> RunWatch:
         """The run of an id.
@@ -72,10 +71,10 @@ class Library:
         path = runs_dir / run_id
         # The id comes from outside, and becomes part of a path.
         if re.fullmatch(RUN_ID, run_id):
+            if path not in self._folders.get(runs_dir, {}) or not path.is_dir():
+                self._scan(runs_dir, again=True)
             with self._lock:
-                if path not in self._folders.get(runs_dir, {}) or not path.is_dir():
-                    self._scan(runs_dir, again=True)
-                watch = self._folders[runs_dir].get(path)
+                watch = self._folders.get(runs_dir, {}).get(path)
             if watch is not None:
                 return watch
         raise NotFoundError(f"there is no run {run_id} in {runs_dir}; see: magic ls")
@@ -83,6 +82,7 @@ class Library:
     def forget(self, watch: RunWatch) -> None:
         """A run is gone."""
         with self._lock:
+            self._followed.pop(watch.folder.path, None)
             if self._folders.get(watch.folder.path.parent, {}).pop(watch.folder.path, None):
                 self.changed()
         watch.close()
@@ -93,28 +93,42 @@ class Library:
             self._stamps.clear()
 
     def _watched(self, run: Path) -> RunWatch:
-        return RunWatch(run, self.changed, self._not_asked)
+        """The one watch of a run, a new one if there is none."""
+        known = self._followed.get(run) or self._folders.get(run.parent, {}).get(run)
+        return known or RunWatch(run, self.changed, self._not_asked)
 
-    def _drop_old(self) -> None:
+    def _drop_old(self) -> list[RunWatch]:
         """Drop what is kept of the folders that were looked at first, beyond a few."""
-        looked = [folder for folder in self._folders if folder not in self._followed]
-        for folder in looked[:-_MOST_LOOKED_AT]:
-            for watch in self._folders.pop(folder).values():
-                watch.close()
+        dropped: list[RunWatch] = []
+        for folder in list(self._folders)[:-_MOST_LOOKED_AT]:
+            dropped += self._folders.pop(folder).values()
             self._stamps.pop(folder, None)
+            self._scanning.pop(folder, None)
+        return dropped
 
     def _scan(self, runs_dir: Path, again: bool = False) -> None:
-        stamp = changed_at(runs_dir)
-        known = self._folders.get(runs_dir)
-        if known is not None and self._stamps.get(runs_dir) == stamp and not again:
-            return
-        old = known or {}
-        self._drop_old()
-        found = [folder.path for folder in list_runs(runs_dir)]
-        self._folders[runs_dir] = {p: old.get(p) or self._watched(p) for p in found}
-        self._stamps[runs_dir] = stamp if is_sure([stamp]) else -1
+        """Find the runs of a folder. Its disk is read under no lock but the folder's own."""
+        with self._lock:
+            scanning = self._scanning.setdefault(runs_dir, threading.Lock())
+        with scanning:
+            stamp = changed_at(runs_dir)
+            known = self._folders.get(runs_dir)
+            if known is not None and self._stamps.get(runs_dir) == stamp and not again:
+                return
+            found = [folder.path for folder in list_runs(runs_dir)]
+            with self._lock:
+                dropped = self._keep(runs_dir, found, stamp if is_sure([stamp]) else -1)
+            # Whoever looks at one of them has its lock, maybe for long.
+            for watch in dropped:
+                watch.close()
+
+    def _keep(self, runs_dir: Path, found: list[Path], stamp: int) -> list[RunWatch]:
+        """Keep what was found in a folder in place of what was known; returns what is dropped."""
+        old = self._folders.get(runs_dir) or {}
+        dropped = self._drop_old()
+        self._folders[runs_dir] = {path: self._watched(path) for path in found}
+        self._stamps[runs_dir] = stamp
         gone = [old[path] for path in old.keys() - set(found)]
-        for watch in gone:
-            watch.close()
         if gone or len(found) > len(old):
             self.changed()
+        return dropped + gone

@@ -17,9 +17,7 @@ def in_order(watches: Iterable[RunWatch], registry: Registry) -> list[Place]:
     """
     jobs = [(watch, job) for watch in watches if not watch.problem for job in watch.jobs]
     finished = {(watch.folder.path, job.number) for watch, job in jobs if job.state.finished}
-    there = {(watch.folder.path, job.number) for watch, job in jobs}
-    runs = {path for path, _ in there}
-    registry.leave(lambda entry: entry in finished or (entry[0] in runs and entry not in there))
+    registry.leave(lambda entry: entry in finished)
     placed = [
         (position, (watch, job))
         for watch, job in jobs

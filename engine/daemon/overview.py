@@ -1,5 +1,6 @@
 """The engine and its machine, as the interface shows them."""
 
+import contextlib
 import os
 import time
 
@@ -9,6 +10,7 @@ from engine.daemon.devices import Device, Devices
 from engine.daemon.job_watch import WAITING
 from engine.daemon.leases import Leases
 from engine.daemon.library import Library
+from engine.daemon.patience import RUN_SECONDS, HungError, Patience
 from engine.daemon.registry import Registry
 from engine.daemon.telemetry import disk_free, host_memory
 from engine.records.naming import runs_folder
@@ -23,21 +25,22 @@ class Overview:
         registry: Registry,
         leases: Leases,
         devices: Devices,
+        patience: Patience,
         disk_floor: int,
     ) -> None:
         """The engine starts now."""
         self._library, self._registry = library, registry
         self._leases, self._devices = leases, devices
-        self._disk_floor = disk_floor
+        self._patience, self._disk_floor = patience, disk_floor
         self._began = time.time()
 
     def view(self, socket: str) -> EngineView:
         """All of it as it is now; ``socket`` is where the engine answers."""
         jobs = [
             job
-            for run in self._registry.runs
-            for job in self._library.watch(run).jobs
-            if self._registry.position((run, job.number)) is not None
+            for watch in self._library.all()
+            for job in watch.jobs
+            if self._registry.position((watch.folder.path, job.number)) is not None
         ]
         used, total = host_memory()
         return EngineView(
@@ -49,12 +52,18 @@ class Overview:
             devices=[self._device(device) for device in self._devices.all()],
             memory_used=used,
             memory_total=total,
-            disk_free=disk_free(runs_folder()) or 0,
+            disk_free=self._disk_free(),
             disk_floor=self._disk_floor,
             queued=sum(job.state in WAITING for job in jobs),
             # Not what was last read of the jobs: a lease is held from the first moment on.
             running=len(self._leases.holders()),
         )
+
+    def _disk_free(self) -> int:
+        folder = runs_folder()
+        with contextlib.suppress(HungError):
+            return self._patience.do(folder, lambda: disk_free(folder), RUN_SECONDS) or 0
+        return 0
 
     def _device(self, device: Device) -> DeviceView:
         holder = self._leases.holder(device.id)

@@ -58,21 +58,22 @@ class Permission:
         Raises:
             OSError: if it cannot be looked at.
         """
-        return _foreign(run) or self.shared(run.path)
+        return _foreign(run) or self.shared(run.path.parent, run.path)
 
-    def shared(self, path: Path) -> str | None:
-        """Why others could put something in the place of a run's files; None if they could not.
+    def shared(self, runs: Path, run: Path | None = None) -> str | None:
+        """Why others could replace files of a run, or of any in a folder; None if they could not.
 
-        ``path`` is the run's folder, or the runs folder before there is one.
+        The run may be a link: then both the link and what it points to count.
         """
-        found = _exposed(Path(os.path.realpath(path)))
-        if found is None or self._accepted(path):
+        places = [Path(os.path.realpath(place)) for place in (runs, run or runs)]
+        found = next(filter(None, map(_exposed, places)), None)
+        if found is None or self._accepted(runs):
             return None
         folder, why = found
         return (
             f"{folder} {why}, so another user could have it run their programs in your name; make "
             f"it yours alone with: chmod go-w {folder} - or, if you trust whoever may write there, "
-            f"say so once with: magic engine allow {path if path == folder else path.parent}"
+            f"say so once with: magic engine allow {runs}"
         )
 
     def check(self, run: RunFolder) -> None:

@@ -11,8 +11,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from weakref import WeakKeyDictionary, WeakSet
 
 from engine.contract.errors import MagicError
@@ -24,6 +25,7 @@ from engine.daemon.launch import ask_to_stop, launch
 from engine.daemon.leases import Refused
 from engine.daemon.library import Library
 from engine.daemon.order import behind, in_order
+from engine.daemon.patience import HungError, Patience
 from engine.daemon.permission import Permission
 from engine.daemon.registry import Registry
 from engine.daemon.views import RunWatch
@@ -41,6 +43,10 @@ _SIGNALS = {Wish.PAUSE: signal.SIGTERM, Wish.CANCEL: signal.SIGINT}
 
 log = logging.getLogger(__name__)
 
+_CHANGE_SECONDS = 2.0
+"""How long what a user changes in a folder takes at most, as long as its disk answers."""
+_BEING_CHANGED = Refused("waits until what is being changed in its folder is done", others=False)
+
 
 @dataclass
 class _Notes:
@@ -55,7 +61,10 @@ class _Notes:
 
 
 class Scheduler:
-    """Owns the thread that starts and stops work; hold ``actions`` to change what is asked."""
+    """Owns the thread that starts and stops work.
+
+    Hold the :meth:`actions` of a folder of runs to change what is asked in it.
+    """
 
     def __init__(
         self,
@@ -63,10 +72,11 @@ class Scheduler:
         registry: Registry,
         admission: Admission,
         permission: Permission,
+        patience: Patience,
     ) -> None:
         """Do nothing before :meth:`start`."""
-        self.actions = threading.RLock()
-        self._permission = permission
+        self._actions: dict[Path, threading.RLock] = {}
+        self._permission, self._patience = permission, patience
         self._library, self._registry, self._admission = library, registry, admission
         self._condition = threading.Condition()
         self._woken = self._stopping = False
@@ -79,6 +89,10 @@ class Scheduler:
         self._active: list[RunWatch] = []
         """At work or waiting when last looked at; whoever asks for a view may know better."""
         self._served = self._looked = self._rechecked = -RECHECK_SECONDS
+
+    def actions(self, runs: Path) -> threading.RLock:
+        """The lock of a folder of runs: where one hangs, the others go on."""
+        return self._actions.setdefault(runs, threading.RLock())
 
     def start(self) -> None:
         """Begin to schedule."""
@@ -114,24 +128,33 @@ class Scheduler:
 
     def round(self) -> float:
         """Do what is missing now; returns the seconds until the next look."""
-        with self.actions:
-            self._children = [child for child in self._children if child.poll() is None]
-            watches = [watch for watch in self._active if self._was_at_work(watch)]
-            before = {watch: _told(watch) for watch in watches}
-            self._follow(watches)
-            if self._is_due(watches):
-                watches = self._due()
-                before = {watch: _told(watch) for watch in watches} | before
-                self._follow(watches)
-                self._serve(watches)
-                self._active = [watch for watch in watches if watch.at_work or not watch.settled]
-        for watch in watches:
-            # Of a run that only waits, nothing else can have changed.
-            if watch.at_work or _told(watch) != before[watch]:
-                self._tell(watch)
+        self._children = [child for child in self._children if child.poll() is None]
+        watches = [watch for watch in self._active if self._was_at_work(watch)]
+        before = {watch: _told(watch) for watch in watches}
+        watches = self._each(watches, self._follow)
+        if self._is_due(watches):
+            watches = self._due()
+            before = {watch: _told(watch) for watch in watches} | before
+            watches = self._each(watches, self._follow)
+            self._serve(watches)
+            self._active = [watch for watch in watches if watch.at_work or not watch.settled]
+        # Of a run that only waits, nothing else can have changed.
+        changed = [w for w in watches if w.at_work or _told(w) != before[w]]
+        self._each(changed, self._tell)
         if any(watch.at_work for watch in self._active):
             return AT_WORK_SECONDS
         return WAITING_SECONDS if self._active else IDLE_SECONDS
+
+    def _each(
+        self, watches: Iterable[RunWatch], action: Callable[[RunWatch], None]
+    ) -> list[RunWatch]:
+        """Do something with each run; those whose folders answer."""
+        by_path = {watch.folder.path: watch for watch in watches}
+        self._patience.each(by_path, lambda path: action(by_path[path]))
+        hanging = {path for path in by_path if self._patience.is_hanging(path)}
+        for path in hanging:
+            self._complain(by_path[path], str(HungError(path)))
+        return [watch for path, watch in by_path.items() if path not in hanging]
 
     def _tell(self, watch: RunWatch) -> None:
         """Count a change of a run's view; one that nobody has seen need not be made for that."""
@@ -174,7 +197,7 @@ class Scheduler:
         if woken or recheck or now >= self._looked + IDLE_SECONDS:
             self._looked = now
             self._look()
-        known = [self._library.watch(run) for run in self._registry.runs]
+        known = self._library.follow(self._registry.runs)
         if not recheck:
             known = [w for w in known if w not in self._seen or w.at_work or not w.settled]
         self._seen.update(known)
@@ -182,22 +205,27 @@ class Scheduler:
 
     def _look(self) -> None:
         """Take the runs that are gone out of the queue; a disk that is away may come back."""
-        gone = {run for run in self._registry.runs if not run.is_dir() and run.parent.is_dir()}
+        gone = set()
+
+        def look(run: Path) -> None:
+            if not run.is_dir() and run.parent.is_dir():
+                gone.add(run)
+
+        self._patience.each(self._registry.runs, look)
         self._registry.leave(lambda entry: entry[0] in gone)
 
-    def _follow(self, watches: Iterable[RunWatch]) -> None:
-        """Act on what became of the jobs of some runs."""
-        for watch in watches:
-            watch.refresh()
-            try:
-                self.ask(watch)
-                for job in watch.jobs:
-                    self._follow_job(job)
-            except (MagicError, OSError) as error:
-                # One folder that is gone, or cannot be read, must not hold up the others.
-                self._complain(watch, str(error))
-            else:
-                self._complaints.pop(watch, None)
+    def _follow(self, watch: RunWatch) -> None:
+        """Act on what became of the jobs of a run."""
+        watch.refresh()
+        try:
+            self.ask(watch)
+            for job in watch.jobs:
+                self._follow_job(job)
+        except (MagicError, OSError) as error:
+            # One folder that is gone, or cannot be read, must not hold up the others.
+            self._complain(watch, str(error))
+        else:
+            self._complaints.pop(watch, None)
 
     def _complain(self, watch: RunWatch, problem: str) -> None:
         """Write a problem into the log, once."""
@@ -220,9 +248,17 @@ class Scheduler:
         queue = in_order(watches, self._registry)
         self._admission.look()
         waiting: dict[RunWatch, dict[int, Waiting]] = {watch: {} for watch in watches}
-        position = 0
+        position, busy = 0, set[Path]()
         for watch, job in queue:
-            refused = self._try(watch, job)
+            runs = watch.folder.path.parent
+            if runs not in busy and self.actions(runs).acquire(timeout=_CHANGE_SECONDS):
+                try:
+                    refused = self._try(watch, job)
+                finally:
+                    self.actions(runs).release()
+            else:
+                busy.add(runs)
+                refused = _BEING_CHANGED
             if refused is not None:
                 waiting[watch][job.number] = Waiting(position, refused.reason, refused.others)
                 position += 1

@@ -9,12 +9,13 @@ import socket
 import threading
 from collections.abc import Iterator
 
+import anyio.to_thread
 import uvicorn
 
 from engine.contract.errors import UnreachableError
 from engine.daemon.api import make_app
 from engine.daemon.engine import Engine
-from engine.daemon.limits import PrivateProtocol
+from engine.daemon.limits import MOST_CONNECTIONS, PrivateProtocol
 from engine.daemon.listener import Listener
 from engine.daemon.serving import Serving
 
@@ -76,6 +77,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to serve, and say so."""
         await super().startup(sockets=sockets)
+        # A disk that hangs holds a thread of each who asks about it, and others want to be served.
+        anyio.to_thread.current_default_thread_limiter().total_tokens = MOST_CONNECTIONS
         _log.info("serving at %s, process %d", self._listener.path, os.getpid())
         notify("READY=1")
 

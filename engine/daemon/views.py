@@ -99,9 +99,9 @@ class RunWatch:
                 if self.problem is None:
                     view = self._read()
                 else:
-                    view = _unreadable(self.folder, self.problem)
+                    view = unreadable(self.folder, self.problem)
             except _BAD_FILES as error:
-                view = _unreadable(self.folder, _sentence(self.folder, error))
+                view = unreadable(self.folder, _sentence(self.folder, error))
             if view != self._view:
                 self._view = view
                 self._changed()
@@ -128,7 +128,7 @@ class RunWatch:
         current = self.current()
         job = None if current is None else jobs[self.jobs.index(current)]
         if job is None and not self.folder.has_trajectory():
-            return _unreadable(self.folder, _NO_JOBS)
+            return unreadable(self.folder, _NO_JOBS)
         state, reason = self._stands(jobs)
         over = job is None or job.state.finished
         phase = progress.phase(moving=self.at_work)
@@ -234,7 +234,8 @@ def _job_view(job: JobWatch, waiting: Waiting | None) -> JobView:
     )
 
 
-def _unreadable(folder: RunFolder, reason: str) -> RunView:
+def unreadable(folder: RunFolder, reason: str) -> RunView:
+    """The view of a run that cannot be read."""
     return RunView(
         id=folder.id,
         path=str(folder.path),

@@ -82,6 +82,8 @@ class Engine:
             from magic_tui.client.submitted import submitted_after_all
 
             return submitted_after_all(self.runs_dir, run_id, config, str(self.view["pid"]))
+        except UnreachableError as error:
+            raise UnreachableError(f"run {run_id}: {error}") from None
 
     def attribute(self, run_id: str, asked: Mapping[str, Any]) -> View:
         """Queue new queries of a run's trajectory: its last job."""

@@ -174,13 +174,30 @@ def test_where_others_may_write_runs_start_once_the_user_has_said_so(
     engine = bench.start()
     view = bench.until(engine, run, "blocked")
     assert view.reason is not None and words in view.reason
-    assert f"magic engine allow {bench.runs}" in view.reason
+    assert view.reason.endswith(f"magic engine allow {bench.runs}")
     engine.allow(bench.runs)
     bench.until(engine, run, "succeeded")
     bench.until(engine, bench.submit(engine), "succeeded")
     engine.forget(bench.runs)
     with pytest.raises(ConflictError, match=words):
         bench.ask(engine, run)
+
+
+def test_behind_a_link_both_places_count(bench: Bench, open_folder: Path) -> None:
+    engine = bench.start(Settings(disk_floor=10**18))
+    run = bench.submit(engine)
+    bench.wish(engine, run, "pause")
+    for name in ("link", "target"):
+        (open_folder / name).mkdir(mode=0o755)
+    shutil.copytree(bench.runs / run, open_folder / "target" / run)
+    (open_folder / "link" / run).symlink_to(open_folder / "target" / run)
+    bench.runs = open_folder / "link"
+    for exposed in ("link", "target"):
+        (open_folder / exposed).chmod(0o777)
+        with pytest.raises(ConflictError, match=f"{open_folder / exposed} may be written by"):
+            bench.wish(engine, run, "resume")
+        (open_folder / exposed).chmod(0o755)
+    bench.wish(engine, run, "resume")
 
 
 def test_a_forgotten_folder_starts_nothing_more(bench: Bench) -> None:
@@ -213,17 +230,28 @@ def test_a_submission_that_was_cut_off_is_taken_up_when_asked_again(bench: Bench
     bench.until(engine, run, "succeeded")
 
 
-def test_a_queue_entry_without_a_job_is_dropped(bench: Bench) -> None:
+def test_a_queue_entry_without_a_run_is_dropped(bench: Bench) -> None:
     engine = bench.start()
-    run = bench.submit(engine)
-    bench.until(engine, run, "succeeded")
-    engine._registry.enqueue([(bench.runs / run, 2), (bench.runs / ID, 1)])
+    bench.runs.mkdir(exist_ok=True)
+    engine._registry.enqueue([(bench.runs / ID, 1)])
     engine._scheduler._looked = -1e9
     engine._scheduler.wake()
     deadline = time.monotonic() + 10
     while engine._registry.runs and time.monotonic() < deadline:
         time.sleep(0.02)
     assert engine._registry.runs == []
+
+
+def test_a_run_that_is_gone_is_not_listed_because_it_waits(bench: Bench) -> None:
+    engine = bench.start(Settings(disk_floor=10**18))
+    run = bench.submit(engine)
+    bench.until(engine, run, "blocked")
+    os.rename(bench.runs / run, bench.runs.parent / run)
+    deadline = time.monotonic() + 0.5
+    while time.monotonic() < deadline:
+        engine._scheduler.wake()
+        assert engine.runs(bench.runs) == []
+        time.sleep(0.01)
 
 
 def test_folders_that_were_looked_at_are_not_kept_for_ever(

@@ -1,0 +1,128 @@
+"""Folders that never answer: each is set aside, and all else goes on."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.contract.errors import RunError
+from engine.daemon import patience, scheduler
+from engine.daemon.patience import HungError, Patience
+from engine.daemon.views import RunWatch
+from tests.daemon.conftest import Bench
+
+A, B, C, D = (Path(f"/runs/{name}") for name in "abcd")
+ELSEWHERE = Path("/other/a")
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """What hangs does so until this is set; nobody has much patience."""
+    monkeypatch.setattr(patience, "RUN_SECONDS", 0.15)
+    monkeypatch.setattr(patience, "FOLDER_SECONDS", 0.3)
+    gate = threading.Event()
+    yield gate
+    gate.set()
+
+
+def until(holds: object) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_what_hangs_is_set_aside_until_it_answers(gate: threading.Event) -> None:
+    hung, seen = Patience(), []
+
+    def look(path: Path) -> None:
+        if path == B:
+            gate.wait()
+        seen.append(path)
+
+    hung.each([A, B, C], look)
+    assert seen == [A, C] and hung.is_hanging(B) and not hung.is_hanging(A)
+    began = time.monotonic()
+    hung.each([A, B, C], look)
+    assert seen == [A, C, A, C] and time.monotonic() - began < 0.1
+    gate.set()
+    until(lambda: not hung.is_hanging(B))
+    hung.each([B], look)
+    assert seen == [A, C, A, C, B, B]
+
+
+def test_two_that_hang_set_their_folder_aside(gate: threading.Event) -> None:
+    hung, seen = Patience(), []
+
+    def look(path: Path) -> None:
+        seen.append(path)
+        if path.parent == A.parent:
+            gate.wait()
+
+    hung.each([A, B, C, D, ELSEWHERE], look)
+    assert seen == [A, B, ELSEWHERE] and hung.is_hanging(D) and not hung.is_hanging(ELSEWHERE)
+    gate.set()
+    until(lambda: not hung.is_hanging(D))
+
+
+def test_one_action_with_a_limit(gate: threading.Event) -> None:
+    hung = Patience()
+    assert hung.do(A, lambda: 7) == 7
+    with pytest.raises(ZeroDivisionError):
+        hung.do(A, lambda: 1 // 0)
+    for _ in range(2):
+        with pytest.raises(HungError, match="/runs/a does not answer"):
+            hung.do(A, gate.wait)
+    assert hung.do(B, lambda: 7) == 7
+
+
+def test_a_run_that_hangs_holds_up_no_other(
+    bench: Bench, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "_CHANGE_SECONDS", 0.05)
+    engine = bench.start()
+    first = bench.submit(engine, {"wait_for": "go"})
+    bench.until(engine, first, "running")
+    real = RunWatch.refresh
+
+    def refresh(watch: RunWatch) -> None:
+        if watch.folder.id == first:
+            with watch._lock:
+                gate.wait()
+        real(watch)
+
+    monkeypatch.setattr(RunWatch, "refresh", refresh)
+    until(lambda: engine._patience.is_hanging(bench.runs / first))
+    bench.allow(first)
+    second = bench.submit(engine)
+    bench.until(engine, second, "succeeded")
+    with pytest.raises(RunError, match="does not answer"):
+        engine.run(bench.runs, first)
+    with pytest.raises(RunError, match="does not answer"):
+        engine.wish(bench.runs, first, "pause")
+    assert [view.state for view in engine.runs(bench.runs)] == ["unreadable", "succeeded"]
+    gate.set()
+    bench.until(engine, first, "succeeded")
+
+
+def test_a_folder_that_hangs_holds_up_no_other(
+    bench: Bench, tmp_path: Path, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.daemon import library
+
+    engine, hung = bench.start(), tmp_path / "hung"
+    hung.mkdir()
+    real = library.list_runs
+    monkeypatch.setattr(
+        library, "list_runs", lambda runs: gate.wait() and [] if runs == hung else real(runs)
+    )
+    for _ in range(3):
+        with pytest.raises(RunError, match=f"{hung} does not answer"):
+            engine.runs(hung)
+    run = bench.submit(engine)
+    bench.until(engine, run, "succeeded")
+    assert engine.view("").queued == 0
+    gate.set()
+    assert engine.runs(hung) == []
