@@ -3,10 +3,11 @@
 import os
 import shlex
 import subprocess
-import tempfile
 from typing import Any
 
 from textual.app import App, SuspendNotSupported
+
+from engine.records.scratch import scratch_folder
 
 
 def page(app: App[Any], text: str) -> str | None:
@@ -18,12 +19,12 @@ def page(app: App[Any], text: str) -> str | None:
         command = shlex.split(os.environ.get("PAGER") or "less")
     except ValueError:
         return "$PAGER is not a command"
-    with tempfile.NamedTemporaryFile("w", suffix=".txt", errors="replace") as file:
-        file.write(text)
-        file.flush()
+    with scratch_folder("page") as folder:
+        file = folder / "document.txt"
+        file.write_text(text, errors="replace")
         try:
             with app.suspend():
-                subprocess.run([*command, file.name], check=False)
+                subprocess.run([*command, str(file)], check=False)
         except SuspendNotSupported:
             return "no other program can be shown here"
         except OSError as error:

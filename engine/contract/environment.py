@@ -48,6 +48,14 @@ def magic_version() -> str:
         return "unknown"
 
 
+def keep_files_private() -> None:
+    """Have this process, and all that it starts, make files that only their owner may read.
+
+    What is there already keeps its mode: a folder of runs may be shared on purpose.
+    """
+    os.umask(0o077)
+
+
 def is_of_a_launcher(name: str) -> bool:
     """Whether the variable ``name`` describes one job of torchrun, accelerate, MPI or Slurm.
 

@@ -2,6 +2,8 @@
 
 from enum import IntEnum
 
+from engine.contract.shortage import OUT_OF_MEMORY, is_out_of_memory
+
 
 class ExitCode(IntEnum):
     """Exit codes of every ``magic`` verb."""
@@ -66,4 +68,6 @@ class UnreachableError(MagicError):
 
 def unexpected(error: BaseException) -> str:
     """The sentence for an error that nobody foresaw."""
+    if is_out_of_memory(error):
+        return OUT_OF_MEMORY
     return f"unexpected {type(error).__name__}: {error}"

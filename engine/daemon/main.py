@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.contract.environment import magic_version
+from engine.contract.environment import keep_files_private, magic_version
 from engine.contract.errors import MagicError
 from engine.daemon.log import set_up_log
 from engine.records.places import state_folder
@@ -36,6 +36,7 @@ MAGIC_RUNTIME_DIR. Runs end with the container, and go on when an engine starts 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the engine until it is told to end: the entry point of ``magic-engine``."""
+    keep_files_private()
     set_up_log(_parser().parse_args(arguments).log)
     try:
         _run()

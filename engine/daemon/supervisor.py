@@ -22,14 +22,20 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engine.contract.environment import PARENT_PIPE, child_environment, environment_for_a_run
+from engine.contract.environment import (
+    PARENT_PIPE,
+    child_environment,
+    environment_for_a_run,
+    keep_files_private,
+)
 from engine.contract.errors import RunError
+from engine.contract.shortage import OUT_OF_MEMORY, says_out_of_memory
 from engine.contract.states import Ending
 from engine.daemon.memory_kills import MemoryKills
 from engine.daemon.processes import process_start
 from engine.records.attempts import AttemptFolder
 from engine.records.checked import read_record
-from engine.records.opening import regular
+from engine.records.opening import open_regular, regular
 
 RANK_COMMAND = [sys.executable, "-P", "-m", "engine.worker", "job", "--attempt"]
 CANCEL_PATIENCE_SECONDS = 10.0
@@ -44,6 +50,7 @@ _OUT_OF_MEMORY = (
     "out of memory: the system killed its process; set training.micro_batch_size or "
     "attribution.memory_budget_gb lower"
 )
+_LAST_BYTES = 4096
 _ROOM_BYTES = 16_384
 _OUTCOME_BYTES = 1 << 20
 
@@ -52,6 +59,7 @@ def main(arguments: list[str]) -> int:
     """Supervise the attempt; its end is recorded, so the exit status only says that it was."""
     attempt = AttemptFolder(Path(arguments[0]))
     held = [int(descriptor) for descriptor in arguments[1:]] or [attempt.take_lock()]
+    keep_files_private()
     wake = _listen()
     attempt.write_about(pid=os.getpid(), started=process_start(os.getpid()))
     # Bytes that are given back before the end is recorded: it must be, on a full disk as well.
@@ -154,6 +162,8 @@ class _Rank:
             ending = _ENDINGS.get(outcome.get("ending"), Ending.FAILED)
             code = outcome.get("exit_code", 1)
             return ending, {"message": outcome.get("message"), "exit_code": code}
+        if status >= 0 and self._log_says_so():
+            return Ending.FAILED, {"exit_code": 1, "message": OUT_OF_MEMORY}
         if status >= 0:
             message = f"its process ended with status {status} and without a word; see {log}"
             return Ending.DIED, {"message": message, "exit_code": 1}
@@ -163,8 +173,17 @@ class _Rank:
             return Ending.STOPPED, {**facts, "message": "it was stopped"}
         if self._is_out_of_memory(number):
             return Ending.FAILED, {**facts, "message": _OUT_OF_MEMORY}
+        if number in (signal.SIGABRT, signal.SIGSEGV) and self._log_says_so():
+            return Ending.FAILED, {**facts, "message": OUT_OF_MEMORY}
         message = f"its process was killed by {_signal_name(number)}; see {log}"
         return Ending.DIED, {**facts, "message": message}
+
+    def _log_says_so(self) -> bool:
+        """Whether the last that libraries printed was that they got no memory (ulimit -v)."""
+        with contextlib.suppress(OSError, RunError), open_regular(self._attempt.log_file) as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _LAST_BYTES))
+            return says_out_of_memory(log.read().decode(errors="replace"))
+        return False
 
     def _is_out_of_memory(self, number: Any) -> bool:
         return number == signal.SIGKILL and self._kills.happened()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.contract.environment import keep_files_private
 from engine.contract.errors import MagicError, unexpected
 from engine.records.run_folder import RunFolder
 from engine.validation.pool import Pool
@@ -31,6 +32,7 @@ class Share:
 
     def __call__(self) -> str | None:
         """Retrain until none is left."""
+        keep_files_private()
         try:
             with explained():
                 self._retrain()

@@ -14,6 +14,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from engine.contract.environment import keep_files_private
 from engine.contract.errors import DiskFullError, ExitCode, LostRankError, MagicError, unexpected
 from engine.contract.read_config import forced_config
 from engine.contract.states import Ending
@@ -28,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Do the job of the command line and print its outcome; returns the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(given)
+    keep_files_private()
     _set_up_libraries()
     collect_seldom()
     die_with_supervisor()

@@ -16,7 +16,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any
 
 from engine.contract.environment import PARENT_PIPE, is_of_a_launcher
 from engine.contract.states import Ending
+from engine.records.scratch import scratch_folder
 
 RANK_COMMAND = [sys.executable, "-P", "-m", "engine.worker"]
 RANK, WORLD_SIZE, LOCAL_RANK = "RANK", "WORLD_SIZE", "LOCAL_RANK"
@@ -83,8 +83,8 @@ def _of_this_machine() -> dict[str, str]:
 
 def run_ranks(count: int, arguments: list[str]) -> int:
     """Do a worker's job on ``count`` ranks; prints its outcome and returns its exit status."""
-    with tempfile.TemporaryDirectory(prefix="magic-ranks-") as folder:
-        return _Ranks(count, arguments, Path(folder)).run()
+    with scratch_folder("ranks") as folder:
+        return _Ranks(count, arguments, folder).run()
 
 
 class _Ranks:

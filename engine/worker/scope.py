@@ -18,6 +18,7 @@ from engine.contract.errors import (
     unexpected,
 )
 from engine.contract.events import Event
+from engine.contract.shortage import OUT_OF_MEMORY, is_out_of_memory
 from engine.magic.replay import DivergedError, NotReproducedError
 from engine.worker.reporter import Reporter
 
@@ -82,16 +83,19 @@ def explained() -> Iterator[None]:
         ) from error
     except torch.distributed.DistError as error:
         raise LostRankError(_LOST_RANK) from error
-    except MemoryError as error:
-        raise RunError(
-            "out of memory; set training.micro_batch_size or attribution.memory_budget_gb lower, "
-            "or training.recompute to true"
-        ) from error
+    except (MagicError, MemoryError, ImportError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise RunError(OUT_OF_MEMORY) from error
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise RunError(OUT_OF_MEMORY) from error
         if not _is_from_a_lost_rank(error):
             raise
         raise LostRankError(_LOST_RANK) from error
     except OSError as error:
+        if is_out_of_memory(error):
+            raise RunError(OUT_OF_MEMORY) from error
         if error.filename is None and error.errno is None:
             raise
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

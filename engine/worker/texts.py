@@ -1,7 +1,6 @@
 """The texts of queries, read and checked the way an attribution of them would; loads no torch."""
 
 import itertools
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from engine.data.sources import Documents, read_documents
 from engine.data.splits import is_local
 from engine.data.tokens import tokenize
 from engine.records.run_folder import RunFolder
+from engine.records.scratch import scratch_folder
 
 _LONG_BYTES = 4 * 2**20
 """A file of lines that is longer is not read as a whole to show its beginning."""
@@ -117,13 +117,13 @@ def _beginning(source: SourceConfig, first: int) -> tuple[Documents, int] | None
         return None
     if path.stat().st_size < _LONG_BYTES:
         return None
-    with path.open("rb") as file, tempfile.NamedTemporaryFile(suffix=suffix) as head:
+    with path.open("rb") as file, scratch_folder("texts") as folder:
         lines = (line for line in file if line.strip())
         beginning = list(itertools.islice(lines, first))
-        head.writelines(beginning)
-        head.flush()
+        head = folder / f"beginning{suffix}"
+        head.write_bytes(b"".join(beginning))
         try:
-            documents = read_documents(source.model_copy(update={"path": head.name}), "queries")
+            documents = read_documents(source.model_copy(update={"path": str(head)}), "queries")
         except UsageError:
             return None
         # An array of JSON over many lines is as many documents as it has items.

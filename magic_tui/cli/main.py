@@ -5,6 +5,9 @@ import sys
 
 def main() -> None:
     """Run the command line: the entry point of ``magic``."""
+    from engine.contract.environment import keep_files_private
+
+    keep_files_private()
     if sys.argv[1:2] == ["tui"]:
         from magic_tui.cli.dashboard import open_plainly
 

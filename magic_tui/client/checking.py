@@ -1,13 +1,13 @@
 """Asking a run queries that were checked before a job is made of them."""
 
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from engine.contract.errors import ExitCode
 from engine.records.run_folder import RunFolder
+from engine.records.scratch import scratch_folder
 from magic_tui.client.engine import Engine
 from magic_tui.client.start import View
 from magic_tui.client.worker import WorkerError, run_worker
@@ -27,11 +27,11 @@ def ask_checked(engine: Engine, run: View, asked: Mapping[str, Any]) -> View:
 
 def _check(folder: RunFolder, asked: Mapping[str, Any]) -> None:
     # Texts may be longer than an argument of a process can be.
-    with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
-        json.dump(dict(asked), file)
-        file.flush()
+    with scratch_folder("check") as scratch:
+        file = scratch / "request.json"
+        file.write_text(json.dumps(dict(asked)), encoding="utf-8")
         try:
-            run_worker(["check", "--run", str(folder.path), "--request-file", file.name])
+            run_worker(["check", "--run", str(folder.path), "--request-file", str(file)])
         except WorkerError as error:
             # Whatever else keeps them from being checked is for the job itself to tell.
             if error.exit_code == ExitCode.USAGE:

@@ -1,6 +1,5 @@
 """A config being edited: its fields, what is wrong with them, and what its run would cost."""
 
-import tempfile
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 
 from engine.contract.config import RunConfig, as_plain
 from engine.contract.read_config import parse_config, read_config
+from engine.records.scratch import scratch_folder
 from magic_tui.client.worker import Facts, run_worker
 
 Key = tuple[str, ...]
@@ -105,10 +105,10 @@ def cost_of(config: RunConfig, runs: Path, is_unwanted: Callable[[], bool]) -> F
     Raises:
         WorkerError: if it cannot be found out: the data or the model are not as the config says.
     """
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="magic-plan-") as file:
-        yaml.safe_dump(as_plain(config), file, sort_keys=False)
-        file.flush()
-        return run_worker(["plan", "--config", file.name, "--runs", str(runs)], is_unwanted)
+    with scratch_folder("plan") as folder:
+        file = folder / "plan.yaml"
+        file.write_text(yaml.safe_dump(as_plain(config), sort_keys=False))
+        return run_worker(["plan", "--config", str(file), "--runs", str(runs)], is_unwanted)
 
 
 def field_of(problem: str) -> Key | None:

@@ -8,6 +8,7 @@ outlives this process, not even if that is killed.
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -18,6 +19,8 @@ from typing import Any
 
 from engine.contract.environment import PARENT_PIPE, child_environment
 from engine.contract.errors import ExitCode, MagicError
+from engine.contract.shortage import OUT_OF_MEMORY, says_out_of_memory
+from engine.records.scratch import scratch_folder
 from magic_tui.client.processes import PYTHON, last_lines
 from magic_tui.client.signals import signals_as_interrupt
 
@@ -72,14 +75,14 @@ def run_worker(arguments: Sequence[str], is_unwanted: Callable[[], bool] | None 
 
 class _Worker:
     def __init__(self, arguments: Sequence[str]) -> None:
-        descriptor, log = tempfile.mkstemp(prefix="magic-worker-", suffix=".log")
-        self.log = Path(log)
+        self._scratch = contextlib.ExitStack()
+        self.log = self._scratch.enter_context(scratch_folder("worker")) / "worker.log"
         self._answer: Facts | None = None
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         # However this process ends, its end of the pipe is closed then, and the worker ends too.
         pipe, self._alive = os.pipe()
         environment = {**child_environment(os.environ), PARENT_PIPE: str(pipe)}
-        with open(descriptor, "wb") as errors:
+        with open(self.log, "wb") as errors:
             self._process = subprocess.Popen(
                 [*WORKER_COMMAND, *arguments],
                 stdin=subprocess.DEVNULL,
@@ -116,8 +119,11 @@ class _Worker:
         with self._output:
             self._output.seek(0)
             self._answer = _last_object(self._output.read(), self._process.returncode)
-        if self._answer is not None:
-            self.log.unlink()
+        if self._answer is None:
+            descriptor, kept = tempfile.mkstemp(prefix="magic-worker-", suffix=".log")
+            os.close(descriptor)
+            self.log = Path(shutil.copyfile(self.log, kept))
+        self._scratch.close()
 
     def answer(self) -> Facts:
         """The facts of its last line.
@@ -130,10 +136,13 @@ class _Worker:
             return self._answer
         if self._answer is not None:
             raise WorkerError(str(self._answer.get("message", "the worker failed")), status)
+        lines = last_lines(self.log, _LAST_LINES)
+        if says_out_of_memory("\n".join(lines)):
+            raise WorkerError(OUT_OF_MEMORY, int(ExitCode.RUN_FAILED), lines)
         raise WorkerError(
             f"the worker ended unexpectedly ({_ending(status)}); see {self.log}",
             int(ExitCode.RUN_FAILED),
-            last_lines(self.log, _LAST_LINES),
+            lines,
         )
 
 

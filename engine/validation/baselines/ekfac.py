@@ -4,7 +4,6 @@ Of the linear and convolutional layers that the loss calls; the Fisher matrix is
 because losses say nothing of what else a model might have answered.
 """
 
-import tempfile
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch.utils.data import Dataset
 
 from engine.magic.state import Batch
 from engine.models.module_loss import ModuleLoss
+from engine.records.scratch import scratch_folder
 from engine.tasks.named import restore_task
 from engine.validation.baselines.known import Known, NotApplicableError, Scores
 
@@ -32,9 +32,9 @@ def ekfac(known: Known) -> Scores:
     asked = [(q, batch) for q, each in enumerate(known.measurements) for batch in each]
     task = _task(known, [batch for _, batch in asked], layers)
     one = {"per_device_batch_size": 1, "overwrite_output_dir": True}
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder("ekfac") as folder:
         analyzer = Analyzer(
-            "ekfac", prepare_model(module, task), task, disable_tqdm=True, output_dir=folder,
+            "ekfac", prepare_model(module, task), task, disable_tqdm=True, output_dir=str(folder),
             cpu=known.job.device.type == "cpu", disable_model_save=True,
         )  # fmt: skip
         documents = _Indices(0, known.job.documents)

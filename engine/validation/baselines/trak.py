@@ -5,7 +5,6 @@ is that of the loss times −1/(1 − p). A query's gradient only has to have th
 """
 
 import logging
-import tempfile
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.magic.state import Params
+from engine.records.scratch import scratch_folder
 from engine.validation.baselines.known import Known, Scores
 
 MOST_DIMENSIONS = 512
@@ -35,9 +35,9 @@ def trak(known: Known) -> Scores:
         block_size=max(1, _BLOCK_NUMBERS // size), dtype=torch.float32,
     )  # fmt: skip
     shell = _Shell(known.final.params)
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder("trak") as folder:
         traker = TRAKer(
-            shell, _Task(), documents, folder, device=device, use_half_precision=False,
+            shell, _Task(), documents, str(folder), device=device, use_half_precision=False,
             gradient_computer=_computer(known), projector=projector,
             logging_level=logging.WARNING,
         )  # fmt: skip
