@@ -56,10 +56,11 @@ def test_as_json(asked: FakeEngine, magic: Magic) -> None:
     assert first == {
         "attribution": "a0001", "job": 1, "state": "succeeded", "reason": None, "queries": 4,
         "source": None, "validations": [{"job": 3, "state": "running", "reason": None}],
+        "cut": {"queries": 0, "tokens": 0},
     }  # fmt: skip
     assert second == {
         "attribution": "a0002", "job": 2, "state": "failed", "reason": WHY, "queries": 1,
-        "texts": ["whom?"], "source": None, "validations": [],
+        "texts": ["whom?"], "source": None, "validations": [], "cut": None,
     }  # fmt: skip
 
 
