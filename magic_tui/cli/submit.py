@@ -34,6 +34,6 @@ def submit_config(
         narrate(f"note: runs code: {line}")
     engine = connect(runs_dir)
     view = engine.submit(new_run_id(), as_plain(config))
-    if view["reason"]:
+    if engine.cut_off:
         narrate(f"run {view['id']} is {view['state']}: {view['reason']}")
     return engine, view

@@ -61,6 +61,8 @@ class Engine:
         self.view = view
         self.started = False
         """Whether it was started just now, for this."""
+        self.cut_off = False
+        """Whether it was stopped before it could answer that it had queued a run."""
         self.runs_dir = str(runs_folder(runs_dir).absolute())
 
     def submit(self, run_id: str, config: Mapping[str, Any]) -> View:
@@ -81,7 +83,9 @@ class Engine:
         except StoppedError:
             from magic_tui.client.submitted import submitted_after_all
 
-            return submitted_after_all(self.runs_dir, run_id, config, str(self.view["pid"]))
+            view = submitted_after_all(self.runs_dir, run_id, config, str(self.view["pid"]))
+            self.cut_off = True
+            return view
         except UnreachableError as error:
             raise UnreachableError(f"run {run_id}: {error}") from None
 
