@@ -21,6 +21,8 @@ _SWITCHES = ("sparse", "gradient_checkpointing")
 """Attributes of modules that are false inside."""
 _EXPERTS = "_experts_implementation_internal"
 """Attribute of transformers' settings: how a layer of experts computes."""
+_ATTENTION = "_attn_implementation_internal"
+"""Attribute of transformers' settings: how attention computes."""
 
 
 class PlainForward:
@@ -35,13 +37,13 @@ class PlainForward:
             for switch in _SWITCHES
             if vars(part).get(switch) is True
         ]
-        if any(parameter.dtype is torch.float64 for parameter in module.parameters()):
-            settings = {id(of): vars(of) for part in parts if (of := vars(part).get("config"))}
-            self._set += [
-                (values, _EXPERTS, "eager")
-                for values in settings.values()
-                if values.get(_EXPERTS) is not None
-            ]
+        wide = any(parameter.dtype is torch.float64 for parameter in module.parameters())
+        settings = {id(of): of for part in parts if (of := vars(part).get("config")) is not None}
+        for values in (vars(of) for of in settings.values() if hasattr(of, "__dict__")):
+            if wide and values.get(_EXPERTS) is not None:
+                self._set.append((values, _EXPERTS, "eager"))
+            if values.get(_ATTENTION) not in (None, "eager", "sdpa"):
+                self._set.append((values, _ATTENTION, "eager"))
 
     @contextlib.contextmanager
     def on(self) -> Iterator[None]:

@@ -64,8 +64,15 @@ def test_unusual_models(name: str, agree: Agree, tmp_path: Path) -> None:
     check(agree, name, judge, problem, Attribution("log", 2), tmp_path)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", None])
-@pytest.mark.parametrize("name", ["gpt2 tied", "llama untied"])
+@pytest.mark.parametrize(
+    ("name", "attention"),
+    [
+        ("gpt2 tied", "sdpa"),
+        ("gpt2 tied", None),
+        ("llama untied", "sdpa"),
+        ("llama untied", "flex_attention"),
+    ],
+)
 def test_attention_that_is_not_eager(
     name: str, attention: str | None, agree: Agree, tmp_path: Path
 ) -> None:
@@ -76,7 +83,7 @@ def test_attention_that_is_not_eager(
     )
     model.load_state_dict(judge.state_dict())
     compute_in_float64(model)
-    assert model.config._attn_implementation == "sdpa"
+    assert model.config._attn_implementation == (attention or "sdpa")
     problem = problem_of(CausalLMLoss(model.eval()), optimizer="sgd")
     check(agree, f"attention {attention}", judge, problem, Attribution("log"), tmp_path)
 

@@ -40,6 +40,8 @@ class Core(nn.Module):
         self, between: nn.Module | None = None, tied: bool = False, **options: Any
     ) -> None:
         super().__init__()
+        # Settings need not be an object, as those of transformers are.
+        self.config = {"width": 4}
         self.embed = nn.Embedding(VOCABULARY, 4, **options)
         self.between = between or nn.Sequential(nn.Linear(4, 4), nn.Tanh())
         self.head = nn.Linear(4, VOCABULARY, bias=False)

@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+import torchopt
 
-from engine import CausalLMLoss, Trainer
+from engine import CausalLMLoss, DataStream, Trainer
 from engine.magic.optimizers import build_optimizer
 from engine.magic.schedule import ScheduleKind
 from engine.models.layers import layers_of
 from engine.sharding.mesh import Mesh
 from tests.exactness.attributing import Problem, make_measurements
 from tests.exactness.cases import document_weights, make_data, make_training
+from tests.exactness.test_unusual_modules_against_retraining import MODULES, TOKENS, make
 from tests.exactness.tiny_models import tiny_model
 from tests.sharding.processes import on_ranks
 
@@ -131,6 +133,35 @@ def test_the_same_mesh_repeats_its_bits(tmp_path: Path) -> None:
     case = replace(CASES[0], dtype=torch.float32)
     for first, second in on_ranks(3, tmp_path, twice, case, tmp_path):
         assert all((a == b).all() for a, b in zip(first, second, strict=True))
+
+
+SHARED = ("two names, tied", "two parameters of one memory", "sdpa", "compiled part")
+
+
+def of_modules(folder: Path, mesh: Mesh | None) -> list[Any]:
+    """Scores of modules that share parameters, or would compute otherwise."""
+    found = []
+    for number, name in enumerate(SHARED):
+        stream = DataStream([{"ids": row} for row in TOKENS], 2)
+        trainer, start = Trainer.initialize(
+            make(MODULES[name]), torchopt.sgd(0.3), elementwise=True, mesh=mesh
+        )
+        trainer.train(start, stream, save_dir=folder / str(number))
+        queries = DataStream([{"ids": TOKENS[1]}], 1)
+        scores = trainer.backward(folder / str(number), stream, queries)
+        found.append((scores.weights.numpy(), scores.measurements.numpy()))
+    return found
+
+
+def divided_modules(folder: Path) -> list[Any]:
+    return of_modules(folder, Mesh())
+
+
+def test_modules_that_share_parameters(tmp_path: Path) -> None:
+    wanted = of_modules(tmp_path / "alone", None)
+    for of_rank in on_ranks(2, tmp_path, divided_modules, tmp_path / "divided"):
+        for ours, theirs in zip(of_rank, wanted, strict=True):
+            agree(ours, theirs)
 
 
 def on_mesh(case: Case, folder: Path, shards: int, train: bool) -> Any:
