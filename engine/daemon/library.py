@@ -74,7 +74,9 @@ class Library:
             if path not in self._folders.get(runs_dir, {}) or not path.is_dir():
                 self._scan(runs_dir, again=True)
             with self._lock:
-                watch = self._folders.get(runs_dir, {}).get(path)
+                watches = dict(self._folders.get(runs_dir, {}))
+            renamed = (watch for watch in watches.values() if watch.folder.id == run_id)
+            watch = watches.get(path) or next(renamed, None)
             if watch is not None:
                 return watch
         raise NotFoundError(f"there is no run {run_id} in {runs_dir}; see: magic ls")

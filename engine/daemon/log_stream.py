@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 
 from engine.daemon.serving import Serving
 from engine.daemon.streams import PIECE, TICK_SECONDS, Parts, is_settled
-from engine.records.run_folder import RunFolder
+from engine.records.runs import run_of_id
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class LogCursor:
 
 async def log_text(serving: Serving, runs_dir: Path, run_id: str, follow: bool) -> Parts:
     """The logs of a run that is there; with ``follow`` until every job is settled."""
-    cursor = LogCursor(RunFolder(runs_dir / run_id).logs)
+    cursor = LogCursor(run_of_id(runs_dir, run_id).logs)
     try:
         while not serving.ending.is_set():
             # Asked before the files are read to their end, so that the end is in the text.

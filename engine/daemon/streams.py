@@ -21,7 +21,7 @@ from engine.daemon.problems import problem_of
 from engine.daemon.serving import Serving
 from engine.daemon.telemetry import telemetry
 from engine.records.journal import JournalReader
-from engine.records.run_folder import RunFolder
+from engine.records.runs import run_of_id
 
 TICK_SECONDS = 0.25
 LATEST_SECONDS = 2.0
@@ -101,7 +101,7 @@ class RunEvents:
     def __init__(self, serving: Serving, runs_dir: Path, run_id: str) -> None:
         """Read the journal of a run that is there."""
         self._serving, self._runs_dir, self._run_id = serving, runs_dir, run_id
-        self._reader = JournalReader(RunFolder(runs_dir / run_id).events_file)
+        self._reader = JournalReader(run_of_id(runs_dir, run_id).events_file)
         self._view: RunView | None = None
 
     async def stream(self, after: int | None, follow: bool) -> Parts:

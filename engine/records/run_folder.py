@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from engine.records.checked import (
 )
 from engine.records.journal import read_journal
 from engine.records.manifest import read_manifest
-from engine.records.opening import read_file
+from engine.records.opening import open_regular, read_file
 
 if TYPE_CHECKING:
     from engine.contract.config import RunConfig
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 # naming and listing runs takes.
 
 FORMAT_VERSION = 1
+ID = r"[0-9]{8}T[0-9]{6}-[0-9a-f]{6,8}"
+_RECORDED = re.compile(rb"^  run_id: '?(" + ID.encode() + rb")'?$", re.MULTILINE)
+_RECORD_BYTES = 1000
+"""The record that names the run is at the beginning of its config."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,16 @@ class RunFolder:
 
     @property
     def id(self) -> str:
-        """The run's id: the folder's name."""
-        return self.path.name
+        """The run's id: the folder's name, or what the record says if the folder was renamed.
+
+        A renamed copy beside its original is called by its folder's name.
+        """
+        name = self.path.name
+        if re.fullmatch(ID, name):
+            return name
+        recorded = _recorded_id(self.config_file)
+        is_copy = recorded is None or (self.path.parent / recorded).exists()
+        return name if recorded is None or is_copy else recorded
 
     @property
     def config_file(self) -> Path:
@@ -211,6 +224,14 @@ class RunFolder:
         if not intact:
             raise _changed(self.config_file)
         return record, values
+
+
+def _recorded_id(config_file: Path) -> str | None:
+    """The id in a run's record, found without reading all of it."""
+    with contextlib.suppress(OSError, RunError), open_regular(config_file) as file:
+        found = _RECORDED.search(file.read(_RECORD_BYTES))
+        return None if found is None else found[1].decode()
+    return None
 
 
 def _changed(config_file: Path) -> UsageError:

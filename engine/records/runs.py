@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine.contract.errors import ConflictError, NotFoundError, RunError
-from engine.records.run_folder import RunFolder, read_yaml
+from engine.records.run_folder import ID, RunFolder, read_yaml
 
 STAGING_GRACE_SECONDS = 60.0
 """A run that is being made takes much less."""
-_STAGING = re.compile(r"\.[0-9]{8}T[0-9]{6}-[0-9a-f]{6,8}\.new")
+_STAGING = re.compile(rf"\.{ID}\.new")
 
 
 def sweep(folder: Path) -> None:
@@ -28,8 +28,17 @@ def list_runs(runs: Path) -> list[RunFolder]:
     """All runs, oldest first; folders of an unknown kind are passed over."""
     if not runs.is_dir():
         return []
-    entries = sorted(entry for entry in runs.iterdir() if not entry.name.startswith("."))
-    return [RunFolder(entry) for entry in entries if (entry / "run_config.yaml").exists()]
+    entries = (entry for entry in runs.iterdir() if not entry.name.startswith("."))
+    found = [RunFolder(entry) for entry in entries if (entry / "run_config.yaml").exists()]
+    return sorted(found, key=lambda run: run.id)
+
+
+def run_of_id(runs: Path, run_id: str) -> RunFolder:
+    """The run of an id, whatever its folder is called; nothing may be there."""
+    usual = RunFolder(runs / run_id)
+    if usual.path.exists():
+        return usual
+    return next((run for run in list_runs(runs) if run.id == run_id), usual)
 
 
 def find_run(
@@ -37,7 +46,7 @@ def find_run(
     wanted: str | None = None,
     name_of: Callable[[RunFolder], str | None] | None = None,
 ) -> RunFolder:
-    """The run of an id, a unique prefix of one, or a name; the latest if left out.
+    """The run of an id or folder, a unique prefix of an id, or a name; the latest if left out.
 
     ``name_of`` spares whoever knows the names already reading every config.
 
@@ -50,7 +59,7 @@ def find_run(
         raise NotFoundError(f"there are no runs in {runs}; start one with: magic run CONFIG")
     if wanted is None:
         return known[-1]
-    matches = [run for run in known if run.id == wanted]
+    matches = [run for run in known if wanted in (run.id, run.path.name)]
     matches = matches or [run for run in known if wanted and run.id.startswith(wanted)]
     matches = matches or [run for run in known if (name_of or _name)(run) == wanted]
     if not matches:

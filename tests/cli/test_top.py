@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -150,3 +151,14 @@ def test_a_query_is_found_in_whichever_attribution_has_it(runs: Path, magic: Mag
     assert result.exit_code == 2 and "a0002 of run" in result.stderr
     (run.attributions / "a0001" / "complete.json").write_text("{")
     assert magic("top", "-q", 0).exit_code == 0 and magic("top", "-q", 1).exit_code == 2
+
+
+def test_a_renamed_run_is_read_by_its_id_and_by_its_folder(
+    finished: RunFolder, magic: Magic, tmp_path: Path
+) -> None:
+    shutil.copytree(finished.path, tmp_path / "elsewhere" / "renamed")
+    for wanted in (finished.id, "renamed", "my run"):
+        for verb in (["top", wanted], ["show", wanted, 0], ["export", wanted, "--out", wanted]):
+            result = magic(*verb, "--runs-dir", tmp_path / "elsewhere", "--json")
+            assert result.exit_code == 0, result.stderr
+            assert json.loads(result.stdout)["run"] == finished.id
