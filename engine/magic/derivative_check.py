@@ -28,14 +28,16 @@ from engine.magic.derivatives import FirstOrder, first_derivatives, second_deriv
 from engine.magic.layerwise import LayeredLoss
 from engine.magic.state import Batch, BatchLoss, Params, TrainState
 
-STEPS = {torch.float64: (1e-5, 1e-6, 1e-4, 1e-7), torch.float32: (1e-2, 3e-3, 1e-3, 3e-2)}
+STEPS = {torch.float64: (1e-5, 1e-6, 1e-7, 1e-8, 1e-4), torch.float32: (3e-3, 1e-3, 1e-2)}
 """ε, relative to the size of each tensor, the most accurate first."""
-BOUNDS = {torch.float64: 1e-6, torch.float32: 3e-2}
+BOUNDS = {torch.float64: 5e-6, torch.float32: 5e-3}
 """Relative error up to which a derivative counts as right, by the dtype it is computed in."""
 SMALLEST = 0.02
 """Tensors are perturbed as if their elements were of this size at least."""
 PERTURBED = (0.05, 0.05, 0.005)
 """How far the points lie from the initial parameters, relative to the size of each tensor."""
+_LEAST = {torch.float64: 1e-4, torch.float32: 2e-2}
+"""Share of the gradient that curvature counts as at least: rounding is a share of the gradient."""
 _FLOOR = 1e-4
 """Share of the whole below which an error in one parameter is measured against the whole."""
 
@@ -128,15 +130,22 @@ def first_derivative_error(loss: BatchLoss, point: Point, moved: Params) -> floa
     return min(errors)
 
 
-def gradient_difference(params: Params, one: Params, other: Params) -> float:
-    """The largest relative difference of two gradients in one parameter."""
+def gradient_difference(params: Params, one: Params, other: Params, least: float = 0.0) -> float:
+    """The largest relative difference of two gradients in one parameter.
+
+    Args:
+        params: of whose sizes changes are counted in.
+        one: a gradient.
+        other: another.
+        least: what is added to the size that a difference is measured against.
+    """
     rows = []
     for name, grad in one.items():
         parts, scale = (grad - other[name], grad, other[name]), _size(params[name])
         rows.append(torch.stack([scale * _norm(part).cpu() for part in parts]))
     difference, *both = torch.stack(rows).unbind(1)
     size = torch.maximum(*both)
-    return max(map(_ratio, difference.tolist(), (size + _FLOOR * _norm(size)).tolist()))
+    return max(map(_ratio, difference.tolist(), (size + _FLOOR * _norm(size) + least).tolist()))
 
 
 class _Second:
@@ -176,6 +185,8 @@ class _Second:
         directions = [self.along] * len(sums)
         graph = FirstOrder(self.loss, state.params, batch, state.buffers)
         _refuse_once_differentiable(graph)
+        of_gradient = [_size(state.params[n]) * _norm(g.detach()) for n, g in graph.grads.items()]
+        self.least = _LEAST[self.dtype] * _norm(torch.stack(of_gradient)).item()
         if isinstance(self.loss, LayeredLoss):
             del graph
             scores = second_derivatives(self.loss, state, batch, directions, sums, of_buffers)
@@ -192,7 +203,7 @@ class _Second:
         change = {name: (high.pop(name) - low.pop(name)) / (2 * step) for name in list(high)}
         change = {name: moves * change.pop(name) for name, moves in self.moves.items()}
         products = {name: moves * self.products[name] for name, moves in self.moves.items()}
-        return gradient_difference(state.params, products, change)
+        return gradient_difference(state.params, products, change, self.least)
 
     def _of_sum(self, step: float) -> float:
         """The relative error of ∇M along a direction of parameters, buffers and weights."""
@@ -208,7 +219,7 @@ class _Second:
         products.append((self.at_weights, point.weights))
         expected = sum(_dot(a, b) for a, b in products)
         size = math.sqrt(sum(_norm(a * b).item() ** 2 for a, b in products))
-        return _ratio(abs(found - expected), max(size, abs(found), abs(expected)))
+        return _ratio(abs(found - expected), max(size, abs(found), abs(expected)) + self.least)
 
     def _sum(self, across: Params, by: float) -> float:
         """M at x + ``by`` v."""

@@ -43,7 +43,7 @@ from engine.models.gradient_changes import gradient_change
 from engine.models.layered_loss import LayeredModuleLoss
 from engine.models.module_loss import ModuleLoss
 
-ROWS, TOKENS = 4, 24
+ROWS, TOKENS = 4, 8
 """The largest batch that is differentiated."""
 POINTS = 3
 """How many points and directions are tried before a derivative counts as wrong."""
@@ -124,13 +124,14 @@ def _compare(own: "_Compared", memory: int) -> tuple["_Compared", float, Problem
         difference, grads = own.from_plain()
         if not difference <= SAME[own.dtype]:
             return own, difference, _other_parameters(difference)
-        if own.dtype is not torch.float64 and 2 * own.bytes_in_float64() < memory:
-            compared = own.in_float64(grads) or own
+        if own.dtype is not torch.float64:
+            compared = own.in_float64(grads, memory // 2) or own
         error, problem, found = compared.outcome()
-        if compared is not own and found is not None and not own.agrees(found):
-            # Its own arithmetic runs other code than the copy's.
-            compared = own
-            error, problem, _ = own.outcome()
+        while compared is not own and found is not None and not own.agrees(found):
+            # Its own arithmetic runs other code than the copy's, or other kinks lay on the way.
+            seed = found.seed + 1
+            compared, seed = (compared, seed) if seed < POINTS else (own, 0)
+            error, problem, found = compared.outcome(seed)
         return compared, error, problem
     except OnceDifferentiableError as error:
         return compared, math.inf, _missing(str(error))
@@ -194,12 +195,12 @@ class _Compared:
         self.params, self.buffers = self.whole.parameters(), self.whole.buffers()
         self.dtype = dtype_of(self.params)
 
-    def outcome(self) -> tuple[float, Problem | None, "_Found | None"]:
+    def outcome(self, first_seed: int = 0) -> tuple[float, Problem | None, "_Found | None"]:
         """The largest relative error, what is wrong, and what was found where nothing is."""
         bound = BOUNDS[self.dtype]
         second = first = math.inf
         # Of several points the first usually serves.
-        for seed in range(POINTS):
+        for seed in range(first_seed, POINTS):
             point = self._point(seed)
             moved = moved_elements(self.loss, point)
             if second > bound:
@@ -218,14 +219,15 @@ class _Compared:
         """Whether its own second derivatives are those that a copy in float64 has."""
         if any(p.dtype is torch.bfloat16 for p in self.params.values()):
             return True
-        moved, products = (
-            {name: t.to(self.params[name]) for name, t in tensors.items()}
-            for tensors in (found.moved, found.products)
-        )
-        own = second_derivatives_along(self.loss, self._point(found.seed), moved)
-        own = {name: product * moved[name] for name, product in own.items()}
-        products = {name: product * moved[name] for name, product in products.items()}
-        return gradient_difference(self.params, own, products) <= _ALIKE
+        moved = {name: t.to(self.params[name]) for name, t in found.moved.items()}
+        self.params = {name: self.params[name] for name in moved}
+        point = point_beside(self.params, self.buffers, self.batch, found.seed)
+        own = second_derivatives_along(self.loss, point, moved)
+        difference = size = 0.0
+        for name, product in found.products.items():
+            difference += ((own[name] - product) * moved[name]).norm().item() ** 2
+            size += (product * moved[name]).norm().item() ** 2
+        return difference <= _ALIKE**2 * size
 
     def _point(self, seed: int) -> Point:
         # Steps as wide as float32 needs come to fewer kinks with fewer tokens.
@@ -245,17 +247,30 @@ class _Compared:
         plainly = dict(zip(state.params, found, strict=True))
         return max(apart, gradient_difference(state.params, grads, plainly)), grads
 
-    def in_float64(self, grads: Params) -> "_Compared | None":
-        """A copy in float64; None if it does not compute the gradient that this one does."""
-        names = {id(part): name for name, part in self.whole.module.named_modules()}
+    def in_float64(self, grads: Params, memory: int) -> "_Compared | None":
+        """A copy in float64, differentiated in as many parameters as fit into memory.
+
+        None if it does not fit, or does not compute the gradient that this one does.
+        """
+        size = sum(p.numel() for p in self.whole.module.parameters())
+        names = _smallest(self.params, (memory // 8 - size) // _COPIES)
+        if not names:
+            return None
+        own = self.whole.module
+        places = {id(part): name for name, part in own.named_modules()}
         # The copy of a stranger's module may share what it should not, or refuse to compute in
         # float64: the module itself then has to do.
         try:
-            twin = copy.deepcopy(self.whole.module).double()
+            twin = copy.deepcopy(own).double()
             parts = dict(twin.named_modules())
-            layers = [parts[names[id(layer)]] for layer in self.layers]
+            layers = [parts[places[id(layer)]] for layer in self.layers]
             seed = self.whole.dropout_seed
             copied = _Compared(twin, seed, _in_double(self.batch), layers)
+            copied.params = {name: copied.params[name] for name in names}
+            # What is not differentiated stays where it was, here as there.
+            if len(names) < len(self.params):
+                self.params = {name: self.params[name] for name in names}
+                _, grads = self.from_plain()
             state = copied._point(0).state
             _, wide, _ = first_derivatives(copied.loss, state, state.params, copied.batch)
         except Exception:
@@ -265,12 +280,6 @@ class _Compared:
         )
         # Dropout draws other masks in other arithmetic.
         return copied if seed is not None or alike <= _ALIKE else None
-
-    def bytes_in_float64(self) -> int:
-        """What a copy takes, and what is computed with it."""
-        parameters = list(self.whole.module.parameters())
-        trained = sum(p.numel() for p in parameters if p.requires_grad)
-        return 8 * (sum(p.numel() for p in parameters) + _COPIES * trained)
 
     def _wrong(self, error: float) -> Problem:
         place = place_of(self.whole, self._point(0))
@@ -308,6 +317,18 @@ def _missing(operation: str) -> Problem:
         f"it contains an operation that cannot be differentiated twice ({operation})",
         "choose a model without it",
     )
+
+
+def _smallest(params: Params, elements: int) -> list[str]:
+    """The names of the smallest parameters that have so many elements together at most."""
+    chosen = set()
+    for name in sorted(params, key=lambda name: params[name].numel()):
+        elements -= params[name].numel()
+        if elements < 0:
+            break
+        chosen.add(name)
+    # In their own order, in which noise is drawn for them.
+    return [name for name in params if name in chosen]
 
 
 def _small(batch: Batch) -> Batch:

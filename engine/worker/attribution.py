@@ -93,7 +93,7 @@ def _put_together(basis: QueryBasis, queries: Replayed, job: Job) -> None:
     """Write and complete the queries' scores from those of their basis."""
     asking = basis.asking
     found = read_completion(basis.folder) or {}
-    facts = {name: found[name] for name in COMPLETION_FACTS}
+    facts = {name: found.get(name) for name in (*COMPLETION_FACTS, "derivative")}
     writer = ScoreWriter(queries.folder, queries.shape(job, asking.granularity))
     put_together(basis, writer, document_sums(job, asking.granularity))
     record = asking.folder.record()

@@ -223,6 +223,8 @@ class Replaying:
             "granularity": self.asking.granularity,
             "passes": self.saves.passes(),
             "reproduced": self.report.reproduced,
+            # How far the run's derivatives are from finite differences.
+            "derivative": self.asking.folder.prepared().get("derivative"),
             **self.replayed.facts,
         }
         record = self.asking.folder.record()

@@ -25,7 +25,7 @@ def status(
     from magic_tui.client.attribution_list import attribution_list
     from magic_tui.client.engine import connect, is_finished
     from magic_tui.client.made_from import made_from_of
-    from magic_tui.client.subspaces import subspaces_of
+    from magic_tui.client.subspaces import derivative_of, subspaces_of
     from magic_tui.client.unused_data import unused_data
     from magic_tui.client.verdict_of import verdict_of
 
@@ -39,6 +39,8 @@ def status(
             facts = {**facts, "made_from": made_from}
         if unused := unused_data(Path(facts["path"])):
             facts = {**facts, "data": unused}
+        derivative = derivative_of(Path(facts["path"]))
+        facts = {**facts, "derivative": derivative} if derivative else facts
         judged = verdict_of(Path(facts["path"]))
         if judged is not None:
             from magic_tui.client.verdict import verdict_facts

@@ -1,4 +1,7 @@
-"""Which attributions replayed fewer directions than they have queries; loads nothing slow."""
+"""What a run recorded beside its scores: of its derivatives, and directions replayed.
+
+Loads nothing slow.
+"""
 
 import contextlib
 from pathlib import Path
@@ -6,6 +9,7 @@ from typing import Any
 
 from engine.contract.errors import RunError
 from engine.records.checked import read_record
+from engine.records.run_folder import RunFolder
 
 
 def subspaces_of(run: Path) -> dict[str, dict[str, Any]]:
@@ -22,3 +26,11 @@ def subspaces_of(run: Path) -> dict[str, dict[str, Any]]:
             queries = record["arrays"]["document_scores"]["shape"][0]
             found[file.parent.name] = {**record["subspace"], "queries": queries}
     return found
+
+
+def derivative_of(run: Path) -> dict[str, Any] | None:
+    """What the comparison with finite differences gave when the run in a folder was prepared."""
+    with contextlib.suppress(RunError, OSError):
+        found: dict[str, Any] | None = RunFolder(run).prepared().get("derivative")
+        return found
+    return None

@@ -142,6 +142,7 @@ def _facts(
         agreement=None if probes.agreement is None else probes.agreement[0],
         reproduced=record.get("reproduced"),
         outside=(record.get("subspace") or {}).get("outside", 0.0),
+        derivative=(record.get("derivative") or {}).get("problem", ""),
         optimizer=optimizer.name,
         eps_root=optimizer.eps_root,
         dtype=config.model.dtype,

@@ -46,6 +46,8 @@ class Facts:
     """Whether the last training step, taken again, gave the same bits."""
     outside: float = 0.0
     """Largest share of a query's gradient that was not replayed."""
+    derivative: str = ""
+    """What is wrong with the derivatives that the scores are made of, if it was forced."""
     optimizer: str = "adamw"
     eps_root: float = 1e-8
     dtype: str = "float32"
@@ -73,6 +75,8 @@ def verdict_facts(verdict: Verdict) -> dict[str, str]:
 
 def judge(facts: Facts) -> Verdict:
     """The verdict: the worst of what is known, measured predictions before signs of them."""
+    if facts.derivative:
+        return _not_to_be_trusted("wrong derivatives", facts.derivative, facts)
     if facts.agreement is not None and facts.agreement < APART:
         return _not_to_be_trusted(
             "rounding",
@@ -161,6 +165,9 @@ def _remedy(facts: Facts) -> str:
 
 
 def _remedies(facts: Facts) -> Iterator[str]:
+    if facts.derivative:
+        yield "train without force: [derivative]"
+        return
     if facts.outside > 0.05:
         yield "ask again without --tolerance"
     if facts.dtype == "bfloat16":

@@ -75,6 +75,16 @@ def in_all(queries: int) -> str:
     return f" · {count_text(queries)} in all"
 
 
+def derivative_text(check: dict[str, Any]) -> str:
+    """How far a run's derivatives are from finite differences."""
+    if not check["passed"]:
+        return f"{'forced' if check['forced'] else 'refused'}: {check['problem']}"
+    return (
+        f"{check['error']:.1e} off finite differences in {check['dtype']} (at most "
+        f"{check['bound']:.0e}), {check['seconds']:.1f} s"
+    )
+
+
 def subspace_text(facts: dict[str, Any], queries: int) -> str:
     """What was replayed in place of queries asked with a tolerance."""
     directions = counted(facts["rank"], "direction")

@@ -6,7 +6,14 @@ from typing import Any
 from rich.text import Text
 
 from magic_tui.render.cells import wrap
-from magic_tui.render.numbers import bytes_text, count_text, counted, duration_text, pace_text
+from magic_tui.render.numbers import (
+    bytes_text,
+    count_text,
+    counted,
+    derivative_text,
+    duration_text,
+    pace_text,
+)
 from magic_tui.safe_text import one_line
 
 _HEADS = ("trajectory", "disk", "memory", "RAM", "train", "replay")
@@ -22,6 +29,8 @@ def plan_lines(plan: dict[str, Any], width: int) -> Iterator[Text]:
     """Sizes, a table of schedules with the chosen one marked, the reason and the warnings."""
     yield Text(_sizes(plan))
     yield Text(_work(plan))
+    if plan.get("derivative"):
+        yield from _paragraph(f"derivatives: {derivative_text(plan['derivative'])}", width, "")
     yield Text()
     if plan.get("micro_batch_reason"):
         yield from _paragraph(f"micro-batches: {plan['micro_batch_reason']}", width, "")

@@ -13,6 +13,7 @@ from magic_tui.render.numbers import (
     bytes_text,
     count_text,
     counted,
+    derivative_text,
     duration_text,
     loss_text,
     pace_text,
@@ -83,6 +84,8 @@ def _about_run(run: View) -> Iterator[Fact]:
         yield name, subspace_text(subspace, subspace["queries"])
     if run.get("verdict"):
         yield "trust", _trust(run["verdict"])
+    if run.get("derivative"):
+        yield "derivatives", derivative_text(run["derivative"])
     if run["memory"] is not None:
         yield "memory", f"{bytes_text(run['memory'])} at most"
     yield "made", run_age(run)

@@ -67,11 +67,12 @@ SMALL: list[tuple[str, Any]] = [
     (r"is_decoder", True),
 ]
 """What a config is given where it has a field of that name."""
-_ROPED: dict[str, Any] = {"head_dim": None, "n_group": 1, "topk_group": 1}
+_LATENT: dict[str, Any] = {"num_key_value_heads": 4, "n_group": 1, "topk_group": 1}
+"""Latent attention expands to as many keys as queries."""
 SPECIAL: dict[str, dict[str, Any]] = {
     "big_bird": {"attention_type": "original_full"},
     "codegen": {"rotary_dim": 4},
-    "dots1": {"n_routed_experts": 4},
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1},
     "dots3_note": {"num_key_value_heads": 4},
     "dots3_note_text": {"num_key_value_heads": 4},
     "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16},
@@ -79,7 +80,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "gptj": {"rotary_dim": 4},
     "hunyuan_v1_dense": {"head_dim": 8},
     "hunyuan_v1_moe": {"head_dim": 8, "num_experts": 4, "moe_topk": 2},
-    "kimi_linear": {**_ROPED, "num_experts": 4},
+    "kimi_linear": {**_LATENT, "num_experts": 4},
     "mamba2": {"num_heads": 4, "head_dim": 16, "expand": 2},
     "reformer": {
         "attn_layers": ["local", "local"],
@@ -91,7 +92,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     **dict.fromkeys(
         ("axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite",
          "glm_moe_dsa", "longcat_flash", "youtu", "minicpm3"),
-        _ROPED,
+        _LATENT,
     ),
 }  # fmt: skip
 """What names do not tell."""
@@ -126,13 +127,14 @@ def families(chosen: list[str]) -> Iterator[dict[str, Any]]:
         signal.alarm(SECONDS)
         began = time.perf_counter()
         try:
-            yield {"family": family, **_checked(family)}
+            found = _checked(family)
         except Exception as error:
             text = " ".join(str(error).split())[:200]
-            yield {"family": family, "outcome": "failed", "why": f"{type(error).__name__}: {text}"}
+            found = {"outcome": "failed", "why": f"{type(error).__name__}: {text}"}
         finally:
             signal.alarm(0)
-            print(family, f"{time.perf_counter() - began:.1f} s", file=sys.stderr)
+        yield {"family": family, **found}
+        print(family, f"{time.perf_counter() - began:.1f} s", file=sys.stderr)
 
 
 def _checked(family: str) -> dict[str, Any]:

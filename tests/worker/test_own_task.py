@@ -15,6 +15,7 @@ from engine.records.run_folder import RunFolder
 from engine.records.score_store import ScoreReader
 from engine.worker.preparing import new_job, stored_job
 from engine.worker.queries import measurement_batches, read_queries
+from magic_tui.client.trust import read_verdict
 
 Outcome = dict[str, Any]
 DEVICE = torch.device("cpu")
@@ -160,3 +161,60 @@ def test_models_that_cannot_be_replayed(
     (tmp_path / "heights.py").write_text(OWN.replace(before, after, 1))
     outcome = start(own)
     assert outcome["exit_code"] == 2 and message in outcome["message"], outcome
+
+
+DETACHING = "nn.Tanh(), Detaching(),"
+DETACHING_CLASS = """
+
+class Detaching(nn.Module):
+    def forward(self, h):
+        return h / h.detach().norm(dim=-1, keepdim=True)
+"""
+
+
+def test_a_stop_gradient_is_refused_unless_forced(
+    own: dict[str, Any],
+    start: Callable[..., Outcome],
+    worker: Callable[..., Outcome],
+    tmp_path: Path,
+) -> None:
+    good = start(own, "good")
+    prepared = RunFolder(Path(good["path"])).prepared()["derivative"]
+    assert prepared["passed"] and not prepared["forced"] and prepared["dtype"] == "float64"
+    assert prepared["error"] < prepared["bound"]
+
+    (tmp_path / "heights.py").write_text(OWN.replace("nn.Tanh(),", DETACHING) + DETACHING_CLASS)
+    outcome = start(own, "refused")
+    assert outcome["exit_code"] == 2, outcome
+    assert outcome["message"].startswith(f"task: {tmp_path / 'heights.py'}:Heights: ")
+    assert "second derivatives of 3 (Detaching)" in outcome["message"]
+    assert outcome["message"].endswith("or force: [derivative]")
+
+    without = OWN.replace("nn.BatchNorm1d(width), nn.Tanh(),", DETACHING) + DETACHING_CLASS
+    (tmp_path / "heights.py").write_text(without)
+    plan = worker(
+        "plan", "--config", tmp_path / "config.yaml", "--runs", tmp_path, "--force", "derivative"
+    )
+    assert plan["ok"], plan
+    assert plan["derivative"]["forced"] and "do not trust the scores" in " ".join(plan["warnings"])
+
+    forced = start({**own, "force": ["derivative"]}, "forced")
+    assert forced["ok"], forced
+    folder = RunFolder(Path(forced["path"]))
+    warnings = [e["message"] for e in folder.events() if e["event"] == "warning"]
+    assert any("do not trust the scores" in message for message in warnings)
+    record = ScoreReader(folder.attributions / "a0001").record
+    assert record is not None and not record["derivative"]["passed"]
+    verdict = read_verdict(folder.path, None)
+    assert verdict.sign == "✗" and verdict.words == "don't trust, wrong derivatives"
+    assert "train without force" in verdict.remedy
+
+
+def test_a_stop_gradient_in_what_is_measured_is_refused(
+    own: dict[str, Any], start: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    code = OWN.replace('SCALE * model(columns["x"])[:, 0]', 'self.half(model(columns["x"])[:, 0])')
+    code += "\n    def half(self, y):\n        return y * y.detach()\n"
+    (tmp_path / "heights.py").write_text(code)
+    outcome = start(own)
+    assert outcome["exit_code"] == 2 and "gradient of what is measured" in outcome["message"]
