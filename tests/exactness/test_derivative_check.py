@@ -19,6 +19,7 @@ from engine.contract.errors import DerivativeError
 from engine.models.checked_derivatives import DerivativeCheck, check_derivatives
 from engine.models.layers import layers_of
 from engine.models.module_loss import ModuleLoss
+from engine.models.places import ModelError
 from tests.exactness.tiny_models import tiny_model
 
 torch.set_num_threads(1)
@@ -159,7 +160,6 @@ FAULTS: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "register_full_backward_pre_hook",
     ),
     "checkpoint": (Checkpointed, "as its own"),
-    "unregistered parameter": (referring, "as its own"),
     "measure": (Evaluated, "what is measured"),
 }
 EXACT: dict[str, Callable[[], nn.Module]] = {
@@ -209,6 +209,12 @@ def test_faults_are_refused_before_the_first_step(fault: str) -> None:
         trainer.train(start, stream, observer=lambda event, **facts: steps.append(event))
     assert words in str(error.value) and 'force=["derivative"]' in str(error.value)
     assert not steps
+
+
+def test_a_parameter_used_from_elsewhere_is_refused() -> None:
+    trainer, start, stream = trained(referring())
+    with pytest.raises(ModelError, match=r"uses its parameter b\.weight from elsewhere"):
+        trainer.train(start, stream)
 
 
 @pytest.mark.parametrize("kind", EXACT)
