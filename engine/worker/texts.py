@@ -12,6 +12,7 @@ from engine.contract.request import AttributionRequest
 from engine.data.sources import Documents, read_documents
 from engine.data.splits import is_local
 from engine.data.tokens import tokenize
+from engine.records.checked import verify
 from engine.records.run_folder import RunFolder
 from engine.records.scratch import scratch_folder
 
@@ -86,6 +87,7 @@ class _KeptTokenizer:
     def __init__(self, file: Path) -> None:
         from tokenizers import Tokenizer
 
+        verify(file)
         self._tokenizer = Tokenizer.from_file(str(file))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
