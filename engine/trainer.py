@@ -28,6 +28,7 @@ from engine.magic.observer import Observer, ignore
 from engine.magic.optimizer_stage import OptimizerStage
 from engine.magic.ranks import ALONE, Ranks
 from engine.magic.replay import Replay
+from engine.magic.rounding import Signals, new_signals, relative_rounding
 from engine.magic.schedule import Schedule
 from engine.magic.state import Params, TrainState
 from engine.magic.train_step import TrainStep
@@ -48,12 +49,14 @@ class Scores:
     """∂φ/∂w for every measurement: negative is helpful, positive harmful.
 
     ``weights`` is (query, *shape of the stream's weights), ``steps`` (query, step) holds the sum
-    over each step, ``measurements`` (query,) the φ themselves at the end of training.
+    over each step, ``measurements`` (query,) the φ themselves at the end of training,
+    ``rounding`` (query,) an estimate of the scores' relative error, at most 1.
     """
 
     weights: Tensor
     steps: Tensor
     measurements: Tensor
+    rounding: Tensor
 
 
 class Trainer:
@@ -256,6 +259,7 @@ class Trainer:
         scores = stream.new_scores(len(measurements), self.dtype)
         steps = torch.zeros(len(measurements), len(stream), dtype=torch.float64)
         values = torch.zeros(len(measurements), dtype=torch.float64)
+        signals = new_signals(len(measurements), len(stream))
         size = queries_per_pass or max(1, len(measurements))
         for first in range(0, len(measurements), size):
             chosen = range(first, min(first + size, len(measurements)))
@@ -263,11 +267,11 @@ class Trainer:
             with self.open(save_dir) as reader:
                 state = self.begin_replay(reader, stream, [measurements[query] for query in own])
                 self.replay(reader, stream, state, observer=observer)
-            found = (own, state.scores, state.steps, state.measurements)
+            found = (own, state.scores, state.steps, state.measurements, state.signals)
             for places, *of_group in self.ranks.everyone(found):
                 into = list(places)
-                scores[into], steps[into], values[into] = of_group
-        return Scores(scores, steps, values)
+                scores[into], steps[into], values[into], signals[into] = of_group
+        return Scores(scores, steps, values, relative_rounding(signals, self.dtype, values))
 
     def begin_replay(
         self,
@@ -314,6 +318,7 @@ class Trainer:
             stream.new_scores(len(measured), self.dtype),
             torch.zeros(len(measured), steps, dtype=torch.float64),
             torch.tensor([value for value, _ in measured], dtype=torch.float64),
+            new_signals(len(measured), steps),
         )
 
     def replay(
@@ -351,6 +356,7 @@ class Trainer:
             lambda step: stream.batch(step, self.dtype),
             reader.schedule,
             observer,
+            Signals(state.signals, self.ranks.group),
         )
         with reader:
             replay.run(state.cotangents, take, state.step)

@@ -27,6 +27,8 @@ from engine.magic.state import Cotangent
 from engine.records.journal import JournalWriter, read_journal
 
 JOURNAL = "replay.jsonl"
+_REST = ("scores", "steps", "measurements", "signals")
+"""What of a :class:`ReplayState` is saved beside its cotangents, in its order."""
 
 
 @dataclass
@@ -43,6 +45,8 @@ class ReplayState:
     """(query, step): the sum over each step, so far."""
     measurements: Tensor
     """(query,): φ at the end of training."""
+    signals: Tensor
+    """(query, step, signal), so far: what :mod:`engine.magic.rounding` estimates from."""
 
 
 @dataclass(frozen=True)
@@ -95,15 +99,15 @@ class ReplaySaves:
             return None
         try:
             *cotangents, rest = (read_tensors(self.folder, f) for f in record["files"])
+            if set(_REST) - set(rest):
+                raise DamagedFileError(f"{self.folder} holds a replay of another version")
         except DamagedFileError:
             self._append("forgotten")
             raise
         state = ReplayState(
             record["step"],
             [_cotangent(tensors, record["groups"], device) for tensors in cotangents],
-            rest["scores"],
-            rest["steps"],
-            rest["measurements"],
+            *(rest[name] for name in _REST),
         )
         return Saved(record["queries"], state, record["reproduced"])
 
@@ -119,7 +123,7 @@ class ReplaySaves:
             write_tensors(self.folder / f"cotangent-{query}-{name}", _tensors(cotangent))
             for query, cotangent in zip(saved.queries, state.cotangents, strict=True)
         ]
-        rest = {"scores": state.scores, "steps": state.steps, "measurements": state.measurements}
+        rest = {name: getattr(state, name) for name in _REST}
         files.append(write_tensors(self.folder / f"scores-{name}", rest))
         self._append(
             "saved",
@@ -139,9 +143,34 @@ class ReplaySaves:
         seen = [r["reproduced"] for r in self._records if r["event"] == "written"]
         return seen[-1] if seen else None
 
-    def mark_written(self, queries: Sequence[int], reproduced: bool | None) -> None:
-        """Say that the scores of these queries are complete and durable."""
-        self._append("written", queries=list(queries), reproduced=reproduced)
+    def signals(self) -> dict[int, tuple[Tensor, Tensor]]:
+        """By query whose scores are complete, its signals (step, signal) and its φ.
+
+        Raises:
+            DamagedFileError: if they cannot be read.
+        """
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        for record in self._records:
+            if record["event"] == "written" and "signals" in record:
+                kept = read_tensors(self.folder, record["signals"])
+                of_query = zip(kept["signals"], kept["measurements"], strict=True)
+                found |= dict(zip(record["queries"], of_query, strict=True))
+        return found
+
+    def mark_written(
+        self, queries: Sequence[int], reproduced: bool | None, signals: Tensor, phi: Tensor
+    ) -> None:
+        """Say that the scores of these queries are complete and durable.
+
+        Args:
+            queries: which.
+            reproduced: whether the last step of training came out the same, if that was seen.
+            signals: (query, step, signal) theirs.
+            phi: (query,) their φ.
+        """
+        kept = {"signals": signals, "measurements": phi}
+        file = write_tensors(self.folder / f"signals-{self.passes()}.safetensors", kept)
+        self._append("written", queries=list(queries), reproduced=reproduced, signals=file)
         self._remove_files(keep=None)
 
     def _read(self) -> list[dict[str, Any]]:
@@ -172,6 +201,8 @@ def remove_saves(folder: Path) -> None:
     for part in folder.glob("rank-*-of-*"):
         shutil.rmtree(part)
     _remove_saved(folder, set())
+    for file in folder.glob("signals-*.safetensors"):
+        file.unlink()
     (folder / JOURNAL).unlink(missing_ok=True)
 
 

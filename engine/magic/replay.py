@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from engine.magic.observer import Observer, ignore
+from engine.magic.rounding import Signals
 from engine.magic.schedule import Do, Read, Schedule
 from engine.magic.state import Batch, Cotangent, Gradient, Params, TrainState
 from engine.magic.train_step import TrainStep
@@ -66,6 +67,7 @@ class Replay:
         batch_of: Callable[[int], Batch],
         schedule: Schedule,
         observer: Observer = ignore,
+        signals: Signals | None = None,
     ) -> None:
         """Prepare to replay.
 
@@ -76,7 +78,9 @@ class Replay:
             schedule: which states were kept and how to rebuild the others.
             observer: receives ``rebuild_step``, ``replay_step`` and ``reproduced``; the first two
                 say for how long the replay ``waited`` for the trajectory since the one before.
+            signals: takes down what the estimate of rounding needs.
         """
+        self.signals = signals
         self.step = step
         self.trajectory = trajectory
         self.batch_of = batch_of
@@ -162,11 +166,15 @@ class Replay:
         state, grads = memory.working, self._gradient(memory)
         if state.step == self.schedule.steps - 1:
             self._check_reproduced(state, grads)
+        if self.signals is not None:
+            self.signals.before(cotangents)
         scores = self.step.pull_back(state, grads, self.batch_of(state.step), cotangents)
         norms = [self.step.stage.norm(cotangent.params).item() for cotangent in cotangents]
         finite = all(map(math.isfinite, norms)) and bool(torch.isfinite(scores).all())
         if self.step.ranks.any(not finite):
             raise DivergedError("cotangent", state.step)
+        if self.signals is not None:
+            self.signals.after(state, cotangents, scores)
         self.observer(
             "replay_step",
             step=state.step,

@@ -57,7 +57,11 @@ def _publish(asking: Asking, report: Reporter) -> None:
         Event.ATTRIBUTED,
         attribution=asking.identifier,
         queries=asking.queries.measurements,
-        **{name: facts[name] for name in (*COMPLETION_FACTS, "subspace") if name in facts},
+        **{
+            name: facts[name]
+            for name in (*COMPLETION_FACTS, "rounding", "subspace")
+            if name in facts
+        },
     )
 
 
@@ -95,7 +99,8 @@ def _put_together(basis: QueryBasis, queries: Replayed, job: Job) -> None:
     found = read_completion(basis.folder) or {}
     facts = {name: found.get(name) for name in (*COMPLETION_FACTS, "derivative")}
     writer = ScoreWriter(queries.folder, queries.shape(job, asking.granularity))
-    put_together(basis, writer, document_sums(job, asking.granularity))
+    sums = document_sums(job, asking.granularity)
+    facts["rounding"] = put_together(basis, writer, sums, found["rounding"])
     record = asking.folder.record()
     writer.complete(
         record["run_id"], record["config_hash"], {**facts, **queries.facts, "subspace": basis.facts}

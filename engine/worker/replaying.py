@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from engine.checkpoints.trajectory_reader import TrajectoryReader
 from engine.contract.config import Granularity
 from engine.contract.errors import StoppedError
 from engine.contract.events import Event, Phase
+from engine.magic.rounding import growth, relative_rounding
 from engine.measurements import Measurement
 from engine.records.manifest import part_folder
 from engine.records.score_store import ScoreShape, ScoreWriter
@@ -28,7 +30,7 @@ from engine.worker.memory import needs_of
 from engine.worker.reporter import Reporter
 from engine.worker.stop import Stop
 
-COMPLETION_FACTS = ("created", "reduction", "granularity", "passes", "reproduced")
+COMPLETION_FACTS = ("created", "reduction", "granularity", "passes", "reproduced", "cotangents")
 """What every completion record says."""
 DocumentSums = Callable[[NDArray[np.floating[Any]]], NDArray[np.float64]]
 
@@ -207,8 +209,15 @@ class Replaying:
                 weights = state.scores[place].double().numpy()
                 writer.write(query, weights, self.sums(weights), state.steps[place].numpy())
             writer.sync()
-        self.ranks.wait()
-        self.saves.mark_written(chosen, self.report.reproduced)
+        self._mark_written(own, state)
+
+    def _mark_written(self, own: list[int], state: ReplayState) -> None:
+        """Say that a pass is written, with what the estimate of rounding needs of all groups."""
+        found = self.ranks.everyone((own, state.signals, state.measurements))
+        of_groups = found[:: self.ranks.group.count]
+        queries = [query for of_group, _, _ in of_groups for query in of_group]
+        signals, phi = (torch.cat([group[place] for group in of_groups]) for place in (1, 2))
+        self.saves.mark_written(queries, self.report.reproduced, signals, phi)
 
     def _wishes(self) -> tuple[bool, bool]:
         """Whether any rank is to stop, and whether it is time for all to save."""
@@ -225,10 +234,21 @@ class Replaying:
             "reproduced": self.report.reproduced,
             # How far the run's derivatives are from finite differences.
             "derivative": self.asking.folder.prepared().get("derivative"),
+            **self._rounding(),
             **self.replayed.facts,
         }
         record = self.asking.folder.record()
         writer.complete(record["run_id"], record["config_hash"], facts)
+
+    def _rounding(self) -> dict[str, Any]:
+        """By query, the relative error to expect, and how its cotangent grew."""
+        found = self.saves.signals()
+        signals, phi = (torch.stack([found[q][i] for q in range(len(found))]) for i in (0, 1))
+        of_losses = phi if self.replayed.directions is None else None
+        return {
+            "rounding": relative_rounding(signals, self.job.trainer.dtype, of_losses).tolist(),
+            "cotangents": growth(signals),
+        }
 
 
 def document_sums(job: Job, granularity: Granularity) -> DocumentSums:

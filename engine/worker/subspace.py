@@ -93,13 +93,22 @@ def query_basis(
     return basis
 
 
-def put_together(basis: QueryBasis, writer: ScoreWriter, sums: Callable[[Floats], Floats]) -> None:
+def put_together(
+    basis: QueryBasis,
+    writer: ScoreWriter,
+    sums: Callable[[Floats], Floats],
+    rounding: list[float],
+) -> list[float]:
     """Write the scores of every query from those of the basis, summed in float64.
 
     Args:
         basis: whose scores are complete.
         writer: where the queries' scores go.
         sums: the documents' scores from those of the stream's weights.
+        rounding: by direction, the relative error to expect of its scores.
+
+    Returns:
+        The same by query.
     """
     reader, subspace = ScoreReader(basis.folder), basis.subspace
     of_weights = reader.token_scores if reader.has_tokens else reader.document_scores
@@ -118,6 +127,10 @@ def put_together(basis: QueryBasis, writer: ScoreWriter, sums: Callable[[Floats]
             writer.write(query, scores[row], sums(scores[row]), coefficients[query] @ steps)
     errors = subspace.errors(torch.tensor(lengths, dtype=torch.float64), norms)
     write_shares(basis.asking, subspace.outside.tolist(), errors.tolist())
+    # Each direction's error is one of its own, so that their squares add.
+    own = np.nan_to_num(rounding) * lengths
+    together = np.linalg.norm(coefficients * own, axis=1) / np.maximum(norms.numpy(), 1e-300)
+    return np.minimum(together, 1.0).tolist()  # type: ignore[no-any-return]
 
 
 def write_shares(asking: Asking, outside: list[float], errors: list[float]) -> None:
