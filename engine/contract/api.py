@@ -69,6 +69,8 @@ class JobView(Section):
     """Why it waits, failed or stopped: one sentence."""
     exit_code: int | None
     """Exit code of a failure, by the table of the command line."""
+    repeats: bool = False
+    """Whether it would fail again if it were resumed as it is."""
     attempts: int
     queue_position: int | None
     """0 for the next one to start."""

@@ -41,6 +41,10 @@ class LostRankError(RunError):
     """Another rank of the same work ended: all of them can go on from what was saved."""
 
 
+class RepeatingError(RunError):
+    """Work that could not go on, and could not if it were tried again: a setting has to change."""
+
+
 class DiskFullError(RunError):
     """There was no room left on a disk: the work can go on once there is."""
 

@@ -108,6 +108,10 @@ class JobWatch:
         code = (self._record or {}).get("exit_code")
         return int(code) if code else int(ExitCode.RUN_FAILED)
 
+    def repeats(self) -> bool:
+        """Whether it failed in a way that it would again."""
+        return self.state is RunState.FAILED and (self._record or {}).get("repeats") is True
+
     def reason(self) -> str | None:
         """Why it failed or stopped, as far as its files tell."""
         message = (self._record or {}).get("message")

@@ -161,7 +161,8 @@ class _Rank:
                 return Ending.FAILED, {"exit_code": 1, "message": _OUT_OF_MEMORY}
             ending = _ENDINGS.get(outcome.get("ending"), Ending.FAILED)
             code = outcome.get("exit_code", 1)
-            return ending, {"message": outcome.get("message"), "exit_code": code}
+            told = {"message": outcome.get("message"), "repeats": outcome.get("repeats") is True}
+            return ending, {**told, "exit_code": code}
         if status >= 0 and self._log_says_so():
             return Ending.FAILED, {"exit_code": 1, "message": OUT_OF_MEMORY}
         if status >= 0:

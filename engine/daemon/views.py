@@ -228,6 +228,7 @@ def _job_view(job: JobWatch, waiting: Waiting | None) -> JobView:
         state=state,
         reason=reason,
         exit_code=job.exit_code(),
+        repeats=job.repeats(),
         attempts=len(job.attempts),
         queue_position=waiting.position if waiting and state in WAITING else None,
         devices=job.devices(),

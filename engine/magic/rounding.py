@@ -39,7 +39,7 @@ SIGNALS = 5
 """Kept of every query and step: ‖λ_{t+1}‖, ‖λ_t‖, ‖λ_t - λ_{t+1}‖, ‖λ_t ⊙ θ_t‖ / ‖θ_t‖, ‖s_t‖."""
 SAMPLE = 2**16
 """Parameters that norms are taken of, at most, evenly over each tensor."""
-JACOBIAN, SCORE, FAST, FLOOR = 25.0, 3.0, 0.1, 6.0
+JACOBIAN, SCORE, FAST, FLOOR = 15.0, 2.0, 0.03, 4.0
 """κ, ρ, σ and ν."""
 
 
@@ -123,14 +123,15 @@ def growth(signals: Tensor) -> dict[str, Any]:
 
 
 def _sample(tensors: Params) -> list[Tensor]:
-    """Evenly spaced elements of each tensor."""
+    """Evenly spaced elements of each tensor, by name: those read from a file come in any order."""
     # Odd, so that it does not come down in the same column of every row.
     stride = -(-sum(tensor.numel() for tensor in tensors.values()) // SAMPLE) | 1
-    return [tensor.detach().reshape(-1)[::stride].double() for tensor in tensors.values()]
+    ordered = (tensors[name] for name in sorted(tensors))
+    return [tensor.detach().reshape(-1)[::stride].double() for tensor in ordered]
 
 
 def _square(sample: Sequence[Tensor], of: Params) -> Tensor:
     """The squared norm of all tensors, from a sample of each."""
-    pairs = zip(sample, of.values(), strict=True)
+    pairs = zip(sample, (of[name] for name in sorted(of)), strict=True)
     shares = [part.square().sum() * (t.numel() / max(1, part.numel())) for part, t in pairs]
     return torch.stack(shares).sum()

@@ -107,6 +107,11 @@ class RunFolder:
         return self.path / "prepared.json"
 
     @property
+    def findings_file(self) -> Path:
+        """What is wrong with its training, though it is finite; not there if nothing is."""
+        return self.path / "findings.json"
+
+    @property
     def tokenizer_file(self) -> Path:
         """The tokenizer, in the format of the tokenizers library."""
         return self.path / "tokenizer.json"

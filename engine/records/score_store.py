@@ -78,6 +78,10 @@ class ScoreWriter:
         self._arrays["step_scores"][query] = steps.astype(self.shape.dtype)
         self._arrays["top_documents"][query] = top
 
+    def largest(self, query: int) -> float:
+        """The largest |document score| of a query that was written."""
+        return float(np.abs(self._arrays["document_scores"][query]).max(initial=0.0))
+
     def sync(self) -> None:
         """Make everything written so far durable."""
         sync_tree(self.attribution / "scores.zarr")

@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from engine.contract.environment import keep_files_private
-from engine.contract.errors import DiskFullError, ExitCode, LostRankError, MagicError, unexpected
+from engine.contract.errors import (
+    DiskFullError,
+    ExitCode,
+    LostRankError,
+    MagicError,
+    RepeatingError,
+    UsageError,
+    unexpected,
+)
 from engine.contract.read_config import forced_config
 from engine.contract.states import Ending
 from engine.worker.garbage import collect_seldom
@@ -45,6 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         outcome: dict[str, Any] = {"ok": True, **facts}
     except MagicError as error:
         outcome = _failure(str(error), error.exit_code)
+        outcome["repeats"] = isinstance(error, RepeatingError | UsageError)
         if isinstance(error, DiskFullError):
             outcome["ending"] = str(Ending.FULL)
         elif isinstance(error, LostRankError):

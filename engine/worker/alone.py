@@ -3,7 +3,14 @@
 import os
 from typing import Any
 
-from engine.contract.errors import DiskFullError, ExitCode, MagicError, UsageError, unexpected
+from engine.contract.errors import (
+    DiskFullError,
+    ExitCode,
+    MagicError,
+    RepeatingError,
+    UsageError,
+    unexpected,
+)
 from engine.contract.states import Ending, RunState, Wish
 from engine.records.jobs import JobFolder, jobs_of
 from engine.records.run_folder import RunFolder
@@ -18,6 +25,7 @@ def alone(job: JobFolder, stop: Stop) -> dict[str, Any]:
     attempt, lock = job.new_attempt()
     join(set_up_device()).everyone(str(attempt.path))
     ending, facts, message, code = Ending.FAILED, None, None, int(ExitCode.RUN_FAILED)
+    repeats = False
     try:
         facts = work(attempt, stop)
         ending, code = Ending.DONE, int(ExitCode.OK)
@@ -25,6 +33,7 @@ def alone(job: JobFolder, stop: Stop) -> dict[str, Any]:
     except MagicError as error:
         ending = Ending.FULL if isinstance(error, DiskFullError) else Ending.FAILED
         message, code = str(error), int(error.exit_code)
+        repeats = isinstance(error, RepeatingError | UsageError)
         raise
     except Exception as error:
         message = unexpected(error)
@@ -35,7 +44,9 @@ def alone(job: JobFolder, stop: Stop) -> dict[str, Any]:
         raise
     finally:
         try:
-            attempt.write_exit(ending, message=message, exit_code=code, facts=facts)
+            attempt.write_exit(
+                ending, message=message, exit_code=code, repeats=repeats, facts=facts
+            )
         finally:
             os.close(lock)
 

@@ -15,7 +15,13 @@ from engine.records.tables import read_table, write_queries
 from engine.worker.asking import Asking
 from engine.worker.job import Job
 from engine.worker.queries import measurement_batches, query_losses, query_table
-from engine.worker.replaying import COMPLETION_FACTS, Replayed, Replaying, document_sums
+from engine.worker.replaying import (
+    COMPLETION_FACTS,
+    Replayed,
+    Replaying,
+    document_sums,
+    findings_of,
+)
 from engine.worker.reporter import Reporter
 from engine.worker.stop import Stop
 from engine.worker.subspace import (
@@ -26,6 +32,8 @@ from engine.worker.subspace import (
     query_basis,
     write_shares,
 )
+
+_TOLD = (*COMPLETION_FACTS, "rounding", "subspace")
 
 
 def attribute(asking: Asking, job: Job, report: Reporter, stop: Stop, save_seconds: float) -> None:
@@ -53,15 +61,13 @@ def _publish(asking: Asking, report: Reporter) -> None:
     forget_basis(asking.staging)
     os.rename(asking.staging, asking.folder.attributions / asking.identifier)
     sync_folder(asking.folder.attributions)
+    for finding in facts.get("findings", ()):
+        report(Event.WARNING, message=finding["message"])
     report(
         Event.ATTRIBUTED,
         attribution=asking.identifier,
         queries=asking.queries.measurements,
-        **{
-            name: facts[name]
-            for name in (*COMPLETION_FACTS, "rounding", "subspace")
-            if name in facts
-        },
+        **{name: facts[name] for name in _TOLD if name in facts},
     )
 
 
@@ -101,6 +107,7 @@ def _put_together(basis: QueryBasis, queries: Replayed, job: Job) -> None:
     writer = ScoreWriter(queries.folder, queries.shape(job, asking.granularity))
     sums = document_sums(job, asking.granularity)
     facts["rounding"] = put_together(basis, writer, sums, found["rounding"])
+    facts["findings"] = findings_of(asking, writer, facts)
     record = asking.folder.record()
     writer.complete(
         record["run_id"], record["config_hash"], {**facts, **queries.facts, "subspace": basis.facts}

@@ -11,6 +11,7 @@ from engine.checkpoints.planner import KINDS, Estimate, estimate
 from engine.contract.config import RunConfig
 from engine.worker.budget import with_micro_batch
 from engine.worker.device import set_up_device
+from engine.worker.findings import flat_start
 from engine.worker.mesh import join
 from engine.worker.prediction import Prediction, predict, scores_bytes
 from engine.worker.preparing import (
@@ -35,6 +36,7 @@ def plan(config: RunConfig, runs: Path) -> dict[str, Any]:
     options = [estimate(kind, found.costs, found.room) for kind in KINDS]
     of_queries = [] if queries is None else queries.warnings(config)
     advice = [] if found.budget.advice is None else [found.budget.advice]
+    advice += [finding.message for finding in flat_start(job)]
     return {
         "steps": found.costs.steps,
         "rows": len(job.rows),

@@ -1,8 +1,9 @@
 """Replaying an attribution's queries in passes that fit into memory, saved along the way."""
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from engine.magic.rounding import growth, relative_rounding
 from engine.measurements import Measurement
 from engine.records.manifest import part_folder
 from engine.records.score_store import ScoreShape, ScoreWriter
+from engine.records.tables import read_table
 from engine.stream import DataStream
 from engine.trainer import Trainer
 from engine.worker.asking import Asking
 from engine.worker.budget import budget_of
+from engine.worker.findings import replay_findings
 from engine.worker.job import Job
 from engine.worker.memory import needs_of
 from engine.worker.reporter import Reporter
@@ -216,7 +219,8 @@ class Replaying:
         found = self.ranks.everyone((own, state.signals, state.measurements))
         of_groups = found[:: self.ranks.group.count]
         queries = [query for of_group, _, _ in of_groups for query in of_group]
-        signals, phi = (torch.cat([group[place] for group in of_groups]) for place in (1, 2))
+        signals = torch.cat([of_group for _, of_group, _ in of_groups])
+        phi = torch.cat([of_group for _, _, of_group in of_groups])
         self.saves.mark_written(queries, self.report.reproduced, signals, phi)
 
     def _wishes(self) -> tuple[bool, bool]:
@@ -237,18 +241,33 @@ class Replaying:
             **self._rounding(),
             **self.replayed.facts,
         }
+        if self.replayed.directions is None:
+            facts["findings"] = findings_of(self.asking, writer, facts)
         record = self.asking.folder.record()
         writer.complete(record["run_id"], record["config_hash"], facts)
 
     def _rounding(self) -> dict[str, Any]:
         """By query, the relative error to expect, and how its cotangent grew."""
         found = self.saves.signals()
-        signals, phi = (torch.stack([found[q][i] for q in range(len(found))]) for i in (0, 1))
+        signals, phi = map(torch.stack, zip(*(found[q] for q in range(len(found))), strict=True))
         of_losses = phi if self.replayed.directions is None else None
+        errors = relative_rounding(signals, self.job.trainer.dtype, of_losses).tolist()
         return {
-            "rounding": relative_rounding(signals, self.job.trainer.dtype, of_losses).tolist(),
+            "rounding": [None if math.isnan(error) else error for error in errors],
             "cotangents": growth(signals),
         }
+
+
+def findings_of(asking: Asking, writer: ScoreWriter, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """What is wrong with the scores written, given what their completion record says besides."""
+    table = read_table(asking.staging / "queries.parquet").to_pydict()
+    losses = [0.0] * writer.shape.queries
+    columns = (table[name] for name in ("measurement", "loss_before", "loss_after"))
+    for query, before, after in zip(*columns, strict=True):
+        losses[query] += max(abs(before), abs(after))
+    sizes = [(writer.largest(query), loss) for query, loss in enumerate(losses)]
+    found = replay_findings(facts["rounding"], facts["cotangents"], sizes)
+    return [asdict(finding) for finding in found]
 
 
 def document_sums(job: Job, granularity: Granularity) -> DocumentSums:

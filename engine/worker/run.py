@@ -34,6 +34,7 @@ from engine.worker.device import (
     give_back_memory,
     set_up_device,
 )
+from engine.worker.findings import TrainingWatch, add_findings, flat_start
 from engine.worker.fingerprint import record_fingerprint
 from engine.worker.job import Job
 from engine.worker.mesh import join
@@ -157,6 +158,9 @@ class _Run:
         queries = None if config.queries is None else read_queries(config.queries, job)
         for warning in (*documents.warnings, *(queries.warnings(config) if queries else ())):
             self.report(Event.WARNING, message=warning)
+        flat = flat_start(job)
+        if flat and self.ranks.index == 0:
+            add_findings(self.folder, self.report, flat)
         # Each measures its own; those of the first rank decide for all.
         found = self.ranks.everyone(predict(job, queries, self.folder.path))[0]
         plan = found.chosen
@@ -242,15 +246,17 @@ class _Run:
         stream = job.stream(job.config.attribution.granularity)
         if not self.ranks.everyone(self.folder.has_trajectory())[0]:
             self.report.phase(Phase.TRAIN, len(stream))
+        watch = TrainingWatch(self.folder, self.report)
         with self.stop.between_steps():
             job.trainer.train(
                 job.start,
                 stream,
                 save_dir=self.folder.trajectory,
                 schedule=make_schedule(kind, len(stream)),
-                observer=self.report,
+                observer=watch,
                 control=self.control,
             )
+        watch.finish()
 
     def _attribute(self, job: Job) -> Key | None:
         """Ask the trajectory; returns which file of it is damaged, if one is."""

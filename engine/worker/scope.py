@@ -13,6 +13,7 @@ from engine.contract.errors import (
     ExitCode,
     LostRankError,
     MagicError,
+    RepeatingError,
     RunError,
     StoppedError,
     unexpected,
@@ -73,9 +74,10 @@ def explained() -> Iterator[None]:
     try:
         yield
     except DivergedError as error:
-        raise RunError(f"{error}; {_ADVICE[error.what]}") from error
+        raise RepeatingError(f"{error}; {_ADVICE[error.what]}") from error
     except NotReproducedError as error:
-        raise RunError(f"{error}; restore the model that model.path named at the time") from error
+        remedy = "restore the model that model.path named at the time"
+        raise RepeatingError(f"{error}; {remedy}") from error
     except torch.OutOfMemoryError as error:
         raise RunError(
             "out of device memory; set training.micro_batch_size or "

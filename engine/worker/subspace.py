@@ -97,7 +97,7 @@ def put_together(
     basis: QueryBasis,
     writer: ScoreWriter,
     sums: Callable[[Floats], Floats],
-    rounding: list[float],
+    rounding: list[float | None],
 ) -> list[float]:
     """Write the scores of every query from those of the basis, summed in float64.
 
@@ -128,7 +128,7 @@ def put_together(
     errors = subspace.errors(torch.tensor(lengths, dtype=torch.float64), norms)
     write_shares(basis.asking, subspace.outside.tolist(), errors.tolist())
     # Each direction's error is one of its own, so that their squares add.
-    own = np.nan_to_num(rounding) * lengths
+    own = np.array([error or 0.0 for error in rounding]) * lengths
     together = np.linalg.norm(coefficients * own, axis=1) / np.maximum(norms.numpy(), 1e-300)
     return np.minimum(together, 1.0).tolist()  # type: ignore[no-any-return]
 

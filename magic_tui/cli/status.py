@@ -24,6 +24,7 @@ def status(
     """
     from magic_tui.client.attribution_list import attribution_list
     from magic_tui.client.engine import connect, is_finished
+    from magic_tui.client.findings import warnings_view
     from magic_tui.client.made_from import made_from_of
     from magic_tui.client.subspaces import derivative_of, subspaces_of
     from magic_tui.client.unused_data import unused_data
@@ -41,6 +42,7 @@ def status(
             facts = {**facts, "data": unused}
         derivative = derivative_of(Path(facts["path"]))
         facts = {**facts, "derivative": derivative} if derivative else facts
+        facts = {**facts, **warnings_view(Path(facts["path"]))}
         judged = verdict_of(Path(facts["path"]))
         if judged is not None:
             from magic_tui.client.verdict import verdict_facts

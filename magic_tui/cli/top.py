@@ -29,23 +29,27 @@ def top(
     from engine.records.naming import runs_folder
     from engine.records.runs import find_run
     from magic_tui.client.attribution import attribution_with
+    from magic_tui.client.findings import warnings_view
     from magic_tui.client.top import read_top, top_facts
     from magic_tui.client.verdict import verdict_facts
     from magic_tui.client.verdict_of import verdict_of
-    from magic_tui.render.judged import judged_lines
+    from magic_tui.render.judged import judged_lines, warning_lines
     from magic_tui.render.top import top_lines
 
     opened = attribution_with(find_run(runs_folder(runs_dir), run), query, attribution)
     directions = ("harmful",) if harmful else ("helpful", "harmful")
     judged = verdict_of(opened.run.path, opened.id)
     found = read_top(opened, query, count, directions, label)
+    view = warnings_view(opened.run.path, opened.id)
     if as_json:
         facts = {} if judged is None else {"verdict": verdict_facts(judged)}
-        print_json({**top_facts(opened, found), **facts})
+        print_json({**top_facts(opened, found), **view, **facts})
         return
     console = stdout()
     console.print(f"run {opened.run.id}  attribution {opened.id}", style="dim")
     for line in judged_lines(judged, console.width):
+        console.print(line)
+    for line in warning_lines(view, query, console.width):
         console.print(line)
     for line in top_lines(found, console.width):
         console.print(line)

@@ -21,7 +21,12 @@ class RunFailedError(MagicError):
         self.facts: dict[str, Any] = {
             "run": run_id, "state": view["state"], "job": job["number"], "job_state": job["state"]
         }  # fmt: skip
-        again = f"see: magic logs {run_id}; try again with: magic resume {run_id}"
+        again = f"see: magic logs {run_id}; "
+        if job.get("repeats"):
+            again += "resumed as it is it would end so again: do first what the sentence says "
+            again += "(with other settings it is a new run)"
+        else:
+            again += f"try again with: magic resume {run_id}"
         if view["state"] == RunState.SUCCEEDED:
             kept = f"run {run_id} itself is trained and stays as it is"
             usage = self.exit_code == ExitCode.USAGE

@@ -10,6 +10,7 @@ from engine.records.checked import read_record
 from engine.records.run_folder import RunFolder
 from engine.records.score_store import find_attribution, read_completion
 from magic_tui.client.attribution import Attribution
+from magic_tui.client.findings import findings_of, largest_rounding
 from magic_tui.client.history import read_history
 from magic_tui.client.lds import kind_text
 from magic_tui.client.validation import (
@@ -34,6 +35,10 @@ class Numerics:
     reproduced: bool | None
     difference: float | None
     """Of the last step's gradients, when it was taken again."""
+    rounding: tuple[float | None, ...]
+    """By query, the relative error of its scores to expect; empty where it is not known."""
+    findings: tuple[str, ...]
+    """What is wrong with the training and the replay, though every number is finite."""
     norms: dict[int, tuple[float, float, float]]
     """By query, the cotangent's norm at the end of training, at its start, and at most."""
 
@@ -80,7 +85,8 @@ def read_verdict(run: Path, attribution: str | None) -> Verdict:
     folder = RunFolder(run)
     path = find_attribution(folder.attributions, attribution)
     files = ("complete.json", VALIDATION_FILE, AGREEMENT_FILE)
-    stamps = (*(_stamp(path / name) for name in files), _stamp(folder.smoothness_file))
+    of_run = (folder.smoothness_file, folder.findings_file)
+    stamps = (*(_stamp(path / name) for name in files), *map(_stamp, of_run))
     return _verdict(run, path, stamps)
 
 
@@ -102,7 +108,7 @@ def read_trust(opened: Attribution) -> Trust:
         judge(_facts(opened.run, record, validation, probes)),
         validation,
         probes,
-        _numerics(opened.run, opened.id, record.get("reproduced")),
+        _numerics(opened.run, opened.id, record),
         opened.scores.queries,
         opened.path,
     )
@@ -141,6 +147,8 @@ def _facts(
         straightness=probes.straightness,
         agreement=None if probes.agreement is None else probes.agreement[0],
         reproduced=record.get("reproduced"),
+        rounding=largest_rounding(record),
+        findings=findings_of(run, record),
         outside=(record.get("subspace") or {}).get("outside", 0.0),
         derivative=(record.get("derivative") or {}).get("problem", ""),
         optimizer=optimizer.name,
@@ -174,7 +182,7 @@ def _straightness(measured: list[list[float]] | None) -> float | None:
     return 1.0 - sum(abs(second - first) for first, second in halves) / way if way else None
 
 
-def _numerics(run: RunFolder, attribution: str, reproduced: bool | None) -> Numerics:
+def _numerics(run: RunFolder, attribution: str, record: dict[str, Any]) -> Numerics:
     config, history = run.config(), read_history(run)
     norms: dict[int, tuple[float, float, float]] = {}
     for each in history.passes_of(attribution):
@@ -192,7 +200,9 @@ def _numerics(run: RunFolder, attribution: str, reproduced: bool | None) -> Nume
         config.model.dtype,
         config.training.optimizer.eps_root,
         tuple(config.force),
-        reproduced,
+        record.get("reproduced"),
         None if known is None else known[1],
+        tuple(record.get("rounding") or ()),
+        tuple(sentence for _, sentence in findings_of(run, record)),
         norms,
     )

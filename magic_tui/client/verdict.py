@@ -21,6 +21,15 @@ STRAIGHT = 0.6
 0.2 and 0.4 alike where the LDS was 0.58 and 0.04, and 0.8 or more where it was 0.74 to 0.96."""
 AGREED, APART = 0.99, 0.9
 """Correlation of two replays that differ in rounding: the same from the first, useless below."""
+ROUNDED, LOST = 0.01, 0.3
+"""Estimated relative error from rounding from which scores are doubtful, and not to be believed."""
+_BROKEN = {
+    "exploded": "exploding gradient",
+    "absurd": "exploding gradient",
+    "diverged": "training diverged",
+    "zero": "scores are 0",
+}
+"""Findings of a training or a replay that leave nothing to believe, unless an LDS is known."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,10 @@ class Facts:
     """Lowest correlation over queries with a replay in other micro-batches."""
     reproduced: bool | None = None
     """Whether the last training step, taken again, gave the same bits."""
+    rounding: float | None = None
+    """Largest estimate over queries of the scores' relative error from rounding."""
+    findings: tuple[tuple[str, str], ...] = ()
+    """What is wrong with the training and the replay, though finite: its kind, and a sentence."""
     outside: float = 0.0
     """Largest share of a query's gradient that was not replayed."""
     derivative: str = ""
@@ -84,8 +97,13 @@ def judge(facts: Facts) -> Verdict:
             f"{facts.agreement:.2f})",
             facts,
         )
+    if facts.rounding is not None and facts.rounding > LOST:
+        return _not_to_be_trusted("rounding", _rounding(facts.rounding), facts)
     if facts.subsets >= FEWEST and facts.lds is not None and not math.isnan(facts.lds):
         return _of_lds(facts.lds, facts)
+    for kind, sentence in facts.findings:
+        if kind in _BROKEN:
+            return _not_to_be_trusted(_BROKEN[kind], sentence, facts)
     if facts.smoothness is not None and facts.smoothness < ROUGH:
         return _not_to_be_trusted("rough training", _smoothness(facts.smoothness), facts)
     if facts.smoothness is not None and facts.smoothness < SMOOTH:
@@ -96,6 +114,11 @@ def judge(facts: Facts) -> Verdict:
             f"{facts.straightness:.2f} of 1 alike"
         )
         return _doubtful("rough training", reason, facts)
+    if facts.rounding is not None and facts.rounding > ROUNDED:
+        return _doubtful("rounding", _rounding(facts.rounding), facts)
+    for kind, sentence in facts.findings:
+        if kind == "jump":
+            return _doubtful("the loss jumped", sentence, facts)
     if facts.agreement is not None and facts.agreement < AGREED:
         reason = f"rounding changes the scores (correlation {facts.agreement:.3f} of two replays)"
         return _doubtful("rounding", reason, facts)
@@ -119,6 +142,8 @@ def _of_lds(lds: float, facts: Facts) -> Verdict:
         return _doubtful(words, reason, facts)
     if lds >= TRUSTED:
         reason = f"predictions rank {facts.subsets} retrained subsets much as they came out"
+        if facts.rounding is not None and facts.rounding > ROUNDED:
+            return _doubtful(words, f"{reason}, but {_rounding(facts.rounding)}", facts)
         return Verdict("✓", f"trusted, {words}", "bold", reason)
     if lds >= DOUBTFUL:
         reason = f"predictions rank {facts.subsets} retrained subsets only roughly"
@@ -153,6 +178,12 @@ def _doubtful(words: str, reason: str, facts: Facts) -> Verdict:
 def _not_to_be_trusted(words: str, reason: str, facts: Facts) -> Verdict:
     reason += ": do not believe the scores"
     return Verdict("✗", f"don't trust, {words}", "bold reverse", reason, _remedy(facts))
+
+
+def _rounding(error: float) -> str:
+    """Nobody computed it: it is estimated from how the cotangent grew."""
+    size = "as much as they are large" if error >= 1 else f"about {100 * error:.2g} % of their size"
+    return f"rounding in training and replay puts the scores off by {size}, by an estimate"
 
 
 def _smoothness(value: float) -> str:

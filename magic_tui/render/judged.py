@@ -1,11 +1,12 @@
 """A verdict on scores in the lines above them."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from magic_tui.render.cells import wrap
+from magic_tui.client.findings import rounding_text
+from magic_tui.render.cells import fit, wrap
 from magic_tui.safe_text import one_line
 
 if TYPE_CHECKING:
@@ -23,3 +24,13 @@ def judged_lines(verdict: "Verdict | None", width: int) -> Iterator[Text]:
     for sentence in () if quiet else filter(None, (verdict.reason, verdict.remedy)):
         for line in wrap(one_line(sentence), width - 2, _MOST_LINES):
             yield Text(f"  {line}", "dim", no_wrap=True)
+
+
+def warning_lines(view: Mapping[str, Any], query: int, width: int) -> Iterator[Text]:
+    """How far rounding puts the scores of a query off, and everything that was warned of."""
+    rounding = view.get("rounding") or ()
+    if query < len(rounding):
+        yield Text(fit(rounding_text(rounding[query]), width), "dim")
+    for sentence in view.get("warnings") or ():
+        for line in wrap(one_line(f"warning: {sentence}"), width, _MOST_LINES):
+            yield Text(line, no_wrap=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from rich.text import Text
 
 from magic_tui.client.engine import is_finished, standing
+from magic_tui.client.findings import rounding_text
 from magic_tui.client.start import View, engine_log
 from magic_tui.render.cells import wrap
 from magic_tui.render.numbers import (
@@ -86,6 +87,11 @@ def _about_run(run: View) -> Iterator[Fact]:
         yield "trust", _trust(run["verdict"])
     if run.get("derivative"):
         yield "derivatives", derivative_text(run["derivative"])
+    known = [error for error in run.get("rounding") or () if error is not None]
+    if known:
+        yield "rounding", rounding_text(max(known))
+    for sentence in run.get("warnings") or ():
+        yield "warning", sentence
     if run["memory"] is not None:
         yield "memory", f"{bytes_text(run['memory'])} at most"
     yield "made", run_age(run)

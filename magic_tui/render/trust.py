@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.text import Text
 
+from magic_tui.client.findings import rounding_text
 from magic_tui.client.lds import kind_text
 from magic_tui.client.trust import Numerics, Probes, Trust
 from magic_tui.client.validation import Points, Validation
@@ -164,6 +165,10 @@ def _arithmetic(numerics: Numerics, query: int) -> Iterator[tuple[str, str]]:
         off = f" (gradients differ by {numerics.difference:.1e})" if numerics.difference else ""
         same = "came out the same, bit for bit" if numerics.reproduced else f"differs{off}"
         yield "last step", f"taken again, it {same}"
+    if query < len(numerics.rounding):
+        yield "rounding", rounding_text(numerics.rounding[query])
+    for sentence in numerics.findings:
+        yield "warning", sentence
     if query in numerics.norms:
         end, start, most = numerics.norms[query]
         growth = most / end if end > 0 else math.inf
