@@ -50,9 +50,9 @@ EPS_ROOTS = (1e-16, 1e-12, 1e-8, 1e-6)
 CASES = [
     Case("perceptron", _sgd(0.1), is_small=True),
     Case("perceptron", _sgd(0.5), is_small=True),
-    Case("perceptron", _adamw(1e-3), is_small=True),
+    Case("perceptron", _adamw(1e-3)),
     Case("perceptron", _adamw(1e-2), is_small=True),
-    Case("perceptron", _adamw(3e-2, 1e-12), is_small=True),
+    Case("perceptron", _adamw(3e-2, 1e-12)),
     Case("perceptron", _adamw(1e-1, 1e-12), is_small=True),
     *(Case("adapters", _adamw(1e-2, root), 40, is_small=True) for root in EPS_ROOTS),
     *(Case("adapters", _adamw(rate, root)) for rate in (1e-3, 1e-2) for root in EPS_ROOTS),
