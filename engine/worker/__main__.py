@@ -135,6 +135,8 @@ def _parser() -> argparse.ArgumentParser:
     check = jobs.add_parser("check", help="check queries of a run; loads no torch")
     check.add_argument("--run", type=Path, required=True)
     check.add_argument("--request-file", type=Path, required=True)
+    config = jobs.add_parser("check-config", help="check a config's queries; loads no torch")
+    config.add_argument("--config", type=Path, required=True)
     texts = jobs.add_parser("texts", help="read the texts of query data")
     texts.add_argument("--source", type=json.loads, required=True)
     texts.add_argument("--first", type=int, default=1000)
@@ -146,6 +148,10 @@ def _work(options: argparse.Namespace, stop: Stop) -> dict[str, Any]:
         return _texts(options)
     if options.job == "check":
         return _check(options)
+    if options.job == "check-config":
+        from engine.worker.texts import check_config
+
+        return check_config(forced_config(options.config, []))
     # Each job's modules load torch, which none of the mistakes caught above needs.
     from engine.contract.request import read_asked
     from engine.records.run_folder import RunFolder

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.contract.config import IMAGE_CLASSIFICATION, SourceConfig
+from engine.contract.config import IMAGE_CLASSIFICATION, RunConfig, SourceConfig
 from engine.contract.errors import UsageError
 from engine.contract.request import AttributionRequest
 from engine.data.sources import Documents, read_documents
@@ -64,19 +64,42 @@ def check_queries(folder: RunFolder, asked: AttributionRequest) -> dict[str, Any
     documents, where = None, "--text"
     if asked.texts is not None:
         documents = typed_documents(asked)
-    elif asked.queries is not None and is_local(asked.queries.path):
+    elif asked.queries is not None:
         where = "queries"
-        if config.task == IMAGE_CLASSIFICATION:
-            from engine.data.images import read_images
-
-            read_images(asked.queries, where)
-        elif config.has_tokens:
-            documents = read_documents(asked.queries, where)
+        documents = _read_local(asked.queries, config, where)
     if documents is not None and folder.tokenizer_file.exists():
         tokenizer: Any = _KeptTokenizer(folder.tokenizer_file)
         tokenized = tokenize(documents, tokenizer, config.data.sequence_length)
         tokenized.check(where, "texts" if asked.queries is None else "queries", strict=True)
     return {"run": folder.id, "queries": None if documents is None else len(documents)}
+
+
+def check_config(config: RunConfig) -> dict[str, Any]:
+    """Check the queries of a config, before its run is trained, as :func:`check_queries` does.
+
+    Texts are not tokenised: the run keeps no tokenizer yet.
+
+    Raises:
+        UsageError: for whatever is wrong with the queries.
+    """
+    sources = {"queries": config.queries}
+    if config.queries is not None:
+        sources["queries.contrast"] = config.queries.contrast
+    for where, source in sources.items():
+        if source is not None:
+            _read_local(source, config, where)
+    return {"queries": None if config.queries is None else config.queries.path}
+
+
+def _read_local(source: SourceConfig, config: RunConfig, where: str) -> Documents | None:
+    """The documents of query data; None if they are images, fetched, or read by a user's task."""
+    if not is_local(source.path):
+        return None
+    if config.task == IMAGE_CLASSIFICATION:
+        from engine.data.images import read_images
+
+        read_images(source, where)
+    return read_documents(source, where) if config.has_tokens else None
 
 
 class _KeptTokenizer:

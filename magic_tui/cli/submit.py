@@ -8,6 +8,7 @@ from engine.contract.read_config import forced_config
 from engine.records.code import code_of
 from engine.records.naming import new_run_id
 from magic_tui.cli.output import narrate
+from magic_tui.client.checking import check_config
 from magic_tui.client.engine import Engine, connect
 
 
@@ -24,12 +25,15 @@ def submit_config(
 
     Raises:
         UsageError: if the config is wrong.
+        WorkerError: if its queries are.
         UnreachableError: if no engine can be reached.
         RefusedError: if the engine refuses it.
     """
     config = forced_config(path, [str(name) for name in force])
     if seed is not None:
         config = config.model_copy(update={"seed": seed})
+    if config.queries is not None:
+        check_config(path)
     for line in code_of(config):
         narrate(f"note: runs code: {line}")
     engine = connect(runs_dir)

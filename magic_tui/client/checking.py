@@ -1,4 +1,4 @@
-"""Asking a run queries that were checked before a job is made of them."""
+"""Queries are checked before a job is made of them, in a process that loads no torch."""
 
 import json
 from collections.abc import Mapping
@@ -30,9 +30,22 @@ def _check(folder: RunFolder, asked: Mapping[str, Any]) -> None:
     with scratch_folder("check") as scratch:
         file = scratch / "request.json"
         file.write_text(json.dumps(dict(asked)), encoding="utf-8")
-        try:
-            run_worker(["check", "--run", str(folder.path), "--request-file", str(file)])
-        except WorkerError as error:
-            # Whatever else keeps them from being checked is for the job itself to tell.
-            if error.exit_code == ExitCode.USAGE:
-                raise
+        _check_with(["check", "--run", str(folder.path), "--request-file", str(file)])
+
+
+def check_config(file: Path) -> None:
+    """Check the queries of a config file.
+
+    Raises:
+        WorkerError: in one sentence, if they would be refused.
+    """
+    _check_with(["check-config", "--config", str(file)])
+
+
+def _check_with(arguments: list[str]) -> None:
+    try:
+        run_worker(arguments)
+    except WorkerError as error:
+        # Whatever else keeps them from being checked is for the job itself to tell.
+        if error.exit_code == ExitCode.USAGE:
+            raise
