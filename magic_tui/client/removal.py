@@ -8,7 +8,6 @@ from typing import Any
 from engine.contract.events import Event
 from engine.records.atomic import size_on_disk
 from engine.records.run_folder import RunFolder
-from engine.records.score_store import list_attributions
 from magic_tui.client.start import View
 from magic_tui.render.numbers import bytes_text, count_text, counted, duration_text
 
@@ -37,7 +36,7 @@ def removal_facts(run: View, trajectory: bool) -> dict[str, Any]:
         return facts
     return facts | {
         "bytes": size_on_disk(folder.path),
-        "attributions": len(list_attributions(folder.attributions)),
+        "attributions": run["attributions"],
         "replay_seconds": seconds["replay"],
         "retrainings": _lines(folder.bank_file),
         "validation_seconds": seconds["validation"],

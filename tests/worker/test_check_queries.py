@@ -13,7 +13,7 @@ from engine.contract.config import RunConfig
 from engine.contract.errors import UsageError
 from engine.contract.request import AttributionRequest
 from engine.records.run_folder import RunFolder
-from engine.worker.texts import check_queries
+from engine.worker.texts import check_config, check_queries
 from tests.cli.fake_run import FakeRun
 
 LENGTH = {"data": {"path": "x.jsonl", "sequence_length": 16}}
@@ -115,3 +115,27 @@ def test_tokens_are_those_of_transformers(run: RunFolder) -> None:
     ):
         assert np.array_equal(one.input_ids, other.input_ids)
         assert np.array_equal(one.predicted, other.predicted)
+
+
+@pytest.mark.parametrize(
+    ("queries", "words"),
+    [
+        ({"path": "/nowhere/typo.jsonl"}, "queries.path: no file or folder at"),
+        ({"path": "FILE", "text_column": "body"}, "queries.text_column: no column 'body'"),
+        (
+            {"path": "FILE", "reduction": "mean", "contrast": {"path": "/nowhere/c.jsonl"}},
+            "queries.contrast.path: no file or folder at",
+        ),
+    ],
+)
+def test_a_config_is_refused_over_its_queries(
+    tmp_path: Path, queries: dict[str, Any], words: str
+) -> None:
+    file = tmp_path / "queries.jsonl"
+    file.write_text('{"text": "who sat?"}\n')
+    values = {
+        "model": {"path": "some/model"}, "data": {"path": "some/data"},
+        "queries": {n: str(file) if v == "FILE" else v for n, v in queries.items()},
+    }  # fmt: skip
+    with pytest.raises(UsageError, match=words):
+        check_config(RunConfig.model_validate(values))
