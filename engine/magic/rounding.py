@@ -39,7 +39,7 @@ SIGNALS = 5
 """Kept of every query and step: ‖λ_{t+1}‖, ‖λ_t‖, ‖λ_t - λ_{t+1}‖, ‖λ_t ⊙ θ_t‖ / ‖θ_t‖, ‖s_t‖."""
 SAMPLE = 2**16
 """Parameters that norms are taken of, at most, evenly over each tensor."""
-JACOBIAN, SCORE, FAST, FLOOR = 15.0, 2.0, 0.03, 4.0
+JACOBIAN, SCORE, FAST, FLOOR = 15.0, 2.0, 0.1, 4.0
 """κ, ρ, σ and ν."""
 
 

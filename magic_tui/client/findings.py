@@ -7,7 +7,6 @@ from typing import Any
 from engine.contract.errors import MagicError
 from engine.records.checked import read_record
 from engine.records.run_folder import RunFolder
-from engine.records.score_store import find_attribution, read_completion
 
 
 def findings_of(run: RunFolder, record: dict[str, Any]) -> tuple[tuple[str, str], ...]:
@@ -31,13 +30,22 @@ def warnings_view(run: Path, attribution: str | None = None) -> dict[str, Any]:
     Either is left out where there is none; what cannot be read is told with the verdict.
     """
     folder, record = RunFolder(run), dict[str, Any]()
-    with contextlib.suppress(MagicError, OSError):
-        record = read_completion(find_attribution(folder.attributions, attribution)) or {}
+    if next(run.glob("attributions/[!.]*/complete.json"), None) is not None:
+        record = _completion(folder, attribution)
     found: dict[str, Any] = {"rounding": record["rounding"]} if record.get("rounding") else {}
     with contextlib.suppress(MagicError, OSError):
         if sentences := [sentence for _, sentence in findings_of(folder, record)]:
             found["warnings"] = sentences
     return found
+
+
+def _completion(run: RunFolder, attribution: str | None) -> dict[str, Any]:
+    # Loads numpy, which only a run with scores needs.
+    from engine.records.score_store import find_attribution, read_completion
+
+    with contextlib.suppress(MagicError, OSError):
+        return read_completion(find_attribution(run.attributions, attribution)) or {}
+    return {}
 
 
 def rounding_text(error: float | None) -> str:
