@@ -40,7 +40,6 @@ class CausalLMLoss(nn.Module):
                 the rows to come have, if that may matter to it.
         """
         super().__init__()
-        _train_padding_of_tied(model)
         self.model: Any = model
         self.cache_bytes = cache_bytes
         self.plain_head = has_plain_head(model, length)
@@ -95,21 +94,6 @@ class CausalLMLoss(nn.Module):
             input_ids=input_ids, attention_mask=attention_mask, use_cache=False
         ).logits
         return logits
-
-
-def _train_padding_of_tied(model: Any) -> None:
-    """Let a tied embedding take the gradient of its padding row from both places.
-
-    The head trains that row, so that the embedding has to be differentiated in it, which torch
-    leaves out. Where the embedding is not tied the row never changes.
-    """
-    embedding: Any
-    embedding, head = (
-        getattr(model, name, lambda: None)()
-        for name in ("get_input_embeddings", "get_output_embeddings")
-    )
-    if embedding is not None and embedding.weight is getattr(head, "weight", None):
-        embedding.padding_idx = None
 
 
 def _check_shapes(input_ids: Tensor, labels: Tensor, weights: Tensor) -> None:

@@ -21,6 +21,7 @@ from engine.models.loaded import (
 )
 from engine.models.lora import add_adapters
 from engine.models.module_loss import ModuleLoss, check_finite
+from engine.models.plain_head import positions_of
 
 ADAPTER = "adapter_config.json"
 _NO_ADAPTER = {"subfolder": "no-adapter"}
@@ -37,8 +38,7 @@ class LoadedCausalLM(LoadedModel):
     @property
     def positions(self) -> int | None:
         """The longest sequence the model has positions for, if it has a limit."""
-        limit = getattr(self.loss.model.config.get_text_config(), "max_position_embeddings", None)
-        return int(limit) if limit else None
+        return positions_of(self.loss.model)
 
     @property
     def vocabulary(self) -> int:

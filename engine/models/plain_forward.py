@@ -6,10 +6,15 @@ differentiated again, or by ones that do not survive an exchange of the paramete
 transformer take no fused path, compiled modules run as they were written, gradients of embeddings
 are dense, layers keep their activations, and experts in float64, which have no fused formula,
 compute one by one.
+
+One formula changes a gradient. Torch gives the padding row of an embedding none. Where the
+embedding is tied to the head, the head trains that row all the same, and the embedding's share of
+the second derivative would be missing: there the row takes the gradient of both places.
 """
 
 import contextlib
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,6 +41,15 @@ class PlainForward:
             for part in parts
             for switch in _SWITCHES
             if vars(part).get(switch) is True
+        ]
+        tied = Counter(id(p) for part in parts for p in part._parameters.values() if p is not None)
+        self._set += [
+            (vars(part), "padding_idx", None)
+            for part in parts
+            if isinstance(part, nn.Embedding)
+            and part.padding_idx is not None
+            and part.weight.requires_grad
+            and tied[id(part.weight)] > 1
         ]
         wide = any(parameter.dtype is torch.float64 for parameter in module.parameters())
         settings = {id(of): of for part in parts if (of := vars(part).get("config")) is not None}

@@ -21,6 +21,8 @@ from engine.models.plain_forward import PlainForward
 ROWS = 2
 SHORT = 8
 """Tokens of the rows whose graphs are compared."""
+_POSITIONS = ("max_position_embeddings", "max_seq_len")
+"""What settings of transformers call the number of positions."""
 _LOGITS = 2**24
 """Logits of the longest rows that are compared, at most."""
 _SMALL = 2**16
@@ -73,12 +75,17 @@ def _hidden(model: Any, rows: Tensor) -> Tensor | None:
 def _rows(model: Any, length: int) -> Tensor:
     """Rows of as many different tokens as there are, as long as the model has positions for."""
     embedding = model.get_input_embeddings().weight
-    settings: Any = getattr(model, "config", None)
-    text = settings.get_text_config() if hasattr(settings, "get_text_config") else settings
-    positions = getattr(text, "max_position_embeddings", None)
-    length = min(length, positions) if isinstance(positions, int) and positions > 0 else length
+    length = min(length, positions_of(model) or length)
     tokens = torch.arange(ROWS * length, device=embedding.device)
     return (tokens % len(embedding)).view(ROWS, length)
+
+
+def positions_of(model: Any) -> int | None:
+    """The longest row that a model has positions for, if its settings name a limit."""
+    settings: Any = getattr(model, "config", None)
+    text = settings.get_text_config() if hasattr(settings, "get_text_config") else settings
+    limits = (getattr(text, name, None) for name in _POSITIONS)
+    return next((n for n in limits if isinstance(n, int) and n > 0), None)
 
 
 def _agrees_elsewhere(model: Any, rows: Tensor) -> bool:

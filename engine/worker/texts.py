@@ -82,7 +82,7 @@ def check_config(config: RunConfig) -> dict[str, Any]:
     Raises:
         UsageError: for whatever is wrong with the queries.
     """
-    sources = {"queries": config.queries}
+    sources: dict[str, SourceConfig | None] = {"queries": config.queries}
     if config.queries is not None:
         sources["queries.contrast"] = config.queries.contrast
     for where, source in sources.items():

@@ -84,7 +84,7 @@ def test_trust_no_longer_says_exact(fake: FakeRun, runs: Path) -> None:
 @pytest.mark.parametrize("tolerance", ["0", "0.25"])
 def test_it_is_asked_for(runs: Path, engine: FakeEngine, magic: Magic, tolerance: str) -> None:
     engine.add(RUN, "succeeded", path=str(FakeRun().write(runs).path))
-    asked = ("attribute", RUN, "--text", "a", "--tolerance", tolerance, "--detach")
+    asked = ("attribute", RUN, "--text", "who sat?", "--tolerance", tolerance, "--detach")
     assert magic(*asked).exit_code == 0
     ((_, _, _, wanted),) = engine.of_kind("POST", "/attributions")
     assert wanted["asked"]["tolerance"] == float(tolerance)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from engine import CausalLMLoss, DataStream, Trainer
+from engine import CausalLMLoss, DataStream, Trainer, weighted_causal_lm_ce
 from engine.contract.errors import DerivativeError
 from engine.models.checked_derivatives import DerivativeCheck, check_derivatives
 from engine.models.layers import layers_of
@@ -319,11 +319,21 @@ def test_retrainings_agree_with_the_verdict(tmp_path: Path) -> None:
         assert error < 1e-5 if right else error > 1e-2
 
 
-def test_a_tied_embedding_is_differentiated_in_its_padding_row(tmp_path: Path) -> None:
+def by_itself(model: Any) -> Any:
+    model.loss_function = weighted_causal_lm_ce
+    return model
+
+
+@pytest.mark.parametrize("wrapped", [CausalLMLoss, by_itself])
+def test_a_tied_embedding_is_differentiated_in_its_padding_row(
+    wrapped: Callable[[Any], nn.Module], tmp_path: Path
+) -> None:
     model = tiny_model("llama tied")
+    padding = model.get_input_embeddings().padding_idx
     rows = [{"input_ids": np.array([0, 5, 0, 7, 9 + row, 0])} for row in range(4)]
-    loss = CausalLMLoss(model)
+    loss = wrapped(model)
     assert checked(loss, rows).passed
+    assert model.get_input_embeddings().padding_idx == padding == 0
 
     def phi(weights: Tensor) -> Any:
         trainer, start = Trainer.initialize(loss, torchopt.sgd(0.5))
