@@ -49,9 +49,9 @@ def _completion(run: RunFolder, attribution: str | None) -> dict[str, Any]:
 
 
 def rounding_text(error: float | None) -> str:
-    """How far off scores are by an estimate; None where all are 0."""
+    """What rounding is estimated to do to scores; ``error`` is relative, None where all are 0."""
     if error is None:
         return "all scores are 0"
     if error >= 1:
-        return "rounding may change the scores altogether, by an estimate"
-    return f"rounding changes the scores by about {error:.1e} of their size, by an estimate"
+        return "estimated to change the scores altogether"
+    return f"estimated to change the scores by {error:.1e} of their size"

@@ -30,7 +30,7 @@ def warning_lines(view: Mapping[str, Any], query: int, width: int) -> Iterator[T
     """How far rounding puts the scores of a query off, and everything that was warned of."""
     rounding = view.get("rounding") or ()
     if query < len(rounding):
-        yield Text(fit(rounding_text(rounding[query]), width), "dim")
+        yield Text(fit(f"rounding: {rounding_text(rounding[query])}", width), "dim")
     for sentence in view.get("warnings") or ():
         for line in wrap(one_line(f"warning: {sentence}"), width, _MOST_LINES):
             yield Text(line, no_wrap=True)
