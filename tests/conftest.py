@@ -1,5 +1,8 @@
 """A second try for tests that race the clock; a table of the largest errors of scores."""
 
+import os
+from collections.abc import Iterator
+
 import pytest
 
 WAITING = ("cli", "daemon", "daemon_http", "tui")
@@ -11,6 +14,14 @@ COMPARING = (
 """Where processes are waited for, and numbers compared: what differs is never tried again."""
 LARGEST_ERROR = "largest relative error"
 """The property under which a test notes (group, error, bound)."""
+
+
+@pytest.fixture(autouse=True)
+def usual_umask() -> Iterator[None]:
+    """Verbs called in this very process make their files private: that must not reach others."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

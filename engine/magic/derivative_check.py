@@ -30,7 +30,7 @@ from engine.magic.state import Batch, BatchLoss, Params, TrainState
 
 STEPS = {torch.float64: (1e-5, 1e-6, 1e-7, 1e-8, 1e-4), torch.float32: (3e-3, 1e-3, 1e-2)}
 """ε, relative to the size of each tensor, the most accurate first."""
-BOUNDS = {torch.float64: 5e-6, torch.float32: 1e-2}
+BOUNDS = {torch.float64: 5e-6, torch.float32: 5e-3}
 """Relative error up to which a derivative counts as right, by the dtype it is computed in."""
 SMALLEST = 0.02
 """Tensors are perturbed as if their elements were of this size at least."""

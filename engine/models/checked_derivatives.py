@@ -35,7 +35,7 @@ from engine.magic.derivative_check import (
     second_derivatives_along,
 )
 from engine.magic.derivatives import first_derivatives
-from engine.magic.state import Batch, BatchLoss, Params
+from engine.magic.state import Batch, BatchLoss, Params, TrainState
 from engine.models.causal_lm_loss import IGNORED
 from engine.models.derivative_place import place_of
 from engine.models.float64 import without_float32
@@ -122,6 +122,9 @@ def _compare(own: "_Compared", memory: int) -> tuple["_Compared", float, Problem
     compared = own
     try:
         difference, grads = own.from_plain()
+        if math.isnan(difference):
+            # If it is so from the start, the training ends over it and names its step.
+            return own, math.inf, _NOT_FINITE if own.is_finite() else None
         if not difference <= SAME[own.dtype]:
             return own, difference, _other_parameters(difference)
         if own.dtype is not torch.float64:
@@ -234,10 +237,21 @@ class _Compared:
         halved = 0 if self.dtype is torch.float64 else seed
         return point_beside(self.params, self.buffers, _fewer(self.batch, halved), seed)
 
+    def is_finite(self) -> bool:
+        """Whether loss and gradient are finite at the initial parameters."""
+        state = TrainState(0, self.params, [], self.buffers)
+        value, grads, _ = first_derivatives(self.loss, state, self.params, self.batch)
+        return math.isfinite(value) and all(bool(g.isfinite().all()) for g in grads.values())
+
     def from_plain(self) -> tuple[float, Params]:
-        """How far loss and gradient are from those of a plain call of the module; the gradient."""
+        """How far loss and gradient are from those of a plain call of the module; the gradient.
+
+        The distance is no number if they are not finite.
+        """
         state = self._point(0).state
         value, grads, _ = first_derivatives(self.loss, state, state.params, self.batch)
+        if not (math.isfinite(value) and all(bool(g.isfinite().all()) for g in grads.values())):
+            return math.nan, grads
         with _holding(self.whole.module, {**state.params, **state.buffers}) as own:
             leaves = [own[name] for name in state.params]
             with torch.enable_grad():
@@ -310,6 +324,13 @@ def _other_parameters(difference: float) -> Problem:
         "turn its checkpointing off (gradient_checkpointing_disable(); magic computes layers "
         "again exactly with recompute), and register every parameter",
     )
+
+
+_NOT_FINITE: Problem = (
+    "its loss or gradient is not finite a little beside the initial parameters, so that its "
+    "derivatives cannot be compared with finite differences",
+    "use a model whose loss is finite there",
+)
 
 
 def _missing(operation: str) -> Problem:

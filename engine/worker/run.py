@@ -22,6 +22,7 @@ from engine.magic.schedule import ScheduleKind, make_schedule
 from engine.records.atomic import sync_tree
 from engine.records.jobs import AttemptFolder
 from engine.records.journal import JournalWriter
+from engine.records.made_from import KEPT
 from engine.records.manifest import Key
 from engine.records.run_folder import RunFolder
 from engine.training_loop import Control
@@ -148,7 +149,8 @@ class _Run:
             return self.stored()
         self.report.phase(Phase.PREPARE, 1)
         if self.ranks.index == 0:
-            for unfinished in (self.folder.rows_store, self.folder.attributions):
+            copies = self.folder.path / KEPT
+            for unfinished in (self.folder.rows_store, self.folder.attributions, copies):
                 shutil.rmtree(unfinished, ignore_errors=True)
         job, documents = new_job(config, self.device, self.ranks)
         for warning in derivative_warnings(job):

@@ -3,6 +3,7 @@
 import json
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -169,7 +170,8 @@ def test_nothing_is_lost_or_told_twice_over_restarts(
 
     def write() -> None:
         writer = JournalWriter(folder / "events.jsonl")
-        while not done.wait(0.002):
+        deadline = time.monotonic() + 60.0
+        while not done.wait(0.002) and time.monotonic() < deadline:
             writer.append("train_step", step=0, text="x" * 200)
         writer.close()
 

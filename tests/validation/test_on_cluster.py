@@ -31,7 +31,7 @@ LOCAL = SMALL.model_copy(update={"cluster": "local"})
 SLURM = ValidationRequest(
     drop=(0.3,), count=3, jobs=2, cluster="slurm", cluster_options={"slurm_partition": "long"}
 )
-BLOCKED = "000003"
+FOURTH = "000003"
 
 
 def table(run: RunFolder) -> list[str]:
@@ -56,43 +56,36 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.fixture
-def blocked(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Whoever takes the fourth task waits for it to be written, which nobody does."""
-    pools: list[Path] = []
+def pools(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders of the pools that are made."""
+    made: list[Path] = []
     make = Pool.make
 
-    def blocking(folder: Path, tasks: Any) -> Pool:
-        pool = make(folder, tasks)
-        pools.append(folder)
-        task = folder / "waiting" / BLOCKED
-        task.rename(folder / "task")
-        os.mkfifo(task)
-        return pool
+    def noted(folder: Path, tasks: Any) -> Pool:
+        made.append(folder)
+        return make(folder, tasks)
 
-    monkeypatch.setattr(on_cluster.Pool, "make", blocking)
-    return pools
+    monkeypatch.setattr(on_cluster.Pool, "make", noted)
+    return made
 
 
-def once_blocked(pools: list[Path], act: Callable[[Path, psutil.Process], None]) -> None:
-    """Act on the process that waits, as soon as one does."""
+def once_taken(pools: list[Path], act: Callable[[psutil.Process], None]) -> None:
+    """Act on the process that takes the fourth task, while it is at it."""
 
     def watch() -> None:
-        while not (found := [t for p in pools for t in (p / "taken").glob(f"{BLOCKED}@*")]):
-            time.sleep(0.02)
+        while not (found := [t for p in pools for t in (p / "taken").glob(f"{FOURTH}@*")]):
+            # A retraining takes many times as long.
+            time.sleep(0.001)
         _, _, name = found[0].name.partition("@")
-        act(found[0], psutil.Process(int(name)).children()[0])
+        act(psutil.Process(int(name)).children()[0])
 
     threading.Thread(target=watch, daemon=True).start()
 
 
 def test_rows_are_those_of_one_process_though_a_job_is_preempted(
-    run: RunFolder, job: Job, whole: list[str], blocked: list[Path]
+    run: RunFolder, job: Job, whole: list[str], pools: list[Path]
 ) -> None:
-    def preempt(taken: Path, process: psutil.Process) -> None:
-        os.replace(blocked[0] / "task", taken)
-        process.send_signal(signal.SIGUSR2)
-
-    once_blocked(blocked, preempt)
+    once_taken(pools, lambda process: process.send_signal(signal.SIGUSR2))
     events = validate(run, job, LOCAL.model_copy(update={"jobs": 2}))
     assert table(run) == whole
     (submitted,) = (event for event in events if event["event"] == "submitted")
@@ -103,9 +96,9 @@ def test_rows_are_those_of_one_process_though_a_job_is_preempted(
 
 
 def test_a_job_that_is_killed_costs_what_it_was_at(
-    run: RunFolder, job: Job, whole: list[str], blocked: list[Path]
+    run: RunFolder, job: Job, whole: list[str], pools: list[Path]
 ) -> None:
-    once_blocked(blocked, lambda taken, process: process.kill())
+    once_taken(pools, lambda process: process.kill())
     with pytest.raises(RunError, match=r"job \d+ on local ended before its work was done") as told:
         validate(run, job, LOCAL)
     (log,) = (word for word in str(told.value).split() if "_log." in word)
@@ -123,7 +116,7 @@ def test_a_job_that_is_killed_costs_what_it_was_at(
     assert not any(run.cluster_jobs.iterdir())
 
 
-def test_cancelling_ends_the_jobs(run: RunFolder, job: Job, blocked: list[Path]) -> None:
+def test_cancelling_ends_the_jobs(run: RunFolder, job: Job) -> None:
     processes: list[psutil.Process] = []
 
     class Stopping(Heard):
