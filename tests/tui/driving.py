@@ -11,6 +11,7 @@ from textual.pilot import Pilot
 from magic_tui.app import MagicApp
 
 PATIENCE_SECONDS = 30.0
+LONGEST_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ def drive(
             await pilot.pause()
             await task(pilot)
 
-    asyncio.run(run())
+    # What hangs is a failure, and does not keep the others waiting.
+    asyncio.run(asyncio.wait_for(run(), LONGEST_SECONDS))
 
 
 async def until(
