@@ -42,17 +42,17 @@ test-crash: $(INSTALLED) ## kill, cut off and fill up everything everywhere: an 
 check: lint test ## lint, then test
 
 bench: $(INSTALLED) ## time training and replay; BENCH_MODEL=folder for a model of your own
-	OMP_WAIT_POLICY=PASSIVE THP_MEM_ALLOC_ENABLE=1 $(BIN)/python -m tests.benchmarks.bench_step $(if $(BENCH_MODEL),--model $(BENCH_MODEL))
+	OMP_WAIT_POLICY=PASSIVE THP_MEM_ALLOC_ENABLE=1 $(BIN)/python -m benchmarks.bench_step $(if $(BENCH_MODEL),--model $(BENCH_MODEL))
 
 bench-plan: $(INSTALLED) ## what plan predicts beside what a run takes; on a quiet machine
-	$(BIN)/python -m tests.benchmarks.bench_plan $(if $(BENCH_MODEL),--model $(BENCH_MODEL))
+	$(BIN)/python -m benchmarks.bench_plan $(if $(BENCH_MODEL),--model $(BENCH_MODEL))
 
 bench-peer: $(INSTALLED) $(PEER_INSTALLED) ## run bergson on the same problems; PEER_OPTIONS='--steps 8 …' for others
-	$(BIN)/python -m tests.benchmarks.bench_peer --peer $(PEER)/bin/python $(if $(BENCH_MODEL),--model $(BENCH_MODEL)) $(PEER_OPTIONS)
+	$(BIN)/python -m benchmarks.bench_peer --peer $(PEER)/bin/python $(if $(BENCH_MODEL),--model $(BENCH_MODEL)) $(PEER_OPTIONS)
 
 bench-settings: $(INSTALLED) ## predicted against actual in the paper's settings: hours; COLLECTIONS=folder of public data
-	$(BIN)/python -m tests.benchmarks.settings_data $(COLLECTIONS) .settings/data
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.bench_settings --data .settings/data --runs .settings/runs --jobs 2 --pictures docs/pictures
+	$(BIN)/python -m benchmarks.settings_data $(COLLECTIONS) .settings/data
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.bench_settings --data .settings/data --runs .settings/runs --jobs 2 --pictures docs/pictures
 
 pictures: $(INSTALLED) ## draw every screen of the dashboard on the demo into docs/pictures
 	$(BIN)/python -m tests.tui.pictures
@@ -74,8 +74,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 # Without what its requirements name and MAGIC never loads, hence without its requirements.
-$(PEER_INSTALLED): tests/benchmarks/peer/requirements.txt constraints.txt
+$(PEER_INSTALLED): benchmarks/peer/requirements.txt constraints.txt
 	$(PYTHON) -m venv $(PEER)
-	$(PEER)/bin/pip install -q -c constraints.txt -r tests/benchmarks/peer/requirements.txt
+	$(PEER)/bin/pip install -q -c constraints.txt -r benchmarks/peer/requirements.txt
 	$(PEER)/bin/pip install -q --no-deps bergson==2.5.1
 	@touch $@

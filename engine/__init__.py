@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     from engine.data.examples import Examples as Examples
     from engine.models.causal_lm_loss import CausalLMLoss as CausalLMLoss
     from engine.models.weighted_loss import weighted_causal_lm_ce as weighted_causal_lm_ce
-    from engine.stream import DataStream as DataStream
     from engine.tasks.example_task import ExampleTask as ExampleTask
-    from engine.trainer import Scores as Scores
-    from engine.trainer import Trainer as Trainer
-    from engine.training_loop import Control as Control
+    from engine.training.data_stream import DataStream as DataStream
+    from engine.training.loop import Control as Control
+    from engine.training.trainer import Scores as Scores
+    from engine.training.trainer import Trainer as Trainer
 
 _HOMES = {
-    "Trainer": "engine.trainer",
-    "Scores": "engine.trainer",
-    "Control": "engine.training_loop",
-    "DataStream": "engine.stream",
+    "Trainer": "engine.training.trainer",
+    "Scores": "engine.training.trainer",
+    "Control": "engine.training.loop",
+    "DataStream": "engine.training.data_stream",
     "ExampleTask": "engine.tasks.example_task",
     "Examples": "engine.data.examples",
     "CausalLMLoss": "engine.models.causal_lm_loss",

@@ -52,7 +52,7 @@ def test_file_tree_names_every_module() -> None:
 
 
 def test_config_example_is_valid(tmp_path: Path) -> None:
-    from engine.contract.read_config import read_config
+    from engine.runs.read_config import read_config
 
     texts, images = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
     (tmp_path / "run.yaml").write_text(texts)
@@ -63,6 +63,6 @@ def test_config_example_is_valid(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sample", sorted(p.name for p in (ROOT / "sample_configs").glob("*.yaml")))
 def test_sample_configs_are_valid(sample: str) -> None:
-    from engine.contract.read_config import read_config
+    from engine.runs.read_config import read_config
 
     assert read_config(ROOT / "sample_configs" / sample).data.path

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from engine.contract.errors import MagicError, RunError, UsageError
-from engine.contract.states import Ending
 from engine.daemon.devices import VISIBLE, Device, Devices, visible_devices, wants_none
-from engine.daemon.job_watch import JobWatch
+from engine.daemon.job_monitor import JobWatch
 from engine.daemon.leases import Allotted, Leases, Refused
 from engine.daemon.settings import Settings
-from engine.records.run_folder import RunFolder
+from engine.runs.errors import MagicError, RunError, UsageError
+from engine.runs.run_folder import RunFolder
+from engine.runs.states import Ending
 
 _MORE_BYTES = 1 << 20
 """Free bytes come and go; only so many more are worth another try after a full disk."""

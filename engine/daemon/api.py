@@ -4,11 +4,11 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 
-from engine.contract.api import API_VERSION, EngineView
 from engine.daemon import run_routes, stream_routes
+from engine.daemon.http_errors import PROBLEMS, add_problem_handlers
 from engine.daemon.limits import Limits
-from engine.daemon.problems import PROBLEMS, add_problem_handlers
 from engine.daemon.serving import Serving, TheServing
+from engine.runs.api_schema import API_VERSION, EngineView
 
 router = APIRouter(prefix="/v1/engine", tags=["engine"], responses=PROBLEMS)
 

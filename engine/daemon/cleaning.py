@@ -7,9 +7,9 @@ import re
 import shutil
 from pathlib import Path
 
-from engine.contract.api import RUN_ID
-from engine.daemon.job_watch import JobWatch
-from engine.records.runs import list_runs, sweep
+from engine.daemon.job_monitor import JobWatch
+from engine.runs.api_schema import RUN_ID
+from engine.runs.listing import list_runs, sweep
 
 log = logging.getLogger(__name__)
 _REMOVED = ".removed"

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.contract.errors import UsageError
+from engine.runs.errors import UsageError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _RETRY_SECONDS = 60.0

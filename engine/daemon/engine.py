@@ -14,7 +14,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-from engine.contract.api import (
+from engine.daemon.admission import Admission
+from engine.daemon.cleaning import finish_removals
+from engine.daemon.desired_state import Verb, concerned, make_wish
+from engine.daemon.devices import Devices
+from engine.daemon.leases import Leases
+from engine.daemon.overview import Overview
+from engine.daemon.permission import SHARED, Permission
+from engine.daemon.registry import Entry, Registry
+from engine.daemon.removal import What, clear, hide, size_of
+from engine.daemon.run_index import Library
+from engine.daemon.scheduler import Scheduler
+from engine.daemon.settings import Settings
+from engine.daemon.slow_folders import FOLDER_SECONDS, HungError, Patience
+from engine.daemon.views import RunWatch, unreadable
+from engine.runs.api_schema import (
     CodeView,
     EngineView,
     Removed,
@@ -23,26 +37,12 @@ from engine.contract.api import (
     SubmitRun,
     SubmitValidation,
 )
-from engine.contract.errors import ConflictError, MagicError, NotFoundError, RunError
-from engine.daemon.admission import Admission
-from engine.daemon.cleaning import finish_removals
-from engine.daemon.devices import Devices
-from engine.daemon.leases import Leases
-from engine.daemon.library import Library
-from engine.daemon.overview import Overview
-from engine.daemon.patience import FOLDER_SECONDS, HungError, Patience
-from engine.daemon.permission import SHARED, Permission
-from engine.daemon.registry import Entry, Registry
-from engine.daemon.removal import What, clear, hide, size_of
-from engine.daemon.scheduler import Scheduler
-from engine.daemon.settings import Settings
-from engine.daemon.views import RunWatch, unreadable
-from engine.daemon.wishes import Verb, concerned, make_wish
-from engine.records.code import code_of
-from engine.records.jobs import jobs_of
-from engine.records.run_folder import RunFolder
-from engine.records.runs import find_run
-from engine.records.submission import submit_attribution, submit_run, submit_validation
+from engine.runs.errors import ConflictError, MagicError, NotFoundError, RunError
+from engine.runs.jobs import jobs_of
+from engine.runs.listing import find_run
+from engine.runs.loaded_code import code_of
+from engine.runs.run_folder import RunFolder
+from engine.runs.submission import submit_attribution, submit_run, submit_validation
 
 _REMOVING = "removing"
 """An engine began to remove something in a runs folder."""

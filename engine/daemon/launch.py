@@ -7,13 +7,13 @@ import signal
 import subprocess
 from collections.abc import Sequence
 
-from engine.contract.environment import child_environment
-from engine.contract.errors import MagicError
-from engine.daemon.job_watch import JobWatch
+from engine.daemon.job_monitor import JobWatch
 from engine.daemon.leases import Allotted
 from engine.daemon.processes import send_signal
-from engine.records.attempts import AttemptFolder
-from engine.records.jobs import JobFolder
+from engine.runs.attempts import AttemptFolder
+from engine.runs.environment import child_environment
+from engine.runs.errors import MagicError
+from engine.runs.jobs import JobFolder
 
 
 def launch(

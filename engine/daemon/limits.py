@@ -13,8 +13,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from engine.contract.errors import ExitCode
-from engine.daemon.problems import problem_response
+from engine.daemon.http_errors import problem_response
+from engine.runs.errors import ExitCode
 
 LARGEST_HEAD, LARGEST_BODY = 2**15, 2**20
 """Bytes."""

@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from engine.contract.errors import RunError, UnreachableError
-from engine.records.places import note_socket, socket_path
+from engine.runs.errors import RunError, UnreachableError
+from engine.runs.paths import note_socket, socket_path
 
 _PATIENCE_SECONDS = 1.0
 

@@ -13,7 +13,7 @@ import stat
 import sys
 from pathlib import Path
 
-from engine.contract.errors import MagicError
+from engine.runs.errors import MagicError
 
 LARGEST_BYTES = 4_000_000
 """A longer log is put aside as ``….1``, in place of the one that was put aside before it."""

@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 
 from engine.daemon.serving import Serving
 from engine.daemon.streams import PIECE, TICK_SECONDS, Parts, is_settled
-from engine.records.runs import run_of_id
+from engine.runs.listing import run_of_id
 
 _log = logging.getLogger(__name__)
 

@@ -5,10 +5,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.contract.environment import keep_files_private, magic_version
-from engine.contract.errors import MagicError
 from engine.daemon.log import set_up_log
-from engine.records.places import state_folder
+from engine.runs.environment import keep_files_private, magic_version
+from engine.runs.errors import MagicError
+from engine.runs.paths import state_folder
 
 _DESCRIPTION = """\
 The headless engine of magic: queues runs, starts and watches their processes, and answers

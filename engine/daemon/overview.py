@@ -4,16 +4,16 @@ import contextlib
 import os
 import time
 
-from engine.contract.api import API_VERSION, DeviceView, EngineView
-from engine.contract.environment import magic_version
 from engine.daemon.devices import Device, Devices
-from engine.daemon.job_watch import WAITING
+from engine.daemon.job_monitor import WAITING
 from engine.daemon.leases import Leases
-from engine.daemon.library import Library
-from engine.daemon.patience import RUN_SECONDS, HungError, Patience
 from engine.daemon.registry import Registry
+from engine.daemon.run_index import Library
+from engine.daemon.slow_folders import RUN_SECONDS, HungError, Patience
 from engine.daemon.telemetry import disk_free, host_memory
-from engine.records.naming import runs_folder
+from engine.runs.api_schema import API_VERSION, DeviceView, EngineView
+from engine.runs.environment import magic_version
+from engine.runs.naming import runs_folder
 
 
 class Overview:

@@ -13,12 +13,12 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from engine.contract.config import RunConfig
-from engine.contract.errors import ConflictError
-from engine.daemon.job_watch import JobWatch
+from engine.daemon.job_monitor import JobWatch
 from engine.daemon.registry import Registry
-from engine.records.code import code_digest, code_of
-from engine.records.run_folder import RunFolder
+from engine.runs.config import RunConfig
+from engine.runs.errors import ConflictError
+from engine.runs.loaded_code import code_digest, code_of
+from engine.runs.run_folder import RunFolder
 
 SHARED = "shared"
 """The user accepted that others may write in a runs folder."""

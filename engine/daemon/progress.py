@@ -7,8 +7,8 @@ be set while a run works, and an attempt may start days after the one before it.
 import math
 from typing import Any
 
-from engine.contract.api import PhaseView
-from engine.contract.events import Event, Phase
+from engine.runs.api_schema import PhaseView
+from engine.runs.events import Event, Phase
 
 _MEMORY = 0.97
 """How much of the pace so far a training step leaves: the last 30 or so count."""

@@ -5,14 +5,14 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from engine.contract.api import Removed
-from engine.contract.errors import ConflictError, RunError
-from engine.contract.states import RunState
 from engine.daemon.cleaning import hidden, remove_tree
 from engine.daemon.views import RunWatch
-from engine.records.atomic import size_on_disk, sync_folder
-from engine.records.jobs import jobs_of
-from engine.records.run_folder import RunFolder
+from engine.runs.api_schema import Removed
+from engine.runs.atomic import size_on_disk, sync_folder
+from engine.runs.errors import ConflictError, RunError
+from engine.runs.jobs import jobs_of
+from engine.runs.run_folder import RunFolder
+from engine.runs.states import RunState
 
 What = Literal["run", "trajectory"]
 _PATIENCE_SECONDS = 2.0

@@ -6,14 +6,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.daemon.job_watch import changed_at
+from engine.daemon.job_monitor import changed_at
 from engine.daemon.progress import Progress
-from engine.records.atomic import size_on_disk
-from engine.records.checked import verify
-from engine.records.code import code_of
-from engine.records.journal import JournalReader
-from engine.records.opening import check_regular
-from engine.records.run_folder import RunFolder
+from engine.runs.atomic import size_on_disk
+from engine.runs.checksummed import verify
+from engine.runs.journal import JournalReader
+from engine.runs.loaded_code import code_of
+from engine.runs.run_folder import RunFolder
+from engine.runs.safe_open import check_regular
 
 _PIECE_BYTES = 1 << 18
 _SIZE_SECONDS = 5.0

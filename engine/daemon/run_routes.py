@@ -10,7 +10,10 @@ from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 from starlette.concurrency import run_in_threadpool
 
-from engine.contract.api import (
+from engine.daemon.http_errors import PROBLEMS
+from engine.daemon.serving import TheEngine, TheServing
+from engine.daemon.streams import LATEST_SECONDS, TICK_SECONDS, Due, is_settled
+from engine.runs.api_schema import (
     AbsolutePath,
     CodeView,
     FolderView,
@@ -22,10 +25,7 @@ from engine.contract.api import (
     SubmitRun,
     SubmitValidation,
 )
-from engine.contract.errors import NotFoundError
-from engine.daemon.problems import PROBLEMS
-from engine.daemon.serving import TheEngine, TheServing
-from engine.daemon.streams import LATEST_SECONDS, TICK_SECONDS, Due, is_settled
+from engine.runs.errors import NotFoundError
 
 LONGEST_WAIT = 60.0
 """Seconds; a client that wants to wait longer asks again."""

@@ -16,19 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakKeyDictionary, WeakSet
 
-from engine.contract.errors import MagicError
-from engine.contract.states import RunState, Wish
 from engine.daemon.admission import Admission
 from engine.daemon.cleaning import remove_unfinished_attribution
-from engine.daemon.job_watch import JobWatch, Waiting
+from engine.daemon.job_monitor import JobWatch, Waiting
 from engine.daemon.launch import ask_to_stop, launch
 from engine.daemon.leases import Refused
-from engine.daemon.library import Library
-from engine.daemon.order import behind, in_order
-from engine.daemon.patience import HungError, Patience
 from engine.daemon.permission import Permission
+from engine.daemon.queue_order import behind, in_order
 from engine.daemon.registry import Registry
+from engine.daemon.run_index import Library
+from engine.daemon.slow_folders import HungError, Patience
 from engine.daemon.views import RunWatch
+from engine.runs.errors import MagicError
+from engine.runs.states import RunState, Wish
 
 SUPERVISOR_COMMAND = [sys.executable, "-P", "-m", "engine.daemon.supervisor"]
 AT_WORK_SECONDS = 0.2

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 import anyio.to_thread
 import uvicorn
 
-from engine.contract.errors import UnreachableError
 from engine.daemon.api import make_app
 from engine.daemon.engine import Engine
 from engine.daemon.limits import MOST_CONNECTIONS, PrivateProtocol
 from engine.daemon.listener import Listener
 from engine.daemon.serving import Serving
+from engine.runs.errors import UnreachableError
 
 _CHECK_TICKS = 20
 """The socket's name is looked at every so many tenths of a second."""

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from engine.contract.api import EngineView
 from engine.daemon.engine import Engine
 from engine.daemon.telemetry import Shared
+from engine.runs.api_schema import EngineView
 
 
 class Serving:

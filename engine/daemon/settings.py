@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from engine.contract.errors import UsageError
+from engine.runs.errors import UsageError
 
 GIGABYTE = 1_000_000_000
 

@@ -11,12 +11,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from engine.contract.api import AbsolutePath
+from engine.daemon.http_errors import PROBLEMS
 from engine.daemon.log_stream import log_text
-from engine.daemon.problems import PROBLEMS
 from engine.daemon.run_routes import RunsDir, TheRun
 from engine.daemon.serving import TheServing
 from engine.daemon.streams import Parts, RunEvents, engine_events, guarded
+from engine.runs.api_schema import AbsolutePath
 
 _LARGEST_CURSOR = 2**53 - 1
 """The largest number that every JSON reader keeps."""

@@ -16,12 +16,12 @@ from pathlib import Path
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
-from engine.contract.api import RunList, RunView
-from engine.daemon.problems import problem_of
+from engine.daemon.http_errors import problem_of
 from engine.daemon.serving import Serving
 from engine.daemon.telemetry import telemetry
-from engine.records.journal import JournalReader
-from engine.records.runs import run_of_id
+from engine.runs.api_schema import RunList, RunView
+from engine.runs.journal import JournalReader
+from engine.runs.listing import run_of_id
 
 TICK_SECONDS = 0.25
 LATEST_SECONDS = 2.0

@@ -22,20 +22,20 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engine.contract.environment import (
+from engine.daemon.memory_kills import MemoryKills
+from engine.daemon.processes import process_start
+from engine.runs.attempts import AttemptFolder
+from engine.runs.checksummed import read_record
+from engine.runs.environment import (
     PARENT_PIPE,
     child_environment,
     environment_for_a_run,
     keep_files_private,
 )
-from engine.contract.errors import RunError
-from engine.contract.shortage import OUT_OF_MEMORY, says_out_of_memory
-from engine.contract.states import Ending
-from engine.daemon.memory_kills import MemoryKills
-from engine.daemon.processes import process_start
-from engine.records.attempts import AttemptFolder
-from engine.records.checked import read_record
-from engine.records.opening import open_regular, regular
+from engine.runs.errors import RunError
+from engine.runs.out_of_memory import OUT_OF_MEMORY, says_out_of_memory
+from engine.runs.safe_open import open_regular, regular
+from engine.runs.states import Ending
 
 RANK_COMMAND = [sys.executable, "-P", "-m", "engine.worker", "job", "--attempt"]
 CANCEL_PATIENCE_SECONDS = 10.0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from engine.contract.api import EngineView, Telemetry
+from engine.runs.api_schema import EngineView, Telemetry
 
 
 def host_memory() -> tuple[int, int]:

@@ -5,15 +5,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from engine.contract.api import JobView, RunView
-from engine.contract.errors import MagicError
-from engine.contract.states import RunState
-from engine.daemon.job_watch import WAITING, JobWatch, Waiting, changed_at, changes_at, is_sure
+from engine.daemon.job_monitor import WAITING, JobWatch, Waiting, changed_at, changes_at, is_sure
 from engine.daemon.run_facts import Fold, Identity, Sizes, count_documents
-from engine.records.jobs import jobs_of
-from engine.records.manifest import MANIFEST, parts_of
-from engine.records.run_folder import RunFolder
-from engine.records.score_store import list_attributions
+from engine.runs.api_schema import JobView, RunView
+from engine.runs.errors import MagicError
+from engine.runs.jobs import jobs_of
+from engine.runs.manifest import MANIFEST, parts_of
+from engine.runs.run_folder import RunFolder
+from engine.runs.score_store import list_attributions
+from engine.runs.states import RunState
 
 UNREADABLE: Literal["unreadable"] = "unreadable"
 _NO_JOBS = (

@@ -16,11 +16,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from engine.contract.config import SourceConfig
-from engine.contract.errors import UsageError
 from engine.data.examples import Examples
 from engine.data.files import READ_ERRORS
 from engine.data.splits import Split, listed, open_splits, select
+from engine.runs.config import SourceConfig
+from engine.runs.errors import UsageError
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "fine_label")
 _IDX = re.compile(r"(train|t10k|test).images.idx3-ubyte(\.gz)?")

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.contract.errors import UsageError
+from engine.runs.errors import UsageError
 
 
 def batch_order(

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.contract.errors import UsageError
 from engine.data.tokens import TokenizedDocument
+from engine.runs.errors import UsageError
 
 PADDING = -1
 Scalar = TypeVar("Scalar", bound=np.generic)

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from engine.contract.config import SourceConfig
-from engine.contract.errors import UsageError
 from engine.data.files import as_json, is_data_file, is_storable, line_numbers
 from engine.data.splits import listed, open_splits, select
+from engine.runs.config import SourceConfig
+from engine.runs.errors import UsageError
 
 _FEW = 3
 """Documents that a message names."""

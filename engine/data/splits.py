@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from engine.contract.config import SourceConfig
-from engine.contract.errors import UsageError
 from engine.data.files import FORMATS, READ_ERRORS, is_data_file, read_file
+from engine.runs.config import SourceConfig
+from engine.runs.errors import UsageError
 
 if TYPE_CHECKING:
     import datasets

@@ -3,7 +3,7 @@
 The loss at position j is that of predicting token j+1. Where the model's head is a plain
 bias-free linear layer on its last hidden state (:mod:`engine.models.plain_head` compares both),
 with an adapter or without, the head and the cross-entropy run as one chunked operation
-(:mod:`engine.magic.linear_cross_entropy`); otherwise the model's own logits are used.
+(:mod:`engine.replay.linear_cross_entropy`); otherwise the model's own logits are used.
 """
 
 from typing import Any
@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.magic.linear_cross_entropy import weighted_linear_cross_entropy
 from engine.models.lora import as_one_matrix
-from engine.models.places import ModelError
 from engine.models.plain_head import has_plain_head
+from engine.models.tensor_places import ModelError
+from engine.replay.linear_cross_entropy import weighted_linear_cross_entropy
 
 IGNORED = -100
 PROBE_TOKENS = 128

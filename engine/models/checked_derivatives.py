@@ -5,7 +5,7 @@ On a float64 copy where memory allows, on the model itself otherwise. Compared a
 - the module called as a train step calls it, with parameters put in place of its own, with a plain
   call at the same parameters: the loss and its gradient;
 - the second derivatives of the training loss, and the first ones of what is measured (the loss
-  in eval mode), with finite differences (:mod:`engine.magic.derivative_check`).
+  in eval mode), with finite differences (:mod:`engine.replay.derivative_check`).
 
 Hooks on gradients and options of embeddings that change them are refused as they are.
 """
@@ -22,7 +22,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.magic.derivative_check import (
+from engine.models.causal_lm_loss import IGNORED
+from engine.models.derivative_place import place_of
+from engine.models.float64 import without_float32
+from engine.models.gradient_changes import gradient_change
+from engine.models.layered_loss import LayeredModuleLoss
+from engine.models.module_loss import ModuleLoss
+from engine.replay.derivative_check import (
     BOUNDS,
     OnceDifferentiableError,
     Point,
@@ -34,14 +40,8 @@ from engine.magic.derivative_check import (
     second_derivative_error,
     second_derivatives_along,
 )
-from engine.magic.derivatives import first_derivatives
-from engine.magic.state import Batch, BatchLoss, Params, TrainState
-from engine.models.causal_lm_loss import IGNORED
-from engine.models.derivative_place import place_of
-from engine.models.float64 import without_float32
-from engine.models.gradient_changes import gradient_change
-from engine.models.layered_loss import LayeredModuleLoss
-from engine.models.module_loss import ModuleLoss
+from engine.replay.derivatives import first_derivatives
+from engine.replay.state import Batch, BatchLoss, Params, TrainState
 
 ROWS, TOKENS = 4, 8
 """The largest batch that is differentiated."""

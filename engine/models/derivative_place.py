@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from engine.magic.derivative_check import (
+from engine.models.module_loss import ModuleLoss
+from engine.replay.derivative_check import (
     BOUNDS,
     Point,
     dtype_of,
@@ -18,8 +19,7 @@ from engine.magic.derivative_check import (
     point_beside,
     second_derivative_error,
 )
-from engine.magic.state import Batch, Params
-from engine.models.module_loss import ModuleLoss
+from engine.replay.state import Batch, Params
 
 _INPUT = "input of this part "
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.contract.errors import UsageError
+from engine.runs.errors import UsageError
 
 Columns = dict[str, Tensor]
 PerExample = Callable[[nn.Module, Columns], Tensor]

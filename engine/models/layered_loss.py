@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from engine.magic.layerwise import Visit
-from engine.magic.state import Batch, Params
 from engine.models.module_loss import ModuleLoss
+from engine.replay.checkpointed_hvp import Visit
+from engine.replay.state import Batch, Params
 
 
 class LayeredModuleLoss:

@@ -3,12 +3,12 @@
 import torch
 from torch import nn
 
-from engine.contract.errors import UsageError
-from engine.magic.derivatives import first_derivatives, second_derivatives
-from engine.magic.state import Batch, BatchLoss, Params, TrainState
 from engine.models.causal_lm_loss import CausalLMLoss
 from engine.models.layered_loss import LayeredModuleLoss
 from engine.models.module_loss import ModuleLoss
+from engine.replay.derivatives import first_derivatives, second_derivatives
+from engine.replay.state import Batch, BatchLoss, Params, TrainState
+from engine.runs.errors import UsageError
 
 _AGREEMENT = 1e-3
 """Relative; computing a layer again gives the same bits, or something else altogether."""

@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 
-from engine.contract.config import ModelConfig
-from engine.contract.errors import UsageError
 from engine.models.causal_lm_loss import PROBE_TOKENS, CausalLMLoss
 from engine.models.float64 import compute_in_float64
 from engine.models.loaded import (
@@ -22,6 +20,8 @@ from engine.models.loaded import (
 from engine.models.lora import add_adapters
 from engine.models.module_loss import ModuleLoss, check_finite
 from engine.models.plain_head import positions_of
+from engine.runs.config import ModelConfig
+from engine.runs.errors import UsageError
 
 ADAPTER = "adapter_config.json"
 _NO_ADAPTER = {"subfolder": "no-adapter"}

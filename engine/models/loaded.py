@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from engine.contract.errors import UsageError
+from engine.runs.errors import UsageError
 
 DROPOUT_FIELD = re.compile(r"(drop|pdrop)", re.IGNORECASE)
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.contract.config import ALL_LINEAR, LoraConfig
-from engine.contract.errors import UsageError
+from engine.runs.config import ALL_LINEAR, LoraConfig
+from engine.runs.errors import UsageError
 
 _ADAPTER = "default"
 _SHOWN = 12

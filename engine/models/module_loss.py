@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.magic.shards import Shard
-from engine.magic.state import Batch, Params
 from engine.models.batch_norm import batch_norms, differentiable
-from engine.models.places import ModelError, Places
 from engine.models.plain_forward import PlainForward
+from engine.models.tensor_places import ModelError, Places
+from engine.replay.shards import Shard
+from engine.replay.state import Batch, Params
 
 WEIGHT_ARGUMENT = "example_weight"
 COUNT_ARGUMENT = "num_items_in_batch"

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.magic.state import Params
 from engine.models.lora import is_one_matrix
-from engine.models.places import Places
 from engine.models.plain_forward import PlainForward
+from engine.models.tensor_places import Places
+from engine.replay.state import Params
 
 ROWS = 2
 SHORT = 8

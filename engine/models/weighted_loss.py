@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.models.places import ModelError
+from engine.models.tensor_places import ModelError
 
 
 def weighted_causal_lm_ce(

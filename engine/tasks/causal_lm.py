@@ -8,19 +8,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.contract.config import RunConfig, SourceConfig
-from engine.contract.errors import UsageError
 from engine.data.rows import Rows, one_document_a_row, packed
 from engine.data.sources import Documents, read_documents
 from engine.data.tokens import Tokenized, TokenizedDocument, tokenize
 from engine.models.causal_lm_loss import IGNORED
 from engine.models.layers import checked_layers
 from engine.models.load import LoadedCausalLM, load_causal_lm
+from engine.runs.config import RunConfig, SourceConfig
+from engine.runs.errors import UsageError
 from engine.tasks.task import AskedDocument, Origins, Prepared
 
 
 class RowDataset:
-    """Rows as a :class:`~engine.stream.DataStream` takes them, without their padding."""
+    """Rows as a :class:`~engine.training.data_stream.DataStream` takes them, without their padding."""
 
     def __init__(self, rows: Rows) -> None:
         """Serve ``rows``."""

@@ -4,8 +4,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from engine.contract.config import RunConfig, SourceConfig
 from engine.data.examples import Columns, Examples
+from engine.runs.config import RunConfig, SourceConfig
 
 
 class ExampleTask(ABC):

@@ -10,8 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from engine.contract.config import ModelConfig, RunConfig, SourceConfig
-from engine.contract.errors import UsageError
 from engine.data.examples import Columns, ExampleRows, Examples
 from engine.data.sources import Documents
 from engine.models.example_loss import ExampleLoss
@@ -20,6 +18,8 @@ from engine.models.loaded import (
     frozen_parameters,
     settle_dropout,
 )
+from engine.runs.config import ModelConfig, RunConfig, SourceConfig
+from engine.runs.errors import UsageError
 from engine.tasks.example_task import ExampleTask
 from engine.tasks.task import AskedDocument, Prepared
 

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.contract.config import RunConfig, SourceConfig
-from engine.contract.errors import UsageError
 from engine.data.examples import Columns, Examples
 from engine.data.images import read_images
 from engine.models.cnn import ACTIVATIONS, TwoLayerCNN
 from engine.models.resnet9 import ResNet9
+from engine.runs.config import RunConfig, SourceConfig
+from engine.runs.errors import UsageError
 from engine.tasks.example_task import ExampleTask
 
 MODELS: dict[str, type[nn.Module]] = {"cnn": TwoLayerCNN, "resnet9": ResNet9}

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from engine.contract.config import CAUSAL_LM, IMAGE_CLASSIFICATION, RunConfig
-from engine.contract.errors import UsageError
+from engine.runs.config import CAUSAL_LM, IMAGE_CLASSIFICATION, RunConfig
+from engine.runs.errors import UsageError
 from engine.tasks.causal_lm import CausalLM
 from engine.tasks.example_task import ExampleTask
 from engine.tasks.examples import OfExamples

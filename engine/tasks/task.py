@@ -8,11 +8,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.contract.config import SourceConfig
 from engine.data.sources import Documents
 from engine.models.loaded import LoadedModel
-from engine.stream import RowSource
+from engine.runs.config import SourceConfig
 from engine.tasks.own_code import Copy
+from engine.training.data_stream import RowSource
 
 
 @dataclass(frozen=True)

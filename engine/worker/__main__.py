@@ -14,8 +14,11 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from engine.contract.environment import keep_files_private
-from engine.contract.errors import (
+from engine.attribution.gc_tuning import collect_seldom
+from engine.attribution.stop import Stop, handle_signals
+from engine.distributed.local_ranks import forget_other_jobs, is_rank, ranks_here, run_ranks
+from engine.runs.environment import keep_files_private
+from engine.runs.errors import (
     DiskFullError,
     ExitCode,
     LostRankError,
@@ -24,13 +27,10 @@ from engine.contract.errors import (
     UsageError,
     unexpected,
 )
-from engine.contract.read_config import forced_config
-from engine.contract.states import Ending
-from engine.worker.garbage import collect_seldom
-from engine.worker.orphan import die_with_supervisor
+from engine.runs.read_config import forced_config
+from engine.runs.states import Ending
+from engine.worker.parent_watch import die_with_supervisor
 from engine.worker.process_exit import ProcessExit
-from engine.worker.ranks import forget_other_jobs, is_rank, ranks_here, run_ranks
-from engine.worker.stop import Stop, handle_signals
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -75,11 +75,11 @@ def _ranks(options: argparse.Namespace) -> int:
         if options.job in ("run", "plan"):
             config = forced_config(options.config, options.force)
         elif options.job in ("attribute", "validate", "resume"):
-            from engine.records.run_folder import RunFolder
+            from engine.runs.run_folder import RunFolder
 
             config = RunFolder(options.run).config()
         elif options.job == "job":
-            from engine.records.jobs import AttemptFolder
+            from engine.runs.jobs import AttemptFolder
 
             config = AttemptFolder(options.attempt).job.run.config()
         if config is not None:
@@ -149,13 +149,13 @@ def _work(options: argparse.Namespace, stop: Stop) -> dict[str, Any]:
     if options.job == "check":
         return _check(options)
     if options.job == "check-config":
-        from engine.worker.texts import check_config
+        from engine.attribution.query_texts import check_config
 
         return check_config(forced_config(options.config, []))
     # Each job's modules load torch, which none of the mistakes caught above needs.
-    from engine.contract.request import read_asked
-    from engine.records.run_folder import RunFolder
-    from engine.worker.scope import explained
+    from engine.attribution.error_reporting import explained
+    from engine.runs.request import read_asked
+    from engine.runs.run_folder import RunFolder
 
     with explained():
         if options.job in ("job", "run", "attribute", "validate", "resume"):
@@ -165,7 +165,7 @@ def _work(options: argparse.Namespace, stop: Stop) -> dict[str, Any]:
 
             return plan(forced_config(options.config, options.force), options.runs)
         if options.job == "losses":
-            from engine.worker.losses import token_losses
+            from engine.attribution.token_losses import token_losses
 
             return token_losses(RunFolder(options.run), read_asked(options.request))
         from engine.worker.export import export_tensors
@@ -174,30 +174,30 @@ def _work(options: argparse.Namespace, stop: Stop) -> dict[str, Any]:
 
 
 def _texts(options: argparse.Namespace) -> dict[str, Any]:
-    from engine.contract.request import read_source
-    from engine.worker.texts import source_texts
+    from engine.attribution.query_texts import source_texts
+    from engine.runs.request import read_source
 
     return source_texts(read_source(options.source), options.first)
 
 
 def _check(options: argparse.Namespace) -> dict[str, Any]:
-    from engine.contract.request import read_asked
-    from engine.records.run_folder import RunFolder
-    from engine.worker.texts import check_queries
+    from engine.attribution.query_texts import check_queries
+    from engine.runs.request import read_asked
+    from engine.runs.run_folder import RunFolder
 
     asked = json.loads(options.request_file.read_bytes())
     return check_queries(RunFolder(options.run), read_asked(asked))
 
 
 def _attempt(options: argparse.Namespace, stop: Stop) -> dict[str, Any]:
-    from engine.contract.request import read_asked, read_validation
-    from engine.records.jobs import AttemptFolder
-    from engine.records.run_folder import RunFolder
-    from engine.records.submission import submit_attribution, submit_run, submit_validation
-    from engine.worker.alone import alone, unfinished
-    from engine.worker.device import set_up_device
-    from engine.worker.mesh import join
+    from engine.attribution.device import set_up_device
+    from engine.distributed.rank_setup import join
+    from engine.runs.jobs import AttemptFolder
+    from engine.runs.request import read_asked, read_validation
+    from engine.runs.run_folder import RunFolder
+    from engine.runs.submission import submit_attribution, submit_run, submit_validation
     from engine.worker.run import work
+    from engine.worker.standalone import alone, unfinished
 
     if options.job == "job":
         return work(AttemptFolder(options.attempt), stop)

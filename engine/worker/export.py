@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from engine.records.atomic import new_folder
-from engine.records.run_folder import RunFolder
-from engine.records.score_store import ScoreReader, find_attribution
-from engine.records.tables import RowTable
+from engine.runs.atomic import new_folder
+from engine.runs.run_folder import RunFolder
+from engine.runs.score_store import ScoreReader, find_attribution
+from engine.runs.tables import RowTable
 
 _TOKENS = """\
 query-N/scores.pt  (tokens,) float        the score of every training token, row by row

@@ -7,20 +7,20 @@ from typing import Any
 
 import psutil
 
-from engine.checkpoints.planner import KINDS, Estimate, estimate
-from engine.contract.config import RunConfig
-from engine.worker.budget import with_micro_batch
-from engine.worker.device import set_up_device
-from engine.worker.findings import flat_start
-from engine.worker.mesh import join
-from engine.worker.prediction import Prediction, predict, scores_bytes
-from engine.worker.preparing import (
+from engine.attribution.budget import with_micro_batch
+from engine.attribution.device import set_up_device
+from engine.attribution.findings import flat_start
+from engine.attribution.prediction import Prediction, predict, scores_bytes
+from engine.attribution.prepare import (
     derivative_facts,
     derivative_warnings,
     new_job,
     warnings_of,
 )
-from engine.worker.queries import read_queries
+from engine.attribution.queries import read_queries
+from engine.cost.checkpointing_choice import KINDS, Estimate, estimate
+from engine.distributed.rank_setup import join
+from engine.runs.config import RunConfig
 
 
 def plan(config: RunConfig, runs: Path) -> dict[str, Any]:

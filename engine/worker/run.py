@@ -9,38 +9,19 @@ from typing import Any
 
 import torch
 
-from engine.checkpoints.save_pace import SAVE_SECONDS
-from engine.checkpoints.trajectory_reader import DamagedStepError
-from engine.checkpoints.trajectory_writer import forget
-from engine.contract.config import RunConfig
-from engine.contract.errors import DiskFullError, RunError, UsageError
-from engine.contract.events import Event, Phase
-from engine.contract.request import Request
-from engine.data.sources import Documents
-from engine.magic.ranks import Ranks
-from engine.magic.schedule import ScheduleKind, make_schedule
-from engine.records.atomic import sync_tree
-from engine.records.jobs import AttemptFolder
-from engine.records.journal import JournalWriter
-from engine.records.made_from import KEPT
-from engine.records.manifest import Key
-from engine.records.run_folder import RunFolder
-from engine.training_loop import Control
-from engine.worker.asking import asking_of, is_stored, store_asked
-from engine.worker.attribution import attribute
-from engine.worker.budget import with_micro_batch
-from engine.worker.device import (
+from engine.attribution.attribute import attribute
+from engine.attribution.budget import with_micro_batch
+from engine.attribution.device import (
     arithmetic,
     compute_as_before,
     give_back_memory,
     set_up_device,
 )
-from engine.worker.findings import TrainingWatch, add_findings, flat_start
-from engine.worker.fingerprint import record_fingerprint
-from engine.worker.job import Job
-from engine.worker.mesh import join
-from engine.worker.prediction import Prediction, predict
-from engine.worker.preparing import (
+from engine.attribution.error_reporting import reported
+from engine.attribution.findings import TrainingWatch, add_findings, flat_start
+from engine.attribution.fingerprint import record_fingerprint
+from engine.attribution.prediction import Prediction, predict
+from engine.attribution.prepare import (
     derivative_facts,
     derivative_warnings,
     new_job,
@@ -48,11 +29,30 @@ from engine.worker.preparing import (
     warnings_of,
     write_job,
 )
-from engine.worker.queries import Queries, read_queries
-from engine.worker.reporter import Reporter
-from engine.worker.scope import reported
-from engine.worker.stop import Stop
-from engine.worker.tiers import host_tier_bytes
+from engine.attribution.prepared_run import Job
+from engine.attribution.queries import Queries, read_queries
+from engine.attribution.query_request import asking_of, is_stored, store_asked
+from engine.attribution.reporter import Reporter
+from engine.attribution.stop import Stop
+from engine.attribution.tiers import host_tier_bytes
+from engine.data.sources import Documents
+from engine.distributed.rank_setup import join
+from engine.replay.checkpointing import ScheduleKind, make_schedule
+from engine.replay.ranks import Ranks
+from engine.runs.atomic import sync_tree
+from engine.runs.config import RunConfig
+from engine.runs.errors import DiskFullError, RunError, UsageError
+from engine.runs.events import Event, Phase
+from engine.runs.inputs import KEPT
+from engine.runs.jobs import AttemptFolder
+from engine.runs.journal import JournalWriter
+from engine.runs.manifest import Key
+from engine.runs.request import Request
+from engine.runs.run_folder import RunFolder
+from engine.training.loop import Control
+from engine.trajectory.reader import DamagedStepError
+from engine.trajectory.save_pace import SAVE_SECONDS
+from engine.trajectory.writer import forget
 
 PATIENCE_SECONDS = 10.0
 """An attempt before this one may still be letting go of the run."""
@@ -109,7 +109,7 @@ def _reporter(folder: RunFolder) -> tuple[Reporter, str | None]:
 
 
 def _validate(folder: RunFolder, request: Request, report: Reporter, job: Job) -> None:
-    from engine.validation.validating import Validating
+    from engine.evaluation.validate import Validating
 
     assert request.validation is not None and request.attribution is not None
     Validating(folder, request.attribution, request.validation, report).run(job)

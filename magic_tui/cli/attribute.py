@@ -52,8 +52,8 @@ def attribute(
 ) -> None:
     """Ask a kept trajectory new queries; nothing is retrained."""
     from magic_tui.cli.foreign_code import accept_code
-    from magic_tui.client.checking import ask_checked
     from magic_tui.client.engine import connect
+    from magic_tui.queries.check_queries import ask_checked
 
     columns = {
         "split": split,
@@ -94,7 +94,7 @@ def _print_queued(run: dict[str, Any], attribution: str, as_json: bool) -> None:
 
 
 def _checked(tolerance: float) -> float:
-    from engine.contract.errors import UsageError
+    from engine.runs.errors import UsageError
 
     if not 0 <= tolerance < 1:
         raise UsageError(f"--tolerance is {tolerance}; give a share from 0 to less than 1")
@@ -102,7 +102,7 @@ def _checked(tolerance: float) -> float:
 
 
 def _prompts(prompts: list[str] | None, texts: list[str] | None) -> dict[str, Any]:
-    from engine.contract.errors import UsageError
+    from engine.runs.errors import UsageError
 
     if prompts is None:
         return {}
@@ -115,8 +115,8 @@ def _asked(
     texts: list[str] | None, queries: str | None, columns: dict[str, str | None]
 ) -> dict[str, Any]:
     """The ``texts`` or the ``queries`` of a request, after checking that it is one of them."""
-    from engine.contract.errors import UsageError
-    from engine.contract.read_config import absolute_path
+    from engine.runs.errors import UsageError
+    from engine.runs.read_config import absolute_path
 
     given = {name: column for name, column in columns.items() if column is not None}
     if (texts is None) == (queries is None):

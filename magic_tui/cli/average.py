@@ -9,7 +9,7 @@ from magic_tui.cli.options import AsJson, Attribution, Query, RunsDir
 from magic_tui.cli.output import print_json, reports_errors, stdout
 
 if TYPE_CHECKING:
-    from magic_tui.client.average import Average
+    from engine.evaluation.average import Average
 
 
 @reports_errors
@@ -33,15 +33,15 @@ def average(
     The mean tells how a query's loss answers a document's weight on average over trainings, not in
     one of them. Start the runs with: magic run CONFIG --seed N.
     """
-    from engine.records.naming import runs_folder
-    from engine.records.runs import find_run
-    from magic_tui.client.average import average_facts, average_top, read_average
-    from magic_tui.client.export import free_folder
-    from magic_tui.client.seeds import open_seeds
-    from magic_tui.client.verdict import verdict_facts
-    from magic_tui.client.verdict_of import verdict_of
-    from magic_tui.render.average import average_lines
-    from magic_tui.render.top import top_lines
+    from engine.evaluation.average import average_facts, average_top, read_average
+    from engine.evaluation.seeds import open_seeds
+    from engine.evaluation.verdict import verdict_facts
+    from engine.evaluation.verdict_of import verdict_of
+    from engine.runs.listing import find_run
+    from engine.runs.naming import runs_folder
+    from magic_tui.explore.export import free_folder
+    from magic_tui.explore.top_lines import top_lines
+    from magic_tui.trust.average_lines import average_lines
 
     folder = None if out is None else free_folder(out)
     seeds = open_seeds([find_run(runs_folder(runs_dir), run) for run in runs], attribution)
@@ -64,16 +64,16 @@ def average(
     for line in top_lines(top, console.width):
         console.print(line)
     if file is not None:
-        from magic_tui.safe_text import safe_text
+        from engine.runs.safe_text import safe_text
 
         console.print(safe_text(file), soft_wrap=True)
 
 
 def _written(average: "Average", folder: Path) -> str:
-    from engine.records.atomic import new_folder
-    from magic_tui.client.average import average_columns
-    from magic_tui.client.export_csv import write_documents_csv
-    from magic_tui.client.texts import DocumentTexts
+    from engine.evaluation.average import average_columns
+    from engine.runs.atomic import new_folder
+    from engine.scores.texts import DocumentTexts
+    from magic_tui.explore.export_csv import write_documents_csv
 
     texts = DocumentTexts(average.seeds[0].opened.run.documents_file)
     with new_folder(folder) as staging:

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.contract.errors import MagicError, UsageError
+from engine.runs.errors import MagicError, UsageError
 
 if TYPE_CHECKING:
-    from magic_tui.app import MagicApp
+    from magic_tui.dashboard.app import MagicApp
 
 
 def dashboard(run: str | None, runs_dir: Path | None) -> "MagicApp":
@@ -21,18 +21,18 @@ def dashboard(run: str | None, runs_dir: Path | None) -> "MagicApp":
     Raises:
         UsageError: if this is no terminal, or the run cannot be found.
     """
-    from engine.records.naming import runs_folder
-    from engine.records.runs import find_run, list_runs
+    from engine.runs.listing import find_run, list_runs
+    from engine.runs.naming import runs_folder
 
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("magic tui needs a terminal; for scripts there are: magic ls, magic top")
     folder = runs_folder(runs_dir)
     chosen = find_run(folder, run) if run is not None else None
-    from magic_tui.memory import give_back_what_is_freed
+    from magic_tui.dashboard.memory import give_back_what_is_freed
 
     give_back_what_is_freed()
-    from magic_tui.app import MagicApp
-    from magic_tui.screens.numbered import WELCOME
+    from magic_tui.dashboard.app import MagicApp
+    from magic_tui.dashboard.numbered import WELCOME
 
     start = 2 if chosen is not None else 1 if list_runs(folder) else WELCOME
     return MagicApp(runs_dir, None if chosen is None else chosen.id, start)

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 
 from magic_tui.cli.options import AsJson, RunsDir
 from magic_tui.cli.output import has_colour, print_json, reports_errors, stderr, stdout
-from magic_tui.client.samples import demo_config
+from magic_tui.runs.samples import demo_config
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from magic_tui.client.attribution import Attribution
-    from magic_tui.client.same_book import LabelMatches
-    from magic_tui.client.top import Top
+    from engine.evaluation.same_label import LabelMatches
+    from engine.scores.attribution import Attribution
+    from engine.scores.top import Top
 
 _LISTED, _COUNTED, _LABEL = 5, 20, "book"
 
@@ -23,12 +23,12 @@ def demo(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
 
     It learns passages of books; nothing is downloaded.
     """
-    from engine.records.run_folder import RunFolder
+    from engine.evaluation.same_label import label_matches
+    from engine.runs.run_folder import RunFolder
+    from engine.scores.attribution import open_attribution
+    from engine.scores.top import read_top, top_facts
     from magic_tui.cli.submit import submit_config
     from magic_tui.cli.work import finish, next_commands, print_try_next
-    from magic_tui.client.attribution import open_attribution
-    from magic_tui.client.same_book import label_matches
-    from magic_tui.client.top import read_top, top_facts
 
     config = demo_config()
     stderr().print("a small language model learns passages of books; nothing is downloaded")
@@ -54,9 +54,9 @@ def demo(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
 
 
 def _print_tables(console: "Console", attribution: "Attribution", tables: list["Top"]) -> None:
-    from magic_tui.client.shown import read_shown
-    from magic_tui.render.show import show_lines
-    from magic_tui.render.top import top_lines
+    from engine.scores.document_scores import read_shown
+    from magic_tui.explore.show_lines import show_lines
+    from magic_tui.explore.top_lines import top_lines
 
     for table in tables:
         console.rule(style="dim")
@@ -71,8 +71,8 @@ def _print_tables(console: "Console", attribution: "Attribution", tables: list["
 
 
 def _print_matches(console: "Console", matches: list["LabelMatches"]) -> None:
-    from magic_tui.render.cells import fit
-    from magic_tui.safe_text import one_line
+    from engine.runs.safe_text import one_line
+    from magic_tui.text.cells import fit
 
     console.rule(style="dim")
     console.print("do the helpful documents come from the query's own book?\n", style="bold")

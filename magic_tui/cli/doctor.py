@@ -7,9 +7,9 @@ from magic_tui.cli.output import print_json, reports_errors, stdout
 @reports_errors
 def doctor(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
     """Check what this machine has and lacks for a run."""
-    from engine.records.naming import runs_folder
-    from magic_tui.client.machine import examine
-    from magic_tui.render.machine import machine_lines
+    from engine.runs.naming import runs_folder
+    from magic_tui.cli.machine import examine
+    from magic_tui.cli.machine_lines import machine_lines
 
     machine = examine(runs_folder(runs_dir))
     if as_json:

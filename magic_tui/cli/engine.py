@@ -42,7 +42,7 @@ def stop(as_json: AsJson = False) -> None:
     Runs that are at work go on without it; those that wait do so until an engine starts.
     """
     from magic_tui.client.engine import connect_if_running
-    from magic_tui.render.numbers import counted
+    from magic_tui.text.numbers import counted
 
     found = connect_if_running()
     if found is None:
@@ -86,7 +86,7 @@ def forget(folder: Folder, as_json: AsJson = False) -> None:
     Runs at work there go on; what waits or is paused starts again with magic resume.
     """
     from magic_tui.client.engine import connect
-    from magic_tui.render.numbers import counted
+    from magic_tui.text.numbers import counted
 
     view = connect(folder).folder("forget")
     if as_json:
@@ -102,7 +102,7 @@ def status(as_json: AsJson = False) -> None:
 
     Exit code 3 if none runs.
     """
-    from engine.contract.errors import UnreachableError
+    from engine.runs.errors import UnreachableError
     from magic_tui.client.engine import check_version, connect_if_running
 
     found = connect_if_running()
@@ -115,7 +115,7 @@ def status(as_json: AsJson = False) -> None:
     if as_json:
         print_json(found.view)
         return
-    from magic_tui.render.status import engine_lines
+    from magic_tui.runs.status_lines import engine_lines
 
     console = stdout()
     for line in engine_lines(found.view, console.width):

@@ -34,11 +34,11 @@ def export(
     scores are per_doc = torch.zeros(documents);
     per_doc.scatter_add_(0, doc_ids.flatten(), scores.flatten())
     """
-    from engine.records.naming import runs_folder
-    from engine.records.runs import find_run
-    from magic_tui.client.attribution import open_attribution
-    from magic_tui.client.export import default_folder, export_scores
-    from magic_tui.safe_text import safe_text
+    from engine.runs.listing import find_run
+    from engine.runs.naming import runs_folder
+    from engine.runs.safe_text import safe_text
+    from engine.scores.attribution import open_attribution
+    from magic_tui.explore.export import default_folder, export_scores
 
     opened = open_attribution(find_run(runs_folder(runs_dir), run), attribution)
     folder = out or Path(default_folder(opened, format))

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from engine.contract.errors import UsageError
+from engine.runs.errors import UsageError
+from engine.runs.states import View
 from magic_tui.cli.output import narrate
-from magic_tui.client.start import View
 
 if TYPE_CHECKING:
     from magic_tui.client.engine import Engine

@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
+from engine.runs.safe_text import safe_text
 from magic_tui.cli.options import Run, RunsDir
 from magic_tui.cli.output import narrate, reports_errors
-from magic_tui.safe_text import safe_text
 
 
 @reports_errors

@@ -10,7 +10,7 @@ from magic_tui.cli.output import narrate, print_json, reports_errors, stdout
 @reports_errors
 def ls(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
     """List the runs, newest first."""
-    from magic_tui.client.attribution_list import attribution_list
+    from engine.scores.attribution_list import attribution_list
     from magic_tui.client.engine import connect
 
     engine = connect(runs_dir)
@@ -21,7 +21,7 @@ def ls(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
     if not runs:
         narrate(f"no runs in {engine.runs_dir}; start one with: magic run CONFIG")
         return
-    from magic_tui.render.runs import run_lines
+    from magic_tui.runs.run_lines import run_lines
 
     console = stdout()
     for line in run_lines(runs, console.width):

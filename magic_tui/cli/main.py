@@ -5,7 +5,7 @@ import sys
 
 def main() -> None:
     """Run the command line: the entry point of ``magic``."""
-    from engine.contract.environment import keep_files_private
+    from engine.runs.environment import keep_files_private
 
     keep_files_private()
     if sys.argv[1:2] == ["tui"]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TextIO
 
 import typer
 
-from engine.contract.errors import ExitCode, MagicError
-from magic_tui.safe_text import safe_text
+from engine.runs.errors import ExitCode, MagicError
+from engine.runs.safe_text import safe_text
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -17,11 +17,11 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Check a config and show what its run would take."""
-    from engine.contract.read_config import read_config
-    from engine.records.code import code_of
-    from engine.records.naming import runs_folder
+    from engine.runs.loaded_code import code_of
+    from engine.runs.naming import runs_folder
+    from engine.runs.read_config import read_config
     from magic_tui.client.worker import run_worker
-    from magic_tui.render.plan import plan_lines
+    from magic_tui.runs.plan_lines import plan_lines
 
     code = code_of(read_config(config))
     for brought in code:

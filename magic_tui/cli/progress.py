@@ -8,16 +8,16 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID
 from rich.text import Text
 
-from engine.contract.events import Event, Phase
-from engine.contract.states import RunState
+from engine.runs.events import Event, Phase
+from engine.runs.safe_text import safe_text
+from engine.runs.states import RunState
 from magic_tui.client.engine import standing
 from magic_tui.client.stream import Message
-from magic_tui.render.cells import join_that_fit, wrap
-from magic_tui.render.numbers import share_text
-from magic_tui.render.phases import PhaseProgress
-from magic_tui.render.states import MEANINGS
-from magic_tui.render.story import sentences
-from magic_tui.safe_text import safe_text
+from magic_tui.live.event_lines import sentences
+from magic_tui.live.phases import PhaseProgress
+from magic_tui.text.cells import join_that_fit, wrap
+from magic_tui.text.numbers import share_text
+from magic_tui.text.states import MEANINGS
 
 _LINES = 10
 _NAME_WIDTH = 10

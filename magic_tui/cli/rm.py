@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from engine.contract.errors import UsageError
+from engine.runs.errors import UsageError
 from magic_tui.cli.options import AsJson, RunsDir
 from magic_tui.cli.output import narrate, print_json, reports_errors
 
@@ -22,8 +22,8 @@ def rm(
 ) -> None:
     """Remove a run, or only its trajectory; says first what is lost with it."""
     from magic_tui.client.engine import connect
-    from magic_tui.client.removal import removal_facts, removal_lines
-    from magic_tui.render.numbers import bytes_text
+    from magic_tui.runs.removal import removal_facts, removal_lines
+    from magic_tui.text.numbers import bytes_text
 
     engine = connect(runs_dir)
     found = engine.find(run)

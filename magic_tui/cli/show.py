@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from engine.contract.errors import UsageError
+from engine.runs.errors import UsageError
 from magic_tui.cli.options import AsJson, Attribution, Query, RunsDir
 from magic_tui.cli.output import has_colour, print_json, reports_errors, stdout
 
@@ -26,11 +26,11 @@ def show(
 
     Without --attribution the query is that of the latest attribution that has a query N.
     """
-    from engine.records.naming import runs_folder
-    from engine.records.runs import find_run
-    from magic_tui.client.attribution import attribution_with
-    from magic_tui.client.shown import read_shown, shown_facts
-    from magic_tui.render.show import show_lines
+    from engine.runs.listing import find_run
+    from engine.runs.naming import runs_folder
+    from engine.scores.attribution import attribution_with
+    from engine.scores.document_scores import read_shown, shown_facts
+    from magic_tui.explore.show_lines import show_lines
 
     run, document = _run_and_document(which)
     opened = attribution_with(find_run(runs_folder(runs_dir), run), query, attribution)

@@ -22,13 +22,13 @@ def status(
 
     Without RUN, those that are not finished.
     """
-    from magic_tui.client.attribution_list import attribution_list
+    from engine.evaluation.verdict_of import verdict_of
+    from engine.scores.attribution_list import attribution_list
+    from engine.scores.findings import warnings_view
+    from engine.scores.inputs import made_from_of
+    from engine.scores.subspaces import derivative_of, subspaces_of
+    from engine.scores.unused_data import unused_data
     from magic_tui.client.engine import connect, is_finished
-    from magic_tui.client.findings import warnings_view
-    from magic_tui.client.made_from import made_from_of
-    from magic_tui.client.subspaces import derivative_of, subspaces_of
-    from magic_tui.client.unused_data import unused_data
-    from magic_tui.client.verdict_of import verdict_of
 
     engine = connect(runs_dir)
     if run is not None:
@@ -45,7 +45,7 @@ def status(
         facts = {**facts, **warnings_view(Path(facts["path"]))}
         judged = verdict_of(Path(facts["path"]))
         if judged is not None:
-            from magic_tui.client.verdict import verdict_facts
+            from engine.evaluation.verdict import verdict_facts
 
             facts = {**facts, "verdict": verdict_facts(judged)}
     else:
@@ -54,7 +54,7 @@ def status(
     if as_json:
         print_json(facts)
         return
-    from magic_tui.render.status import run_detail, status_lines
+    from magic_tui.runs.status_lines import run_detail, status_lines
 
     console = stdout()
     lines = run_detail if run is not None else status_lines

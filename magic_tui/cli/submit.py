@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from engine.contract.config import as_plain
-from engine.contract.read_config import forced_config
-from engine.records.code import code_of
-from engine.records.naming import new_run_id
+from engine.runs.config import as_plain
+from engine.runs.loaded_code import code_of
+from engine.runs.naming import new_run_id
+from engine.runs.read_config import forced_config
 from magic_tui.cli.output import narrate
-from magic_tui.client.checking import check_config
 from magic_tui.client.engine import Engine, connect
+from magic_tui.queries.check_queries import check_config
 
 
 def submit_config(

@@ -26,15 +26,15 @@ def top(
     Every attribution counts its queries from 0: without --attribution it is the latest one that has
     a query N.
     """
-    from engine.records.naming import runs_folder
-    from engine.records.runs import find_run
-    from magic_tui.client.attribution import attribution_with
-    from magic_tui.client.findings import warnings_view
-    from magic_tui.client.top import read_top, top_facts
-    from magic_tui.client.verdict import verdict_facts
-    from magic_tui.client.verdict_of import verdict_of
-    from magic_tui.render.judged import judged_lines, warning_lines
-    from magic_tui.render.top import top_lines
+    from engine.evaluation.verdict import verdict_facts
+    from engine.evaluation.verdict_of import verdict_of
+    from engine.runs.listing import find_run
+    from engine.runs.naming import runs_folder
+    from engine.scores.attribution import attribution_with
+    from engine.scores.findings import warnings_view
+    from engine.scores.top import read_top, top_facts
+    from magic_tui.explore.top_lines import top_lines
+    from magic_tui.explore.verdict_lines import judged_lines, warning_lines
 
     opened = attribution_with(find_run(runs_folder(runs_dir), run), query, attribution)
     directions = ("harmful",) if harmful else ("helpful", "harmful")

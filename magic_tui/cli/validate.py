@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from engine.contract.errors import UsageError
+from engine.runs.errors import UsageError
 from magic_tui.cli.options import AsJson, Attribution, Detach, Run, RunsDir, Trust
 from magic_tui.cli.output import narrate, print_json, reports_errors, stdout
 
@@ -111,9 +111,9 @@ def validate(
 
 def _there(run: str | None, attribution: str | None, runs_dir: Path | None) -> dict[str, Any]:
     """The attribution to be shown as it is."""
-    from engine.records.naming import runs_folder
-    from engine.records.runs import find_run
-    from engine.records.score_store import find_attribution
+    from engine.runs.listing import find_run
+    from engine.runs.naming import runs_folder
+    from engine.runs.score_store import find_attribution
 
     found = find_run(runs_folder(runs_dir), run)
     name = find_attribution(found.attributions, attribution).name
@@ -136,7 +136,7 @@ def _options(given: list[str]) -> dict[str, Any]:
 
 
 def _checked(asked: dict[str, Any]) -> dict[str, Any]:
-    from engine.contract.request import read_validation
+    from engine.runs.request import read_validation
 
     read_validation(asked)
     return asked
@@ -154,18 +154,18 @@ def _show(
     facts: dict[str, Any], threshold: float | None, shares: list[float], as_json: bool
 ) -> None:
     """Print what was found, and check the LDS of these shares, or of all there are."""
-    from engine.records.run_folder import RunFolder
-    from magic_tui.client.attribution import open_attribution
-    from magic_tui.client.baselines import read_baselines
-    from magic_tui.client.lds import drop_kind
-    from magic_tui.client.trust import read_trust
-    from magic_tui.client.validated import check_threshold, validated_facts
+    from engine.evaluation.baseline_predictions import read_baselines
+    from engine.evaluation.lds_index import drop_kind
+    from engine.evaluation.trust import read_trust
+    from engine.evaluation.validated import check_threshold, validated_facts
+    from engine.runs.run_folder import RunFolder
+    from engine.scores.attribution import open_attribution
 
     opened = open_attribution(RunFolder(Path(facts["path"])), facts["attribution"])
     trust, others = read_trust(opened), read_baselines(opened)
     found = {**facts, **validated_facts(trust, others), "threshold": threshold}
     if not as_json:
-        from magic_tui.render.validated import validated_lines
+        from magic_tui.trust.validation_lines import validated_lines
 
         console = stdout()
         for line in validated_lines(trust, others, console.width):

@@ -40,7 +40,7 @@ VERBS = (
 def _print_version(asked: bool) -> None:
     if not asked:
         return
-    from engine.contract.environment import magic_version
+    from engine.runs.environment import magic_version
 
     typer.echo(f"magic {magic_version()}")
     raise typer.Exit()

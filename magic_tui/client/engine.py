@@ -1,6 +1,6 @@
 """The engine as the faces see it: what it can be asked.
 
-Answers stay the plain dictionaries of ``engine.contract.api``: reading its models would take
+Answers stay the plain dictionaries of ``engine.runs.api_schema``: reading its models would take
 longer than most verbs do.
 """
 
@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from engine.contract.environment import environment_of_a_run
-from engine.contract.errors import ExitCode, MagicError, UnreachableError
-from engine.contract.states import RunState
-from engine.records.naming import runs_folder
+from engine.runs.environment import environment_of_a_run
+from engine.runs.errors import ExitCode, MagicError, UnreachableError
+from engine.runs.naming import runs_folder
+from engine.runs.states import RunState, View
 from magic_tui.client.http import Answer, BrokenOffError, NobodyError, Question, ask
-from magic_tui.client.start import BUSY, View, reach, reach_or_start, stopped_note
+from magic_tui.client.start import BUSY, reach, reach_or_start, stopped_note
 
 API_VERSION = 1
 """The version of the interface that is spoken here."""

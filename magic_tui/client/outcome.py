@@ -3,10 +3,9 @@
 import contextlib
 from typing import Any
 
-from engine.contract.errors import ExitCode, MagicError, RunError
-from engine.contract.states import RunState
+from engine.runs.errors import ExitCode, MagicError, RunError
+from engine.runs.states import RunState, View
 from magic_tui.client.engine import UNREADABLE
-from magic_tui.client.start import View
 
 
 class RunFailedError(MagicError):

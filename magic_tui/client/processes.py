@@ -7,7 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
-from engine.contract.environment import child_environment
+from engine.runs.environment import child_environment
 
 # -P: a file in the user's folder named like a library must not be imported in its place.
 PYTHON = (sys.executable, "-P", "-m")

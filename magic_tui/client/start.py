@@ -10,10 +10,10 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from engine.contract.errors import UnreachableError
-from engine.records import places
+from engine.runs import paths
+from engine.runs.errors import UnreachableError
+from engine.runs.states import View
 from magic_tui.client.http import Answer, BrokenOffError, Question, SilentError, ask
 
 START_SECONDS = 20.0
@@ -23,8 +23,6 @@ _ANSWER_SECONDS = 8.0
 _POLL_SECONDS, _BUSY_POLL_SECONDS = 0.05, 0.25
 _LOG_LINES = 8
 
-View = dict[str, Any]
-"""What the engine tells of itself or of a run, as in ``engine.contract.api``."""
 Reached = tuple[Path, View]
 """The socket at which an engine answers, and what it says of itself."""
 
@@ -106,7 +104,7 @@ def _asked(path: Path, deadline: float) -> Answer | None:
 def _patience() -> float:
     """Seconds to wait for an answer: an engine that was started just now is still loading."""
     try:
-        age = time.time() - (places.state_folder() / "engine.lock").stat().st_mtime
+        age = time.time() - (paths.state_folder() / "engine.lock").stat().st_mtime
     except FileNotFoundError:
         return _ANSWER_SECONDS
     return min(max(_ANSWER_SECONDS, START_SECONDS - age), START_SECONDS)
@@ -114,18 +112,18 @@ def _patience() -> float:
 
 def stopped_note() -> Path:
     """There while the engine is stopped on purpose: who only watches does not start it again."""
-    return places.state_folder() / "stopped"
+    return paths.state_folder() / "stopped"
 
 
 def engine_log() -> Path:
     """Where an engine that was started from here writes what it has to say."""
-    return places.state_folder() / "engine.log"
+    return paths.state_folder() / "engine.log"
 
 
 def engine_pid() -> str | None:
     """The process that holds the engine's lock, answering or not; None if none does."""
     try:
-        descriptor = os.open(places.state_folder() / "engine.lock", os.O_RDONLY)
+        descriptor = os.open(paths.state_folder() / "engine.lock", os.O_RDONLY)
     except FileNotFoundError:
         return None
     try:
@@ -157,7 +155,7 @@ def _start(deadline: float) -> Reached:
 @contextlib.contextmanager
 def _start_lock() -> Iterator[bool]:
     """Try to take ``start.lock``; yields whether this process has it now."""
-    descriptor = os.open(places.state_folder() / "start.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(paths.state_folder() / "start.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         yield _try_lock(descriptor, fcntl.LOCK_EX)
     finally:
@@ -174,9 +172,9 @@ def _try_lock(descriptor: int, kind: int) -> bool:
 
 def _sockets() -> Iterator[Path]:
     """Where an engine may listen: the place it noted, then the place of this environment."""
-    noted = places.noted_socket(places.state_folder())
+    noted = paths.noted_socket(paths.state_folder())
     if noted is not None:
         yield noted
-    here = places.socket_path()
+    here = paths.socket_path()
     if here != noted:
         yield here

@@ -5,7 +5,7 @@ import select
 import time
 from pathlib import Path
 
-from engine.contract.errors import UnreachableError
+from engine.runs.errors import UnreachableError
 from magic_tui.client.http import BrokenOffError, Question, ask
 from magic_tui.client.start import BUSY, engine_pid, stopped_note
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import httpx2
 
-from engine.contract.errors import UnreachableError
+from engine.runs.errors import UnreachableError
+from engine.runs.states import View
 from magic_tui.client.engine import Engine, RefusedError, refusal
 from magic_tui.client.http import Answer
-from magic_tui.client.start import BUSY, View
+from magic_tui.client.start import BUSY
 
 SILENCE_SECONDS = 30.0
 """A stream that follows says something every two seconds; this much silence is a dead engine."""

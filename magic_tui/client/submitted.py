@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.contract.errors import UnreachableError
-from magic_tui.client.start import View, engine_pid
+from engine.runs.errors import UnreachableError
+from engine.runs.states import View
+from magic_tui.client.start import engine_pid
 
 _PATIENCE_SECONDS = 15.0
 """An engine that was told to end has ended by then, whatever its disk does."""
@@ -40,8 +41,8 @@ def submitted_after_all(runs_dir: str, run_id: str, config: Mapping[str, Any], p
 
 
 def _queued(path: Path, config: Mapping[str, Any]) -> View:
-    from engine.contract.api import JobView, RunView
-    from engine.contract.states import RunState
+    from engine.runs.api_schema import JobView, RunView
+    from engine.runs.states import RunState
 
     reason = "the engine was stopped; the run starts with the next one: magic engine start"
     queries = config.get("queries")

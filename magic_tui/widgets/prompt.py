@@ -13,7 +13,7 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Input, Static
 
-from magic_tui.safe_text import one_line, same_length
+from engine.runs.safe_text import one_line, same_length
 
 
 class TypedLine(Input):

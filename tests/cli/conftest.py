@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from engine.records.run_folder import RunFolder
+from engine.runs.run_folder import RunFolder
 from magic_tui.cli.verbs import app
 from magic_tui.client import processes, worker
 from tests.cli.fake_engine import FakeEngine

@@ -16,7 +16,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 
-from engine.contract.api import (
+from engine.runs.api_schema import (
     API_VERSION,
     EngineView,
     RunView,
@@ -24,7 +24,7 @@ from engine.contract.api import (
     SubmitRun,
     SubmitValidation,
 )
-from engine.records.places import note_socket, state_folder
+from engine.runs.paths import note_socket, state_folder
 
 View = dict[str, Any]
 

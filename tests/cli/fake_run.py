@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from engine.contract.config import RunConfig
-from engine.records.journal import JournalWriter
-from engine.records.run_folder import RunFolder
-from engine.records.score_store import ScoreShape, ScoreWriter
-from engine.records.tables import write_documents, write_queries, write_rows
+from engine.runs.config import RunConfig
+from engine.runs.journal import JournalWriter
+from engine.runs.run_folder import RunFolder
+from engine.runs.score_store import ScoreShape, ScoreWriter
+from engine.runs.tables import write_documents, write_queries, write_rows
 
 TOKENS, BATCH, EPOCHS = 24, 4, 2
 WORDS = ("the", "cat", "sat", "on", "a", "mat", "saw", "wörld", "peace", "tea", "🎉", "rain")

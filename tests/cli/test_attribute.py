@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.records.run_folder import RunFolder
+from engine.runs.run_folder import RunFolder
 from tests.cli.conftest import Magic
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.fake_run import FakeRun, replay_events

@@ -3,10 +3,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from engine.contract.errors import UsageError
-from engine.records.run_folder import RunFolder
-from engine.records.tables import write_documents
-from magic_tui.client.attribution import (
+from engine.runs.errors import UsageError
+from engine.runs.run_folder import RunFolder
+from engine.runs.tables import write_documents
+from engine.scores.attribution import (
     Query,
     QueryDocument,
     data_column,

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.records.arrays import open_array
-from engine.records.journal import JournalWriter
-from engine.records.run_folder import RunFolder
-from engine.records.score_store import ScoreReader
+from engine.runs.arrays import open_array
+from engine.runs.journal import JournalWriter
+from engine.runs.run_folder import RunFolder
+from engine.runs.score_store import ScoreReader
 from tests.cli.conftest import Magic
 from tests.cli.fake_run import FakeRun, sample_texts
 

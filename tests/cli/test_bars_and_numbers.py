@@ -1,8 +1,8 @@
 import pytest
 
-from magic_tui.render.bars import signed_bar
-from magic_tui.render.cells import fit, join_that_fit, pad, wrap
-from magic_tui.render.numbers import (
+from magic_tui.text.bars import signed_bar
+from magic_tui.text.cells import fit, join_that_fit, pad, wrap
+from magic_tui.text.numbers import (
     age_text,
     bytes_text,
     counted,

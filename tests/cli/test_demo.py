@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from engine.contract.errors import UsageError
+from engine.evaluation.same_label import label_matches
+from engine.runs.errors import UsageError
+from engine.scores.attribution import open_attribution
 from magic_tui.cli import demo
-from magic_tui.client.attribution import open_attribution
-from magic_tui.client.same_book import label_matches
 from tests.cli.conftest import Magic
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.fake_run import FakeRun

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from magic_tui.client import machine
+from magic_tui.cli import machine
 from tests.cli.conftest import Magic
 
 TORCH = {"version": "2.13.0", "cuda": None, "hip": None, "devices": []}

@@ -3,10 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.contract.errors import UsageError
-from engine.records.run_folder import RunFolder
-from engine.records.tables import write_rows
-from magic_tui.client.document import decode_pieces, read_document
+from engine.runs.errors import UsageError
+from engine.runs.run_folder import RunFolder
+from engine.runs.tables import write_rows
+from engine.scores.document import decode_pieces, read_document
 from tests.cli.fake_run import sample_texts, train_tokenizer
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.records.run_folder import RunFolder
+from engine.runs.run_folder import RunFolder
 from tests.cli.fake_engine import FakeEngine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +69,6 @@ def test_facts_as_json_load_nothing_slow(engine: FakeEngine, arguments: list[str
     # Typer uses pydantic; reading our models with it would take longer than asking the engine.
     # The names of events are no models.
     assert {name for name in loaded if name.startswith("engine.contract")} <= {
-        "engine.contract", "engine.contract.environment", "engine.contract.errors",
-        "engine.contract.events", "engine.contract.shortage", "engine.contract.states",
+        "engine.contract", "engine.runs.environment", "engine.runs.errors",
+        "engine.runs.events", "engine.runs.out_of_memory", "engine.runs.states",
     }  # fmt: skip

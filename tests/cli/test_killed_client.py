@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from engine.contract.environment import child_environment
+from engine.runs.environment import child_environment
 
 CLIENT = """
 import sys, threading
@@ -25,7 +25,7 @@ else:
 """
 WORKER = """
 import os, time
-from engine.worker.orphan import die_with_supervisor
+from engine.worker.parent_watch import die_with_supervisor
 die_with_supervisor()
 open({file!r}, "w").write(str(os.getpid()) + "\\n")
 time.sleep(60)
@@ -33,7 +33,7 @@ time.sleep(60)
 RANKS = """
 import os, sys
 from engine.worker import ranks
-from engine.worker.orphan import die_with_supervisor
+from engine.worker.parent_watch import die_with_supervisor
 die_with_supervisor()
 ranks.RANK_COMMAND = [sys.executable, "-c", {worker!r}]
 sys.exit(ranks.run_ranks(1, []))

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from magic_tui.client.recording import Recording
-from magic_tui.render.plan import plan_lines
-from magic_tui.render.usage import usage_lines
+from magic_tui.live.run_history import Recording
+from magic_tui.live.usage_lines import usage_lines
+from magic_tui.runs.plan_lines import plan_lines
 from tests.cli.conftest import Magic
 from tests.cli.fake_worker import PLAN
 

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from engine.records.checked import read_record, write_record
-from engine.records.journal import JournalWriter
-from engine.records.run_folder import RunFolder
-from magic_tui.client.attribution import open_attribution
-from magic_tui.client.history import read_history
-from magic_tui.client.trust import read_trust
-from magic_tui.render.numbers import subspace_text
-from magic_tui.render.plan import plan_lines
-from magic_tui.render.story import story_lines
+from engine.evaluation.trust import read_trust
+from engine.runs.checksummed import read_record, write_record
+from engine.runs.history import read_history
+from engine.runs.journal import JournalWriter
+from engine.runs.run_folder import RunFolder
+from engine.scores.attribution import open_attribution
+from magic_tui.live.event_lines import story_lines
+from magic_tui.runs.plan_lines import plan_lines
+from magic_tui.text.numbers import subspace_text
 from tests.cli.conftest import Magic
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.fake_run import FakeRun

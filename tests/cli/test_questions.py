@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from engine.contract.config import RunConfig
-from engine.contract.request import AttributionRequest
-from engine.records.checked import read_record, write_record
-from engine.records.run_folder import RunFolder
-from engine.records.submission import submit_attribution
-from magic_tui.client.attribution_list import attribution_list
+from engine.runs.checksummed import read_record, write_record
+from engine.runs.config import RunConfig
+from engine.runs.request import AttributionRequest
+from engine.runs.run_folder import RunFolder
+from engine.runs.submission import submit_attribution
+from engine.scores.attribution_list import attribution_list
 from magic_tui.client.engine import is_finished, standing
 from tests.cli.conftest import Magic
 from tests.cli.fake_engine import FakeEngine, run_view

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from engine.contract.errors import UnreachableError
-from engine.records.places import note_socket, socket_path, state_folder
+from engine.runs.errors import UnreachableError
+from engine.runs.paths import note_socket, socket_path, state_folder
 from magic_tui.client import engine as client
 from magic_tui.client import http, start, stopping, stream
 from magic_tui.client.engine import RefusedError, connect

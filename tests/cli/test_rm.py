@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-from engine.records.journal import JournalWriter
+from engine.runs.journal import JournalWriter
 from tests.cli.conftest import Magic
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.fake_run import FakeRun

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.contract.api import SubmitRun
+from engine.runs.api_schema import SubmitRun
 from magic_tui.cli.options import Forced
 from tests.cli.conftest import Magic
 from tests.cli.fake_engine import FakeEngine
@@ -243,6 +243,6 @@ def test_ctrl_c_leaves_the_run_alone_and_says_how_to_come_back(
 def test_what_can_be_forced_is_what_the_config_knows() -> None:
     from typing import get_args
 
-    from engine.contract import config as run_config
+    from engine.runs import config as run_config
 
     assert {str(name) for name in Forced} == set(get_args(run_config.Forced))

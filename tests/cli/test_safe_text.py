@@ -3,7 +3,7 @@ import unicodedata
 import pytest
 from rich.cells import cell_len
 
-from magic_tui.safe_text import one_line, safe_text, same_length
+from engine.runs.safe_text import one_line, safe_text, same_length
 
 HOSTILE = {
     "\x1b[31mred": "␛[31mred",

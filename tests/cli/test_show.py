@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from rich.cells import cell_len
 
-from engine.records.run_folder import RunFolder
-from engine.records.score_store import ScoreReader
+from engine.runs.run_folder import RunFolder
+from engine.runs.score_store import ScoreReader
 from tests.cli.conftest import Magic
 from tests.cli.fake_run import FakeRun
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.contract import api
-from engine.contract.environment import environment_of_a_run
+from engine.runs import api_schema as api
+from engine.runs.environment import environment_of_a_run
 from magic_tui.client import engine as client
 from magic_tui.client import processes, start
 from tests.cli.conftest import Magic

@@ -1,6 +1,6 @@
 from rich.cells import cell_len
 
-from magic_tui.render.tokens import Shade, level_of, mark_text, wrap_shades
+from magic_tui.text.tokens import Shade, level_of, mark_text, wrap_shades
 
 
 def text_of(lines: list[list[Shade]]) -> list[str]:

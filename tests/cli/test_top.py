@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.records.run_folder import RunFolder
-from engine.records.score_store import ScoreReader
+from engine.runs.run_folder import RunFolder
+from engine.runs.score_store import ScoreReader
 from tests.cli.conftest import Magic
 from tests.cli.fake_run import FakeRun
 from tests.cli.test_safe_text import HOSTILE

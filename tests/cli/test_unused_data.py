@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from engine.records.run_folder import RunFolder
-from magic_tui.client.asking import candidate_of
-from magic_tui.client.attribution import open_attribution
-from magic_tui.client.attribution_list import attribution_list
-from magic_tui.client.texts import CUT_MARK, DocumentTexts, as_read
-from magic_tui.client.unused_data import unused_data
-from magic_tui.render.status import run_detail
+from engine.runs.run_folder import RunFolder
+from engine.scores.attribution import open_attribution
+from engine.scores.attribution_list import attribution_list
+from engine.scores.texts import CUT_MARK, DocumentTexts, as_read
+from engine.scores.unused_data import unused_data
+from magic_tui.queries.candidates import candidate_of
+from magic_tui.runs.status_lines import run_detail
 from tests.cli.conftest import Magic
 from tests.cli.fake_run import FakeRun
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.records.journal import JournalWriter
-from engine.records.run_folder import RunFolder
-from magic_tui.client.validation import spearman
+from engine.evaluation.predictions import spearman
+from engine.runs.journal import JournalWriter
+from engine.runs.run_folder import RunFolder
 from tests.cli.conftest import Magic
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.fake_run import FakeRun

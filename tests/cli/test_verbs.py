@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from engine.contract.states import RunState
-from engine.records.run_folder import RunFolder
+from engine.runs.run_folder import RunFolder
+from engine.runs.states import RunState
 from magic_tui.client import start
 from magic_tui.client.engine import UNREADABLE
-from magic_tui.render.states import SIGNS
+from magic_tui.text.states import SIGNS
 from tests.cli.conftest import Magic
 from tests.cli.fake_engine import FakeEngine
 
@@ -254,5 +254,5 @@ def test_the_version_is_told_installed_or_not(
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr("engine.contract.environment.version", missing)
+    monkeypatch.setattr("engine.runs.environment.version", missing)
     assert magic("--version").stdout == wanted

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from engine.contract.errors import ExitCode, MagicError
+from engine.runs.errors import ExitCode, MagicError
 from magic_tui.client import processes, start
 from magic_tui.client.engine import STOPPED, connect, connect_if_running
 from magic_tui.client.stream import follow_events

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.contract.config import RunConfig
-from engine.contract.request import AttributionRequest
-from engine.contract.states import Ending, RunState
-from engine.records.jobs import JobFolder, jobs_of
-from engine.records.run_folder import RunFolder
-from engine.records.submission import submit_attribution, submit_run
+from engine.runs.config import RunConfig
+from engine.runs.jobs import JobFolder, jobs_of
+from engine.runs.request import AttributionRequest
+from engine.runs.run_folder import RunFolder
+from engine.runs.states import Ending, RunState
+from engine.runs.submission import submit_attribution, submit_run
 
 COUNTED = {
     *("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree"),

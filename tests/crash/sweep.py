@@ -21,8 +21,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.contract.states import RunState
-from engine.records.run_folder import RunFolder
+from engine.runs.run_folder import RunFolder
+from engine.runs.states import RunState
 from tests.crash import tiny
 from tests.crash.ranks import (
     RUN_ID,

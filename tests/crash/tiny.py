@@ -68,8 +68,8 @@ def load_libraries(config: dict[str, Any]) -> None:
     import zarr
     import zarr.codecs
 
-    from engine.contract.config import RunConfig
     from engine.models.load import load_causal_lm
+    from engine.runs.config import RunConfig
 
     assert pyarrow.parquet and zarr.codecs
     torch.set_num_threads(1)

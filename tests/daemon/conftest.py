@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from engine.contract.api import RunView, SubmitAttribution, SubmitRun
-from engine.contract.config import RunConfig
-from engine.contract.request import AttributionRequest
 from engine.daemon import scheduler
 from engine.daemon.engine import Engine
 from engine.daemon.settings import Settings
-from engine.records.jobs import AttemptFolder, JobFolder
-from engine.records.naming import new_run_id
+from engine.runs.api_schema import RunView, SubmitAttribution, SubmitRun
+from engine.runs.config import RunConfig
+from engine.runs.jobs import AttemptFolder, JobFolder
+from engine.runs.naming import new_run_id
+from engine.runs.request import AttributionRequest
 
 PATIENCE_SECONDS = 15.0
 CONFIG = RunConfig.model_validate(

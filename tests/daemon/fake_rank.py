@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engine.records.attempts import AttemptFolder
-from engine.records.journal import JournalWriter, read_journal
+from engine.runs.attempts import AttemptFolder
+from engine.runs.journal import JournalWriter, read_journal
 
 ATTEMPT = AttemptFolder(Path(sys.argv[1]))
 RUN = ATTEMPT.path.parents[3]

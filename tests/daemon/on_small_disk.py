@@ -6,9 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from engine.contract.config import RunConfig
-from engine.contract.environment import child_environment
-from engine.records.submission import submit_run
+from engine.runs.config import RunConfig
+from engine.runs.environment import child_environment
+from engine.runs.submission import submit_run
 
 
 def main() -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from engine.contract.api import RunView, SubmitRun, SubmitValidation
-from engine.contract.errors import ConflictError, NotFoundError, UsageError
-from engine.contract.states import Ending, Wish
 from engine.daemon.settings import Settings
+from engine.runs.api_schema import RunView, SubmitRun, SubmitValidation
+from engine.runs.errors import ConflictError, NotFoundError, UsageError
+from engine.runs.states import Ending, Wish
 from tests.daemon.conftest import CONFIG, NO_FLOOR, Bench
 
 

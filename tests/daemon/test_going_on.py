@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from engine.contract.request import ValidationRequest
-from engine.contract.states import Wish
 from engine.daemon.admission import Admission
 from engine.daemon.devices import Devices
-from engine.daemon.job_watch import JobWatch
+from engine.daemon.job_monitor import JobWatch
 from engine.daemon.leases import Allotted, Leases, Refused
 from engine.daemon.settings import Settings
-from engine.records.jobs import JobFolder
+from engine.runs.jobs import JobFolder
+from engine.runs.request import ValidationRequest
+from engine.runs.states import Wish
 from tests.daemon.conftest import NO_FLOOR, Bench
 from tests.daemon.test_obstacles import FakeNvml, nvml
 

@@ -6,8 +6,8 @@ import signal
 import psutil
 import pytest
 
-from engine.contract.errors import ConflictError
-from engine.contract.states import Ending
+from engine.runs.errors import ConflictError
+from engine.runs.states import Ending
 from tests.daemon.conftest import Bench
 
 

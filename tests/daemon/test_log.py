@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from engine.contract.environment import child_environment
-from engine.contract.errors import RunError
 from engine.daemon import log
 from engine.daemon.log import without_foreseen_tracebacks
+from engine.runs.environment import child_environment
+from engine.runs.errors import RunError
 
 
 def logged(name: str, message: str, error: BaseException | None) -> str | None:

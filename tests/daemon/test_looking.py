@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from engine.contract.api import SubmitRun
-from engine.contract.errors import ConflictError
 from engine.daemon.engine import Engine
 from engine.daemon.permission import SHARED
 from engine.daemon.registry import Registry
 from engine.daemon.settings import Settings
-from engine.records.checked import read_record, write_record
+from engine.runs.api_schema import SubmitRun
+from engine.runs.checksummed import read_record, write_record
+from engine.runs.errors import ConflictError
 from tests.daemon.conftest import CONFIG, Bench
 
 STRANGER = 12345

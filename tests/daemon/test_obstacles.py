@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from engine.contract.errors import UsageError
-from engine.contract.states import Ending
 from engine.daemon import admission, scheduler
 from engine.daemon.devices import Device, Devices, visible_devices
 from engine.daemon.leases import Allotted, Leases, Refused
 from engine.daemon.settings import Settings
+from engine.runs.errors import UsageError
+from engine.runs.states import Ending
 from tests.daemon.conftest import Bench
 
 GIB = 1 << 30

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from engine.contract.errors import RunError
-from engine.daemon import patience, scheduler
-from engine.daemon.patience import HungError, Patience
+from engine.daemon import scheduler
+from engine.daemon import slow_folders as patience
+from engine.daemon.slow_folders import HungError, Patience
 from engine.daemon.views import RunWatch
+from engine.runs.errors import RunError
 from tests.daemon.conftest import Bench
 
 A, B, C, D = (Path(f"/runs/{name}") for name in "abcd")
@@ -110,7 +111,7 @@ def test_a_run_that_hangs_holds_up_no_other(
 def test_a_folder_that_hangs_holds_up_no_other(
     bench: Bench, tmp_path: Path, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine.daemon import library
+    from engine.daemon import run_index as library
 
     engine, hung = bench.start(), tmp_path / "hung"
     hung.mkdir()

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from engine.contract.api import PhaseView
 from engine.daemon.progress import Progress
+from engine.runs.api_schema import PhaseView
 
 
 def fold(*events: tuple[str, dict[str, Any]]) -> Progress:

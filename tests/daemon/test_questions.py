@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from engine.contract.api import RunView
-from engine.contract.errors import ConflictError
 from engine.daemon.engine import Engine
+from engine.runs.api_schema import RunView
+from engine.runs.errors import ConflictError
 from tests.daemon.conftest import Bench
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.contract.errors import ConflictError, NotFoundError
 from engine.daemon.registry import Registry
+from engine.runs.errors import ConflictError, NotFoundError
 from tests.daemon.conftest import Bench
 
 

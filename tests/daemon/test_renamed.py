@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from engine.contract.api import SubmitValidation
-from engine.contract.errors import ConflictError, NotFoundError
-from engine.records.run_folder import RunFolder
-from engine.records.runs import find_run, list_runs, run_of_id
+from engine.runs.api_schema import SubmitValidation
+from engine.runs.errors import ConflictError, NotFoundError
+from engine.runs.listing import find_run, list_runs, run_of_id
+from engine.runs.run_folder import RunFolder
 from tests.cli.fake_run import FakeRun
 from tests.daemon.conftest import Bench
 

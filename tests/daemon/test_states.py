@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.contract.states import (
+from engine.runs.states import (
     PATIENCE,
     AttemptFacts,
     Ending,

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from engine.contract.environment import ROOT, child_environment
-from engine.contract.states import Ending
 from engine.daemon import memory_kills, supervisor
 from engine.daemon.memory_kills import MemoryKills
 from engine.daemon.processes import process_start, send_signal
-from engine.records.jobs import AttemptFolder
-from engine.records.submission import submit_run
+from engine.runs.environment import ROOT, child_environment
+from engine.runs.jobs import AttemptFolder
+from engine.runs.states import Ending
+from engine.runs.submission import submit_run
 from tests.daemon.conftest import CONFIG
 
 SUPERVISE = str(Path(__file__).with_name("supervise.py"))

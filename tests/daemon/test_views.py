@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from engine.contract.errors import ConflictError
 from engine.daemon import run_facts
 from engine.daemon.views import RunWatch
-from engine.records.journal import JournalWriter
-from engine.records.submission import submit_run
+from engine.runs.errors import ConflictError
+from engine.runs.journal import JournalWriter
+from engine.runs.submission import submit_run
 from tests.cli.fake_run import FakeRun
 from tests.daemon.conftest import CONFIG, Bench
 
@@ -60,7 +60,7 @@ def test_a_settled_run_is_not_read_again(finished: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(run_facts, "size_on_disk", fail)
     monkeypatch.setattr(run_facts, "count_documents", fail)
     monkeypatch.setattr(run_facts.Identity, "read", fail)
-    monkeypatch.setattr("engine.records.jobs.JobFolder.facts", fail)
+    monkeypatch.setattr("engine.runs.jobs.JobFolder.facts", fail)
     assert run.view() == first and changes == [1]
     assert run._fold._reader._file is None
 

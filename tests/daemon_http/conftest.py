@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from engine.contract.states import RunState
-from engine.records.journal import JournalWriter
+from engine.runs.journal import JournalWriter
+from engine.runs.states import RunState
 from tests.daemon_http.fake_engine import a_view, put
 
 ROOT = Path(__file__).resolve().parents[2]

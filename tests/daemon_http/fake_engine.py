@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from engine.contract.api import (
+from engine.runs.api_schema import (
     API_VERSION,
     CodeView,
     EngineView,
@@ -22,9 +22,9 @@ from engine.contract.api import (
     SubmitRun,
     SubmitValidation,
 )
-from engine.contract.errors import ConflictError, NotFoundError, RunError, UsageError
-from engine.contract.states import RunState
-from engine.records.atomic import write_atomically
+from engine.runs.atomic import write_atomically
+from engine.runs.errors import ConflictError, NotFoundError, RunError, UsageError
+from engine.runs.states import RunState
 
 VIEW = "view.json"
 

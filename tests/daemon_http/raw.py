@@ -2,7 +2,7 @@
 
 import contextlib
 
-from engine.contract.api import Problem
+from engine.runs.api_schema import Problem
 from tests.daemon_http.conftest import Daemon, read_answer
 
 HEAD = b"Host: engine\r\n"

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from engine.contract.config import RunConfig
-from engine.records.checked import read_record, write_record
-from engine.records.submission import submit_run
+from engine.runs.checksummed import read_record, write_record
+from engine.runs.config import RunConfig
+from engine.runs.submission import submit_run
 from tests.daemon_http.conftest import RUN, Daemon, needs_root, within
 
 STRANGER = 12345

@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from engine.contract.environment import magic_version
-from engine.contract.states import RunState
+from engine.runs.environment import magic_version
+from engine.runs.states import RunState
 from tests.daemon_http.conftest import RUN, Daemon
 
 NewDaemon = Callable[[], Daemon]

@@ -7,7 +7,7 @@ import threading
 import httpx2
 import pytest
 
-from engine.contract.states import RunState
+from engine.runs.states import RunState
 from tests.daemon_http.conftest import RUN, Daemon, read_answer
 from tests.daemon_http.raw import CLOSE, GET, HEAD, POST, exchange, told
 

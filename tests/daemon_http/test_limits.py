@@ -9,9 +9,9 @@ import httpx2
 import psutil
 import pytest
 
-from engine.contract.api import Problem
-from engine.contract.states import RunState
 from engine.daemon import limits
+from engine.runs.api_schema import Problem
+from engine.runs.states import RunState
 from tests.daemon_http.conftest import RUN, Daemon, add_events, read_answer, within
 from tests.daemon_http.raw import CLOSE, GET, HEAD, POST, exchange, told
 

@@ -4,7 +4,7 @@ import os
 
 import httpx2
 
-from engine.contract.states import RunState
+from engine.runs.states import RunState
 from tests.daemon_http.conftest import RUN, Daemon
 from tests.daemon_http.fake_engine import a_view, put
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.contract.errors import ExitCode, UnreachableError
-from engine.records import places
+from engine.runs import paths
+from engine.runs.errors import ExitCode, UnreachableError
 
 
 @pytest.fixture(autouse=True)
@@ -23,10 +23,10 @@ def mode(path: Path) -> int:
 
 
 def test_the_state_folder_is_private_and_of_this_machine(tmp_path: Path) -> None:
-    folder = places.state_folder()
+    folder = paths.state_folder()
     assert folder == tmp_path / "home/.local/state/magic" / os.uname().nodename
     assert mode(folder) == 0o700
-    assert places.state_folder() == folder
+    assert paths.state_folder() == folder
 
 
 @pytest.mark.parametrize("given", ["/{}/state", "relative"])
@@ -35,15 +35,15 @@ def test_xdg_names_the_state_folder_if_it_is_absolute(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", given.format(str(tmp_path)[1:]))
     expected = tmp_path / ("home/.local/state" if given == "relative" else "state")
-    assert places.state_folder() == expected / "magic" / os.uname().nodename
+    assert paths.state_folder() == expected / "magic" / os.uname().nodename
 
 
 def test_magics_own_variables_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg"))
     monkeypatch.setenv("MAGIC_STATE_DIR", str(tmp_path / "s"))
     monkeypatch.setenv("MAGIC_RUNTIME_DIR", str(tmp_path / "r"))
-    assert places.state_folder() == tmp_path / "s"
-    assert places.socket_path() == tmp_path / "r/engine.sock"
+    assert paths.state_folder() == tmp_path / "s"
+    assert paths.socket_path() == tmp_path / "r/engine.sock"
     assert mode(tmp_path / "s") == mode(tmp_path / "r") == 0o700
 
 
@@ -51,15 +51,15 @@ def test_magics_own_variables_come_first(tmp_path: Path, monkeypatch: pytest.Mon
 def test_relative_paths_are_refused(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "here")
     with pytest.raises(UnreachableError, match=f"{variable} is 'here'.*absolute"):
-        places.state_folder()
-        places.socket_path()
+        paths.state_folder()
+        paths.socket_path()
 
 
 def test_the_session_folder_holds_the_socket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    assert places.socket_path() == tmp_path / "magic/engine.sock"
+    assert paths.socket_path() == tmp_path / "magic/engine.sock"
     assert mode(tmp_path / "magic") == 0o700
 
 
@@ -74,14 +74,14 @@ def test_without_a_session_folder_it_is_in_tmp(
     if session == "long":
         folder.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
-    assert places.socket_path() == Path(f"/tmp/magic-{os.geteuid()}/engine.sock")
+    assert paths.socket_path() == Path(f"/tmp/magic-{os.geteuid()}/engine.sock")
 
 
 def test_the_longest_path_that_binds_is_used_and_no_longer_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = len(str(tmp_path / "engine.sock")) + 1
-    for length, fits in ((places.LONGEST_SOCKET_PATH, True), (108, False)):
+    for length, fits in ((paths.LONGEST_SOCKET_PATH, True), (108, False)):
         folder = tmp_path / ("x" * (length - base))
         folder.mkdir(mode=0o700)
         path = folder / "engine.sock"
@@ -89,11 +89,11 @@ def test_the_longest_path_that_binds_is_used_and_no_longer_one(
         monkeypatch.setenv("MAGIC_RUNTIME_DIR", str(folder))
         with socket.socket(socket.AF_UNIX) as listening:
             if fits:
-                assert places.socket_path() == path
+                assert paths.socket_path() == path
                 listening.bind(str(path))
                 continue
             with pytest.raises(UnreachableError, match="longer than the 107 bytes"):
-                places.socket_path()
+                paths.socket_path()
             with pytest.raises(OSError, match="too long"):
                 listening.bind(str(path))
 
@@ -130,7 +130,7 @@ def test_a_folder_that_is_not_private_is_refused(
         (tmp_path / "file").touch()
         folder = tmp_path / "file/f"
     monkeypatch.setenv(variable, str(folder))
-    ask = places.state_folder if variable == "MAGIC_STATE_DIR" else places.socket_path
+    ask = paths.state_folder if variable == "MAGIC_STATE_DIR" else paths.socket_path
     with pytest.raises(UnreachableError, match=told) as raised:
         ask()
     assert raised.value.exit_code is ExitCode.UNREACHABLE
@@ -139,26 +139,26 @@ def test_a_folder_that_is_not_private_is_refused(
 
 def test_a_noted_socket_is_found_again(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
-    assert places.noted_socket(tmp_path) is None
-    places.note_socket(tmp_path, tmp_path / "engine.sock")
-    assert places.noted_socket(tmp_path) is None
+    assert paths.noted_socket(tmp_path) is None
+    paths.note_socket(tmp_path, tmp_path / "engine.sock")
+    assert paths.noted_socket(tmp_path) is None
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "engine.sock"))
-        assert places.noted_socket(tmp_path) == tmp_path / "engine.sock"
+        assert paths.noted_socket(tmp_path) == tmp_path / "engine.sock"
     tmp_path.chmod(0o777)
     with pytest.raises(UnreachableError, match="has mode 0777"):
-        places.noted_socket(tmp_path)
+        paths.noted_socket(tmp_path)
 
 
 @pytest.mark.parametrize("noted", [b"", b"relative\n", b"/" + b"x" * 200, b"\0\xff"])
 def test_a_damaged_note_is_none(noted: bytes, tmp_path: Path) -> None:
     (tmp_path / "socket").write_bytes(noted)
-    assert places.noted_socket(tmp_path) is None
+    assert paths.noted_socket(tmp_path) is None
 
 
 def test_what_is_no_socket_is_not_trusted(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     (tmp_path / "engine.sock").touch()
-    places.note_socket(tmp_path, tmp_path / "engine.sock")
+    paths.note_socket(tmp_path, tmp_path / "engine.sock")
     with pytest.raises(UnreachableError, match="is not a socket of yours"):
-        places.noted_socket(tmp_path)
+        paths.noted_socket(tmp_path)

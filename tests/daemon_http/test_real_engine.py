@@ -5,7 +5,7 @@ from typing import Any
 
 import psutil
 
-from engine.contract.api import EngineView, RunView
+from engine.runs.api_schema import EngineView, RunView
 from tests.daemon_http.conftest import RUN, Daemon
 
 CONFIG: dict[str, Any] = {"name": "mine", "model": {"path": "m"}, "data": {"path": "d.jsonl"}}

@@ -8,8 +8,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from engine.contract.api import EngineView, Problem, Removed, RunView
-from engine.contract.states import RunState
+from engine.runs.api_schema import EngineView, Problem, Removed, RunView
+from engine.runs.states import RunState
 from tests.daemon_http.conftest import RUN, Daemon, within
 from tests.daemon_http.fake_engine import VIEW, a_view, put
 

@@ -16,7 +16,7 @@ import schemathesis
 from schemathesis.engine import Status, from_schema
 from schemathesis.engine.events import NonFatalError, ScenarioFinished
 
-from engine.contract.states import RunState
+from engine.runs.states import RunState
 from tests.daemon_http.conftest import RUN, Daemon
 from tests.daemon_http.fake_engine import VIEW
 from tests.daemon_http.unix_requests import UnixAdapter

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import httpx2
 import psutil
 
-from engine.contract.states import RunState
+from engine.runs.states import RunState
 from tests.daemon_http.conftest import RUN, Daemon, add_events
 
 EVENTS = 10_000

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.contract.states import RunState
+from engine.runs.states import RunState
 from tests.daemon_http.conftest import RUN, Daemon, add_events, needs_root, within
 
 NewDaemon = Callable[[], Daemon]

@@ -13,9 +13,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from engine.contract.api import EngineView, Problem, RunList, RunView, Telemetry
-from engine.contract.states import RunState
-from engine.records.journal import JournalWriter
+from engine.runs.api_schema import EngineView, Problem, RunList, RunView, Telemetry
+from engine.runs.journal import JournalWriter
+from engine.runs.states import RunState
 from tests.daemon_http.conftest import RUN, Daemon, add_events, read_answer, within
 from tests.daemon_http.fake_engine import VIEW, a_view, put
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from engine.contract.api import API_VERSION, DeviceView, EngineView
 from engine.daemon.telemetry import Shared, disk_free, host_memory, telemetry
+from engine.runs.api_schema import API_VERSION, DeviceView, EngineView
 
 
 def a_view(pid: int = 1) -> EngineView:

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.contract.config import SourceConfig
-from engine.contract.errors import UsageError
 from engine.data.examples import ExampleRows, Examples
 from engine.data.images import read_images
-from engine.records.tables import RowTable, write_arrays
+from engine.runs.config import SourceConfig
+from engine.runs.errors import UsageError
+from engine.runs.tables import RowTable, write_arrays
 from tests.data.tiny_images import draw, write_cifar, write_mnist
 
 

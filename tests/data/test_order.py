@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.contract.errors import UsageError
 from engine.data.order import batch_order, step_table
+from engine.runs.errors import UsageError
 
 
 @given(

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.contract.errors import UsageError
 from engine.data.rows import PADDING, Rows, one_document_a_row, packed
 from engine.data.tokens import TokenizedDocument
+from engine.runs.errors import UsageError
 
 END, FILL = 1000, 2000
 

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from engine.contract.config import SourceConfig
-from engine.contract.errors import UsageError
 from engine.data.files import line_numbers
 from engine.data.sources import Documents, read_documents
-from engine.records.tables import read_table, write_documents
+from engine.runs.config import SourceConfig
+from engine.runs.errors import UsageError
+from engine.runs.tables import read_table, write_documents
 
 # Each of these is text, however much it looks like something else.
 TEXTS = ["2021-03-04", "NA", "007", "null", "1e3", "true", "a, b", 'say "x"', "é 😀", " padded "]

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from engine.contract.config import SourceConfig
-from engine.contract.errors import UsageError
 from engine.data.sources import Documents, read_documents
 from engine.data.tokens import Fault, tokenize
+from engine.runs.config import SourceConfig
+from engine.runs.errors import UsageError
 
 Pieces = Callable[[PreTrainedTokenizerBase, list[int]], list[bytes]]
 

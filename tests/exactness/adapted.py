@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from engine.contract.config import LoraConfig
 from engine.models.lora import add_adapters
+from engine.runs.config import LoraConfig
 from tests.exactness import oracle
 from tests.exactness.tiny_models import tiny_model
 

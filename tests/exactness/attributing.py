@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from engine import DataStream, Scores, Trainer
-from engine.magic.optimizers import build_optimizer
-from engine.magic.schedule import ScheduleKind
-from engine.magic.state import TrainState
-from engine.measurements import Measurement, measurements_of, scaled
 from engine.models.layers import layers_of
+from engine.replay.checkpointing import ScheduleKind
+from engine.replay.optimizers import build_optimizer
+from engine.replay.state import TrainState
+from engine.training.measurements import Measurement, measurements_of, scaled
 from tests.exactness import oracle
 from tests.exactness.cases import BATCH_SIZE, Data, make_queries
 from tests.exactness.conftest import Agree

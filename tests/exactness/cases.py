@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.data.order import batch_order
-from engine.magic.optimizers import LearningRateSpec, OptimizerSpec
+from engine.replay.optimizers import LearningRateSpec, OptimizerSpec
 from tests.exactness.oracle import Tokens, Training
 from tests.exactness.tiny_models import VOCABULARY
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from engine.magic.optimizers import LearningRateSpec, OptimizerSpec
+from engine.replay.optimizers import LearningRateSpec, OptimizerSpec
 
 Params = dict[str, Tensor]
 Moments = dict[str, tuple[Tensor, Tensor]]

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from engine import CausalLMLoss, DataStream, Scores, Trainer
-from engine.contract.config import LoraConfig
-from engine.magic.optimizers import LearningRateSpec, OptimizerSpec, build_optimizer
 from engine.models.float64 import compute_in_float64
 from engine.models.lora import add_adapters
+from engine.replay.optimizers import LearningRateSpec, OptimizerSpec, build_optimizer
+from engine.runs.config import LoraConfig
 from tests.exactness.tiny_models import tiny_model
 
 ROWS, BATCH, TOKENS, QUERIES = 48, 4, 12, 3

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from engine import Control, DataStream, Scores, Trainer
-from engine.contract.errors import StoppedError
-from engine.magic.optimizers import build_optimizer
-from engine.magic.query_subspace import gram_matrix, subspace_of
-from engine.magic.schedule import ScheduleKind
-from engine.magic.state import TrainState
-from engine.measurements import measurements_of
+from engine.replay.checkpointing import ScheduleKind
+from engine.replay.optimizers import build_optimizer
+from engine.replay.query_subspace import gram_matrix, subspace_of
+from engine.replay.state import TrainState
+from engine.runs.errors import StoppedError
+from engine.training.measurements import measurements_of
 from tests.exactness import oracle
 from tests.exactness.attributing import BOUND
 from tests.exactness.cases import make_training

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from engine import CausalLMLoss, weighted_causal_lm_ce
-from engine.magic.optimizer_stage import OptimizerStage
-from engine.magic.schedule import ScheduleKind
-from engine.magic.state import Params
-from engine.measurements import measurements_of
+from engine.replay.checkpointing import ScheduleKind
+from engine.replay.optimizer_stage import OptimizerStage
+from engine.replay.state import Params
+from engine.training.measurements import measurements_of
 from tests.exactness.attributing import Attribution, Problem, attribute, make_trainer, query_streams
 from tests.exactness.cases import Layout, document_weights, make_data, make_training
 from tests.exactness.conftest import Agree

@@ -15,11 +15,11 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from engine import CausalLMLoss, DataStream, Trainer, weighted_causal_lm_ce
-from engine.contract.errors import DerivativeError
 from engine.models.checked_derivatives import DerivativeCheck, check_derivatives
 from engine.models.layers import layers_of
 from engine.models.module_loss import ModuleLoss
-from engine.models.places import ModelError
+from engine.models.tensor_places import ModelError
+from engine.runs.errors import DerivativeError
 from tests.exactness.tiny_models import tiny_model
 
 torch.set_num_threads(1)
@@ -280,7 +280,7 @@ def test_a_trainer_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     trainer, start, stream = trained(Net())
     trainer.train(start, stream)
-    monkeypatch.setattr("engine.trainer.check_derivatives", None)
+    monkeypatch.setattr("engine.training.trainer.check_derivatives", None)
     trainer.train(start, stream)
 
 

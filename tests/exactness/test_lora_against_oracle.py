@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine import CausalLMLoss, weighted_causal_lm_ce
-from engine.magic import linear_cross_entropy
-from engine.magic.derivatives import FirstOrder
-from engine.magic.schedule import ScheduleKind
-from engine.magic.state import Batch
 from engine.models.module_loss import ModuleLoss
+from engine.replay import linear_cross_entropy
+from engine.replay.checkpointing import ScheduleKind
+from engine.replay.derivatives import FirstOrder
+from engine.replay.state import Batch
 from tests.exactness import oracle
 from tests.exactness.adapted import Adapters, adapted_losses, adapted_model
 from tests.exactness.attributing import Attribution, Problem, attribute, compare, make_trainer

@@ -11,9 +11,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from engine import CausalLMLoss, weighted_causal_lm_ce
-from engine.magic import linear_cross_entropy, optimizer_stage
-from engine.magic.schedule import ScheduleKind
 from engine.models.float64 import compute_in_float64
+from engine.replay import linear_cross_entropy, optimizer_stage
+from engine.replay.checkpointing import ScheduleKind
 from tests.exactness.attributing import (
     Attribution,
     Problem,

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from engine import CausalLMLoss, Trainer
-from engine.magic.query_subspace import Subspace, gram_matrix, subspace_of
-from engine.measurements import Measurement, measurements_of, scaled
+from engine.replay.query_subspace import Subspace, gram_matrix, subspace_of
+from engine.training.measurements import Measurement, measurements_of, scaled
+from tests.distributed.processes import on_ranks
 from tests.exactness.attributing import (
     BOUND,
     Attribution,
@@ -21,7 +22,6 @@ from tests.exactness.attributing import (
 from tests.exactness.cases import document_weights, make_data, make_training
 from tests.exactness.conftest import Agree
 from tests.exactness.tiny_models import tiny_model
-from tests.sharding.processes import on_ranks
 
 ASKED = [[1, 0, 0, 0], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [1, 0, 1, 0], [0, 1, 0, 0]]
 """Six queries of the four there are: two are repeats and one is a sum of two others."""
@@ -91,8 +91,8 @@ def test_dependent_queries(model: str, held: int, agree: Agree, tmp_path: Path) 
 
 
 def on_mesh(folder: Path, shards: int) -> list[Any]:
-    from engine.magic.optimizers import build_optimizer
-    from engine.sharding.mesh import Mesh
+    from engine.distributed.mesh import Mesh
+    from engine.replay.optimizers import build_optimizer
 
     problem = make_problem()
     trainer, start = Trainer.initialize(

@@ -8,17 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from engine import CausalLMLoss, Trainer
-from engine.contract.errors import UsageError
-from engine.magic.derivatives import FirstOrder, first_derivatives, second_derivatives
-from engine.magic.layerwise import Layerwise
-from engine.magic.optimizers import build_optimizer
-from engine.magic.ranks import ALONE
-from engine.magic.state import Batch, Params, TrainState
+from engine.attribution.layer_memory import Kept, layer_memory
 from engine.models import layers as layers_module
 from engine.models.layered_loss import LayeredModuleLoss
 from engine.models.layers import checked_layers, layers_of
 from engine.models.module_loss import ModuleLoss
-from engine.worker.layer_memory import Kept, layer_memory
+from engine.replay.checkpointed_hvp import Layerwise
+from engine.replay.derivatives import FirstOrder, first_derivatives, second_derivatives
+from engine.replay.optimizers import build_optimizer
+from engine.replay.ranks import ALONE
+from engine.replay.state import Batch, Params, TrainState
+from engine.runs.errors import UsageError
 from tests.exactness.adapted import Adapters, adapted_losses, adapted_model
 from tests.exactness.attributing import Attribution, attribute, check, compare
 from tests.exactness.cases import make_queries

@@ -16,7 +16,7 @@ from typing import Any, get_args
 import pytest
 
 from engine import CausalLMLoss
-from engine.magic.schedule import ScheduleKind
+from engine.replay.checkpointing import ScheduleKind
 from tests.exactness.attributing import (
     COEFFICIENTS,
     Attribution,

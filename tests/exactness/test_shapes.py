@@ -11,10 +11,10 @@ import torchopt
 from torch import Tensor, nn
 
 from engine import CausalLMLoss, DataStream, Trainer, weighted_causal_lm_ce
-from engine.contract.errors import RunError, UsageError
-from engine.magic.schedule import ScheduleKind
-from engine.records.manifest import MANIFEST, read_manifest
-from engine.trainer import Scores
+from engine.replay.checkpointing import ScheduleKind
+from engine.runs.errors import RunError, UsageError
+from engine.runs.manifest import MANIFEST, read_manifest
+from engine.training.trainer import Scores
 from tests.exactness.tiny_models import tiny_model
 
 ROWS = [[3, 4], [5, 6, 7, 8], [9, 10, 11, 12, 13, 14], [15, 16, 17]]
@@ -174,7 +174,7 @@ def test_a_trajectory_without_digests_opens(tmp_path: Path) -> None:
     manifest = read_manifest(tmp_path)
     assert manifest is not None and set(manifest.stream) == set(stream.digests())
     assert lines.count(b'"stream"') == 1
-    from engine.records.journal import JournalWriter, read_journal
+    from engine.runs.journal import JournalWriter, read_journal
 
     records = read_journal(tmp_path / MANIFEST)
     (tmp_path / MANIFEST).unlink()

@@ -14,7 +14,7 @@ import torchopt
 from torch import Tensor, nn
 
 from engine import DataStream, Trainer
-from engine.models.places import ModelError
+from engine.models.tensor_places import ModelError
 from tests.exactness.conftest import Agree
 
 VOCABULARY, ROWS, WIDTH = 9, 6, 5

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.records.run_folder import RunFolder
+from engine.runs.run_folder import RunFolder
 from magic_tui.client import processes
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.fake_run import FakeRun

@@ -8,7 +8,7 @@ from typing import Any
 
 from textual.pilot import Pilot
 
-from magic_tui.app import MagicApp
+from magic_tui.dashboard.app import MagicApp
 
 PATIENCE_SECONDS = 30.0
 LONGEST_SECONDS = 300.0

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from engine.contract.config import RunConfig
-from engine.records.arrays import create_array, rows_per_chunk
-from engine.records.checked import DIGEST
-from engine.records.journal import JournalWriter
-from engine.records.run_folder import RunFolder
-from engine.records.score_store import FORMAT_VERSION, TOP_DOCUMENTS
-from engine.records.tables import write_documents, write_queries, write_rows
+from engine.runs.arrays import create_array, rows_per_chunk
+from engine.runs.checksummed import DIGEST
+from engine.runs.config import RunConfig
+from engine.runs.journal import JournalWriter
+from engine.runs.run_folder import RunFolder
+from engine.runs.score_store import FORMAT_VERSION, TOP_DOCUMENTS
+from engine.runs.tables import write_documents, write_queries, write_rows
 from tests.cli.fake_run import WORDS, train_tokenizer, training_events
 
 RUN_ID = "20250102T030405-huge00"

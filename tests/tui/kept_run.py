@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from engine.records.journal import JournalWriter
-from engine.records.manifest import MANIFEST
-from engine.records.run_folder import RunFolder
+from engine.runs.journal import JournalWriter
+from engine.runs.manifest import MANIFEST
+from engine.runs.run_folder import RunFolder
 from tests.cli.fake_run import FakeRun, replay_events
 
 HOSTILE = (

@@ -13,15 +13,15 @@ from pathlib import Path
 
 from textual.pilot import Pilot
 
-from engine.contract.config import as_plain
-from engine.contract.read_config import read_config
-from engine.records.naming import new_run_id
-from engine.records.places import state_folder
-from engine.records.run_folder import RunFolder
-from engine.records.runs import list_runs
-from magic_tui.app import MagicApp
+from engine.runs.config import as_plain
+from engine.runs.listing import list_runs
+from engine.runs.naming import new_run_id
+from engine.runs.paths import state_folder
+from engine.runs.read_config import read_config
+from engine.runs.run_folder import RunFolder
 from magic_tui.client.engine import connect
-from magic_tui.screens.new_run import NewRunScreen
+from magic_tui.dashboard.app import MagicApp
+from magic_tui.runs.new_run_screen import NewRunScreen
 from tests.tui.driving import screen_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,7 +126,7 @@ async def _until(pilot: Pilot[None], text: str) -> None:
 
 def _top_document(run: RunFolder) -> int:
     """The document that helps query 0 most."""
-    from magic_tui.client.attribution import open_attribution
+    from engine.scores.attribution import open_attribution
 
     return open_attribution(run).ranked(0, 1)[0].document
 

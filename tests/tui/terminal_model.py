@@ -12,7 +12,7 @@ from textual.app import App
 from textual.pilot import Pilot
 from textual.strip import Strip
 
-from magic_tui.app import MagicApp
+from magic_tui.dashboard.app import MagicApp
 from tests.tui.driving import Terminal, drive
 
 Look = tuple[frozenset[str], str, str]

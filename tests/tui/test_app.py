@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
-from engine.records.run_folder import RunFolder
-from magic_tui import copying
-from magic_tui.app import MagicApp
+from engine.runs.run_folder import RunFolder
 from magic_tui.cli import dashboard
-from magic_tui.render.ascii_glyphs import speaks_unicode
-from magic_tui.screens.base import MagicScreen
-from magic_tui.screens.numbered import NAMES, SCREENS
-from magic_tui.widgets.foot import key_text
+from magic_tui.dashboard import copying
+from magic_tui.dashboard.app import MagicApp
+from magic_tui.dashboard.ascii_glyphs import speaks_unicode
+from magic_tui.dashboard.footer import key_text
+from magic_tui.dashboard.numbered import NAMES, SCREENS
+from magic_tui.dashboard.screen import MagicScreen
 from tests.cli.fake_engine import FakeEngine
 from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows, until
 

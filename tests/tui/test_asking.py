@@ -7,22 +7,22 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from engine.contract.request import read_asked
-from engine.records.arrays import open_array
-from engine.records.atomic import size_on_disk
-from engine.records.journal import JournalWriter
-from engine.records.run_folder import RunFolder
-from magic_tui.client.asked import asked_before, with_answers
-from magic_tui.client.asking import Candidate, Source, request_of
-from magic_tui.client.basket import Basket, attribute_command
-from magic_tui.client.query_cost import query_cost
-from magic_tui.render.losses import (
+from engine.runs.arrays import open_array
+from engine.runs.atomic import size_on_disk
+from engine.runs.journal import JournalWriter
+from engine.runs.request import read_asked
+from engine.runs.run_folder import RunFolder
+from magic_tui.queries.basket import Basket, attribute_command
+from magic_tui.queries.candidates import Candidate, Source, request_of
+from magic_tui.queries.loss_lines import (
     basket_lines,
     candidate_line,
     loss_level,
     source_text,
     wrap_tokens,
 )
+from magic_tui.queries.past_queries import asked_before, with_answers
+from magic_tui.queries.query_cost import query_cost
 from tests.cli.fake_run import FakeRun
 from tests.tui.kept_run import HOSTILE, assert_harmless, write_kept
 

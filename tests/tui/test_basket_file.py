@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 
-from engine.records.places import state_folder
-from engine.records.run_folder import RunFolder
-from magic_tui.app import MagicApp
-from magic_tui.client.asking import Candidate
-from magic_tui.client.basket import Basket
-from magic_tui.client.basket_file import LARGEST_BYTES, keep_basket, kept_basket
+from engine.runs.paths import state_folder
+from engine.runs.run_folder import RunFolder
+from magic_tui.dashboard.app import MagicApp
+from magic_tui.queries.basket import Basket
+from magic_tui.queries.basket_file import LARGEST_BYTES, keep_basket, kept_basket
+from magic_tui.queries.candidates import Candidate
 from tests.cli.fake_run import FakeRun
 from tests.tui.driving import drive, screen_text, shows, until
 from tests.tui.kept_run import HOSTILE, write_kept

@@ -8,19 +8,19 @@ import pytest
 from rich.cells import cell_len
 from textual.color import WHITE, Color
 
-from engine.records.run_folder import RunFolder
-from engine.records.score_store import ScoreShape, ScoreWriter
-from engine.records.tables import write_rows
-from magic_tui.app import MagicApp
-from magic_tui.client.attribution import open_attribution
-from magic_tui.client.explored import explore
-from magic_tui.client.why import read_why
-from magic_tui.copying import copies_folder
-from magic_tui.render import light_colours
-from magic_tui.render.why import sentence
-from magic_tui.screens.document_view import find_piece
-from magic_tui.widgets.pane import Pane
-from magic_tui.widgets.paper import Paper
+from engine.runs.run_folder import RunFolder
+from engine.runs.score_store import ScoreShape, ScoreWriter
+from engine.runs.tables import write_rows
+from engine.scores.attribution import open_attribution
+from magic_tui.dashboard import light_colours
+from magic_tui.dashboard.app import MagicApp
+from magic_tui.dashboard.copying import copies_folder
+from magic_tui.explore.document_view import find_piece
+from magic_tui.explore.score_browser import explore
+from magic_tui.explore.token_text import Paper
+from magic_tui.explore.why import read_why
+from magic_tui.explore.why_lines import sentence
+from magic_tui.widgets.text_pane import Pane
 from tests.cli.fake_run import FakeRun
 from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows, until
 from tests.tui.hostile import unsafe_in

@@ -6,18 +6,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from engine.contract.errors import RunError, UsageError
-from engine.records.run_folder import RunFolder
-from engine.records.tables import RowTable
-from magic_tui.client.attribution import document_texts, open_attribution
-from magic_tui.client.document import Piece, read_document
-from magic_tui.client.explored import Explored, explore
-from magic_tui.client.overlap import shared_runs
-from magic_tui.client.ranking import agreement, rank_documents
-from magic_tui.client.recent import Recent
-from magic_tui.client.texts import DocumentTexts
-from magic_tui.render.layout import Layout
-from magic_tui.render.tokens import Shade, level_of, levels_of, wrap_shades
+from engine.runs.errors import RunError, UsageError
+from engine.runs.lru import Recent
+from engine.runs.run_folder import RunFolder
+from engine.runs.tables import RowTable
+from engine.scores.attribution import document_texts, open_attribution
+from engine.scores.document import Piece, read_document
+from engine.scores.ranking import agreement, rank_documents
+from engine.scores.texts import DocumentTexts
+from magic_tui.explore.layout import Layout
+from magic_tui.explore.overlap import shared_runs
+from magic_tui.explore.score_browser import Explored, explore
+from magic_tui.text.tokens import Shade, level_of, levels_of, wrap_shades
 from tests.cli.fake_run import FakeRun, sample_texts
 
 
@@ -113,7 +113,7 @@ def test_figures_made_from_tokens(finished: RunFolder) -> None:
 def test_figures_that_would_read_everything_are_refused(
     finished: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("magic_tui.client.explored.RANKABLE_TOKENS", 10)
+    monkeypatch.setattr("magic_tui.explore.score_browser.RANKABLE_TOKENS", 10)
     explored = Explored(open_attribution(finished))
     with pytest.raises(UsageError, match="it would read all"):
         explored.values(0, "strongest")
@@ -129,7 +129,7 @@ def test_a_document_is_found_by_halving(many: RunFolder, document: int) -> None:
 
 
 def test_packed_documents_are_found(tmp_path: Path) -> None:
-    from engine.records.tables import write_rows
+    from engine.runs.tables import write_rows
 
     run = RunFolder(tmp_path)
     rng = np.random.default_rng(0)

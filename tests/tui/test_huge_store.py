@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from engine.records import score_store, tables
-from engine.records.arrays import read
-from magic_tui.app import MagicApp
-from magic_tui.client import texts as texts_module
-from magic_tui.widgets.ranked_list import RankedList
+from engine.runs import score_store, tables
+from engine.runs.arrays import read
+from engine.scores import texts as texts_module
+from magic_tui.dashboard.app import MagicApp
+from magic_tui.explore.ranked_list import RankedList
 from tests.tui.driving import drive, shows, until
 from tests.tui.huge_store import NEEDLE, RUN_ID, write_huge
 

@@ -7,12 +7,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from engine.records.run_folder import RunFolder
-from engine.records.score_store import ScoreReader
+from engine.runs.run_folder import RunFolder
+from engine.runs.score_store import ScoreReader
 from engine.worker.__main__ import main
-from magic_tui.app import MagicApp
 from magic_tui.cli.verbs import app as cli
-from magic_tui.client.query_cost import query_cost
+from magic_tui.dashboard.app import MagicApp
+from magic_tui.queries.query_cost import query_cost
 from tests.data.tiny_images import write_mnist
 from tests.tui.driving import drive, screen_text, shows
 

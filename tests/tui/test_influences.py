@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from engine.records.run_folder import RunFolder
-from magic_tui.app import MagicApp
-from magic_tui.client.attribution import open_attribution
-from magic_tui.copying import copies_folder
-from magic_tui.screens.influences import InfluencesScreen
-from magic_tui.widgets.ranked_list import RankedList
+from engine.runs.run_folder import RunFolder
+from engine.scores.attribution import open_attribution
+from magic_tui.dashboard.app import MagicApp
+from magic_tui.dashboard.copying import copies_folder
+from magic_tui.explore.influences_screen import InfluencesScreen
+from magic_tui.explore.ranked_list import RankedList
 from tests.cli.fake_run import FakeRun, sample_texts
 from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows, until
 from tests.tui.hostile import TEXTS, unsafe_in
@@ -184,7 +184,7 @@ def test_copy_command_and_export(finished: RunFolder, tmp_path: Path) -> None:
 
 def test_the_pager_shows_the_list(finished: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     paged: list[str] = []
-    monkeypatch.setattr("magic_tui.app.page", lambda app, text: paged.append(text))
+    monkeypatch.setattr("magic_tui.dashboard.app.page", lambda app, text: paged.append(text))
 
     async def task(pilot):
         await shows(pilot, "strongest token")

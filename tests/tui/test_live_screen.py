@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 
-from engine.records.journal import JournalWriter
-from engine.records.run_folder import RunFolder
-from magic_tui.app import MagicApp
-from magic_tui.screens.live import LiveScreen
+from engine.runs.journal import JournalWriter
+from engine.runs.run_folder import RunFolder
+from magic_tui.dashboard.app import MagicApp
+from magic_tui.live.live_screen import LiveScreen
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.fake_run import FakeRun, replay_events, sample_texts
 from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows, until

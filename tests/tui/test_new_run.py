@@ -10,9 +10,9 @@ import pytest
 import yaml
 from textual.pilot import Pilot
 
-from magic_tui.app import MagicApp
 from magic_tui.client import worker
-from magic_tui.client.plan import FIELDS, Draft, Field
+from magic_tui.dashboard.app import MagicApp
+from magic_tui.runs.config_draft import FIELDS, Draft, Field
 from tests.cli.fake_engine import FakeEngine
 from tests.tui.driving import Terminal, drive, screen_text, shows, until
 

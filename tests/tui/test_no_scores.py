@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 
-from engine.contract.states import RunState
-from engine.records.run_folder import RunFolder
-from magic_tui.app import MagicApp
-from magic_tui.client.no_scores import why_no_scores
-from magic_tui.screens.influences import InfluencesScreen
+from engine.runs.run_folder import RunFolder
+from engine.runs.states import RunState
+from magic_tui.dashboard.app import MagicApp
+from magic_tui.explore.influences_screen import InfluencesScreen
+from magic_tui.explore.no_scores import why_no_scores
 from magic_tui.widgets.lines import Lines
 from tests.cli.fake_engine import FakeEngine, run_view
 from tests.cli.fake_run import FakeRun
@@ -25,8 +25,8 @@ PHASE = {
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("magic_tui.screens.exploring._RETRY_SECONDS", 0.1)
-    monkeypatch.setattr("magic_tui.widgets.head._LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("magic_tui.explore.explore_screen._RETRY_SECONDS", 0.1)
+    monkeypatch.setattr("magic_tui.dashboard.header._LOOK_SECONDS", 0.1)
 
 
 @pytest.mark.parametrize("phase", ["prepare", "train", "measure", "replay"])

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from textual.pilot import Pilot
 
-from engine.records.arrays import open_array
-from engine.records.journal import JournalWriter
-from engine.records.run_folder import RunFolder
-from engine.records.tables import RowTable
-from magic_tui.app import MagicApp
-from magic_tui.client.attribution import open_attribution
-from magic_tui.client.curves import batch_documents, read_curves
-from magic_tui.client.history import read_history
-from magic_tui.render.step_charts import SignedScale, Window, filled_rows, signed_rows
-from magic_tui.screens.over_training import OverTrainingScreen
-from magic_tui.widgets.batch_list import BatchList
-from magic_tui.widgets.step_charts import StepCharts
+from engine.runs.arrays import open_array
+from engine.runs.history import read_history
+from engine.runs.journal import JournalWriter
+from engine.runs.run_folder import RunFolder
+from engine.runs.tables import RowTable
+from engine.scores.attribution import open_attribution
+from magic_tui.dashboard.app import MagicApp
+from magic_tui.explore.batch_list import BatchList
+from magic_tui.explore.curves import batch_documents, read_curves
+from magic_tui.explore.over_training_screen import OverTrainingScreen
+from magic_tui.explore.step_charts import StepCharts
+from magic_tui.text.step_charts import SignedScale, Window, filled_rows, signed_rows
 from tests.cli.fake_run import FakeRun
 from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows, until
 from tests.tui.kept_run import HOSTILE, assert_harmless, write_kept

@@ -12,18 +12,18 @@ import pytest
 from textual import events
 from textual.pilot import Pilot
 
-from engine.contract.config import RunConfig, as_plain
-from engine.contract.errors import UsageError
-from engine.contract.request import LONGEST_TEXT
-from engine.records.run_folder import RunFolder
-from engine.records.tables import write_queries
-from magic_tui.app import MagicApp
+from engine.runs.config import RunConfig, as_plain
+from engine.runs.errors import UsageError
+from engine.runs.request import LONGEST_TEXT
+from engine.runs.run_folder import RunFolder
+from engine.runs.tables import write_queries
 from magic_tui.client import worker
-from magic_tui.client.asking import Candidate, Source
-from magic_tui.screens import asking
-from magic_tui.screens.queries import QueriesScreen
-from magic_tui.selection import Selection
-from magic_tui.widgets.candidate_list import CandidateList
+from magic_tui.dashboard.app import MagicApp
+from magic_tui.dashboard.selection import Selection
+from magic_tui.queries import query_worker as asking
+from magic_tui.queries.candidate_list import CandidateList
+from magic_tui.queries.candidates import Candidate, Source
+from magic_tui.queries.queries_screen import QueriesScreen
 from magic_tui.widgets.prompt import TypedLine
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.fake_run import FakeRun

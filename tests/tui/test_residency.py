@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from magic_tui.client.recording import Recording
-from magic_tui.render.ascii_glyphs import as_ascii
-from magic_tui.render.chart import curve_lines
-from magic_tui.render.residency import LABEL_WIDTH, strip_lines
+from magic_tui.dashboard.ascii_glyphs import as_ascii
+from magic_tui.live.residency_strip import LABEL_WIDTH, strip_lines
+from magic_tui.live.run_history import Recording
+from magic_tui.text.chart import curve_lines
 from tests.cli.fake_run import replay_events, training_events
 
 STEPS = 6

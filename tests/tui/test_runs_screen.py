@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 
-from engine.records.run_folder import RunFolder
-from magic_tui.app import MagicApp
+from engine.runs.run_folder import RunFolder
 from magic_tui.client.start import stopped_note
+from magic_tui.dashboard.app import MagicApp
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.fake_run import FakeRun
 from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows, until

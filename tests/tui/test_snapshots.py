@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 
-from engine.records.run_folder import RunFolder
-from magic_tui.app import MagicApp
+from engine.runs.run_folder import RunFolder
+from magic_tui.dashboard.app import MagicApp
 from tests.cli.fake_engine import FakeEngine
 from tests.tui.driving import screen_text, shows, until
 from tests.tui.kept_run import write_kept

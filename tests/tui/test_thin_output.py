@@ -14,10 +14,10 @@ from textual.geometry import Region
 from textual.pilot import Pilot
 from textual.strip import Strip
 
-from engine.records.run_folder import RunFolder
-from magic_tui.app import MagicApp
-from magic_tui.safe_text import safe_text
-from magic_tui.thin_output import OnScreen
+from engine.runs.run_folder import RunFolder
+from engine.runs.safe_text import safe_text
+from magic_tui.dashboard.app import MagicApp
+from magic_tui.dashboard.cell_diff import OnScreen
 from tests.tui.driving import Terminal, drive
 from tests.tui.terminal_model import TerminalModel, watch_output
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from textual.pilot import Pilot
 
-from engine.contract.errors import RunError
-from engine.records.checked import read_record, write_record
-from engine.records.run_folder import RunFolder
-from magic_tui.app import MagicApp
-from magic_tui.client.attribution import open_attribution
-from magic_tui.client.lds import kind_text
-from magic_tui.client.trust import read_trust, read_verdict
-from magic_tui.client.validation import read_validation, spearman
+from engine.evaluation.lds_index import kind_text
+from engine.evaluation.predictions import read_validation, spearman
+from engine.evaluation.trust import read_trust, read_verdict
+from engine.runs.checksummed import read_record, write_record
+from engine.runs.errors import RunError
+from engine.runs.run_folder import RunFolder
+from engine.scores.attribution import open_attribution
+from magic_tui.dashboard.app import MagicApp
 from tests.cli.fake_run import FakeRun
 from tests.tui.driving import Terminal, drive, screen_text, shows
 from tests.tui.kept_run import HOSTILE, assert_harmless, write_kept
@@ -220,7 +220,7 @@ def test_not_validated(kept: RunFolder, terminal: Terminal) -> None:
 def test_the_scatter_its_outlier_and_more_of_it(
     kept: RunFolder, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("magic_tui.screens.trust._LOOK_SECONDS", 0.2)
+    monkeypatch.setattr("magic_tui.trust.trust_screen._LOOK_SECONDS", 0.2)
     validated(kept, 0.05, outlier="13")
 
     async def task(pilot: Pilot[None]) -> None:

@@ -7,9 +7,9 @@ import pytest
 from textual import events
 from textual.pilot import Pilot
 
-from engine.records.run_folder import RunFolder
-from magic_tui.app import MagicApp
-from magic_tui.crash_note import crash_sentence
+from engine.runs.run_folder import RunFolder
+from magic_tui.dashboard.app import MagicApp
+from magic_tui.dashboard.crash_note import crash_sentence
 from tests.tui.driving import drive, screen_text, shows, until
 
 KEYS = [

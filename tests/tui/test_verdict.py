@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from magic_tui.client.verdict import Facts, judge
+from engine.evaluation.verdict import Facts, judge
 
 GOOD = Facts(lds=0.95, subsets=20, smoothness=0.97, agreement=0.99999, reproduced=True)
 

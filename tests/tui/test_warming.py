@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from engine.records.run_folder import RunFolder
-from magic_tui.screens.numbered import SCREENS
-from magic_tui.warming import LIBRARIES, warm_up
+from engine.runs.run_folder import RunFolder
+from magic_tui.dashboard.numbered import SCREENS
+from magic_tui.dashboard.preload import LIBRARIES, warm_up
 
 HEAVY = (
     *("torch", "numpy", "pyarrow", "zarr", "tokenizers", "httpx2", "pydantic", "yaml", "typer"),
@@ -17,9 +17,9 @@ HEAVY = (
 FIRST = f"""
 import asyncio, sys
 from pathlib import Path
-from magic_tui.app import MagicApp
+from magic_tui.dashboard.app import MagicApp
 from magic_tui.client import processes
-from magic_tui.screens.base import MagicScreen
+from magic_tui.dashboard.screen import MagicScreen
 
 processes.ENGINE_COMMAND = [sys.executable, "-c", "import sys; sys.exit(7)"]
 

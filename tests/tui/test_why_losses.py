@@ -11,18 +11,18 @@ import yaml
 from rich.cells import cell_len
 from textual.pilot import Pilot
 
-from engine.records.run_folder import RunFolder
-from magic_tui.app import MagicApp
+from engine.runs.run_folder import RunFolder
+from engine.scores.attribution import QueryDocument
 from magic_tui.client import worker
-from magic_tui.client.asking import TextLosses, TokenLoss, candidate_of
-from magic_tui.client.attribution import QueryDocument
-from magic_tui.client.explored import explore
 from magic_tui.client.worker import run_worker
-from magic_tui.copying import copies_folder
-from magic_tui.render.numbers import loss_text
-from magic_tui.render.query_losses import loss_lines
-from magic_tui.screens import why as screen
-from magic_tui.widgets.pane import Pane
+from magic_tui.dashboard.app import MagicApp
+from magic_tui.dashboard.copying import copies_folder
+from magic_tui.explore import why_screen as screen
+from magic_tui.explore.score_browser import explore
+from magic_tui.queries.candidates import TextLosses, TokenLoss, candidate_of
+from magic_tui.queries.query_loss_lines import loss_lines
+from magic_tui.text.numbers import loss_text
+from magic_tui.widgets.text_pane import Pane
 from tests.cli.fake_run import FakeRun
 from tests.crash.tiny import tiny_config, tiny_model
 from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows, until

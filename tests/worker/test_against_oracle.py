@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from engine.contract.read_config import read_config
+from engine.attribution.prepare import new_job
 from engine.data.order import batch_order
 from engine.models.load import load_causal_lm
-from engine.records.score_store import ScoreReader
-from engine.records.tables import RowTable
-from engine.worker.preparing import new_job
+from engine.runs.read_config import read_config
+from engine.runs.score_store import ScoreReader
+from engine.runs.tables import RowTable
 from tests.exactness import oracle
 
 Outcome = dict[str, Any]

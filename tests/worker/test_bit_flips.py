@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from engine.checkpoints.tensor_files import read_tensors
-from engine.contract.errors import MagicError
-from engine.records.manifest import read_manifest
-from engine.records.run_folder import RunFolder
-from engine.records.score_store import ScoreReader
-from engine.records.tables import RowTable, read_table
+from engine.runs.errors import MagicError
+from engine.runs.manifest import read_manifest
+from engine.runs.run_folder import RunFolder
+from engine.runs.score_store import ScoreReader
+from engine.runs.tables import RowTable, read_table
+from engine.trajectory.tensor_files import read_tensors
 
 Outcome = dict[str, Any]
 FLIPS = 4

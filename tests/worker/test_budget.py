@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from engine.contract.config import RunConfig
-from engine.magic.ranks import Ranks, Value
-from engine.planning import free_memory
-from engine.worker import budget
-from engine.worker.budget import Budget, budget_of
-from engine.worker.memory import Needs
+from engine.attribution import budget
+from engine.attribution.budget import Budget, budget_of
+from engine.attribution.replay_memory import Needs
+from engine.distributed.free_memory import free_memory
+from engine.replay.ranks import Ranks, Value
+from engine.runs.config import RunConfig
 
 CONFIG = RunConfig.model_validate({"model": {"path": "m"}, "data": {"path": "d"}})
 

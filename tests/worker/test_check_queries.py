@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.contract.config import RunConfig
-from engine.contract.errors import UsageError
-from engine.contract.request import AttributionRequest
-from engine.records.run_folder import RunFolder
-from engine.worker.texts import check_config, check_queries
+from engine.attribution.query_texts import check_config, check_queries
+from engine.runs.config import RunConfig
+from engine.runs.errors import UsageError
+from engine.runs.request import AttributionRequest
+from engine.runs.run_folder import RunFolder
 from tests.cli.fake_run import FakeRun
 
 LENGTH = {"data": {"path": "x.jsonl", "sequence_length": 16}}
@@ -102,8 +102,8 @@ def test_its_process_loads_no_torch(run: RunFolder, tmp_path: Path) -> None:
 def test_tokens_are_those_of_transformers(run: RunFolder) -> None:
     from transformers import PreTrainedTokenizerFast
 
+    from engine.attribution.query_texts import _KeptTokenizer, typed_documents
     from engine.data.tokens import tokenize
-    from engine.worker.texts import _KeptTokenizer, typed_documents
 
     kept: Any = _KeptTokenizer(run.tokenizer_file)
     theirs = PreTrainedTokenizerFast(tokenizer_file=str(run.tokenizer_file))

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from engine.contract.config import ModelConfig, RunConfig
-from engine.contract.errors import UsageError
+from engine.attribution.prepare import warnings_of
 from engine.models.load import LoadedCausalLM, load_causal_lm
-from engine.worker.preparing import warnings_of
+from engine.runs.config import ModelConfig, RunConfig
+from engine.runs.errors import UsageError
 
 CPU = torch.device("cpu")
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from engine.contract.states import RunState
-from engine.records.run_folder import RunFolder
+from engine.runs.run_folder import RunFolder
+from engine.runs.states import RunState
 from tests.crash.ranks import current_job
 
 Outcome = dict[str, Any]
@@ -162,7 +162,7 @@ def test_cotangent_without_eps_root(config: dict[str, Any], start: Start) -> Non
 def test_full_disk(
     config: dict[str, Any], start: Start, runs: Path, monkeypatch: pytest.MonkeyPatch, worker: Any
 ) -> None:
-    from engine.checkpoints import tensor_files
+    from engine.trajectory import tensor_files
 
     real = tensor_files.write_atomically
 

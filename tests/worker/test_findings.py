@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.records.checked import read_record
-from engine.records.run_folder import RunFolder
-from engine.worker.findings import Finding, LossWatch, replay_findings
-from magic_tui.client.findings import warnings_view
-from magic_tui.client.trust import read_verdict
+from engine.attribution.findings import Finding, LossWatch, replay_findings
+from engine.evaluation.trust import read_verdict
+from engine.runs.checksummed import read_record
+from engine.runs.run_folder import RunFolder
+from engine.scores.findings import warnings_view
 
 Outcome = dict[str, Any]
 

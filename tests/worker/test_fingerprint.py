@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from engine.attribution import fingerprint
 from engine.models.digests import weight_digests
-from engine.records.run_folder import RunFolder
-from engine.worker import fingerprint
+from engine.runs.run_folder import RunFolder
 from tests.worker.test_lora import adapted
 from tests.worker.test_own_task import OWN, own
 from tests.worker.test_resume import stop_training_at

@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.contract.config import RunConfig
-from engine.contract.read_config import read_config
-from engine.records.run_folder import RunFolder
-from engine.records.score_store import ScoreReader
-from engine.records.tables import RowTable
-from engine.worker.preparing import new_job
+from engine.attribution.prepare import new_job
+from engine.runs.config import RunConfig
+from engine.runs.read_config import read_config
+from engine.runs.run_folder import RunFolder
+from engine.runs.score_store import ScoreReader
+from engine.runs.tables import RowTable
 from tests.data.tiny_images import write_mnist
 from tests.exactness import oracle
 
@@ -203,7 +203,7 @@ def test_interrupted_and_resumed(
     phase: str, images: dict[str, Any], start: Start, worker: Callable[..., Outcome],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    from engine.worker import stop
+    from engine.attribution import stop
 
     monkeypatch.setenv("MAGIC_SAVE_SECONDS", "0")
     config = {**resnet(images), "trajectory": {"schedule": "sqrt"}}

@@ -11,9 +11,9 @@ import pytest
 import torch
 import yaml
 
-from engine.contract.config import RunConfig
-from engine.records.run_folder import RunFolder
-from engine.records.score_store import ScoreReader
+from engine.runs.config import RunConfig
+from engine.runs.run_folder import RunFolder
+from engine.runs.score_store import ScoreReader
 from tests.worker.test_losses import TEXT, ask, by_the_model
 
 Outcome = dict[str, Any]

@@ -11,8 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from engine.records.run_folder import RunFolder
-from engine.worker.preparing import stored_job
+from engine.attribution.prepare import stored_job
+from engine.runs.run_folder import RunFolder
 
 Outcome = dict[str, Any]
 Worker = Callable[..., Outcome]

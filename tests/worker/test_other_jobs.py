@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from engine.contract.environment import (
+from engine.distributed.local_ranks import MEETING, is_rank
+from engine.runs.environment import (
     child_environment,
     environment_for_a_run,
     environment_of_a_run,
 )
-from engine.worker.ranks import MEETING, is_rank
 
 OF_ANOTHER = {
     "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4",

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from engine.contract.read_config import read_config
-from engine.records.run_folder import RunFolder
-from engine.records.score_store import ScoreReader
-from engine.worker.preparing import new_job, stored_job
-from engine.worker.queries import measurement_batches, read_queries
-from magic_tui.client.trust import read_verdict
+from engine.attribution.prepare import new_job, stored_job
+from engine.attribution.queries import measurement_batches, read_queries
+from engine.evaluation.trust import read_verdict
+from engine.runs.read_config import read_config
+from engine.runs.run_folder import RunFolder
+from engine.runs.score_store import ScoreReader
 
 Outcome = dict[str, Any]
 DEVICE = torch.device("cpu")

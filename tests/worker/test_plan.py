@@ -10,14 +10,14 @@ import pytest
 import torch
 import yaml
 
-from engine.contract.read_config import parse_config
-from engine.magic.state import Batch, Params
-from engine.records.atomic import size_on_disk
-from engine.records.run_folder import RunFolder
-from engine.records.score_store import ScoreReader
-from engine.step_times import measure_steps
-from engine.worker import budget
-from engine.worker.preparing import new_job, stored_job
+from engine.attribution import budget
+from engine.attribution.prepare import new_job, stored_job
+from engine.cost.step_times import measure_steps
+from engine.replay.state import Batch, Params
+from engine.runs.atomic import size_on_disk
+from engine.runs.read_config import parse_config
+from engine.runs.run_folder import RunFolder
+from engine.runs.score_store import ScoreReader
 from tests.crash.tiny import SENTENCES
 
 Outcome = dict[str, Any]
@@ -49,7 +49,7 @@ def test_steps_are_weighed_by_their_widths(
     job, _ = new_job(parse_config(config, tmp_path / "config.yaml"), torch.device("cpu"))
     clock = Clock(job.trainer.step.loss)
     job.trainer.step.loss = clock
-    monkeypatch.setattr("engine.step_times.time", clock)
+    monkeypatch.setattr("engine.cost.step_times.time", clock)
     stream = job.stream("token")
     widths = [stream.batch(step).inputs["input_ids"].numel() for step in range(len(stream))]
     assert stream.sizes().tolist() == widths and max(widths) > 3 * min(widths)

@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from engine.checkpoints import replay_saves
-from engine.contract.config import RunConfig
-from engine.contract.errors import StoppedError
-from engine.records.run_folder import RunFolder
-from engine.records.score_store import ScoreReader
-from engine.worker import attribution as attributing
+from engine.attribution import attribute as attributing
+from engine.runs.config import RunConfig
+from engine.runs.errors import StoppedError
+from engine.runs.run_folder import RunFolder
+from engine.runs.score_store import ScoreReader
+from engine.trajectory import replay_checkpoints as replay_saves
 from tests.crash.ranks import leftovers
 from tests.crash.tiny import SENTENCES
 

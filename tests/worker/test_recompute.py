@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from engine.contract.config import RunConfig
-from engine.records.run_folder import RunFolder
-from engine.records.score_store import ScoreReader
+from engine.runs.config import RunConfig
+from engine.runs.run_folder import RunFolder
+from engine.runs.score_store import ScoreReader
 
 Outcome = dict[str, Any]
 Start = Callable[..., Outcome]

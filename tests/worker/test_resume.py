@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from engine.checkpoints import replay_saves
-from engine.contract.errors import RunError, StoppedError
-from engine.magic.schedule import make_schedule
-from engine.records.run_folder import RunFolder
-from engine.training_loop import Control
-from engine.worker import replaying, run
+from engine.attribution import replay_runner as replaying
+from engine.replay.checkpointing import make_schedule
+from engine.runs.errors import RunError, StoppedError
+from engine.runs.run_folder import RunFolder
+from engine.training.loop import Control
+from engine.trajectory import replay_checkpoints as replay_saves
+from engine.worker import run
 from tests.crash.ranks import fingerprint, leftovers
 
 Outcome = dict[str, Any]

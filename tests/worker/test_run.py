@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from engine.contract.states import RunState
-from engine.records.run_folder import RunFolder
-from engine.records.score_store import ScoreReader
-from engine.records.tables import RowTable
+from engine.runs.run_folder import RunFolder
+from engine.runs.score_store import ScoreReader
+from engine.runs.states import RunState
+from engine.runs.tables import RowTable
 from engine.worker.export import _save
 from tests.crash.ranks import current_job
 

@@ -12,9 +12,9 @@ import torch
 import torchopt
 from torch import Tensor, nn
 
-from engine.records.run_folder import RunFolder
-from engine.stream import DataStream
-from engine.trainer import Trainer
+from engine.runs.run_folder import RunFolder
+from engine.training.data_stream import DataStream
+from engine.training.trainer import Trainer
 from tests.worker.test_failures import changed, with_model
 
 Outcome = dict[str, Any]

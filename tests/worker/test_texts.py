@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from engine.contract.config import SourceConfig
-from engine.contract.errors import UsageError
-from engine.worker import texts
-from engine.worker.texts import source_texts
+from engine.attribution import query_texts as texts
+from engine.attribution.query_texts import source_texts
+from engine.runs.config import SourceConfig
+from engine.runs.errors import UsageError
 
 
 @pytest.fixture(autouse=True)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import yaml
 
-from engine.records.run_folder import RunFolder
-from engine.records.score_store import ScoreReader, read_completion
-from engine.records.tables import read_table
+from engine.runs.run_folder import RunFolder
+from engine.runs.score_store import ScoreReader, read_completion
+from engine.runs.tables import read_table
 from tests.crash.tiny import QUERIES, SENTENCES
 
 Outcome = dict[str, Any]

@@ -1,0 +1,1 @@
+"""A prepared run and the queries it is asked: losses, replay, scores."""

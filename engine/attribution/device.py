@@ -1,0 +1,122 @@
+"""The device a worker computes on, set up so that the same config gives the same bits."""
+
+import contextlib
+import ctypes
+import gc
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import torch
+
+from engine.distributed.local_ranks import local_rank
+from engine.runs.errors import RunError
+from engine.runs.run_folder import RunFolder
+
+
+def set_up_device() -> torch.device:
+    """This rank's device: a GPU if there is one, otherwise the CPU.
+
+    TF32 and nondeterministic kernels are off.
+    """
+    # Read by cuBLAS when it starts, which is later than this.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    # As torch.use_deterministic_algorithms, which takes seconds to load torch's compiler.
+    torch.set_deterministic_debug_mode("warn")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", local_rank() % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+def arithmetic(device: torch.device) -> dict[str, str | int]:
+    """What of this machine and its libraries decides how sums are rounded."""
+    on_gpu = device.type == "cuda"
+    return {
+        "device": device.type,
+        "processor": torch.cuda.get_device_name(device)
+        if on_gpu
+        else torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def compute_as_before(folder: RunFolder, device: torch.device) -> str | None:
+    """Compute as when a run was prepared; returns a warning if rounding may differ all the same.
+
+    Raises:
+        RunError: if it was prepared on another kind of device.
+    """
+    facts = folder.prepared()
+    # The number of threads decides in which order sums are taken.
+    torch.set_num_threads(facts["threads"])
+    now = arithmetic(device)
+    if now["device"] != facts["device"]:
+        raise RunError(
+            f"run {folder.id} began on {facts['device']}, but here it would go on on "
+            f"{now['device']}, with other rounding; resume it where it began"
+        )
+    changed = [f"{facts[n]} then, {now[n]} now" for n in now if now[n] != facts[n]]
+    if not changed:
+        return None
+    return (
+        f"this machine computes otherwise than when the run began ({'; '.join(changed)}): scores "
+        "may differ in rounding"
+    )
+
+
+_most_before = 0
+"""The peak that there was when it was last counted anew."""
+
+
+def memory_in_use(device: torch.device) -> int:
+    """Peak bytes this process has held on the device, or in this machine's memory."""
+    return max(_most_before, _peak(device))
+
+
+def _peak(device: torch.device) -> int:
+    """The same since it was last counted anew."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource
+
+    # Linux counts in kibibytes, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def memory_now(device: torch.device) -> int:
+    """Bytes this process holds on the device, or in this machine's memory."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    return int(psutil.Process().memory_info().rss)
+
+
+def peak_of(device: torch.device, do: Callable[[], object]) -> int:
+    """Bytes that doing something takes at its peak, above what was in use."""
+    global _most_before
+    give_back_memory()
+    _most_before, before = memory_in_use(device), memory_now(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):
+            # Linux: the peak of the process starts from here.
+            Path("/proc/self/clear_refs").write_text("5")
+    do()
+    return max(0, _peak(device) - before)
+
+
+def give_back_memory() -> None:
+    """Give what was freed back to the system: the C library and torch keep it for themselves."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -1,0 +1,312 @@
+"""What a run was made from: recorded when it is prepared, and compared by every later use of it.
+
+The record is ``fingerprint`` in the facts of ``prepared.json``:
+
+    weights    by name, a digest of each tensor that was loaded or drawn, frozen ones included
+    data       a digest of the rows
+    model      where a language model came from: its files, the commit of the hub, its own code
+    code       by module, the files of a task of one's own
+    libraries  the versions of what computes
+
+Weights are compared as they are in memory after loading, so that it does not matter how a change
+came about. The model's config, its tokenizer and a task's code are kept in the run: where those
+of the config's path are others by now, the copies are used, and a warning says so.
+"""
+
+import contextlib
+import hashlib
+import sys
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.models.loaded import LoadedModel
+from engine.runs.config import CAUSAL_LM, IMAGE_CLASSIFICATION, ModelConfig, RunConfig
+from engine.runs.environment import magic_version
+from engine.runs.errors import RunError
+from engine.runs.inputs import (
+    KEPT,
+    KeptFile,
+    combined,
+    copies_to_use,
+    differing,
+    file_digest,
+    listed,
+    refused,
+)
+from engine.runs.run_folder import RunFolder
+from engine.tasks.own_code import Copy, code_files
+from engine.tasks.task import Origins, Rows, Task
+
+_LIBRARIES = ("torch", "transformers", "torchopt", "peft", "tokenizers", "numpy", "safetensors")
+_READ = (
+    *("config.json", "generation_config.json", "*tokenizer*", "*vocab*", "merges*", "*.model"),
+    *("special_tokens_map.json", "added_tokens.json", "tekken.json", "*.tiktoken", "*.jinja"),
+)
+"""Patterns of the files that a model's config and tokenizer consist of."""
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")
+_REMOTE = "transformers_modules"
+"""The package that transformers puts a model's own code into."""
+
+
+def record_fingerprint(
+    folder: RunFolder, config: RunConfig, task: Task, weights: Mapping[str, str]
+) -> dict[str, Any]:
+    """What a run is made from; its small files are copied into the run.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        task: as it was prepared, everything that it imports loaded.
+        weights: the digests of its tensors before training.
+    """
+    facts: dict[str, Any] = {
+        "weights": dict(weights),
+        "data": rows_digest(task.rows),
+        "libraries": libraries(),
+    }
+    kept = folder.path / KEPT
+    if config.task == CAUSAL_LM:
+        facts["model"] = _model_facts(kept / "model", config.model, task.model)
+    elif config.task != IMAGE_CLASSIFICATION:
+        facts["code"] = _code_facts(kept / "code", config.task.rpartition(":")[0])
+    return facts
+
+
+class Fingerprint:
+    """The record of one run, and what is found to differ from it."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        """Read the record.
+
+        Raises:
+            RunError: if the run was never prepared, or its record is damaged.
+        """
+        self._folder, self._config = folder, folder.config()
+        self._facts: dict[str, Any] | None = folder.prepared().get("fingerprint")
+        self.warnings: list[str] = []
+        """A sentence for each difference that changes no number."""
+        if self._facts is None:
+            self.warnings.append(
+                f"run {folder.id} was made by an older magic, which did not record what it was "
+                "made from: whether its model, tokenizer and task are the same cannot be checked"
+            )
+            return
+        before, now = self._facts["libraries"], libraries()
+        # The version of torch is told with what else decides rounding.
+        changed = [name for name in differing(before, now) if name != "torch"]
+        if changed:
+            versions = [f"{n} {before.get(n)} then, {now.get(n)} now" for n in changed]
+            self.warnings.append(
+                f"other versions of libraries than when the run was prepared ({listed(versions)}): "
+                "scores may differ"
+            )
+
+    def origins(self) -> Origins:
+        """Where to load the run's model and task from, after comparing files.
+
+        Raises:
+            UsageError: naming a file that changed, if the run has no good copy of it.
+        """
+        facts = self._facts or {}
+        model, code = facts.get("model"), facts.get("code")
+        return Origins(
+            model_files=self._model_files(model) if model else None,
+            commit=model["commit"] if model else None,
+            code=self._code(code) if code else {},
+        )
+
+    def check(self, task: Task, weights: Mapping[str, str]) -> None:
+        """Compare what was loaded.
+
+        Raises:
+            UsageError: if the model's weights or its own code are not what they were.
+            RunError: if the rows of the run are not what they were.
+        """
+        if self._facts is None:
+            return
+        if rows_digest(task.rows) != self._facts["data"]:
+            raise RunError(
+                f"{self._folder.rows_store} does not hold the rows that the run was prepared with; "
+                "restore it from a backup, or run the config again as a new run"
+            )
+        self.check_model(task.model, weights)
+
+    def check_model(
+        self, loaded: LoadedModel, weights: Mapping[str, str], besides: Iterable[str] = ()
+    ) -> None:
+        """Compare the model's own code and its weights, ``besides`` those of some names.
+
+        Raises:
+            UsageError: if they are not what they were.
+        """
+        if self._facts is None:
+            return
+        model = self._facts.get("model")
+        if model and (other := differing(model["code"], _remote_code(loaded))):
+            raise refused(f"{listed(other)}, code of the model {self._config.model.path},")
+        other = differing(self._facts["weights"], weights)
+        if other := [name for name in other if name not in set(besides)]:
+            raise refused(self._what(), self._which(other, len(weights)))
+
+    def _what(self) -> str:
+        config = self._config
+        if config.task != CAUSAL_LM:
+            return f"the weights that task {config.task} gives its model"
+        if config.model.from_scratch:
+            return f"the weights that are drawn for {config.model.path} from seed {config.seed}"
+        return f"the weights of {config.model.path}"
+
+    def _which(self, other: list[str], count: int) -> str:
+        """What is known of a change of weights: files, tensors and versions."""
+        assert self._facts is not None
+        model = self._facts.get("model")
+        files = differing(model["weights"], _weights_files(Path(model["folder"]))) if model else []
+        before, now = self._facts["libraries"], libraries()
+        versions = [f"{n} {before.get(n)} then, {now.get(n)} now" for n in differing(before, now)]
+        tensors = listed(name.removeprefix("model.") for name in other)
+        return "; ".join([*files[:1], f"{tensors}, of {count} tensors", *versions])
+
+    def _model_files(self, model: dict[str, Any]) -> Path | None:
+        folder, kept = Path(model["folder"]), self._folder.path / KEPT / "model"
+        if model["commit"] is not None and not folder.is_dir():
+            # The hub's cache was emptied or moved: the commit says what is read.
+            return None
+        files = [
+            KeptFile(name, folder / name, kept / name, digest)
+            for name, digest in model["files"].items()
+        ]
+        # A snapshot of the hub may be given more of its files, which are those of its commit.
+        added = (
+            _small_files(folder, ()) - model["files"].keys() if model["commit"] is None else set()
+        )
+        where = self._config.model.path
+        if model["code"] and (changed := [*(f.name for f in files if f.is_changed), *added]):
+            # Its own code would be looked for beside the copy.
+            raise refused(f"{listed(changed)} of {where}")
+        warning = copies_to_use(files, sorted(added), where)
+        if warning is None:
+            return None
+        self.warnings.append(warning)
+        return kept
+
+    def _code(self, code: dict[str, dict[str, str]]) -> dict[str, Copy]:
+        kept = self._folder.path / KEPT / "code"
+        files = {
+            module: KeptFile(
+                Path(each["file"]).name, Path(each["file"]), kept / each["copy"], each["sha256"]
+            )
+            for module, each in code.items()
+        }
+        where = f"task {self._config.task}"
+        for file in files.values():
+            if file.is_changed and file.original.suffix != ".py":
+                raise refused(f"{file.original} of {where}")
+        warning = copies_to_use(files.values(), [], where)
+        if warning is None:
+            return {}
+        self.warnings.append(warning)
+        return {module: Copy(file.original, file.copy) for module, file in files.items()}
+
+
+def libraries() -> dict[str, str]:
+    """The versions of what computes; those that are not installed are left out."""
+    found = {}
+    for name in _LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return {**found, "magic": magic_version()}
+
+
+def rows_digest(rows: Rows) -> str:
+    """A digest of the rows of a training."""
+    found = hashlib.sha256()
+    for name, array in sorted(rows.arrays().items()):
+        found.update(f"{name} {array.dtype} {array.shape} ".encode())
+        found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return found.hexdigest()
+
+
+def identity_of(facts: dict[str, Any] | None) -> str | None:
+    """One short digest of all that a run's numbers are made from, whatever computes them."""
+    if facts is None:
+        return None
+    model = facts.get("model") or {"files": {}, "code": {}}
+    code = {name: each["sha256"] for name, each in facts.get("code", {}).items()}
+    parts = (facts["weights"], {"rows": facts["data"]}, model["files"], model["code"], code)
+    return combined({str(number): combined(part) for number, part in enumerate(parts)})[:16]
+
+
+def _model_facts(kept: Path, config: ModelConfig, loaded: LoadedModel) -> dict[str, Any]:
+    folder = _folder_of(config)
+    tokenizer = getattr(loaded, "tokenizer", None)
+    vocabulary = getattr(tokenizer, "vocab_files_names", {}).values()
+    files = [
+        KeptFile.keep(name, folder / name, kept / name)
+        for name in sorted(_small_files(folder, vocabulary))
+    ]
+    return {
+        "folder": str(folder),
+        "commit": None if Path(config.path).is_dir() else folder.name,
+        "files": {file.name: file.sha256 for file in files},
+        "weights": _weights_files(folder),
+        "code": _remote_code(loaded),
+    }
+
+
+def _code_facts(kept: Path, place: str) -> dict[str, dict[str, str]]:
+    facts = {}
+    for number, (module, file) in enumerate(sorted(code_files(place).items())):
+        name = f"{number:03}-{file.name}"
+        copy = KeptFile.keep(module, file, kept / name)
+        facts[module] = {"file": str(file), "copy": name, "sha256": copy.sha256}
+    return facts
+
+
+def _folder_of(config: ModelConfig) -> Path:
+    """The folder of a model's files: its own, or the hub's snapshot, which the commit names."""
+    folder = Path(config.path)
+    if folder.is_dir():
+        return folder
+    from transformers.utils import cached_file
+
+    found = cached_file(config.path, "config.json", revision=config.revision, local_files_only=True)
+    return Path(str(found)).parent
+
+
+def _small_files(folder: Path, vocabulary: Iterable[str]) -> set[str]:
+    """The names of the files in a folder that a model's config and tokenizer consist of."""
+    patterns = (*_READ, *vocabulary)
+    found = {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
+    return {file.name for file in found if file.suffix not in _WEIGHTS}
+
+
+def _weights_files(folder: Path) -> dict[str, list[int]]:
+    """By name, size and time of the files of weights: only to say which may have changed."""
+    found = {}
+    for file in sorted(folder.glob("*")):
+        if file.suffix in _WEIGHTS and file.is_file():
+            status = file.stat()
+            found[file.name] = [status.st_size, status.st_mtime_ns]
+    return found
+
+
+def _remote_code(loaded: LoadedModel) -> dict[str, str]:
+    """By file, digests of the code that a model and its tokenizer brought."""
+    network = _network(loaded)
+    parts = (network, network.config, getattr(loaded, "tokenizer", None))
+    packages = {type(part).__module__.rpartition(".")[0] for part in parts}
+    found = {}
+    for name, module in list(sys.modules.items()):
+        package, file = name.rpartition(".")[0], getattr(module, "__file__", None)
+        if package.partition(".")[0] == _REMOTE and package in packages and file:
+            found[Path(file).name] = file_digest(Path(file)) or ""
+    return found
+
+
+def _network(loaded: LoadedModel) -> Any:
+    """The model of transformers that a loss is made of."""
+    return loaded.loss.model

@@ -1,0 +1,157 @@
+"""The texts of queries, read and checked the way an attribution of them would; loads no torch."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.data.sources import Documents, read_documents
+from engine.data.splits import is_local
+from engine.data.tokens import tokenize
+from engine.runs.checksummed import verify
+from engine.runs.config import IMAGE_CLASSIFICATION, RunConfig, SourceConfig
+from engine.runs.errors import UsageError
+from engine.runs.request import AttributionRequest
+from engine.runs.run_folder import RunFolder
+from engine.runs.temporary import scratch_folder
+
+_LONG_BYTES = 4 * 2**20
+"""A file of lines that is longer is not read as a whole to show its beginning."""
+
+
+def source_texts(source: SourceConfig, first: int) -> dict[str, Any]:
+    """The ``first`` documents of a source: their texts, and their prompts if they have any.
+
+    Raises:
+        UsageError: if it cannot be read.
+    """
+    documents, total = _beginning(source, first) or _whole(source)
+    shown = [documents.texts(index) for index in range(min(first, len(documents)))]
+    return {
+        "documents": total,
+        "prompts": [text[0] for text in shown] if len(source.columns) == 2 else None,
+        "texts": [text[-1] for text in shown],
+    }
+
+
+def typed_documents(asked: AttributionRequest) -> Documents:
+    """The texts of a request, each behind its prompt if there are any."""
+    import pyarrow as pa
+
+    columns = {"text": asked.texts or ()}
+    if asked.prompts is not None:
+        columns = {"prompt": asked.prompts, "completion": asked.texts or ()}
+    rows = np.arange(len(asked.texts or ()), dtype=np.int64)
+    return Documents(pa.table({n: list(c) for n, c in columns.items()}), tuple(columns), rows)
+
+
+def check_queries(folder: RunFolder, asked: AttributionRequest) -> dict[str, Any]:
+    """Check what a request asks of a run as far as that needs neither torch nor the network.
+
+    Files and columns are read, and texts tokenised with the run's own tokenizer if it kept one. A
+    task of the user's own reads its queries itself, so nothing is known of them here.
+
+    Raises:
+        UsageError: for whatever is wrong with the queries.
+    """
+    config = folder.config()
+    if asked.texts is not None and not config.has_tokens:
+        raise UsageError(
+            f"run {folder.id} trains {config.task}, which has no texts: ask with --queries DATA "
+            "and --split SPLIT"
+        )
+    documents, where = None, "--text"
+    if asked.texts is not None:
+        documents = typed_documents(asked)
+    elif asked.queries is not None:
+        where = "queries"
+        documents = _read_local(asked.queries, config, where)
+    if documents is not None and folder.tokenizer_file.exists():
+        tokenizer: Any = _KeptTokenizer(folder.tokenizer_file)
+        tokenized = tokenize(documents, tokenizer, config.data.sequence_length)
+        tokenized.check(where, "texts" if asked.queries is None else "queries", strict=True)
+    return {"run": folder.id, "queries": None if documents is None else len(documents)}
+
+
+def check_config(config: RunConfig) -> dict[str, Any]:
+    """Check the queries of a config, before its run is trained, as :func:`check_queries` does.
+
+    Texts are not tokenised: the run keeps no tokenizer yet.
+
+    Raises:
+        UsageError: for whatever is wrong with the queries.
+    """
+    sources: dict[str, SourceConfig | None] = {"queries": config.queries}
+    if config.queries is not None:
+        sources["queries.contrast"] = config.queries.contrast
+    for where, source in sources.items():
+        if source is not None:
+            _read_local(source, config, where)
+    return {"queries": None if config.queries is None else config.queries.path}
+
+
+def _read_local(source: SourceConfig, config: RunConfig, where: str) -> Documents | None:
+    """The documents of query data; None if they are images, fetched, or read by a user's task."""
+    if not is_local(source.path):
+        return None
+    if config.task == IMAGE_CLASSIFICATION:
+        from engine.data.images import read_images
+
+        read_images(source, where)
+    return read_documents(source, where) if config.has_tokens else None
+
+
+class _KeptTokenizer:
+    """A run's tokenizer.json in the form that tokenising takes one of transformers."""
+
+    is_fast = True
+
+    def __init__(self, file: Path) -> None:
+        from tokenizers import Tokenizer
+
+        verify(file)
+        self._tokenizer = Tokenizer.from_file(str(file))
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    def __call__(self, texts: list[str], **options: bool) -> "_Encoded":
+        return _Encoded(self._tokenizer.encode_batch(texts))
+
+
+class _Encoded(dict[str, Any]):
+    """What a tokenizer of transformers gives, as far as tokenising takes it."""
+
+    def __init__(self, encodings: list[Any]) -> None:
+        super().__init__(input_ids=[each.ids for each in encodings])
+        self.encodings = encodings
+
+
+def _whole(source: SourceConfig) -> tuple[Documents, int]:
+    documents = read_documents(source, "queries")
+    return documents, len(documents)
+
+
+def _beginning(source: SourceConfig, first: int) -> tuple[Documents, int] | None:
+    """The first documents of a long local file of lines, and how many lines it has.
+
+    None if it is no such file, or something is wrong with it: reading all of it tells what.
+    """
+    path, suffix = Path(source.path), Path(source.path).suffix.lower()
+    if suffix not in (".jsonl", ".txt") or source.split != "train" or not path.is_file():
+        return None
+    if path.stat().st_size < _LONG_BYTES:
+        return None
+    with path.open("rb") as file, scratch_folder("texts") as folder:
+        lines = (line for line in file if line.strip())
+        beginning = list(itertools.islice(lines, first))
+        head = folder / f"beginning{suffix}"
+        head.write_bytes(b"".join(beginning))
+        try:
+            documents = read_documents(source.model_copy(update={"path": str(head)}), "queries")
+        except UsageError:
+            return None
+        # An array of JSON over many lines is as many documents as it has items.
+        if len(documents) != len(beginning):
+            return None
+        return documents, len(documents) + sum(1 for _ in lines)

@@ -1,1 +1,0 @@
-"""What every face of magic agrees on: the run config, the events and the errors. Loads no torch."""

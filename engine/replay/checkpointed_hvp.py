@@ -1,0 +1,214 @@
+"""A batch loss differentiated layer by layer, so that one layer's graph is alive at a time.
+
+The loss is a chain of stages: each layer, and what the model does before, between and behind
+them. Going up the chain only the values between stages are kept. Going down again, every stage
+is computed once more from them (checkpointing, arXiv 1604.06174), differentiated, and let go.
+
+Second derivatives along a direction u of the parameters, per stage with sources x and results
+y(x, θ): going up, the tangents of the values,
+
+    y' = J (x', u),    J (x', u) = ∂/∂v ⟨∇⟨v, y⟩, (x', u)⟩,
+
+the derivative in a cotangent v that ∇⟨v, y⟩ is linear in; going down, with the cotangent v of y
+and its own tangent v', the tangent of the stage's gradient,
+
+    (∇⟨v, y⟩)' = ∇ (⟨∇⟨v, y⟩, (x', u)⟩ + ⟨v', y⟩),
+
+because second derivatives are symmetric. Its part in x is the v' of the stage below, its part
+in θ this stage's share of ∇_θ D_u L, and that of the last stage in a data weight w the score
+∂ D_u L/∂w. All directions share a stage's graph.
+
+Next to one graph of everything this computes the layers twice more, forward and backward: of one
+direction's floating-point operations 14 in place of 9, and of each further one's 8 in place of 6.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from engine.replay.state import Batch, Params
+
+Layer = Callable[[Sequence[Tensor]], list[Tensor]]
+"""What a layer makes of its differentiable inputs, everything else being as it was."""
+Visit = Callable[[Layer, list[Tensor]], list[Tensor]]
+"""Given a layer that a loss comes to and its inputs: the results to go on with."""
+Values = dict[Tensor, Tensor]
+
+
+@runtime_checkable
+class LayeredLoss(Protocol):
+    """A batch loss whose layers can be computed again one by one."""
+
+    def through(self, params: Params, batch: Batch, visit: Visit) -> Tensor:
+        """The loss, each of its layers left to ``visit``."""
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A part of the chain."""
+
+    sources: list[Tensor]
+    """Leaves that it may depend on, besides parameters and weights."""
+    leaves: list[Tensor]
+    """What stands for its results in later stages."""
+    build: Callable[[], list[Tensor]]
+    """Its results, with their graph."""
+
+
+class Layerwise:
+    """The derivatives of one micro-batch's loss, one layer's graph at a time.
+
+    Serves once: either the gradient or the second derivatives.
+    """
+
+    def __init__(
+        self, loss: LayeredLoss, params: Params, batch: Batch, directions: Sequence[Params] = ()
+    ) -> None:
+        """Go up the chain, with the tangents along ``directions``."""
+        self._params = {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
+        self._weights = batch.weights.detach().requires_grad_()
+        self._own = [*self._params.values(), self._weights]
+        self._tangents: list[Values] = [
+            {leaf: direction[name] for name, leaf in self._params.items()}
+            for direction in directions
+        ]
+        self._stages: list[_Stage] = []
+        self._known: list[Tensor] = []
+        with torch.enable_grad():
+            weighted = replace(batch, weights=self._weights)
+            value = loss.through(self._params, weighted, self._visit)
+        self._stages.append(_Stage(self._known, [value], lambda: [value]))
+        self.value = value.item()
+
+    @property
+    def bytes_between(self) -> int:
+        """What is kept of the values between stages, and as much again of every direction."""
+        return sum(leaf.numel() * leaf.element_size() for leaf in self._known)
+
+    def gradient(self) -> list[Tensor | None]:
+        """∇_θ L in the order of the parameters; None for what the loss does not depend on."""
+        cotangents = self._end()
+        while self._stages:
+            stage = self._stages.pop()
+            results, given, _ = _alive(stage, cotangents)
+            into = [*self._own, *stage.sources]
+            _add(cotangents, into, _grads(results, into, given))
+        return [cotangents.get(leaf) for leaf in self._params.values()]
+
+    def pull_back(self, sums: Sequence[Params]) -> list[Tensor | None]:
+        """Add ∇_θ D_u L into ``sums`` for each direction u; return ∂ D_u L/∂w."""
+        cotangents = self._end()
+        changes: list[Values] = [{} for _ in self._tangents]
+        while self._stages:
+            self._pull_back_stage(self._stages.pop(), cotangents, changes)
+            for change, total in zip(changes, sums, strict=True):
+                for name, leaf in self._params.items():
+                    if leaf in change:
+                        total[name].add_(change.pop(leaf))
+        return [change.get(self._weights) for change in changes]
+
+    def _pull_back_stage(
+        self, stage: _Stage, cotangents: Values, changes: Sequence[Values]
+    ) -> None:
+        results, given, leaves = _alive(stage, cotangents)
+        into = [*self._own, *stage.sources]
+        first = _grads(results, into, given, create_graph=True)
+        for tangents, change in zip(self._tangents, changes, strict=True):
+            pairs = _along(first, into, tangents)
+            pairs += [
+                (result, change.pop(leaf))
+                for result, leaf in zip(results, leaves, strict=True)
+                if leaf in change
+            ]
+            _add(change, into, _products(pairs, into))
+        _add(cotangents, stage.sources, [_plain(grad) for grad in first[len(self._own) :]])
+
+    def _end(self) -> Values:
+        """The cotangent at the upper end of the chain."""
+        (value,) = self._stages[-1].leaves
+        return {value: torch.ones_like(value)}
+
+    def _visit(self, layer: Layer, inputs: list[Tensor]) -> list[Tensor]:
+        between = [tensor for tensor in inputs if not any(tensor is leaf for leaf in self._known)]
+        if between:
+            leaves = self._append(list(self._known), between, lambda: between)
+            inputs = [_replaced(tensor, between, leaves) for tensor in inputs]
+        with torch.set_grad_enabled(bool(self._tangents)):
+            results = layer(inputs)
+        return self._append(inputs, results, lambda: layer(inputs))
+
+    def _append(
+        self, sources: list[Tensor], results: list[Tensor], build: Callable[[], list[Tensor]]
+    ) -> list[Tensor]:
+        """Add a stage; returns the leaves that later stages take for its results."""
+        leaves = [result.detach().requires_grad_() for result in results]
+        self._stages.append(_Stage(sources, leaves, build))
+        self._known.extend(leaves)
+        if self._tangents:
+            self._rise(results, leaves, [*self._params.values(), *sources])
+        return leaves
+
+    def _rise(self, results: list[Tensor], leaves: list[Tensor], into: list[Tensor]) -> None:
+        """The tangents of a stage's results."""
+        alive = [number for number, result in enumerate(results) if result.requires_grad]
+        results, leaves = [results[n] for n in alive], [leaves[n] for n in alive]
+        given = [torch.zeros_like(result).requires_grad_() for result in results]
+        first = _grads(results, into, given, create_graph=True)
+        for tangents in self._tangents:
+            found = _products(_along(first, into, tangents), given)
+            _add(tangents, leaves, found)
+
+
+def _alive(stage: _Stage, cotangents: Values) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """A stage's results, computed again, with their cotangents and leaves, where there are any."""
+    with torch.enable_grad():
+        results = stage.build()
+    alive = [
+        (result, cotangents.pop(leaf), leaf)
+        for result, leaf in zip(results, stage.leaves, strict=True)
+        if result.requires_grad and leaf in cotangents
+    ]
+    return [r for r, _, _ in alive], [g for _, g, _ in alive], [x for _, _, x in alive]
+
+
+def _grads(
+    results: list[Tensor], into: list[Tensor], given: list[Tensor], *, create_graph: bool = False
+) -> Sequence[Tensor | None]:
+    if not results:
+        return [None] * len(into)
+    return torch.autograd.grad(
+        results, into, given, create_graph=create_graph, retain_graph=True, allow_unused=True
+    )
+
+
+def _along(
+    first: Sequence[Tensor | None], into: list[Tensor], tangents: Values
+) -> list[tuple[Tensor, Tensor]]:
+    """Gradients that can be differentiated again, with the tangents they are to be taken along."""
+    return [
+        (grad, tangents[leaf])
+        for grad, leaf in zip(first, into, strict=True)
+        if grad is not None and grad.requires_grad and leaf in tangents
+    ]
+
+
+def _products(pairs: list[tuple[Tensor, Tensor]], into: list[Tensor]) -> Sequence[Tensor | None]:
+    return _grads([of for of, _ in pairs], into, [along for _, along in pairs])
+
+
+def _add(values: Values, leaves: Sequence[Tensor], found: Sequence[Tensor | None]) -> None:
+    for leaf, value in zip(leaves, found, strict=True):
+        if value is not None:
+            # Never in place: autograd may hand out one tensor twice.
+            values[leaf] = values[leaf] + value if leaf in values else value
+
+
+def _plain(grad: Tensor | None) -> Tensor | None:
+    return None if grad is None else grad.detach()
+
+
+def _replaced(tensor: Tensor, old: list[Tensor], new: list[Tensor]) -> Tensor:
+    return next((n for o, n in zip(old, new, strict=True) if o is tensor), tensor)

@@ -1,0 +1,241 @@
+"""REPLAY: carry cotangents from the end of a trajectory back to its start.
+
+Follows a schedule's acts (arXiv 2503.13751). The trajectory gives states, and gradients where
+it kept them; everything else is rebuilt by the same step function that trained, so that the
+scores do not depend on the schedule.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from engine.replay.checkpointing import Do, Read, Schedule
+from engine.replay.observer import Observer, ignore
+from engine.replay.rounding import Signals
+from engine.replay.state import Batch, Cotangent, Gradient, Params, TrainState
+from engine.replay.train_step import TrainStep
+
+Loaded = TypeVar("Loaded")
+
+
+class DivergedError(ArithmeticError):
+    """A loss, gradient or cotangent stopped being finite at ``step``."""
+
+    def __init__(self, what: str, step: int) -> None:
+        """Say what stopped being finite, and where."""
+        super().__init__(f"the {what} is not finite at step {step}")
+        self.what = what
+        self.step = step
+
+
+class NotReproducedError(RuntimeError):
+    """The last step, taken again, differs from training by more than rounding."""
+
+    def __init__(self, difference: float) -> None:
+        """``difference`` is relative to the last step's gradient, or to the step itself."""
+        super().__init__(
+            f"the last step of training, computed again, differs by {difference:.1g} of its size: "
+            "the model or its code is not the one that was trained"
+        )
+
+
+class Trajectory(Protocol):
+    """Read access to what training kept."""
+
+    def expect(self, reads: Sequence[Read]) -> None:
+        """Hear what will be loaded and in which order, in place of what was expected before."""
+
+    def load_state(self, step: int) -> TrainState:
+        """The kept s_t."""
+
+    def load_gradient(self, step: int) -> Gradient | None:
+        """The kept g_t, or None where the schedule keeps no gradients."""
+
+
+class Replay:
+    """Carries a pass of cotangents through all steps of a trajectory."""
+
+    def __init__(
+        self,
+        step: TrainStep,
+        trajectory: Trajectory,
+        batch_of: Callable[[int], Batch],
+        schedule: Schedule,
+        observer: Observer = ignore,
+        signals: Signals | None = None,
+    ) -> None:
+        """Prepare to replay.
+
+        Args:
+            step: the step function that trained.
+            trajectory: what it kept.
+            batch_of: the batch of step t.
+            schedule: which states were kept and how to rebuild the others.
+            observer: receives ``rebuild_step``, ``replay_step`` and ``reproduced``; the first two
+                say for how long the replay ``waited`` for the trajectory since the one before.
+            signals: takes down what the estimate of rounding needs.
+        """
+        self.signals = signals
+        self.step = step
+        self.trajectory = trajectory
+        self.batch_of = batch_of
+        self.schedule = schedule
+        self.observer = observer
+        self._waited = 0.0
+
+    def run(
+        self,
+        cotangents: Sequence[Cotangent],
+        take_scores: Callable[[int, Tensor], None],
+        start: int | None = None,
+    ) -> None:
+        """Replay steps ``start`` - 1 … 0; the cotangents at s_start become those at s_0.
+
+        Args:
+            cotangents: one per query; overwritten.
+            take_scores: called with (t, scores) for every step once the cotangents are those at
+                s_t, scores shaped (query, *shape of the batch's weights). What it raises ends
+                the replay between two steps.
+            start: default the end of training, T.
+
+        Raises:
+            DivergedError: if a cotangent is not finite.
+            NotReproducedError: if the model no longer gives the gradients it was trained with.
+        """
+        memory = _Memory()
+        self.trajectory.expect(list(self.schedule.reads(start)))
+        for act in self.schedule.acts(start):
+            if act.do is Do.LOAD:
+                memory.working = self._loaded(self.trajectory.load_state, act.step)
+            elif act.do is Do.RECALL:
+                memory.working = memory.states[act.step]
+            elif act.do is Do.HOLD:
+                memory.states[act.step] = memory.working
+            elif act.do is Do.DROP:
+                memory.drop(act.step)
+            elif act.do is Do.ADVANCE:
+                self._advance(memory)
+            else:
+                self._replay(memory, cotangents, take_scores)
+
+    def _loaded(self, load: Callable[[int], Loaded], step: int) -> Loaded:
+        began = time.perf_counter()
+        found = load(step)
+        self._waited += time.perf_counter() - began
+        return found
+
+    def _waited_since(self) -> float:
+        """Seconds waited for the trajectory since this was last asked."""
+        waited, self._waited = self._waited, 0.0
+        return waited
+
+    def _gradient(self, memory: "_Memory") -> Gradient:
+        """g_t at the working state: remembered, kept by training, or computed again."""
+        step = memory.working.step
+        grads = memory.gradients.get(step) or self._loaded(self.trajectory.load_gradient, step)
+        if grads is None:
+            _, grads = self.step.gradient(memory.working, self.batch_of(step))
+            if step in memory.states:
+                memory.gradients[step] = grads
+        return grads
+
+    def _advance(self, memory: "_Memory") -> None:
+        began = time.perf_counter()
+        step = memory.working.step
+        memory.working = self.step.apply(memory.working, self._gradient(memory))
+        self.observer(
+            "rebuild_step",
+            step=step,
+            held=sorted(memory.states),
+            seconds=time.perf_counter() - began,
+            waited=self._waited_since(),
+        )
+
+    def _replay(
+        self,
+        memory: "_Memory",
+        cotangents: Sequence[Cotangent],
+        take_scores: Callable[[int, Tensor], None],
+    ) -> None:
+        began = time.perf_counter()
+        state, grads = memory.working, self._gradient(memory)
+        if state.step == self.schedule.steps - 1:
+            self._check_reproduced(state, grads)
+        if self.signals is not None:
+            self.signals.before(cotangents)
+        scores = self.step.pull_back(state, grads, self.batch_of(state.step), cotangents)
+        norms = [self.step.stage.norm(cotangent.params).item() for cotangent in cotangents]
+        finite = all(map(math.isfinite, norms)) and bool(torch.isfinite(scores).all())
+        if self.step.ranks.any(not finite):
+            raise DivergedError("cotangent", state.step)
+        if self.signals is not None:
+            self.signals.after(state, cotangents, scores)
+        self.observer(
+            "replay_step",
+            step=state.step,
+            cotangent_norms=[norm for group in self._of_groups(norms) for norm in group],
+            seconds=time.perf_counter() - began,
+            waited=self._waited_since(),
+        )
+        take_scores(state.step, scores)
+
+    def _check_reproduced(self, state: TrainState, grads: Gradient) -> None:
+        """Take the last step again, model and all, and compare it with what training kept."""
+        again = grads
+        if self.schedule.keep_gradients:
+            _, again = self.step.gradient(state, self.batch_of(state.step))
+        rebuilt = self.step.apply(state, again)
+        trained = self._loaded(self.trajectory.load_state, state.step + 1)
+        leaves = (self.step.stage.state_tensors(s.optimizer) for s in (rebuilt, trained))
+        exact = all(torch.equal(rebuilt.params[name], p) for name, p in trained.params.items())
+        exact = exact and all(
+            torch.equal(rebuilt.buffers[n], b) for n, b in trained.buffers.items()
+        )
+        again_leaves, kept_leaves = leaves
+        exact = exact and all(torch.equal(again_leaves[n], t) for n, t in kept_leaves.items())
+        exact = not self.step.ranks.any(not exact)
+        eps = torch.finfo(next(iter(grads.params.values())).dtype).eps
+        # Other hardware rounds otherwise; these bounds leave ample room for that.
+        if self.schedule.keep_gradients:
+            difference = self._distance(again.params, grads.params) / self._norm(grads.params)
+            bound = eps**0.5
+        else:
+            # No gradient to compare with, but where the steps since the last checkpoint led. An
+            # optimizer may amplify rounding, and a last step may be of length 0.
+            moved = self._distance(trained.params, state.params)
+            moved += 100 * eps * self._norm(trained.params)
+            difference, bound = self._distance(rebuilt.params, trained.params) / moved, 0.01
+        if not difference <= bound:
+            raise NotReproducedError(difference)
+        self.observer("reproduced", exact=exact, difference=difference)
+
+    def _of_groups(self, norms: list[float]) -> list[list[float]]:
+        """The same of every group of ranks: each replays queries of its own."""
+        ranks = self.step.ranks
+        return ranks.everyone(norms)[:: ranks.group.count]
+
+    def _norm(self, tensors: Params) -> float:
+        return max(self.step.stage.norm(tensors).item(), 1e-30)
+
+    def _distance(self, some: Params, others: Params) -> float:
+        between = {name: some[name] - other for name, other in others.items()}
+        return self.step.stage.norm(between).item()
+
+
+@dataclass
+class _Memory:
+    """The working state, the states held, and the gradients found at held states."""
+
+    working: TrainState = field(default_factory=lambda: TrainState(-1, {}, []))
+    states: dict[int, TrainState] = field(default_factory=dict)
+    gradients: dict[int, Gradient] = field(default_factory=dict)
+
+    def drop(self, step: int) -> None:
+        """Let go of a held state and its gradient."""
+        del self.states[step]
+        self.gradients.pop(step, None)

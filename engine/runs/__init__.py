@@ -1,0 +1,1 @@
+"""What a run is on disk: config, events, errors, journal, tables and scores. Loads no torch."""

@@ -1,0 +1,77 @@
+"""The errors a user can meet, each with the exit code that the command line promises."""
+
+from enum import IntEnum
+
+from engine.runs.out_of_memory import OUT_OF_MEMORY, is_out_of_memory
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every ``magic`` verb."""
+
+    OK = 0
+    RUN_FAILED = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    TIMEOUT_OR_CANCELLED = 4
+    UNTRUSTED = 5
+    INTERRUPTED = 130
+
+
+class MagicError(Exception):
+    """A failure told in one sentence: what is wrong, where, and what to do about it."""
+
+    exit_code = ExitCode.RUN_FAILED
+
+
+class UsageError(MagicError):
+    """The request itself is wrong: a config, an argument, a file or the data it names."""
+
+    exit_code = ExitCode.USAGE
+
+
+class DerivativeError(UsageError):
+    """A model whose scores would not be the derivatives of its training."""
+
+
+class RunError(MagicError):
+    """Work that had begun could not go on."""
+
+
+class LostRankError(RunError):
+    """Another rank of the same work ended: all of them can go on from what was saved."""
+
+
+class RepeatingError(RunError):
+    """Work that could not go on, and could not if it were tried again: a setting has to change."""
+
+
+class DiskFullError(RunError):
+    """There was no room left on a disk: the work can go on once there is."""
+
+
+class StoppedError(KeyboardInterrupt):
+    """The work was asked to stop, saved where it was and ended.
+
+    Like the interrupt it is, no ``except Exception`` on the way may swallow it.
+    """
+
+
+class NotFoundError(UsageError):
+    """What was named is not there."""
+
+
+class ConflictError(UsageError):
+    """The request makes no sense in the present state."""
+
+
+class UnreachableError(MagicError):
+    """No engine answers, or it may not be asked."""
+
+    exit_code = ExitCode.UNREACHABLE
+
+
+def unexpected(error: BaseException) -> str:
+    """The sentence for an error that nobody foresaw."""
+    if is_out_of_memory(error):
+        return OUT_OF_MEMORY
+    return f"unexpected {type(error).__name__}: {error}"

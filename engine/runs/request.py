@@ -1,0 +1,153 @@
+"""What is asked of a run: its own work, queries of its trajectory, or a check of its scores."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from engine.runs.config import (
+    Granularity,
+    PositiveInt,
+    Reduction,
+    Section,
+    SourceConfig,
+    Tolerance,
+)
+from engine.runs.errors import UsageError
+
+LONGEST_TEXT = 100_000
+"""Characters of a text that is asked as it is; a longer one goes into a file of query data."""
+Text = Annotated[str, Field(max_length=LONGEST_TEXT)]
+Work = Literal["run", "attribute", "validate"]
+Share = Annotated[float, Field(gt=0.0, lt=1.0)]
+Cluster = Literal["slurm", "local"]
+ClusterOptions = Annotated[
+    dict[str, bool | int | float | str | tuple[str, ...]], Field(max_length=100)
+]
+
+
+class AttributionRequest(Section):
+    """Queries asked of a kept trajectory: texts, or query data like those of a config."""
+
+    texts: tuple[Text, ...] | None = None
+    prompts: tuple[Text, ...] | None = None
+    """A prompt before each text, perhaps empty; only the text's own loss counts then."""
+    queries: SourceConfig | None = None
+    reduction: Reduction = "none"
+    granularity: Granularity | None = None
+    tolerance: Tolerance | None = None
+    """As ``attribution.query_tolerance`` of a config, which holds if this is left out."""
+
+    @model_validator(mode="after")
+    def _texts_or_queries(self) -> "AttributionRequest":
+        if (self.texts is None) == (self.queries is None):
+            raise ValueError("give texts, or queries, and not both")
+        if self.texts is not None and not all(text.strip() for text in self.texts):
+            raise ValueError("a text is empty; give the text to ask about")
+        if self.texts == ():
+            raise ValueError("texts is empty; give at least one")
+        if self.prompts is not None and len(self.prompts) != len(self.texts or ()):
+            raise ValueError("prompts go with texts: give one for each, empty where there is none")
+        return self
+
+
+class ValidationRequest(Section):
+    """Retrainings without some documents, that an attribution's predictions are compared with."""
+
+    drop: tuple[Share, ...] = (0.05,)
+    """Shares of the documents; each is left out ``count`` times, drawn anew."""
+    count: Annotated[int, Field(ge=0, le=100_000)] = 20
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    leave_one_out: Annotated[int, Field(ge=0)] = 0
+    """How many documents are left out alone, drawn from the seed."""
+    drop_top: tuple[PositiveInt, ...] = ()
+    """For every query, so many of the documents that help it most are left out together."""
+    smoothness: bool = False
+    """Measure from three trainings how smoothly training answers changed weights."""
+    agreement: bool = False
+    """Replay again in other micro-batches, and compare."""
+    baselines: bool = False
+    """Score the documents by other methods too."""
+    jobs: Annotated[int, Field(ge=1, le=256)] = 1
+    """Processes that retrain side by side."""
+    cluster: Cluster | None = None
+    """Where these are submitted as jobs, through submitit; left out, they are the worker's own."""
+    cluster_options: ClusterOptions = Field(default_factory=dict)
+    """What submitit is told of such a job, by its names: ``timeout_min``, ``slurm_partition``…"""
+    keep_models: bool = False
+    """Keep what was trained, so that queries asked later need no retraining."""
+
+    @model_validator(mode="after")
+    def _options_of_a_cluster(self) -> "ValidationRequest":
+        if self.cluster_options and self.cluster is None:
+            raise ValueError("cluster_options go with a cluster: name slurm or local")
+        return self
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether nothing is computed on the machine of whoever keeps the books."""
+        probes = self.smoothness or self.agreement or self.baselines
+        return self.cluster == "slurm" and not probes
+
+
+def read_validation(values: dict[str, Any]) -> ValidationRequest:
+    """What is to be validated, from plain values.
+
+    Raises:
+        UsageError: in one sentence.
+    """
+    with _one_sentence():
+        return ValidationRequest.model_validate(values)
+
+
+def read_asked(values: dict[str, Any]) -> AttributionRequest:
+    """What is asked, from plain values.
+
+    Raises:
+        UsageError: in one sentence.
+    """
+    with _one_sentence():
+        return AttributionRequest.model_validate(values)
+
+
+def read_source(values: dict[str, Any]) -> SourceConfig:
+    """A data source, from plain values.
+
+    Raises:
+        UsageError: in one sentence.
+    """
+    with _one_sentence():
+        return SourceConfig.model_validate(values)
+
+
+@contextlib.contextmanager
+def _one_sentence() -> Iterator[None]:
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{where}: {message}" if where else message) from None
+
+
+class Request(Section):
+    """One job, as it is stored in ``request.json``."""
+
+    work: Work
+    attribution: str | None
+    """The id of the attribution that the job makes, if it makes one, or validates."""
+    asked: AttributionRequest | None = None
+    """What is asked, for ``attribute``; a run asks its config's queries."""
+    validation: ValidationRequest | None = None
+    """What is retrained, for ``validate``."""
+    environment: dict[str, str] = Field(default_factory=dict)
+    """Environment variables of whoever asked that the work depends on."""
+    submitted: float
+    """Seconds since 1970."""
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether other machines do all of its computing."""
+        return self.validation is not None and self.validation.elsewhere

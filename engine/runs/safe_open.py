@@ -1,0 +1,93 @@
+"""Opening the files of a run: regular files only, and without ever waiting.
+
+A run folder may come from anywhere. Opening a named pipe waits for somebody at its other end, and
+opening a device can do anything: neither may hold up whoever only looks. Every reader of a run's
+files opens them through here, and so does whoever appends to one. A supervisor starts with this
+module, so it imports little.
+"""
+
+import contextlib
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from engine.runs.errors import RunError
+
+MOST_BYTES = 1 << 26
+"""What is read as a whole into memory is no longer than this: files of facts are far shorter."""
+
+
+def regular(path: str | os.PathLike[str], flags: int) -> int:
+    """An opener for :func:`open` that takes regular files only and does not wait.
+
+    Raises:
+        FileNotFoundError: if nothing is there, and it is not to be made.
+        RunError: if something else than a file is there.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        # Looked at first: opening a device may already do something.
+        _check(path, os.stat(path))
+    flags |= os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.EISDIR):
+            raise _refusal(path) from None
+        raise
+    try:
+        _check(path, os.fstat(descriptor))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading; it is the caller's to close.
+
+    Raises:
+        FileNotFoundError: if nothing is there.
+        RunError: if something else than a file is there.
+    """
+    return open(path, "rb", opener=regular)
+
+
+def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
+    """The content of a file of facts.
+
+    Raises:
+        FileNotFoundError: if nothing is there.
+        RunError: if something else than a file is there, or one that is too long.
+    """
+    with open_regular(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise RunError(
+            f"{path} is longer than {most} bytes, so this magic did not write it; restore it from "
+            "a backup, or remove the run"
+        )
+    return content
+
+
+def check_regular(path: Path) -> Path:
+    """Refuse what is there but is no file, before a library opens it by its name.
+
+    Raises:
+        RunError: if something else than a file is there.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        _check(path, os.stat(path))
+    return path
+
+
+def _check(path: str | os.PathLike[str], entry: os.stat_result) -> None:
+    if not stat.S_ISREG(entry.st_mode):
+        raise _refusal(path)
+
+
+def _refusal(path: str | os.PathLike[str]) -> RunError:
+    return RunError(
+        f"{os.fspath(path)} is not a regular file; restore it from a backup, or remove the run"
+    )

@@ -1,0 +1,1 @@
+"""Reading the scores of a finished attribution. Loads no torch."""

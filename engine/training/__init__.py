@@ -1,0 +1,1 @@
+"""Training that records its trajectory, and the data stream it consumes."""

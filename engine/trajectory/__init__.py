@@ -1,0 +1,1 @@
+"""The trajectory on disk: writing it while training, reading it for replay."""

@@ -1,0 +1,172 @@
+"""Reading a trajectory: train states and gradients, from host memory or checked files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from engine.replay.checkpointing import Read, Schedule, ScheduleKind, make_schedule
+from engine.replay.optimizer_stage import OptimizerStage
+from engine.replay.state import Gradient, Params, TrainState
+from engine.runs.errors import RunError
+from engine.runs.manifest import Key, other_stream
+from engine.trajectory.files import TrajectoryFiles
+from engine.trajectory.host_cache import HostTier
+from engine.trajectory.read_ahead import ReadAhead
+from engine.trajectory.tensor_files import DamagedFileError
+
+_BUFFERS = "buffers/"
+
+
+class DamagedStepError(DamagedFileError):
+    """A file of the trajectory is damaged: ``key`` says which."""
+
+    def __init__(self, message: str, key: Key) -> None:
+        """Keep which file it is, so that it can be made again."""
+        super().__init__(message)
+        self.key = key
+
+
+class TrajectoryReader:
+    """Reads what a training kept: this rank's part of it.
+
+    As a context manager it ends, on the way out, the thread that reads ahead.
+    """
+
+    def __init__(
+        self,
+        files: TrajectoryFiles,
+        stage: OptimizerStage,
+        device: torch.device,
+        tier: HostTier | None = None,
+    ) -> None:
+        """Read a trajectory.
+
+        Args:
+            files: where it lies.
+            stage: the optimizer whose states it keeps.
+            device: where to load to.
+            tier: where some of it is held in host memory; without one every load reads a file.
+        """
+        self._files = files
+        self._stage = stage
+        self._ahead = ReadAhead(files, tier or HostTier(0), device)
+        kind: ScheduleKind = files.manifest.kind  # type: ignore[assignment]
+        self.schedule: Schedule = make_schedule(kind, files.manifest.steps)
+
+    def __enter__(self) -> "TrajectoryReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ahead.close()
+
+    @property
+    def folder(self) -> Path:
+        """Where the trajectory lies."""
+        return self._files.folder
+
+    def other_stream(self, given: dict[str, str]) -> str:
+        """What of a stream with these digests is not as it was in training; empty if nothing is."""
+        return other_stream(self._files.manifest.stream, given)
+
+    def expect(self, reads: Sequence[Read]) -> None:
+        """Read ahead what will be loaded, in this order, while other things are computed."""
+        self._ahead.expect(reads, self.schedule.reads_of_pass())
+
+    def load_state(self, step: int) -> TrainState:
+        """The kept s_t.
+
+        Raises:
+            DamagedStepError: if its file is missing or damaged.
+            RunError: if it is not kept, or belongs to another model.
+        """
+        return self._as_state(self._load(("state", step)), step)
+
+    def load_saved_state(self, step: int) -> TrainState:
+        """s_t from whatever holds it: the trajectory, or what was saved to go on from.
+
+        Raises:
+            DamagedStepError: if its file is missing or damaged.
+        """
+        kept = ("state", step) in self._files.manifest.files
+        return self._as_state(self._load(("state" if kept else "resume", step)), step)
+
+    def load_gradient(self, step: int) -> Gradient | None:
+        """The kept g_t, or None if the schedule keeps no gradients.
+
+        Raises:
+            DamagedStepError: if its file is missing or damaged.
+        """
+        if not self.schedule.keep_gradients:
+            return None
+        # Sums over parameters must go in the order of training: files keep none.
+        grads = self._load(("gradient", step))
+        buffers = _take_buffers(grads)
+        own = {name: self._shaped(name, grads.get(name)) for name in self._files.shards}
+        return Gradient(own, buffers)
+
+    def _as_state(self, tensors: Params, step: int) -> TrainState:
+        shards = self._files.shards
+        params = {n: self._shaped(n, tensors.pop(f"params/{n}", None)) for n in shards}
+        buffers = _take_buffers(tensors)
+        state = {name.removeprefix("optimizer/"): tensor for name, tensor in tensors.items()}
+        try:
+            optimizer = self._stage.state_from_tensors(state, params)
+        except KeyError:
+            raise RunError(
+                f"{self.folder} was written with another optimizer, or by another version of "
+                "magic; run the config again"
+            ) from None
+        return TrainState(step, params, optimizer, buffers)
+
+    def _shaped(self, name: str, tensor: Tensor | None) -> Tensor:
+        shard = self._files.shards[name]
+        flat = torch.Size([shard.stop - shard.start])
+        expected = shard.shape if shard.count == 1 else flat
+        if tensor is None or tensor.shape not in (expected, flat):
+            raise RunError(f"{self.folder} belongs to another model: its parameters differ")
+        return tensor.view(shard.shape) if shard.count == 1 else tensor
+
+    def _load(self, key: Key) -> Params:
+        """This rank's part of the tensors of a key.
+
+        Raises:
+            DamagedStepError: if a file of it is damaged, here or where another rank reads it.
+        """
+        if key not in self._files.manifest.files:
+            raise RunError(f"{self.folder} does not keep the {key[0]} of step {key[1]}")
+        error, found = "", {}
+        try:
+            found = self._ahead.take(key)
+        except DamagedFileError as damage:
+            error = str(damage)
+        ranks = self._stage.ranks
+        if ranks.any(bool(error)):
+            raise DamagedStepError(next(filter(None, ranks.everyone(error))), key)
+        return found
+
+
+def state_tensors(state: TrainState, stage: OptimizerStage) -> Params:
+    """A train state as the named tensors of its file."""
+    kept = stage.state_tensors(state.optimizer)
+    return {
+        **{f"params/{name}": tensor for name, tensor in state.params.items()},
+        **{f"optimizer/{name}": tensor for name, tensor in kept.items()},
+        **_named_buffers(state.buffers),
+    }
+
+
+def gradient_tensors(grads: Gradient) -> Params:
+    """A step's gradient as the named tensors of its file."""
+    return {**grads.params, **_named_buffers(grads.buffers)}
+
+
+def _named_buffers(buffers: Params) -> Params:
+    return {f"{_BUFFERS}{name}": tensor for name, tensor in buffers.items()}
+
+
+def _take_buffers(tensors: Params) -> Params:
+    """The buffers of a file, removed from its tensors."""
+    names = [name for name in tensors if name.startswith(_BUFFERS)]
+    return {name.removeprefix(_BUFFERS): tensors.pop(name) for name in names}

@@ -1,1 +1,0 @@
-"""Trainings without some of the documents, and what they say of an attribution's scores."""

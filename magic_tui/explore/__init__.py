@@ -1,0 +1,1 @@
+"""Explore: ranked documents, their tokens, influence over training, reasons."""

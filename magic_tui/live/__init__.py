@@ -1,0 +1,1 @@
+"""Live: what a run does now, or did at any recorded time."""

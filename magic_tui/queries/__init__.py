@@ -1,0 +1,1 @@
+"""Queries: choosing texts to ask a run about."""

@@ -1,0 +1,124 @@
+"""What a newcomer sees: what this is, and something to start."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.widgets import Static
+
+from engine.runs.errors import MagicError
+from engine.runs.safe_text import one_line
+from magic_tui.dashboard.screen import MagicScreen
+from magic_tui.runs.samples import demo_config
+from magic_tui.text.cells import fit, pad
+from magic_tui.widgets.line_list import LineList
+
+ABOUT = (
+    "Which training documents, and which of their tokens, made the model answer like this?",
+    "",
+    "magic trains a model and keeps the way it took. Ask it a query – a text – and it goes that "
+    "way back, to say of every training token how much more of it would lower (helpful) or "
+    "raise (harmful) the query's loss. New queries need no new training.",
+)
+_KNOWN = {
+    # As many as a small terminal has lines for; the others are for data that has to be fetched.
+    "demo": "a small model learns eight books; nothing is downloaded",
+    "finetune-jsonl": "sample: fine-tune a model on a file of texts",
+    "lora": "sample: fine-tune adapters (LoRA) on a frozen model",
+    "packed-pretrain": "sample: pretrain from scratch on packed texts",
+}
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Something to start; without a path, a config of the user's own."""
+
+    name: str
+    words: str
+    path: Path | None
+
+
+class OfferList(LineList):
+    """What can be started."""
+
+    offers: tuple[Offer, ...] = ()
+
+    def count(self) -> int:
+        """How many offers."""
+        return len(self.offers)
+
+    def line(self, index: int, width: int) -> Text:
+        """One offer."""
+        offer = self.offers[index]
+        text = Text(no_wrap=True).append(pad(offer.name, 18), "bold")
+        return text.append(fit(offer.words, max(0, width - 18)))
+
+
+class WelcomeScreen(MagicScreen):
+    """Explains itself and offers what to start."""
+
+    NUMBER = 0
+    NAME = "magic"
+    ABOUT = " ".join(part for part in ABOUT if part)
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("n", "app.new", "own config", tooltip="Start a run from a config of your own."),
+        Binding("1", "app.screen(1)", "runs", tooltip="Go to Runs."),
+    ]
+    DEFAULT_CSS = """
+    WelcomeScreen #about { height: auto; padding: 1 2 0 2; max-width: 92; }
+    WelcomeScreen #steps { height: auto; padding: 1 2 0 2; max-width: 92; }
+    WelcomeScreen OfferList { height: auto; max-height: 12; margin: 1 1 0 1; max-width: 92; }
+    """
+
+    def body(self) -> ComposeResult:
+        """The explanation, the offers, where to go on."""
+        yield Static(self._about(), id="about")
+        yield OfferList()
+        yield Static(self._steps(), id="steps")
+
+    def on_mount(self) -> None:
+        """Find what can be offered."""
+        listed = self.query_one(OfferList)
+        listed.offers = tuple(offers())
+        listed.styles.height = len(listed.offers)
+        listed.changed()
+        listed.focus()
+
+    def cli_equivalent(self) -> str:
+        """The demo from the command line."""
+        return "magic demo"
+
+    def on_line_list_chosen(self, event: LineList.Chosen) -> None:
+        """Show what the offer would cost."""
+        from magic_tui.runs.new_run_screen import NewRunScreen
+
+        self.app.push_screen(NewRunScreen(self.query_one(OfferList).offers[event.index].path))
+
+    def _about(self) -> Content:
+        first, *rest = ABOUT
+        return Content.assemble((first, "bold $primary"), "\n", "\n".join(rest))
+
+    def _steps(self) -> Content:
+        where = one_line(str(self.selection.runs_dir))
+        return Content.assemble(
+            ("⏎", "bold $accent"), " shows what it would cost before anything starts.\n",
+            ("?", "bold $accent"), " explains the keys of every screen, ",
+            ("^p", "bold $accent"), " finds any of them by name.\n\n",
+            (f"Runs are kept in {where}", "dim"),
+        )  # fmt: skip
+
+
+def offers() -> list[Offer]:
+    """The demo, the templates among the sample configs, and a config of the user's own."""
+    found = []
+    try:
+        folder = demo_config().parent
+        files = {name: folder / f"{name}.yaml" for name in _KNOWN}
+        found = [Offer(n, words, files[n]) for n, words in _KNOWN.items() if files[n].is_file()]
+    except MagicError:
+        pass
+    return [*found, Offer("own config…", "any run config in YAML: name its file", None)]

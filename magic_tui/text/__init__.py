@@ -1,0 +1,1 @@
+"""Text for a terminal: cells, numbers, bars and coloured tokens."""

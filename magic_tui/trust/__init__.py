@@ -1,0 +1,1 @@
+"""Trust: how well the scores predict retrainings."""

@@ -1,0 +1,181 @@
+"""Scores on several ranks are the scores on one, whatever the mesh, the model and the schedule."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchopt
+
+from engine import CausalLMLoss, DataStream, Trainer
+from engine.distributed.mesh import Mesh
+from engine.models.layers import layers_of
+from engine.replay.checkpointing import ScheduleKind
+from engine.replay.optimizers import build_optimizer
+from tests.distributed.processes import on_ranks
+from tests.exactness.attributing import Problem, make_measurements
+from tests.exactness.cases import document_weights, make_data, make_training
+from tests.exactness.test_unusual_modules_against_retraining import MODULES, TOKENS, make
+from tests.exactness.tiny_models import tiny_model
+
+BOUND = 1e-9
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training and how it is done.
+
+    ``frozen``: what parameters' names must not contain; ``recompute``: layer by layer on several
+    ranks, though not on one alone.
+    """
+
+    model: str
+    schedule: ScheduleKind = "all"
+    optimizer: str = "adamw"
+    layout: str = "rows"
+    micro_batch_size: int | None = None
+    frozen: str = ""
+    recompute: bool = False
+    dtype: torch.dtype = torch.float64
+
+
+CASES = [
+    Case("gpt2 tied", "gradients", micro_batch_size=1),
+    Case("llama untied", "sqrt", "sgd", "packed"),
+    Case("gemma2 soft cap", "log", "adam"),
+    Case("gpt2 two layers", "sqrt", frozen="wte"),
+    Case("llama two layers", "log", micro_batch_size=2, recompute=True),
+    Case("phi head bias", frozen="ln_"),
+]
+MESHES = [
+    (1, 1, range(len(CASES))),
+    (2, 2, range(len(CASES))),
+    (3, 3, range(0, len(CASES), 2)),
+    (4, 2, range(1, len(CASES), 2)),
+]
+"""Ranks, how many of them divide the parameters among themselves, and the cases' numbers."""
+
+
+def problem_of(case: Case) -> Problem:
+    model = tiny_model(case.model, case.dtype)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not case.frozen or case.frozen not in name)
+    data = make_data(case.layout)
+    training = make_training(optimizer=case.optimizer, clip=True)
+    weights = data.token_weights(document_weights(data))
+    return Problem(CausalLMLoss(model), data, training, weights)
+
+
+def trained(case: Case, folder: Path, mesh: Mesh | None) -> tuple[Any, Any, Problem]:
+    problem = problem_of(case)
+    trainer, start = Trainer.initialize(
+        problem.loss,
+        build_optimizer(problem.training.optimizer, problem.training.rate),
+        micro_batch_size=case.micro_batch_size,
+        max_grad_norm=problem.training.max_grad_norm,
+        elementwise=True,
+        mesh=mesh,
+        recompute=layers_of(problem.loss) if case.recompute and mesh else (),
+    )
+    return trainer, start, problem
+
+
+def attribute(case: Case, folder: Path, mesh: Mesh | None) -> Any:
+    """Scores, their sums over steps and the measurements, as arrays."""
+    trainer, start, problem = trained(case, folder, mesh)
+    trainer.train(start, problem.stream(), save_dir=folder, schedule=case.schedule)
+    return replayed(case, folder, mesh)
+
+
+def replayed(case: Case, folder: Path, mesh: Mesh | None) -> Any:
+    """The same of a trajectory that is there."""
+    trainer, _, problem = trained(case, folder, mesh)
+    measurements = make_measurements("none", case.dtype)
+    scores = trainer.backward(folder, problem.stream(), measurements, queries_per_pass=2)
+    return scores.weights.numpy(), scores.steps.numpy(), scores.measurements.numpy()
+
+
+def attributed(shards: int, numbers: range, folder: Path) -> list[Any]:
+    mesh = Mesh(shards)
+    return [attribute(CASES[number], folder / str(number), mesh) for number in numbers]
+
+
+def agree(found: Any, wanted: Any, bound: float = BOUND) -> None:
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert abs(ours - theirs).max() <= bound * abs(theirs).max()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """The scores on one rank without a mesh."""
+    folder = tmp_path_factory.mktemp("alone")
+    return [attribute(case, folder / str(number), None) for number, case in enumerate(CASES)]
+
+
+@pytest.mark.parametrize(("ranks", "shards", "numbers"), MESHES)
+def test_every_mesh(
+    ranks: int, shards: int, numbers: range, alone: list[Any], tmp_path: Path
+) -> None:
+    found = on_ranks(ranks, tmp_path, attributed, shards, numbers, tmp_path)
+    for of_rank in found:
+        for number, ours, theirs in zip(numbers, of_rank, found[0], strict=True):
+            agree(ours, alone[number])
+            assert all((a == b).all() for a, b in zip(ours, theirs, strict=True))
+
+
+def twice(case: Case, folder: Path) -> list[Any]:
+    mesh = Mesh()
+    return [attribute(case, folder / name, mesh) for name in ("first", "second")]
+
+
+def test_the_same_mesh_repeats_its_bits(tmp_path: Path) -> None:
+    case = replace(CASES[0], dtype=torch.float32)
+    for first, second in on_ranks(3, tmp_path, twice, case, tmp_path):
+        assert all((a == b).all() for a, b in zip(first, second, strict=True))
+
+
+SHARED = ("two names, tied", "two parameters of one memory", "sdpa", "compiled part")
+
+
+def of_modules(folder: Path, mesh: Mesh | None) -> list[Any]:
+    """Scores of modules that share parameters, or would compute otherwise."""
+    found = []
+    for number, name in enumerate(SHARED):
+        stream = DataStream([{"ids": row} for row in TOKENS], 2)
+        trainer, start = Trainer.initialize(
+            make(MODULES[name]), torchopt.sgd(0.3), elementwise=True, mesh=mesh
+        )
+        trainer.train(start, stream, save_dir=folder / str(number))
+        queries = DataStream([{"ids": TOKENS[1]}], 1)
+        scores = trainer.backward(folder / str(number), stream, queries)
+        found.append((scores.weights.numpy(), scores.measurements.numpy()))
+    return found
+
+
+def divided_modules(folder: Path) -> list[Any]:
+    return of_modules(folder, Mesh())
+
+
+def test_modules_that_share_parameters(tmp_path: Path) -> None:
+    wanted = of_modules(tmp_path / "alone", None)
+    for of_rank in on_ranks(2, tmp_path, divided_modules, tmp_path / "divided"):
+        for ours, theirs in zip(of_rank, wanted, strict=True):
+            agree(ours, theirs)
+
+
+def on_mesh(case: Case, folder: Path, shards: int, train: bool) -> Any:
+    mesh = Mesh(shards)
+    return attribute(case, folder, mesh) if train else replayed(case, folder, mesh)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_trajectory_of_some_ranks_replayed_on_others(
+    number: int, alone: list[Any], tmp_path: Path
+) -> None:
+    case, one, three = CASES[number], tmp_path / "one", tmp_path / "three"
+    attribute(case, one, None)
+    agree(on_ranks(2, tmp_path, on_mesh, case, one, 2, False)[0], alone[number])
+    on_ranks(3, tmp_path, on_mesh, case, three, 3, True)
+    agree(on_ranks(2, tmp_path, on_mesh, case, three, 2, False)[1], alone[number])
+    agree(replayed(case, three, None), alone[number])

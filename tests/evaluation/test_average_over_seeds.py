@@ -1,0 +1,69 @@
+"""The mean of two seeds' scores is the derivative of the mean of what the two trainings come to."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from engine.attribution.prepare import stored_job
+from engine.attribution.prepared_run import Job
+from engine.attribution.reporter import Reporter
+from engine.attribution.stop import Stop
+from engine.evaluation.average import mean_scores, read_average
+from engine.evaluation.retraining import Retrainer, retrained
+from engine.evaluation.seeds import open_seeds
+from engine.evaluation.validate import Validating
+from engine.runs.journal import read_journal
+from engine.runs.request import ValidationRequest
+from engine.runs.run_folder import RunFolder
+from engine.runs.submission import submit_run
+from engine.runs.tables import RowTable
+from engine.worker.standalone import alone
+
+Two = list[tuple[RunFolder, Job]]
+
+
+@pytest.fixture
+def two(run: RunFolder, job: Job, tmp_path: Path) -> Two:
+    """A run, and the same with another seed."""
+    config = run.config().model_copy(update={"seed": 1})
+    alone(submit_run(tmp_path / "runs", "r2", config), Stop())
+    other = RunFolder(tmp_path / "runs" / "r2")
+    return [(run, job), (other, stored_job(other, torch.device("cpu")))]
+
+
+def mean_phi(two: Two, weights: np.ndarray) -> np.ndarray:
+    """φ (query,) on average over trainings with these data weights, (document,)."""
+    found = []
+    for run, job in two:
+        state, asked = retrained(job, weights), Retrainer(run, job, False)._asked["a0001"]
+        found.append([job.trainer.measuring.value(state, measurement) for measurement in asked])
+    return np.mean(found, 0)
+
+
+def test_against_finite_differences_and_against_the_banks(two: Two) -> None:
+    for run, job in two:
+        request = ValidationRequest(drop=(0.3,), count=5)
+        Validating(run, "a0001", request, Reporter(None)).run(job)
+    seeds = open_seeds([run for run, _ in two])
+    steps = [RowTable(run.rows_store).steps() for run, _ in two]
+    assert [each.seed for each in seeds] == [0, 1] and (steps[0] != steps[1]).any()
+    means = np.array([mean_scores(seeds, query)[0] for query in (0, 1)])
+    nudge = np.zeros(7)
+    nudge[2] = 1e-4
+    slopes = (mean_phi(two, 1 + nudge) - mean_phi(two, 1 - nudge)) / 2e-4
+    assert slopes == pytest.approx(means[:, 2], rel=1e-5)
+
+    average = read_average(seeds)
+    assert average.lds is not None and average.lds.kinds == ["drop 0.3"]
+    assert average.lds.averaged.by_kind["drop 0.3"].subsets == 5
+    banks = [{r["subset"]: r for r in read_journal(run.bank_file)} for run, _ in two]
+    names = [f"0.3-seed0-{number}" for number in range(5)]
+    actual = np.mean([[b[n]["measurements"]["a0001"] for n in names] for b in banks], 0)
+    left_out = [banks[1][name]["documents"] for name in names]
+    predicted = mean_phi(two, np.ones(7)) - [means[:, each].sum(1) for each in left_out]
+    for query in (0, 1):
+        ranks = [values[:, query].argsort().argsort() for values in (predicted, actual)]
+        expected = 1 - 6 * ((ranks[0] - ranks[1]) ** 2).sum() / (5 * 24)
+        assert average.lds.figures("drop 0.3", query)["averaged"] == pytest.approx(expected)

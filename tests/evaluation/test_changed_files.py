@@ -1,0 +1,178 @@
+"""A digit or a byte changed in any file of a run: whatever reads it says so, or shows the same."""
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from engine.attribution.prepared_run import Job
+from engine.daemon.views import RunWatch
+from engine.evaluation.retraining import queries_of
+from engine.evaluation.verdict_of import verdict_of
+from engine.runs.checksummed import ChangedError, read_record, write_record
+from engine.runs.errors import MagicError
+from engine.runs.history import read_history
+from engine.runs.listing import find_run
+from engine.runs.request import ValidationRequest
+from engine.runs.run_folder import RunFolder
+from magic_tui.cli.verbs import app
+from tests.evaluation.test_validating import validate
+
+ALL = ValidationRequest(
+    drop=(0.3,), count=3, smoothness=True, agreement=True, baselines=True, keep_models=True
+)
+CHANGES = 1
+"""Of each file; 3 took 3 minutes and found no more."""
+VERBS = (
+    ["top", "r1", "--json", "--label", "length"],
+    ["show", "r1", "2", "--json"],
+    ["validate", "r1", "--count", "0", "--json"],
+    ["export", "r1", "--format", "csv", "--json"],
+)
+SAID = ("damaged", "changed", "cannot be read", "lacks", "is not the array")
+
+
+@pytest.fixture(scope="session")
+def validated(
+    attributed: RunFolder, job: Job, tmp_path_factory: pytest.TempPathFactory
+) -> RunFolder:
+    """A run with a file of every kind."""
+    copy = tmp_path_factory.mktemp("validated") / "runs" / "r1"
+    shutil.copytree(attributed.path, copy)
+    run = RunFolder(copy)
+    validate(run, job, ALL)
+    return run
+
+
+Shown = dict[str, tuple[int, str]]
+"""By what reads, an exit code and what it shows."""
+
+
+def shown(run: RunFolder) -> Shown:
+    found: Shown = {}
+    exported = run.path.parents[1] / "exported"
+    for verb in VERBS:
+        shutil.rmtree(exported, ignore_errors=True)
+        more = ["--out", str(exported)] if verb[0] == "export" else []
+        done = CliRunner().invoke(app, [*verb, *more, "--runs-dir", str(run.path.parent)])
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+        files = sorted(exported.rglob("*.csv"))
+        text = done.output + "".join(file.read_text() for file in files)
+        found[" ".join(verb)] = done.exit_code, text
+    for name, read in READERS.items():
+        try:
+            found[name] = 0, str(read(run))
+        except MagicError as error:
+            found[name] = int(error.exit_code), str(error)
+    return found
+
+
+def view(run: RunFolder) -> object:
+    watch = RunWatch(run.path, lambda: None)
+    try:
+        return watch.view()
+    finally:
+        watch.close()
+
+
+READERS: dict[str, Callable[[RunFolder], object]] = {
+    "ls, status": view,
+    "find": lambda run: find_run(run.path.parent, "tiny").id,
+    "verdict": lambda run: verdict_of(run.path),
+    "history": read_history,
+    "asked again": lambda run: [
+        q.document.text for q in queries_of(run.attributions / "a0001").items
+    ],
+    "environment": lambda run: read_record(run.path / "jobs" / "0001" / "request.json"),
+}
+
+
+def changed(content: bytes, draw: random.Random) -> Iterator[bytes]:
+    """The content with one digit changed; of a binary file, one byte."""
+    text = b"\0" not in content
+    digits = [place for place, byte in enumerate(content) if 48 <= byte <= 57] if text else ()
+    places = digits or range(len(content))
+    for place in draw.sample(list(places), min(CHANGES, len(places))):
+        new = bytearray(content)
+        if digits:
+            new[place] = 48 + (new[place] - 48 + draw.randrange(1, 10)) % 10
+        else:
+            new[place] = (new[place] + draw.randrange(1, 256)) % 256
+        yield bytes(new)
+
+
+def test_no_changed_file_is_believed(validated: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Most of the time of magic validate.
+    monkeypatch.setattr("engine.evaluation.predictions._RESAMPLES", 3, raising=False)
+    whole = shown(validated)
+    assert all(code == 0 for code, _ in whole.values()), whole
+    wrong, told = [], set()
+    # Tensors are read by workers alone: see test_bit_flips.
+    files = (p for p in validated.path.rglob("*") if p.suffix != ".safetensors" and p.is_file())
+    for file in sorted(files):
+        name, content = str(file.relative_to(validated.path)), file.read_bytes()
+        for number, new in enumerate(changed(content, random.Random(name))):
+            file.write_bytes(new)
+            for reader, (code, text) in shown(validated).items():
+                if (code, text) == whole[reader]:
+                    continue
+                told.add(name)
+                if not any(word in text for word in SAID):
+                    wrong.append((name, number, reader, code, text[-300:]))
+        file.write_bytes(content)
+    assert not wrong, wrong
+    kinds = {Path(name).name for name in told}
+    assert {
+        "run_config.yaml", "prepared.json", "tokenizer.json", "documents.parquet", "events.jsonl",
+        "queries.parquet", "asked.parquet", "complete.json", "validation.csv", "agreement.json",
+        "smoothness.json", "request.json", "exit.json", "wish.json", "zarr.json", "bank.jsonl",
+        "cosine.npy", "digests.json",
+    } <= kinds, kinds  # fmt: skip
+
+
+def test_files_of_earlier_versions_are_read(validated: RunFolder, tmp_path: Path) -> None:
+    """Without any digest."""
+    shutil.copytree(validated.path, tmp_path / "runs" / "r1")
+    run, before = RunFolder(tmp_path / "runs" / "r1"), shown(validated)
+    for file in run.path.rglob("*.json"):
+        if file.name in ("tokenizer.json",):
+            continue
+        record = json.loads(file.read_text())
+        for key in ("sha256", "files"):
+            record.pop(key, None)
+        record.get("attributes", {}).pop("sha256", None)
+        file.write_text(json.dumps(record))
+    table = run.attributions / "a0001" / "validation.csv"
+    lines = [line.rpartition(",")[0] for line in table.read_text().splitlines()]
+    table.write_text("\n".join(lines) + "\n")
+    old, new = str(validated.path.parent), str(run.path.parent)
+    after = {name: (code, text.replace(new, old)) for name, (code, text) in shown(run).items()}
+    del before["export r1 --format csv --json"], after["export r1 --format csv --json"]
+    assert {n: c for n, (c, _) in after.items()} == {n: c for n, (c, _) in before.items()}
+    assert after["show r1 2 --json"] == before["show r1 2 --json"]
+
+
+def test_facts_one_level_down_are_read_and_checked(tmp_path: Path) -> None:
+    """How earlier versions wrote prepared.json."""
+    import hashlib
+
+    run = RunFolder(tmp_path)
+    facts = {"schedule": "all", "micro_batch_size": None}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    run.prepared_file.write_text(json.dumps({"facts": facts, "sha256": digest}))
+    assert run.prepared() == facts
+    run.prepared_file.write_text(json.dumps({"facts": {**facts, "a": 1}, "sha256": digest}))
+    with pytest.raises(ChangedError, match="is damaged"):
+        run.prepared()
+
+
+def test_a_record_survives_any_plain_values(tmp_path: Path) -> None:
+    values = {"b": (1, 2.5), "a": {10: "ö", 2: "\ud800"}, "c": float("nan"), "d": 1e-323}
+    write_record(tmp_path / "r.json", values)
+    found = read_record(tmp_path / "r.json")
+    assert found is not None and found["b"] == [1, 2.5] and found["a"] == {"10": "ö", "2": "\ud800"}
+    assert read_record(tmp_path / "none.json") is None

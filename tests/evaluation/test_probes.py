@@ -1,0 +1,60 @@
+"""Smoothness from three trainings, and agreement of two replays."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from engine.attribution.prepare import stored_job
+from engine.attribution.prepared_run import Job
+from engine.evaluation.metasmoothness import metasmoothness
+from engine.evaluation.numerical_agreement import AGREEMENT_FILE
+from engine.replay.ranks import ALONE
+from engine.runs.errors import UsageError
+from engine.runs.request import ValidationRequest
+from engine.runs.run_folder import RunFolder
+from tests.evaluation.test_validating import phi, scores, validate
+
+PROBES = ValidationRequest(count=0, drop=(0.3,), smoothness=True, agreement=True)
+
+
+def test_metasmoothness_weighs_coordinates_by_how_far_they_move() -> None:
+    first = {"a": torch.zeros(3), "b": torch.zeros(1)}
+    half = {"a": torch.tensor([1.0, -1.0, 0.0]), "b": torch.tensor([2.0])}
+    last = {"a": torch.tensor([3.0, -2.0, 5.0]), "b": torch.tensor([1.0])}
+    # Goes on: 3 and 2. Did not set out: 5. Turns back: 1.
+    expected = (3 + 2 + 0 - 1) / (3 + 2 + 5 + 1)
+    assert metasmoothness(first, half, last, ALONE) == pytest.approx(expected)
+    assert metasmoothness(first, first, first, ALONE) == 1.0
+
+
+def test_probes_of_a_smooth_training(run: RunFolder, job: Job) -> None:
+    events = validate(run, job, PROBES)
+    smooth = json.loads(run.smoothness_file.read_text())
+    assert 0.9 < smooth["smoothness"] <= 1.0 and smooth["subset"] == "0.3-seed0-0"
+    full, half, last = (np.array(each) for each in smooth["measurements"]["a0001"])
+    assert np.array_equal(full, phi(run, job, [1.0] * 7))
+    assert np.allclose(half - full, last - half, atol=1e-3) and (full != last).all()
+    agreed = json.loads((run.attributions / "a0001" / AGREEMENT_FILE).read_text())
+    assert agreed["micro_batch_size"] == 1
+    assert min(agreed["correlation"]) > 1 - 1e-12 and 0 < max(agreed["difference"]) < 1e-12
+    assert len(agreed["difference"]) == len(scores(run))
+    phases = [(e["phase"], e["total"]) for e in events if e["event"] == "phase"]
+    assert phases == [("retrain", 0), ("retrain", 12), ("probe", 6)]
+    probed = [event["done"] for event in events if event["event"] == "probe_step"]
+    assert probed == [1, 2, 3, 4, 5, 6]
+
+
+def test_probes_are_not_taken_twice(run: RunFolder, job: Job) -> None:
+    validate(run, job, PROBES)
+    before = run.smoothness_file.stat().st_mtime_ns
+    events = validate(run, job, PROBES)
+    assert run.smoothness_file.stat().st_mtime_ns == before
+    assert not [e for e in events if e["event"] == "probe_step"]
+
+
+def test_batches_of_one_row_cannot_be_split(attributed: RunFolder, run: RunFolder) -> None:
+    single = stored_job(attributed, torch.device("cpu")).of_micro_batch(1)
+    with pytest.raises(UsageError, match="of one row"):
+        validate(run, single, PROBES)

@@ -1,0 +1,150 @@
+"""Reading ahead: in order, within the budget, with errors where the thing is asked for."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+
+from engine.replay.state import Params
+from engine.runs.manifest import Key
+from engine.trajectory.files import Stamp
+from engine.trajectory.host_cache import HostTier
+from engine.trajectory.read_ahead import ReadAhead
+from engine.trajectory.tensor_files import DamagedFileError
+
+PATIENCE = 60.0
+KEYS: list[Key] = [("gradient", step) for step in (3, 2, 1, 2, 0)]
+
+
+class Files:
+    """Files of one byte; what is read is written down, and may fail."""
+
+    def __init__(self, errors: dict[Key, BaseException] | None = None) -> None:
+        self.errors = errors or {}
+        self.read_by: list[tuple[Key, bool]] = []
+        """What was read, and whether by another thread than the main one."""
+        self._changed = threading.Condition()
+
+    def stamp(self, key: Key) -> Stamp:
+        return (("file", str(key[1])),)
+
+    def size(self, key: Key) -> int:
+        return 1
+
+    def read(self, key: Key) -> Params:
+        with self._changed:
+            ahead = threading.current_thread() is not threading.main_thread()
+            self.read_by.append((key, ahead))
+            self._changed.notify_all()
+        if key in self.errors:
+            raise self.errors[key]
+        return {"g": torch.tensor(key[1])}
+
+    @property
+    def read_so_far(self) -> list[Key]:
+        return [key for key, _ in self.read_by]
+
+    def wait(self, what: Callable[[], bool]) -> None:
+        """Until so much has been read."""
+        with self._changed:
+            assert self._changed.wait_for(what, PATIENCE)
+
+
+@contextmanager
+def ahead_of(files: Any, budget: int) -> Iterator[ReadAhead]:
+    ahead = ReadAhead(files, HostTier(budget), torch.device("cpu"))
+    try:
+        yield ahead
+    finally:
+        ahead.close()
+        assert not [t for t in threading.enumerate() if t.name == "read-ahead"]
+
+
+def value(ahead: ReadAhead, key: Key) -> int:
+    return int(ahead.take(key)["g"])
+
+
+def test_what_comes_next_is_read_before_it_is_asked_for() -> None:
+    files = Files()
+    with ahead_of(files, 2) as ahead:
+        ahead.expect(KEYS, [])
+        files.wait(lambda: len(files.read_by) == 2)
+        assert value(ahead, KEYS[0]) == 3
+        files.wait(lambda: len(files.read_by) == 3)
+        assert [value(ahead, key) for key in KEYS[1:3]] == [2, 1]
+        files.wait(lambda: len(files.read_by) == 4)
+        assert [value(ahead, key) for key in KEYS[3:]] == [2, 0]
+    # Nothing twice, for what is needed again soonest was held.
+    assert files.read_by == [(key, True) for key in (KEYS[0], KEYS[1], KEYS[2], KEYS[4])]
+
+
+def test_nothing_is_read_beyond_the_budget() -> None:
+    files = Files()
+    with ahead_of(files, 2) as ahead:
+        ahead.expect(KEYS, [])
+        files.wait(lambda: len(files.read_by) == 2)
+    assert files.read_so_far == KEYS[:2]
+
+
+@pytest.mark.parametrize("budget", [0, 1, 2, 9])
+def test_any_budget_gives_the_same(budget: int) -> None:
+    files = Files()
+    with ahead_of(files, budget) as ahead:
+        for _ in range(2):
+            ahead.expect(KEYS, KEYS)
+            assert [value(ahead, key) for key in KEYS] == [step for _, step in KEYS]
+        assert ahead.tier.used <= budget
+    reads = {0: 2 * len(KEYS), 9: len(set(KEYS))}
+    assert len(files.read_by) == reads.get(budget, len(files.read_by)) <= 2 * len(KEYS)
+    if budget == 0:
+        assert not any(by_thread for _, by_thread in files.read_by)
+
+
+def test_what_nobody_expected_is_read_all_the_same() -> None:
+    files = Files()
+    with ahead_of(files, 2) as ahead:
+        ahead.expect(KEYS, [])
+        assert value(ahead, ("gradient", 7)) == 7
+        assert [value(ahead, key) for key in KEYS] == [step for _, step in KEYS]
+
+
+@pytest.mark.parametrize("error", [DamagedFileError("damaged"), MemoryError(), OSError(5, "io")])
+@pytest.mark.parametrize("budget", [0, 1, 9])
+def test_errors_are_raised_where_the_thing_is_asked_for(error: BaseException, budget: int) -> None:
+    files = Files({KEYS[2]: error})
+    with ahead_of(files, budget) as ahead:
+        ahead.expect(KEYS, [])
+        assert value(ahead, KEYS[0]) == 3
+        if budget == 9:
+            files.wait(lambda: KEYS[4] in files.read_so_far)
+        assert value(ahead, KEYS[1]) == 2
+        with pytest.raises(type(error)):
+            ahead.take(KEYS[2])
+
+
+def test_a_thread_that_breaks_does_not_leave_the_replay_waiting() -> None:
+    class Broken(Files):
+        def size(self, key: Key) -> int:
+            raise ZeroDivisionError
+
+    files = Broken()
+    with ahead_of(files, 2) as ahead:
+        ahead.expect(KEYS, [])
+        assert ahead._thread is not None
+        ahead._thread.join(PATIENCE)
+        with pytest.raises(ZeroDivisionError):
+            ahead.take(KEYS[0])
+
+
+def test_it_goes_on_after_an_end() -> None:
+    files = Files()
+    with ahead_of(files, 9) as ahead:
+        for _ in range(2):
+            ahead.expect(KEYS[:1], [])
+            files.wait(lambda: len(files.read_by) == 1)
+            ahead.close()
+        assert value(ahead, KEYS[0]) == 3
+    assert files.read_so_far == KEYS[:1]
