@@ -64,7 +64,7 @@ def cases(model: Config, folder: Path) -> dict[str, Config]:
             "data": {"path": str(texts), **data},
             "training": {"optimizer": adamw, **training},
             "queries": queries,
-            "trajectory": {"schedule": schedule},
+            "trajectory": {"checkpointing": schedule},
             **others,
         }
 

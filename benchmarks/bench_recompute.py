@@ -63,7 +63,7 @@ def prepared(model: Any, case: Case) -> Callable[[], Any]:
         _nothing(),
         micro_batch_size=case.at_once,
         elementwise=True,
-        recompute=layers,
+        activation_checkpointing=layers,
     )
     step: TrainStep = trainer.step
     vocabulary = model.get_input_embeddings().weight.shape[0]
@@ -80,7 +80,7 @@ def prepared(model: Any, case: Case) -> Callable[[], Any]:
         )
         for _ in range(case.queries)
     ]
-    return lambda: step.pull_back(state, grads, batch, cotangents)
+    return lambda: step.vjp(state, grads, batch, cotangents)
 
 
 def _model(path: str | None) -> Any:

@@ -115,7 +115,7 @@ class Subject:
         def run() -> None:
             grads = reader.load_gradient(0)
             assert grads is not None
-            self.step.pull_back(self.state, grads, self.batch, cotangents)
+            self.step.vjp(self.state, grads, self.batch, cotangents)
 
         return run
 

@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, GPT2Config
 from engine import CausalLMLoss, DataStream, Trainer
 from engine.replay.optimizers import LearningRateSpec, OptimizerSpec, build_optimizer
 from engine.trajectory import files as trajectory_files
-from engine.trajectory.host_cache import HostTier
+from engine.trajectory.host_cache import HostCache
 from engine.trajectory.tensor_files import read_tensors
 
 ROWS, TOKENS, VOCABULARY = 2, 64, 8192
@@ -67,7 +67,7 @@ def empty_cache(folder: Path) -> None:
 
 def train(folder: Path, kind: Any, steps: int) -> None:
     trainer, start, stream, _ = make_trainer(steps)
-    trainer.tier = HostTier(0)
+    trainer.tier = HostCache(0)
     trainer.train(start, stream, save_dir=folder, schedule=kind)
 
 
@@ -75,7 +75,7 @@ def replay(folder: Path, kind: Any, steps: int, case: str, slow: bool) -> dict[s
     """Facts of one case: seconds in all and waited, files read, peak memory, scores."""
     trainer, start, stream, queries = make_trainer(steps)
     state_bytes = max(sizes(folder).values())
-    trainer.tier = HostTier(int(BUDGETS[case] * state_bytes))
+    trainer.tier = HostCache(int(BUDGETS[case] * state_bytes))
     if case.endswith("after training"):
         folder = folder.with_name(f"{folder.name}-again")
         trainer.train(start, stream, save_dir=folder, schedule=kind)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
-from engine.replay.derivatives import FirstOrder
+from engine.replay.derivatives import GradientGraph
 from engine.replay.state import Batch, Params
 
 Directions = list[Params]
@@ -34,7 +34,7 @@ def shared_graph(loss: Any, params: Params, batch: Batch) -> Mechanism:
 
     def run(directions: Directions) -> Any:
         sums = [{name: torch.zeros_like(p) for name, p in params.items()} for _ in directions]
-        return FirstOrder(loss, params, batch).pull_back(directions, sums)
+        return GradientGraph(loss, params, batch).vjp(directions, sums)
 
     return run
 

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from engine.models.weighted_loss import weighted_causal_lm_ce as weighted_causal_lm_ce
     from engine.tasks.example_task import ExampleTask as ExampleTask
     from engine.training.data_stream import DataStream as DataStream
-    from engine.training.loop import Control as Control
+    from engine.training.loop import TrainControl as TrainControl
     from engine.training.trainer import Scores as Scores
     from engine.training.trainer import Trainer as Trainer
 
 _HOMES = {
     "Trainer": "engine.training.trainer",
     "Scores": "engine.training.trainer",
-    "Control": "engine.training.loop",
+    "TrainControl": "engine.training.loop",
     "DataStream": "engine.training.data_stream",
     "ExampleTask": "engine.tasks.example_task",
     "Examples": "engine.data.examples",
@@ -30,11 +30,11 @@ _HOMES = {
 
 __all__ = [
     "CausalLMLoss",
-    "Control",
     "DataStream",
     "ExampleTask",
     "Examples",
     "Scores",
+    "TrainControl",
     "Trainer",
     "weighted_causal_lm_ce",
 ]

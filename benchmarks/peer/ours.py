@@ -36,7 +36,7 @@ def config_of(
             "batch_size": problem.batch_size,
             "shuffle": False,
             "optimizer": {**optimizer, "betas": list(problem.betas)},
-            "schedule": {"name": "linear"},
+            "lr_schedule": {"name": "linear"},
         },
         "queries": {"path": str(queries)},
         "attribution": {"memory_budget_gb": budget_gb},

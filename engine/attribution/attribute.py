@@ -6,11 +6,11 @@ import os
 
 from engine.attribution.prepared_run import Job
 from engine.attribution.queries import measurement_batches, query_losses, query_table
-from engine.attribution.query_request import Asking
+from engine.attribution.query_request import QueryRequest
 from engine.attribution.replay_runner import (
     COMPLETION_FACTS,
-    Replayed,
-    Replaying,
+    ReplayRunner,
+    ReplayTargets,
     document_sums,
     findings_of,
 )
@@ -36,7 +36,9 @@ from engine.trajectory.tensor_files import remove_unfinished
 _TOLD = (*COMPLETION_FACTS, "rounding", "subspace")
 
 
-def attribute(asking: Asking, job: Job, report: Reporter, stop: Stop, save_seconds: float) -> None:
+def attribute(
+    asking: QueryRequest, job: Job, report: Reporter, stop: Stop, save_seconds: float
+) -> None:
     """Compute and record an attribution of a trained run, going on with what is there of it.
 
     Raises:
@@ -55,7 +57,7 @@ def attribute(asking: Asking, job: Job, report: Reporter, stop: Stop, save_secon
     ranks.wait()
 
 
-def _publish(asking: Asking, report: Reporter) -> None:
+def _publish(asking: QueryRequest, report: Reporter) -> None:
     facts = read_completion(asking.staging) or {}
     remove_saves(asking.staging)
     forget_basis(asking.staging)
@@ -71,13 +73,15 @@ def _publish(asking: Asking, report: Reporter) -> None:
     )
 
 
-def _replay(asking: Asking, job: Job, report: Reporter, stop: Stop, save_seconds: float) -> None:
+def _replay(
+    asking: QueryRequest, job: Job, report: Reporter, stop: Stop, save_seconds: float
+) -> None:
     """Replay what is lacking of the queries, or of a basis of them, and complete the scores."""
     measurements = measurement_batches(asking.queries, job)
     facts = asking.queries.facts()
-    queries = Replayed(measurements, asking.staging, _dtype(job), facts=facts)
+    queries = ReplayTargets(measurements, asking.staging, _dtype(job), facts=facts)
     if asking.tolerance is None:
-        Replaying(queries, asking, job, report, stop, save_seconds).run()
+        ReplayRunner(queries, asking, job, report, stop, save_seconds).run()
         return
     ranks = job.trainer.ranks
     if ranks.index == 0:
@@ -89,17 +93,17 @@ def _replay(asking: Asking, job: Job, report: Reporter, stop: Stop, save_seconds
         zeros = [0.0] * len(measurements)
         if ranks.index == 0:
             write_shares(asking, zeros, zeros)
-        Replaying(queries, asking, job, report, stop, save_seconds).run()
+        ReplayRunner(queries, asking, job, report, stop, save_seconds).run()
         return
-    directions = Replayed(measurements, basis.folder, "float64", basis.subspace.combinations)
+    directions = ReplayTargets(measurements, basis.folder, "float64", basis.subspace.combinations)
     if not ranks.everyone(is_replayed(basis))[0]:
-        Replaying(directions, asking, job, report, stop, save_seconds).run()
+        ReplayRunner(directions, asking, job, report, stop, save_seconds).run()
     ranks.wait()
     if ranks.index == 0:
         _put_together(basis, queries, job)
 
 
-def _put_together(basis: QueryBasis, queries: Replayed, job: Job) -> None:
+def _put_together(basis: QueryBasis, queries: ReplayTargets, job: Job) -> None:
     """Write and complete the queries' scores from those of their basis."""
     asking = basis.asking
     found = read_completion(basis.folder) or {}
@@ -118,7 +122,7 @@ def _dtype(job: Job) -> str:
     return "float64" if job.config.model.dtype == "float64" else "float32"
 
 
-def _is_measured(asking: Asking) -> bool:
+def _is_measured(asking: QueryRequest) -> bool:
     """Whether an earlier attempt measured the queries, and its table can be read."""
     file = asking.staging / "queries.parquet"
     with contextlib.suppress(RunError):
@@ -126,7 +130,7 @@ def _is_measured(asking: Asking) -> bool:
     return False
 
 
-def _measure(asking: Asking, job: Job, report: Reporter) -> None:
+def _measure(asking: QueryRequest, job: Job, report: Reporter) -> None:
     queries = asking.queries
     report.phase(Phase.MEASURE, len(queries.items), asking.identifier)
     reader = job.trainer.open(asking.folder.trajectory)

@@ -7,7 +7,7 @@ from engine.attribution.replay_memory import WALK, Needs, graph_bytes, widest_pa
 from engine.cost.checkpointing_choice import size_text
 from engine.cost.passes import enough_together, is_sparing
 from engine.distributed.free_memory import free_memory
-from engine.runs.config import ScheduleName
+from engine.runs.config import CheckpointingName
 from engine.runs.errors import UsageError
 
 MEMORY_SHARE = 0.6
@@ -29,7 +29,7 @@ class Budget:
     """What to do if even one query takes more than it may."""
 
 
-def budget_of(job: Job, needs: Needs, queries: int, schedule: ScheduleName) -> Budget:
+def budget_of(job: Job, needs: Needs, queries: int, schedule: CheckpointingName) -> Budget:
     """How many queries share one replay of a trajectory of a schedule.
 
     As many as fit. Where memory is spared, no more than save time, unless they take less than the

@@ -81,7 +81,7 @@ def explained() -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise RunError(
             "out of device memory; set training.micro_batch_size or "
-            "attribution.memory_budget_gb lower, or training.recompute to true"
+            "attribution.memory_budget_gb lower, or training.activation_checkpointing to true"
         ) from error
     except torch.distributed.DistError as error:
         raise LostRankError(_LOST_RANK) from error

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.replay.checkpointed_hvp import LayeredLoss, Layerwise
+from engine.replay.checkpointed_hvp import CheckpointedHVP, LayeredLoss
 from engine.replay.ranks import Ranks
 from engine.replay.state import Batch, Params
 
@@ -30,9 +30,9 @@ def layer_memory(
     """What second derivatives of a micro-batch keep, tensors that share memory with some aside."""
     kept = Kept(ranks, [*params.values(), *aside])
     with torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
-        layers = Layerwise(loss, params, batch, [params])
+        layers = CheckpointedHVP(loss, params, batch, [params])
         between = layers.bytes_between
-        layers.pull_back([{name: torch.zeros_like(p) for name, p in params.items()}])
+        layers.vjp([{name: torch.zeros_like(p) for name, p in params.items()}])
     return LayerMemory(kept.most + between, between)
 
 

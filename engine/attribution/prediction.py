@@ -67,7 +67,7 @@ def predict(job: Job, queries: Queries | None, folder: Path, is_plan: bool = Fal
         UsageError: if the memory that is free cannot hold the replay of even one query.
     """
     count, steps = 0 if queries is None else queries.measurements, len(job.order)
-    asked_for, training = job.config.trajectory.schedule, job.training
+    asked_for, training = job.config.trajectory.checkpointing, job.training
     needs = needs_of(job, job.config.attribution.granularity)
     budgets = {kind: budget_of(job, needs, max(1, count), kind) for kind in KINDS}
     footprint = footprint_of(job) if is_plan or steps > FEW_STEPS else None

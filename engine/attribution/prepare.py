@@ -190,10 +190,10 @@ def _documents_of(rows: Rows) -> int:
 
 def _loaded(config: RunConfig, task: Task, documents: int, ranks: Ranks) -> _Loaded:
     _check_whole_batches(config, task.model, ranks)
-    if config.training.recompute and not task.model.layers:
+    if config.training.activation_checkpointing and not task.model.layers:
         raise UsageError(
-            f"training.recompute: the model of task {config.task} has no layers that could be "
-            "computed again; set it to false"
+            f"training.activation_checkpointing: the model of task {config.task} "
+            "has no layers to recompute; set it to false"
         )
     weights = weight_digests(task.model.loss, all_buffers=not config.has_tokens)
     return _Loaded(task, documents, weights)
@@ -235,7 +235,7 @@ def _assembled(
         seed=config.seed,
         shuffle=training.shuffle,
     )
-    rate = LearningRateSpec(steps=len(order), **training.schedule.model_dump())
+    rate = LearningRateSpec(steps=len(order), **training.lr_schedule.model_dump())
     digests = {} if mesh is None else _digests(loaded, order)
     if mesh is not None and mesh.group.count == 1:
         task.model.loss.to(device)
@@ -282,7 +282,7 @@ def new_trainer(
         elementwise=True,
         dropout_seed=config.seed if model.dropout else None,
         mesh=mesh,
-        recompute=model.layers,
+        activation_checkpointing=model.layers,
     )
     # Of a run they are compared once, when it is prepared.
     trainer.checks_derivatives = False

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from engine.cost.training_profile import Training
+from engine.cost.training_profile import TrainingProfile
 from engine.models.loaded import LoadedModel
 from engine.replay.optimizers import LearningRateSpec
 from engine.replay.state import TrainState
@@ -66,9 +66,9 @@ class Job:
         return self.trainer.step.start(loss.parameters(), loss.buffers())
 
     @property
-    def training(self) -> Training:
+    def training(self) -> TrainingProfile:
         """The training, for planning."""
-        return Training(
+        return TrainingProfile(
             self.trainer.step, self.start, self.stream(self.config.attribution.granularity)
         )
 

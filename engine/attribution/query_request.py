@@ -15,7 +15,7 @@ ASKED = "asked.parquet"
 
 
 @dataclass(frozen=True)
-class Asking:
+class QueryRequest:
     """Queries asked of a run, and where their scores grow until they are complete."""
 
     folder: RunFolder
@@ -49,7 +49,7 @@ def is_stored(folder: RunFolder, request: Request) -> bool:
     return _is_readable(staging_folder(folder, request) / ASKED)
 
 
-def asking_of(folder: RunFolder, request: Request, job: Job) -> Asking:
+def asking_of(folder: RunFolder, request: Request, job: Job) -> QueryRequest:
     """What a request asks: as an earlier attempt stored it, or read and stored now.
 
     Raises:
@@ -70,7 +70,7 @@ def asking_of(folder: RunFolder, request: Request, job: Job) -> Asking:
     if not job.config.has_tokens:
         granularity = "document"
     queries = read_asked(staging / ASKED, reduction)
-    return Asking(folder, staging, queries, granularity, tolerance)
+    return QueryRequest(folder, staging, queries, granularity, tolerance)
 
 
 def _is_readable(file: Path) -> bool:

@@ -8,7 +8,7 @@ import torch
 from engine.attribution.layer_memory import LayerMemory, layer_memory
 from engine.attribution.prepared_run import Job
 from engine.replay.checkpointed_hvp import LayeredLoss
-from engine.replay.derivatives import FirstOrder, needs_all_directions
+from engine.replay.derivatives import GradientGraph, needs_all_directions
 from engine.replay.state import Batch
 from engine.runs.config import Granularity
 
@@ -108,5 +108,5 @@ def graph_bytes(job: Job, part: Batch) -> LayerMemory:
         return kept
 
     with torch.autograd.graph.saved_tensors_hooks(note, ranks.restore):
-        FirstOrder(job.trainer.loss, params, part, start.buffers)
+        GradientGraph(job.trainer.loss, params, part, start.buffers)
     return LayerMemory(sum(seen.values()) + cached, 0)

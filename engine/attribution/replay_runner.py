@@ -15,7 +15,7 @@ from torch import Tensor
 from engine.attribution.budget import budget_of
 from engine.attribution.findings import replay_findings
 from engine.attribution.prepared_run import Job
-from engine.attribution.query_request import Asking
+from engine.attribution.query_request import QueryRequest
 from engine.attribution.replay_memory import needs_of
 from engine.attribution.reporter import Reporter
 from engine.attribution.stop import Stop
@@ -30,7 +30,7 @@ from engine.training.data_stream import DataStream
 from engine.training.measurements import Measurement
 from engine.training.trainer import Trainer
 from engine.trajectory.reader import TrajectoryReader
-from engine.trajectory.replay_checkpoints import ReplaySaves, ReplayState, Saved
+from engine.trajectory.replay_checkpoints import ReplayCheckpoint, ReplaySaves, ReplayState
 from engine.trajectory.tensor_files import DamagedFileError
 
 COMPLETION_FACTS = ("created", "reduction", "granularity", "passes", "reproduced", "cotangents")
@@ -39,7 +39,7 @@ DocumentSums = Callable[[NDArray[np.floating[Any]]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
-class Replayed:
+class ReplayTargets:
     """What is replayed, and where its scores go."""
 
     measurements: list[Measurement]
@@ -78,13 +78,13 @@ class Replayed:
         )
 
 
-class Replaying:
+class ReplayRunner:
     """Replays those measurements of one attribution that are not written yet."""
 
     def __init__(
         self,
-        replayed: Replayed,
-        asking: Asking,
+        replayed: ReplayTargets,
+        asking: QueryRequest,
         job: Job,
         report: Reporter,
         stop: Stop,
@@ -148,12 +148,12 @@ class Replaying:
         self.ranks.wait()
         return writer
 
-    def _agreed(self, saved: Saved | None) -> Saved | None:
+    def _agreed(self, saved: ReplayCheckpoint | None) -> ReplayCheckpoint | None:
         """What was saved, if all ranks have saved the same step of the same pass."""
         steps = self.ranks.everyone(None if saved is None else saved.state.step)
         return saved if all(step == steps[0] for step in steps) else None
 
-    def _saved(self) -> Saved | None:
+    def _saved(self) -> ReplayCheckpoint | None:
         """The pass that was under way; None, after a warning, if what was saved is damaged."""
         self.report.reproduced = self.saves.reproduced()
         if self.saves.damage is not None:
@@ -167,7 +167,9 @@ class Replaying:
             self.report.reproduced = saved.reproduced
         return saved
 
-    def _passes(self, saved: Saved | None, written: set[int]) -> tuple[list[list[int]], str]:
+    def _passes(
+        self, saved: ReplayCheckpoint | None, written: set[int]
+    ) -> tuple[list[list[int]], str]:
         """The queries of every pass to come, and why so many at a time."""
         groups = self.ranks.everyone([] if saved is None else saved.queries)
         begun = sorted({query for queries in groups for query in queries})
@@ -196,7 +198,7 @@ class Replaying:
                 return
             stop, due = self._wishes()
             if stop or due:
-                size = self.saves.save(Saved(own, state, self.report.reproduced))
+                size = self.saves.save(ReplayCheckpoint(own, state, self.report.reproduced))
                 self.report(Event.CHECKPOINT, kind="replay", step=state.step, bytes=size)
                 if stop:
                     raise StoppedError(f"stopped at step {state.step}")
@@ -258,7 +260,9 @@ class Replaying:
         }
 
 
-def findings_of(asking: Asking, writer: ScoreWriter, facts: dict[str, Any]) -> list[dict[str, Any]]:
+def findings_of(
+    asking: QueryRequest, writer: ScoreWriter, facts: dict[str, Any]
+) -> list[dict[str, Any]]:
     """What is wrong with the scores written, given what their completion record says besides."""
     table = read_table(asking.staging / "queries.parquet").to_pydict()
     losses = [0.0] * writer.shape.queries

@@ -13,7 +13,7 @@ import torch
 
 from engine.attribution.budget import fitting
 from engine.attribution.prepared_run import Job
-from engine.attribution.query_request import Asking
+from engine.attribution.query_request import QueryRequest
 from engine.attribution.replay_memory import needs_of
 from engine.attribution.reporter import Reporter
 from engine.replay.query_subspace import Subspace, gram_matrix, subspace_of
@@ -35,7 +35,7 @@ _TENSORS, _FACTS, _BASIS = "subspace.safetensors", "subspace.json", "basis"
 class QueryBasis:
     """A subspace of an attribution's queries, and where the scores of its basis grow."""
 
-    asking: Asking
+    asking: QueryRequest
     subspace: Subspace
 
     @property
@@ -61,7 +61,7 @@ class QueryBasis:
 
 
 def query_basis(
-    asking: Asking, job: Job, measurements: list[Measurement], report: Reporter
+    asking: QueryRequest, job: Job, measurements: list[Measurement], report: Reporter
 ) -> QueryBasis:
     """The basis that an earlier attempt stored, or one found and stored now.
 
@@ -133,7 +133,7 @@ def put_together(
     return np.minimum(together, 1.0).tolist()  # type: ignore[no-any-return]
 
 
-def write_shares(asking: Asking, outside: list[float], errors: list[float]) -> None:
+def write_shares(asking: QueryRequest, outside: list[float], errors: list[float]) -> None:
     """Write beside every query what share of its gradient is outside, and the error to expect."""
     file = asking.staging / "queries.parquet"
     table = read_table(file).to_pydict()

@@ -65,7 +65,7 @@ def _rate(folder: RunFolder, config: RunConfig) -> LearningRateSpec:
     manifest = read_manifest(folder.trajectory)
     # Without a manifest the trajectory will not open either, and that says why.
     steps = 1 if manifest is None else manifest.steps
-    return LearningRateSpec(steps=steps, **config.training.schedule.model_dump())
+    return LearningRateSpec(steps=steps, **config.training.lr_schedule.model_dump())
 
 
 def _facts(

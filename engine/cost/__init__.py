@@ -1,1 +1,1 @@
-"""The cost model: time, memory and disk of a training and its replays, and what follows from them."""
+"""The cost model: time, memory and disk of a training and its replays."""

@@ -7,7 +7,7 @@ for next is read. Every term below is measured on the training that is about to 
 from dataclasses import dataclass
 
 from engine.replay.checkpointing import Schedule, ScheduleKind, make_schedule
-from engine.runs.config import ScheduleName
+from engine.runs.config import CheckpointingName
 
 KINDS: tuple[ScheduleKind, ...] = ("gradients", "all", "sqrt", "log")
 DISK_SHARE = 0.8
@@ -181,12 +181,12 @@ def _replay_seconds(schedule: Schedule, costs: Costs) -> float:
     return asked.passes * a_pass + both_ends + asked.measure_seconds
 
 
-def wants_times(asked_for: ScheduleName, steps: int) -> bool:
+def wants_times(asked_for: CheckpointingName, steps: int) -> bool:
     """Whether a schedule is chosen by times, which have to be measured."""
     return asked_for == "auto" and steps > FEW_STEPS
 
 
-def choose(costs: Costs, room: Room, asked_for: ScheduleName = "auto") -> tuple[Estimate, str]:
+def choose(costs: Costs, room: Room, asked_for: CheckpointingName = "auto") -> tuple[Estimate, str]:
     """The schedule asked for, and why not if it does not fit.
 
     ``auto`` is the schedule of least disk among those that fit and are about as quick as any, and

@@ -24,6 +24,6 @@ def is_sparing(config: RunConfig, schedule: str, device: str) -> bool:
 
 def enough_together(config: RunConfig, queries: int) -> int:
     """The fewest queries in a pass with which all take ``SPARING`` longer than in one, at most."""
-    shared = RECOMPUTED if config.training.recompute else SHARED_TIME
+    shared = RECOMPUTED if config.training.activation_checkpointing else SHARED_TIME
     passes = int(1 + SPARING + SPARING * queries / shared)
     return -(-queries // passes)

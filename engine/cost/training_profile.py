@@ -22,14 +22,14 @@ from engine.cost.step_times import measure_steps
 from engine.distributed.free_memory import free_memory
 from engine.replay.state import Batch, Gradient, TrainState
 from engine.replay.train_step import TrainStep
-from engine.runs.config import ScheduleName
+from engine.runs.config import CheckpointingName
 from engine.training.data_stream import DataStream
 from engine.trajectory.reader import gradient_tensors, state_tensors
 from engine.trajectory.tensor_files import encoded_bytes
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingProfile:
     """A training that is about to start."""
 
     step: TrainStep
@@ -41,7 +41,7 @@ class Training:
         """Where it computes."""
         return next(iter(self.state.params.values())).device
 
-    def plan(self, folder: Path, schedule: ScheduleName) -> tuple[Estimate, str]:
+    def plan(self, folder: Path, schedule: CheckpointingName) -> tuple[Estimate, str]:
         """The schedule to train under and why; measures steps and the disk if that decides."""
         times = wants_times(schedule, len(self.stream))
         costs = self.measured(folder) if times else self.costs()

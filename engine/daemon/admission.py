@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.daemon.devices import VISIBLE, Device, Devices, visible_devices, wants_none
-from engine.daemon.job_monitor import JobWatch
-from engine.daemon.leases import Allotted, Leases, Refused
+from engine.daemon.job_monitor import JobMonitor
+from engine.daemon.leases import Allocation, Denied, Leases
 from engine.daemon.settings import Settings
 from engine.runs.errors import MagicError, RunError, UsageError
 from engine.runs.run_folder import RunFolder
@@ -25,7 +25,7 @@ class Admission:
         """Nothing is known of jobs yet."""
         self._leases, self._devices, self._settings = leases, devices, settings
         self._found: list[Device] | None = None
-        self._refused: dict[tuple[str | None, str | None, int | None], Refused] = {}
+        self._refused: dict[tuple[str | None, str | None, int | None], Denied] = {}
         """By what the user lets be seen and what the run was prepared on, since the last look:
         leases only get fewer meanwhile."""
         self._free_when_full: dict[Path, int] = {}
@@ -35,7 +35,7 @@ class Admission:
         self._found = None
         self._refused.clear()
 
-    def note_end(self, job: JobWatch) -> None:
+    def note_end(self, job: JobMonitor) -> None:
         """An attempt that this engine saw alive has ended."""
         self.forgive(job.folder.path)
         if job.ending is Ending.FULL:
@@ -45,11 +45,11 @@ class Admission:
         """Somebody asks for the job again, so it is tried whatever it ended in."""
         self._free_when_full.pop(job, None)
 
-    def admit(self, job: JobWatch) -> Allotted | Refused:
+    def admit(self, job: JobMonitor) -> Allocation | Denied:
         """Leases for the job, or why it has to wait."""
         return self._no_room(job) or self._allot(job)
 
-    def _no_room(self, job: JobWatch) -> Refused | None:
+    def _no_room(self, job: JobMonitor) -> Denied | None:
         run = job.folder.run
         free, floor = free_bytes(run.path), self._settings.disk_floor
         if free < floor:
@@ -58,17 +58,17 @@ class Admission:
                 f"needs {_size(floor)} (MAGIC_DISK_FLOOR_GB); free some (magic ls shows what "
                 "each run takes)"
             )
-            return Refused(reason, others=True)
+            return Denied(reason, others=True)
         before = self._free_when_full.get(job.folder.path)
         if before is not None and free < before + _MORE_BYTES:
             reason = (
                 f"waits for disk: it was full where {run.path} is, and no more is free now than "
                 f"then ({_size(free)}); free some (magic ls shows what each run takes)"
             )
-            return Refused(reason, others=True)
+            return Denied(reason, others=True)
         return None
 
-    def _allot(self, job: JobWatch) -> Allotted | Refused:
+    def _allot(self, job: JobMonitor) -> Allocation | Denied:
         environment, prepared = job.request.environment, _prepared_device(job.folder.run)
         if job.request.elsewhere:
             # Whoever only keeps the books needs no GPU, and may be where there is none.
@@ -78,7 +78,7 @@ class Admission:
         if asked in self._refused:
             return self._refused[asked]
         allotted = self._find(job.folder.run, environment, prepared, ranks)
-        if isinstance(allotted, Refused):
+        if isinstance(allotted, Denied):
             self._refused[asked] = allotted
         return allotted
 
@@ -88,21 +88,21 @@ class Admission:
         environment: Mapping[str, str],
         prepared: str | None,
         ranks: int | None,
-    ) -> Allotted | Refused:
+    ) -> Allocation | Denied:
         if prepared == "cpu":
             # The same numbers come out only where they came out before.
             allotted = self._leases.allot(run.path, [])
-            return replace(allotted, gpu=False) if isinstance(allotted, Allotted) else allotted
+            return replace(allotted, gpu=False) if isinstance(allotted, Allocation) else allotted
         if self._found is None:
             self._found = self._devices.all()
         try:
             devices = visible_devices(self._found, environment) if self._found else []
         except UsageError as error:
-            return Refused(str(error), others=True)
+            return Denied(str(error), others=True)
         if not devices:
             missing = self._missing(environment, prepared)
             if missing is not None:
-                return Refused(f"waits for a GPU: {missing}", others=True)
+                return Denied(f"waits for a GPU: {missing}", others=True)
         return self._leases.allot(run.path, devices, ranks)
 
     def _missing(self, environment: Mapping[str, str], prepared: str | None) -> str | None:

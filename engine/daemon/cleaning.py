@@ -7,7 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
-from engine.daemon.job_monitor import JobWatch
+from engine.daemon.job_monitor import JobMonitor
 from engine.runs.api_schema import RUN_ID
 from engine.runs.listing import list_runs, sweep
 
@@ -32,7 +32,7 @@ def remove_tree(path: Path) -> None:
             shutil.rmtree(path)
 
 
-def remove_unfinished_attribution(job: JobWatch) -> None:
+def remove_unfinished_attribution(job: JobMonitor) -> None:
     """Remove what a cancelled job had computed of its attribution."""
     name = job.request.attribution
     if name is None or job.request.work == "validate":

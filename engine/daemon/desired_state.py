@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from engine.daemon.job_monitor import WAITING, JobWatch
-from engine.daemon.views import RunWatch
+from engine.daemon.job_monitor import WAITING, JobMonitor
+from engine.daemon.views import RunMonitor
 from engine.runs.errors import ConflictError
 from engine.runs.states import RunState, Wish
 
@@ -14,7 +14,7 @@ _RESTING = (RunState.PAUSED, RunState.PAUSING, RunState.INTERRUPTED, RunState.BL
 _GIVEN_UP = (RunState.FAILED, RunState.CANCELLED)
 
 
-def concerned(watch: RunWatch, verb: Verb) -> list[JobWatch]:
+def concerned(watch: RunMonitor, verb: Verb) -> list[JobMonitor]:
     """The jobs of a run that a wish is about.
 
     Raises:
@@ -37,7 +37,7 @@ def concerned(watch: RunWatch, verb: Verb) -> list[JobWatch]:
     return jobs
 
 
-def _to_go_on(watch: RunWatch) -> list[JobWatch]:
+def _to_go_on(watch: RunMonitor) -> list[JobMonitor]:
     """What rests, else only the job that was given up last: earlier ones may be long forgotten."""
     jobs = [
         job
@@ -53,7 +53,7 @@ def _to_go_on(watch: RunWatch) -> list[JobWatch]:
     return [*(job for job in training if job not in jobs), *jobs]
 
 
-def make_wish(jobs: Sequence[JobWatch], verb: Verb) -> None:
+def make_wish(jobs: Sequence[JobMonitor], verb: Verb) -> None:
     """Write it down, durably; wishing the same again changes nothing."""
     for job in jobs:
         # To go on also forgives what earlier attempts ended in.

@@ -23,11 +23,11 @@ from engine.daemon.overview import Overview
 from engine.daemon.permission import SHARED, Permission
 from engine.daemon.registry import Entry, Registry
 from engine.daemon.removal import What, clear, hide, size_of
-from engine.daemon.run_index import Library
+from engine.daemon.run_index import RunIndex
 from engine.daemon.scheduler import Scheduler
 from engine.daemon.settings import Settings
 from engine.daemon.slow_folders import FOLDER_SECONDS, HungError, Patience
-from engine.daemon.views import RunWatch, unreadable
+from engine.daemon.views import RunMonitor, unreadable
 from engine.runs.api_schema import (
     CodeView,
     EngineView,
@@ -72,7 +72,7 @@ class Engine:
         self._leases = Leases(state_folder / "leases", settings.cpu_runs)
         self._registry = Registry(state_folder / "registry.sqlite")
         self._permission = Permission(self._registry)
-        self._library = Library(self._permission.not_asked)
+        self._library = RunIndex(self._permission.not_asked)
         self._admission = Admission(self._leases, devices, settings)
         self._patience = Patience()
         self._scheduler = Scheduler(
@@ -302,7 +302,7 @@ class Engine:
         """Grows whenever any run's view changed."""
         return self._library.changes
 
-    def _find(self, runs_dir: Path, run_id: str) -> RunWatch:
+    def _find(self, runs_dir: Path, run_id: str) -> RunMonitor:
         return self._library.find(_real(runs_dir), run_id)
 
     @contextmanager
@@ -333,7 +333,7 @@ class Engine:
         threading.Thread(target=tidy, daemon=True).start()
 
     @staticmethod
-    def _readable(watch: RunWatch) -> None:
+    def _readable(watch: RunMonitor) -> None:
         watch.refresh()
         if watch.problem is not None:
             raise ConflictError(f"run {watch.folder.id} cannot be read: {watch.problem}")

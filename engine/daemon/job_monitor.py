@@ -28,7 +28,7 @@ class Waiting:
     blocked: bool
 
 
-class JobWatch:
+class JobMonitor:
     """One job; not safe to use from several threads."""
 
     def __init__(self, folder: JobFolder) -> None:

@@ -7,8 +7,8 @@ import signal
 import subprocess
 from collections.abc import Sequence
 
-from engine.daemon.job_monitor import JobWatch
-from engine.daemon.leases import Allotted
+from engine.daemon.job_monitor import JobMonitor
+from engine.daemon.leases import Allocation
 from engine.daemon.processes import send_signal
 from engine.runs.attempts import AttemptFolder
 from engine.runs.environment import child_environment
@@ -17,7 +17,7 @@ from engine.runs.jobs import JobFolder
 
 
 def launch(
-    command: Sequence[str], job: JobFolder, allotted: Allotted
+    command: Sequence[str], job: JobFolder, allotted: Allocation
 ) -> tuple[AttemptFolder, subprocess.Popen[bytes]]:
     """Begin the next attempt at a job; its supervisor holds the lock and the leases from now on.
 
@@ -56,7 +56,7 @@ def _spawn(
         )
 
 
-def ask_to_stop(job: JobWatch, number: signal.Signals) -> bool:
+def ask_to_stop(job: JobMonitor, number: signal.Signals) -> bool:
     """Send a signal to the supervisor of a job at work; whether there was one to send it to."""
     attempt = job.latest
     with contextlib.suppress(MagicError, OSError, KeyError, TypeError, ValueError):

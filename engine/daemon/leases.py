@@ -16,7 +16,7 @@ from engine.daemon.devices import Device
 
 
 @dataclass(frozen=True)
-class Allotted:
+class Allocation:
     """A job may start: these are its devices, and the descriptors that hold their leases."""
 
     devices: list[str]
@@ -31,7 +31,7 @@ class Allotted:
 
 
 @dataclass(frozen=True)
-class Refused:
+class Denied:
     """A job has to wait."""
 
     reason: str
@@ -50,7 +50,7 @@ class Leases:
 
     def allot(
         self, run: Path, devices: Sequence[Device], count: int | None = None
-    ) -> Allotted | Refused:
+    ) -> Allocation | Denied:
         """Leases on ``count`` of the devices, all of them if left out; all or none are taken.
 
         Without any device, one of the places on the processor.
@@ -60,7 +60,7 @@ class Leases:
         count = len(devices) if count is None else count
         if count > len(devices):
             reason = f"it asks for {count} GPUs and there are {len(devices)}; lower devices.ranks"
-            return Refused(f"waits for GPUs: {reason}", others=True)
+            return Denied(f"waits for GPUs: {reason}", others=True)
         holders = [holder for d in devices if (holder := self.holder(d.id)) is not None]
         chosen: dict[str, int] = {}
         for device in devices:
@@ -69,7 +69,7 @@ class Leases:
                 if descriptor is not None:
                     chosen[device.id] = descriptor
         if len(chosen) == count:
-            return Allotted(list(chosen), list(chosen.values()))
+            return Allocation(list(chosen), list(chosen.values()))
         for descriptor in chosen.values():
             os.close(descriptor)
         for device in devices:
@@ -78,9 +78,9 @@ class Leases:
                     f"waits for a GPU: other programs use {(device.memory_used or 0) / 1e9:.1f} GB "
                     f"of {device.name} ({device.id}); it starts when they end"
                 )
-                return Refused(reason, others=True)
+                return Denied(reason, others=True)
         at_work = f"run {holders[0].name}" if holders else "another run"
-        return Refused(f"waits for a GPU: {at_work} is using it", others=False)
+        return Denied(f"waits for a GPU: {at_work} is using it", others=False)
 
     def holder(self, name: str) -> Path | None:
         """The folder of the run that holds a lease; None if it is free."""
@@ -101,15 +101,15 @@ class Leases:
         found = [self.holder(file.stem) for file in sorted(self._folder.glob("*.lease"))]
         return [holder for holder in found if holder is not None]
 
-    def _allot_cpu(self, run: Path) -> Allotted | Refused:
+    def _allot_cpu(self, run: Path) -> Allocation | Denied:
         holder = None
         for slot in range(self._cpu_runs):
             descriptor = self._take(f"cpu-{slot}", run)
             if descriptor is not None:
-                return Allotted([], [descriptor])
+                return Allocation([], [descriptor])
             holder = holder or self.holder(f"cpu-{slot}")
         at_work = "another run" if holder is None else f"run {holder.name}"
-        return Refused(f"waits for its turn: {at_work} is at work", others=False)
+        return Denied(f"waits for its turn: {at_work} is at work", others=False)
 
     def _take(self, name: str, run: Path) -> int | None:
         descriptor = os.open(self._file(name), os.O_RDWR | os.O_CREAT, 0o600)

@@ -8,7 +8,7 @@ from engine.daemon.devices import Device, Devices
 from engine.daemon.job_monitor import WAITING
 from engine.daemon.leases import Leases
 from engine.daemon.registry import Registry
-from engine.daemon.run_index import Library
+from engine.daemon.run_index import RunIndex
 from engine.daemon.slow_folders import RUN_SECONDS, HungError, Patience
 from engine.daemon.telemetry import disk_free, host_memory
 from engine.runs.api_schema import API_VERSION, DeviceView, EngineView
@@ -21,7 +21,7 @@ class Overview:
 
     def __init__(
         self,
-        library: Library,
+        library: RunIndex,
         registry: Registry,
         leases: Leases,
         devices: Devices,

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from engine.daemon.job_monitor import JobWatch
+from engine.daemon.job_monitor import JobMonitor
 from engine.daemon.registry import Registry
 from engine.runs.config import RunConfig
 from engine.runs.errors import ConflictError
@@ -36,7 +36,7 @@ class Permission:
         """Go by ``registry``."""
         self._registry = registry
 
-    def not_asked(self, job: JobWatch) -> str | None:
+    def not_asked(self, job: JobMonitor) -> str | None:
         """Why a job is not one that this engine starts; None if it is."""
         run = job.folder.run
         home = job.moved_from()

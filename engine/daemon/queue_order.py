@@ -2,15 +2,15 @@
 
 from collections.abc import Iterable
 
-from engine.daemon.job_monitor import WAITING, JobWatch
+from engine.daemon.job_monitor import WAITING, JobMonitor
 from engine.daemon.registry import Registry
-from engine.daemon.views import RunWatch
+from engine.daemon.views import RunMonitor
 from engine.runs.states import RunState
 
-Place = tuple[RunWatch, JobWatch]
+Place = tuple[RunMonitor, JobMonitor]
 
 
-def in_order(watches: Iterable[RunWatch], registry: Registry) -> list[Place]:
+def in_order(watches: Iterable[RunMonitor], registry: Registry) -> list[Place]:
     """The jobs in the queue that wait, the first one first; those that are over leave it.
 
     What is not in the queue was never asked of this engine, whatever its files say.
@@ -27,7 +27,7 @@ def in_order(watches: Iterable[RunWatch], registry: Registry) -> list[Place]:
     return [place for _, place in sorted(placed, key=lambda entry: entry[0])]
 
 
-def behind(watch: RunWatch, current: JobWatch) -> str:
+def behind(watch: RunMonitor, current: JobMonitor) -> str:
     """Why a job of a run has to wait for the one before it."""
     if current.state is RunState.PAUSED:
         return (

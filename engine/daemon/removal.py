@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from engine.daemon.cleaning import hidden, remove_tree
-from engine.daemon.views import RunWatch
+from engine.daemon.views import RunMonitor
 from engine.runs.api_schema import Removed
 from engine.runs.atomic import size_on_disk, sync_folder
 from engine.runs.errors import ConflictError, RunError
@@ -18,13 +18,13 @@ What = Literal["run", "trajectory"]
 _PATIENCE_SECONDS = 2.0
 
 
-def size_of(watch: RunWatch, what: What) -> int:
+def size_of(watch: RunMonitor, what: What) -> int:
     """Bytes that a removal frees; behind a link nothing is removed."""
     doomed = _doomed(watch.folder, what)
     return 0 if doomed.is_symlink() else size_on_disk(doomed)
 
 
-def hide(watch: RunWatch, what: What) -> Path:
+def hide(watch: RunMonitor, what: What) -> Path:
     """Move what is to be removed out of sight, durably; returns where it is now.
 
     Raises:
@@ -46,7 +46,7 @@ def hide(watch: RunWatch, what: What) -> Path:
     return gone
 
 
-def clear(gone: Path, watch: RunWatch, what: What, size: int) -> Removed:
+def clear(gone: Path, watch: RunMonitor, what: What, size: int) -> Removed:
     """Free the disk of what was moved out of sight.
 
     Raises:
@@ -66,7 +66,7 @@ def _doomed(folder: RunFolder, what: What) -> Path:
     return folder.path if what == "run" else folder.trajectory
 
 
-def _refuse_needed(watch: RunWatch, what: What) -> None:
+def _refuse_needed(watch: RunMonitor, what: What) -> None:
     run = watch.folder.id
     for job in watch.jobs:
         if job.state.finished or (what == "run" and job.state is RunState.PAUSED):

@@ -18,15 +18,15 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from engine.daemon.admission import Admission
 from engine.daemon.cleaning import remove_unfinished_attribution
-from engine.daemon.job_monitor import JobWatch, Waiting
+from engine.daemon.job_monitor import JobMonitor, Waiting
 from engine.daemon.launch import ask_to_stop, launch
-from engine.daemon.leases import Refused
+from engine.daemon.leases import Denied
 from engine.daemon.permission import Permission
 from engine.daemon.queue_order import behind, in_order
 from engine.daemon.registry import Registry
-from engine.daemon.run_index import Library
+from engine.daemon.run_index import RunIndex
 from engine.daemon.slow_folders import HungError, Patience
-from engine.daemon.views import RunWatch
+from engine.daemon.views import RunMonitor
 from engine.runs.errors import MagicError
 from engine.runs.states import RunState, Wish
 
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 _CHANGE_SECONDS = 2.0
 """How long what a user changes in a folder takes at most, as long as its disk answers."""
-_BEING_CHANGED = Refused("waits until what is being changed in its folder is done", others=False)
+_BEING_CHANGED = Denied("waits until what is being changed in its folder is done", others=False)
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Scheduler:
 
     def __init__(
         self,
-        library: Library,
+        library: RunIndex,
         registry: Registry,
         admission: Admission,
         permission: Permission,
@@ -82,11 +82,11 @@ class Scheduler:
         self._woken = self._stopping = False
         self._thread: threading.Thread | None = None
         self._children: list[subprocess.Popen[bytes]] = []
-        self._touched: dict[RunWatch, None] = {}
-        self._notes: WeakKeyDictionary[JobWatch, _Notes] = WeakKeyDictionary()
-        self._seen: WeakSet[RunWatch] = WeakSet()
-        self._complaints: WeakKeyDictionary[RunWatch, str] = WeakKeyDictionary()
-        self._active: list[RunWatch] = []
+        self._touched: dict[RunMonitor, None] = {}
+        self._notes: WeakKeyDictionary[JobMonitor, _Notes] = WeakKeyDictionary()
+        self._seen: WeakSet[RunMonitor] = WeakSet()
+        self._complaints: WeakKeyDictionary[RunMonitor, str] = WeakKeyDictionary()
+        self._active: list[RunMonitor] = []
         """At work or waiting when last looked at; whoever asks for a view may know better."""
         self._served = self._looked = self._rechecked = -RECHECK_SECONDS
 
@@ -108,14 +108,14 @@ class Scheduler:
         if self._thread is not None:
             self._thread.join()
 
-    def wake(self, *touched: RunWatch) -> None:
+    def wake(self, *touched: RunMonitor) -> None:
         """Look at once, and at these runs in any case."""
         with self._condition:
             self._touched.update(dict.fromkeys(touched))
             self._woken = True
             self._condition.notify_all()
 
-    def ask(self, watch: RunWatch) -> None:
+    def ask(self, watch: RunMonitor) -> None:
         """Pass on what is wished of a run's jobs to the processes that work on them."""
         for job in watch.jobs:
             notes, now = self._noted(job), time.monotonic()
@@ -146,8 +146,8 @@ class Scheduler:
         return WAITING_SECONDS if self._active else IDLE_SECONDS
 
     def _each(
-        self, watches: Iterable[RunWatch], action: Callable[[RunWatch], None]
-    ) -> list[RunWatch]:
+        self, watches: Iterable[RunMonitor], action: Callable[[RunMonitor], None]
+    ) -> list[RunMonitor]:
         """Do something with each run; those whose folders answer."""
         by_path = {watch.folder.path: watch for watch in watches}
         self._patience.each(by_path, lambda path: action(by_path[path]))
@@ -156,7 +156,7 @@ class Scheduler:
             self._complain(by_path[path], str(HungError(path)))
         return [watch for path, watch in by_path.items() if path not in hanging]
 
-    def _tell(self, watch: RunWatch) -> None:
+    def _tell(self, watch: RunMonitor) -> None:
         """Count a change of a run's view; one that nobody has seen need not be made for that."""
         if watch.shown:
             watch.view()
@@ -173,10 +173,10 @@ class Scheduler:
             with self._condition:
                 self._condition.wait_for(lambda: self._woken or self._stopping, pause)
 
-    def _was_at_work(self, watch: RunWatch) -> bool:
+    def _was_at_work(self, watch: RunMonitor) -> bool:
         return any(self._noted(job).alive for job in watch.jobs)
 
-    def _is_due(self, at_work: Iterable[RunWatch]) -> bool:
+    def _is_due(self, at_work: Iterable[RunMonitor]) -> bool:
         """Whether to look at all runs, and not only at those that were at work."""
         now = time.monotonic()
         ended = any(not watch.at_work for watch in at_work)
@@ -185,7 +185,7 @@ class Scheduler:
             return True
         return False
 
-    def _due(self) -> list[RunWatch]:
+    def _due(self) -> list[RunMonitor]:
         """The runs to look at: those touched, new in the queue, or unsettled now or before."""
         with self._condition:
             touched, self._touched = self._touched, {}
@@ -214,7 +214,7 @@ class Scheduler:
         self._patience.each(self._registry.runs, look)
         self._registry.leave(lambda entry: entry[0] in gone)
 
-    def _follow(self, watch: RunWatch) -> None:
+    def _follow(self, watch: RunMonitor) -> None:
         """Act on what became of the jobs of a run."""
         watch.refresh()
         try:
@@ -227,13 +227,13 @@ class Scheduler:
         else:
             self._complaints.pop(watch, None)
 
-    def _complain(self, watch: RunWatch, problem: str) -> None:
+    def _complain(self, watch: RunMonitor, problem: str) -> None:
         """Write a problem into the log, once."""
         if self._complaints.get(watch) != problem:
             self._complaints[watch] = problem
             log.warning("cannot look after %s: %s", watch.folder.path, problem)
 
-    def _follow_job(self, job: JobWatch) -> None:
+    def _follow_job(self, job: JobMonitor) -> None:
         notes = self._noted(job)
         ended, notes.alive = notes.alive and not job.held, job.held
         if ended:
@@ -243,11 +243,11 @@ class Scheduler:
         if clean:
             remove_unfinished_attribution(job)
 
-    def _serve(self, watches: Iterable[RunWatch]) -> None:
+    def _serve(self, watches: Iterable[RunMonitor]) -> None:
         """Start what can be started, the first in the queue first."""
         queue = in_order(watches, self._registry)
         self._admission.look()
-        waiting: dict[RunWatch, dict[int, Waiting]] = {watch: {} for watch in watches}
+        waiting: dict[RunMonitor, dict[int, Waiting]] = {watch: {} for watch in watches}
         position, busy = 0, set[Path]()
         for watch, job in queue:
             runs = watch.folder.path.parent
@@ -266,41 +266,41 @@ class Scheduler:
             if watch.waiting != reasons:
                 watch.waiting = reasons
 
-    def _try(self, watch: RunWatch, job: JobWatch) -> Refused | None:
+    def _try(self, watch: RunMonitor, job: JobMonitor) -> Denied | None:
         """Start a job, or say why not."""
         if (reason := self._permission.not_asked(job)) is not None:
-            return Refused(reason, others=True)
+            return Denied(reason, others=True)
         current = watch.current()
         if current is not None and current is not job:
-            return Refused(behind(watch, current), others=False)
+            return Denied(behind(watch, current), others=False)
         if watch.at_work:
-            return Refused("waits for the processes of this run to end", others=False)
+            return Denied("waits for the processes of this run to end", others=False)
         notes = self._noted(job)
         if time.monotonic() < notes.again_at:
-            return Refused(notes.problem, others=True)
+            return Denied(notes.problem, others=True)
         try:
             allotted = self._admission.admit(job)
-            if isinstance(allotted, Refused):
+            if isinstance(allotted, Denied):
                 return allotted
             if (reason := self._permission.refusal(watch.folder)) is not None:
                 allotted.give_back()
-                return Refused(reason, others=True)
+                return Denied(reason, others=True)
             attempt, child = launch(SUPERVISOR_COMMAND, job.folder, allotted)
         except (MagicError, OSError) as error:
             notes.again_at = time.monotonic() + RETRY_SECONDS
             notes.problem = f"could not be started: {error}; it is tried again"
             self._complain(watch, f"job {job.number} {notes.problem}")
-            return Refused(notes.problem, others=True)
+            return Denied(notes.problem, others=True)
         self._children.append(child)
         log.info("started %s as process %d", attempt.path, child.pid)
         watch.refresh()
         notes.alive = True
         return None
 
-    def _noted(self, job: JobWatch) -> _Notes:
+    def _noted(self, job: JobMonitor) -> _Notes:
         return self._notes.setdefault(job, _Notes())
 
 
-def _told(watch: RunWatch) -> tuple[object, ...]:
+def _told(watch: RunMonitor) -> tuple[object, ...]:
     """What a view tells of the jobs of a run that is not at work."""
     return (watch.problem, tuple(job.state for job in watch.jobs), watch.waiting)

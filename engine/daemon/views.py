@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from engine.daemon.job_monitor import WAITING, JobWatch, Waiting, changed_at, changes_at, is_sure
+from engine.daemon.job_monitor import WAITING, JobMonitor, Waiting, changed_at, changes_at, is_sure
 from engine.daemon.run_facts import Fold, Identity, Sizes, count_documents
 from engine.runs.api_schema import JobView, RunView
 from engine.runs.errors import MagicError
@@ -23,21 +23,21 @@ _BAD_FILES = (MagicError, OSError, ValueError, TypeError, KeyError, AttributeErr
 """What files that were damaged, or written by something else, can cause."""
 
 
-class RunWatch:
+class RunMonitor:
     """One run; safe to use from several threads."""
 
     def __init__(
         self,
         path: Path,
         changed: Callable[[], None],
-        not_asked: Callable[[JobWatch], str | None] = lambda job: None,
+        not_asked: Callable[[JobMonitor], str | None] = lambda job: None,
     ) -> None:
         """Watch the run in ``path``; ``changed`` is told of every change of its view.
 
         ``not_asked`` says why a job is not one that this engine starts.
         """
         self.folder = RunFolder(path)
-        self.jobs: list[JobWatch] = []
+        self.jobs: list[JobMonitor] = []
         self.waiting: Mapping[int, Waiting] = {}
         self.problem: str | None = None
         """Why its jobs cannot be read."""
@@ -71,7 +71,7 @@ class RunWatch:
         with self._lock:
             try:
                 known = {job.number: job for job in self.jobs}
-                jobs = [known.get(f.number) or JobWatch(f) for f in jobs_of(self.folder)]
+                jobs = [known.get(f.number) or JobMonitor(f) for f in jobs_of(self.folder)]
                 for job in jobs:
                     job.refresh()
                 self.jobs, self.problem = jobs, None
@@ -110,7 +110,7 @@ class RunWatch:
             self._seen = (self.waiting, signs, stamp) if sure else None
             return view
 
-    def current(self) -> JobWatch | None:
+    def current(self) -> JobMonitor | None:
         """The first job that is not finished, else the last."""
         unfinished = (job for job in self.jobs if not job.state.finished)
         return next(unfinished, self.jobs[-1] if self.jobs else None)
@@ -200,7 +200,7 @@ class RunWatch:
             self._identity = (stamp, Identity.read(self.folder))
         return self._identity[1]
 
-    def _waiting(self, job: JobWatch) -> Waiting | None:
+    def _waiting(self, job: JobMonitor) -> Waiting | None:
         """Why a job waits, as the scheduler says, or because it never comes to the scheduler."""
         if job.state in WAITING and (reason := self.not_asked(job)) is not None:
             return Waiting(None, reason, blocked=True)
@@ -213,7 +213,7 @@ class RunWatch:
         return self._documents[1]
 
 
-def _job_view(job: JobWatch, waiting: Waiting | None) -> JobView:
+def _job_view(job: JobMonitor, waiting: Waiting | None) -> JobView:
     state, reason = job.state, job.reason()
     if waiting is not None and state in WAITING:
         if waiting.blocked:

@@ -24,7 +24,7 @@ Measured = Mapping[str, list[float]]
 """By attribution, φ of every query."""
 
 
-class Bank:
+class Retrainings:
     """What is known of the retrainings of one run; one process writes at a time."""
 
     def __init__(self, file: Path, made_from: str | None) -> None:

@@ -14,7 +14,7 @@ from engine.evaluation.numerical_agreement import probe_agreement
 from engine.evaluation.on_cluster import finished_by_lost_owners, on_cluster
 from engine.evaluation.pace import Pace
 from engine.evaluation.retraining import Retrained, Retrainer, Task
-from engine.evaluation.retrainings import Bank
+from engine.evaluation.retrainings import Retrainings
 from engine.evaluation.side_by_side import side_by_side
 from engine.evaluation.subsets import (
     NOTHING,
@@ -70,7 +70,9 @@ class Validating:
                 retrainer(task)
             self._probe(job, retrainer)
             return
-        bank = Bank(self.folder.bank_file, identity_of(self.folder.prepared().get("fingerprint")))
+        bank = Retrainings(
+            self.folder.bank_file, identity_of(self.folder.prepared().get("fingerprint"))
+        )
         if bank.left_aside:
             self.report(
                 Event.WARNING,
@@ -87,7 +89,7 @@ class Validating:
             bank.close()
         self._probe(job, retrainer)
 
-    def _run(self, job: Job, bank: Bank, retrainer: Retrainer, wanted: list[Subset]) -> None:
+    def _run(self, job: Job, bank: Retrainings, retrainer: Retrainer, wanted: list[Subset]) -> None:
         lacking, whole = self._lacking(bank, wanted), self._lacking(bank, [NOTHING])
         tasks = job.trainer.ranks.everyone([*whole, *lacking])[0]
         steps, done = len(job.order), len(wanted) - len(lacking)
@@ -144,13 +146,13 @@ class Validating:
             for query, scores in enumerate(self.scores):
                 yield strongest(self.attribution.name, query, scores, count)
 
-    def _lacking(self, bank: Bank, wanted: Sequence[Subset]) -> list[Task]:
+    def _lacking(self, bank: Retrainings, wanted: Sequence[Subset]) -> list[Task]:
         """The subsets on whose models the attribution's queries were not measured yet."""
         name = self.attribution.name
         lacking = [subset for subset in wanted if bank.measured(subset.name, name) is None]
         return [(subset, bank.model(subset.name)) for subset in lacking]
 
-    def _table(self, bank: Bank) -> ValidationTable:
+    def _table(self, bank: Retrainings) -> ValidationTable:
         """The table, written anew with all that the bank has for it."""
         name = self.attribution.name
         full = bank.measured(NOTHING.name, name) or []
@@ -160,5 +162,5 @@ class Validating:
         return table
 
 
-def _record(bank: Bank, each: Retrained) -> None:
+def _record(bank: Retrainings, each: Retrained) -> None:
     bank.add(each.subset, each.measured, each.model)

@@ -44,7 +44,8 @@ def checked_layers(loss: CausalLMLoss, path: str) -> list[nn.Module]:
     layers, whole = layers_of(loss), ModuleLoss(loss)
     if not layers:
         raise UsageError(
-            f"training.recompute: {path} does not say what its layers are; set it to false"
+            f"training.activation_checkpointing: {path} does not say what its layers "
+            "are; set it to false"
         )
     params, embedding = whole.parameters(), loss.model.get_input_embeddings().weight
     # A short row has positions in any model.
@@ -55,8 +56,9 @@ def checked_layers(loss: CausalLMLoss, path: str) -> list[nn.Module]:
     for name, value in _derivatives(LayeredModuleLoss(whole, layers), params, batch).items():
         if not (value - expected[name]).norm() <= _AGREEMENT * expected[name].norm():
             raise UsageError(
-                f"training.recompute: the layers of {path} cannot be computed again one by one, "
-                "because they depend on more than what they are called with; set it to false"
+                f"training.activation_checkpointing: the layers of {path} cannot be "
+                "recomputed one by one, because they depend on more than what they are called "
+                "with; set it to false"
             )
     return layers
 

@@ -58,7 +58,7 @@ class _Stage:
     """Its results, with their graph."""
 
 
-class Layerwise:
+class CheckpointedHVP:
     """The derivatives of one micro-batch's loss, one layer's graph at a time.
 
     Serves once: either the gradient or the second derivatives.
@@ -98,21 +98,19 @@ class Layerwise:
             _add(cotangents, into, _grads(results, into, given))
         return [cotangents.get(leaf) for leaf in self._params.values()]
 
-    def pull_back(self, sums: Sequence[Params]) -> list[Tensor | None]:
+    def vjp(self, sums: Sequence[Params]) -> list[Tensor | None]:
         """Add ∇_θ D_u L into ``sums`` for each direction u; return ∂ D_u L/∂w."""
         cotangents = self._end()
         changes: list[Values] = [{} for _ in self._tangents]
         while self._stages:
-            self._pull_back_stage(self._stages.pop(), cotangents, changes)
+            self._vjp_stage(self._stages.pop(), cotangents, changes)
             for change, total in zip(changes, sums, strict=True):
                 for name, leaf in self._params.items():
                     if leaf in change:
                         total[name].add_(change.pop(leaf))
         return [change.get(self._weights) for change in changes]
 
-    def _pull_back_stage(
-        self, stage: _Stage, cotangents: Values, changes: Sequence[Values]
-    ) -> None:
+    def _vjp_stage(self, stage: _Stage, cotangents: Values, changes: Sequence[Values]) -> None:
         results, given, leaves = _alive(stage, cotangents)
         into = [*self._own, *stage.sources]
         first = _grads(results, into, given, create_graph=True)

@@ -35,11 +35,11 @@ class Do(Enum):
 
     LOAD = "load"
     """The working state becomes s_t, read from the trajectory."""
-    RECALL = "recall"
+    RESTORE = "restore"
     """The working state becomes s_t, held in memory."""
-    HOLD = "hold"
+    SNAPSHOT = "snapshot"
     """Hold the working state s_t in memory."""
-    DROP = "drop"
+    DISCARD = "discard"
     """Let go of the s_t held in memory."""
     ADVANCE = "advance"
     """The working state s_t becomes s_{t+1}."""
@@ -120,21 +120,21 @@ def _reverse(first: int, end: int, free: int) -> Iterator[Act]:
     if end - first <= free + 1:
         yield from _reverse_all_held(first, end)
         return
-    yield Act(Do.HOLD, first)
+    yield Act(Do.SNAPSHOT, first)
     yield from _reverse_held(first, end, free)
-    yield Act(Do.DROP, first)
+    yield Act(Do.DISCARD, first)
 
 
 def _reverse_all_held(first: int, end: int) -> Iterator[Act]:
     """The same where every state on the way has a place."""
     for step in range(first, end - 1):
-        yield Act(Do.HOLD, step)
+        yield Act(Do.SNAPSHOT, step)
         yield Act(Do.ADVANCE, step)
     yield Act(Do.REPLAY, end - 1)
     for step in reversed(range(first, end - 1)):
-        yield Act(Do.RECALL, step)
+        yield Act(Do.RESTORE, step)
         yield Act(Do.REPLAY, step)
-        yield Act(Do.DROP, step)
+        yield Act(Do.DISCARD, step)
 
 
 def _reverse_held(first: int, end: int, free: int) -> Iterator[Act]:
@@ -149,7 +149,7 @@ def _reverse_held(first: int, end: int, free: int) -> Iterator[Act]:
             yield from (Act(Do.ADVANCE, step) for step in range(first, middle))
             yield from _reverse(middle, end, free - 1)
             end = middle
-        yield Act(Do.RECALL, first)
+        yield Act(Do.RESTORE, first)
     yield Act(Do.REPLAY, first)
 
 

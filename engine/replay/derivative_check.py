@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from engine.replay.checkpointed_hvp import LayeredLoss
-from engine.replay.derivatives import FirstOrder, first_derivatives, second_derivatives
+from engine.replay.derivatives import GradientGraph, first_derivatives, second_derivatives
 from engine.replay.state import Batch, BatchLoss, Params, TrainState
 
 STEPS = {torch.float64: (1e-5, 1e-6, 1e-7, 1e-8, 1e-4), torch.float32: (3e-3, 1e-3, 1e-2)}
@@ -161,7 +161,7 @@ class _Second:
             for name, b in point.state.buffers.items()
             if b.is_floating_point()
         }
-        self._pull_back()
+        self._vjp()
 
     def error(self) -> float:
         """The smallest over ε of the largest relative error."""
@@ -175,7 +175,7 @@ class _Second:
     def _gradient(self, state: TrainState, batch: Batch) -> tuple[Params, Params]:
         return first_derivatives(self.loss, state, state.params, batch)[1:]
 
-    def _pull_back(self) -> None:
+    def _vjp(self) -> None:
         """∇M with λ = 0 and, where there are buffers, with another."""
         state, batch = self.point.state, self.point.batch
         zeros = {name: torch.zeros_like(b) for name, b in self.of_buffers.items()}
@@ -183,7 +183,7 @@ class _Second:
         of_buffers = [zeros, others] if zeros else [zeros]
         sums = [{n: torch.zeros_like(p) for n, p in state.params.items()} for _ in of_buffers]
         directions = [self.along] * len(sums)
-        graph = FirstOrder(self.loss, state.params, batch, state.buffers)
+        graph = GradientGraph(self.loss, state.params, batch, state.buffers)
         _refuse_once_differentiable(graph)
         of_gradient = [_size(state.params[n]) * _norm(g.detach()) for n, g in graph.grads.items()]
         self.least = _LEAST[self.dtype] * _norm(torch.stack(of_gradient)).item()
@@ -191,7 +191,7 @@ class _Second:
             del graph
             scores = second_derivatives(self.loss, state, batch, directions, sums, of_buffers)
         else:
-            scores = graph.pull_back(directions, sums, of_buffers)
+            scores = graph.vjp(directions, sums, of_buffers)
         self.products, self.sums = sums[0], sums[-1]
         self.at_buffers, self.at_weights = of_buffers[-1], scores[-1]
 
@@ -230,7 +230,7 @@ class _Second:
         return of_gradient + sum(_dot(u, after[name]) for name, u in self.of_buffers.items())
 
 
-def _refuse_once_differentiable(graph: FirstOrder) -> None:
+def _refuse_once_differentiable(graph: GradientGraph) -> None:
     """Raise if a gradient's graph has an operation that refuses a second derivative.
 
     Asking for derivatives in the parameters alone passes such a node by without the error it

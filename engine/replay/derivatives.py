@@ -10,11 +10,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from engine.replay.checkpointed_hvp import LayeredLoss, Layerwise
+from engine.replay.checkpointed_hvp import CheckpointedHVP, LayeredLoss
 from engine.replay.state import Batch, BatchLoss, Params, TrainState
 
 
-class FirstOrder:
+class GradientGraph:
     """The graph of one micro-batch's gradient and buffers, kept to be differentiated again."""
 
     def __init__(
@@ -33,7 +33,7 @@ class FirstOrder:
             )
             self.grads = _gradient(value, self.leaves, create_graph=True)
 
-    def pull_back(
+    def vjp(
         self,
         directions: Iterable[Params],
         sums: Sequence[Params],
@@ -56,11 +56,11 @@ class FirstOrder:
         for number, (total, at_buffers) in enumerate(targets, start=1):
             keep = number < len(targets)
             # No name for the direction here: it must be gone before the next is worked out.
-            scores.append(self._pull_one(next(upcoming), total, at_buffers, keep))
+            scores.append(self._vjp_one(next(upcoming), total, at_buffers, keep))
         self.grads, self.after = {}, {}
         return _stacked(scores)
 
-    def _pull_one(
+    def _vjp_one(
         self, direction: Params, total: Params, at_buffers: Params, keep: bool
     ) -> Tensor | None:
         live = [name for name, grad in self.grads.items() if grad.requires_grad]
@@ -89,7 +89,7 @@ def first_derivatives(
     Layer by layer if the loss can be cut.
     """
     if isinstance(loss, LayeredLoss):
-        layers = Layerwise(loss, at, batch)
+        layers = CheckpointedHVP(loss, at, batch)
         grads = layers.gradient()
         return layers.value, _named(at, grads), state.buffers
     leaves = _leaves(at)
@@ -108,11 +108,11 @@ def second_derivatives(
     sums: Sequence[Params],
     of_buffers: Sequence[Params] | None = None,
 ) -> Tensor:
-    """As :meth:`FirstOrder.pull_back`, layer by layer if the loss can be cut."""
+    """As :meth:`GradientGraph.vjp`, layer by layer if the loss can be cut."""
     if isinstance(loss, LayeredLoss):
-        return _stacked(Layerwise(loss, state.params, batch, list(directions)).pull_back(sums))
-    graph = FirstOrder(loss, state.params, batch, state.buffers)
-    return graph.pull_back(directions, sums, of_buffers)
+        return _stacked(CheckpointedHVP(loss, state.params, batch, list(directions)).vjp(sums))
+    graph = GradientGraph(loss, state.params, batch, state.buffers)
+    return graph.vjp(directions, sums, of_buffers)
 
 
 def needs_all_directions(loss: BatchLoss, parts: int) -> bool:

@@ -29,7 +29,7 @@ class OptimizerSpec:
     eps_root: float = 0.0
     weight_decay: float = 0.0
     momentum: float = 0.0
-    bias_scale: float = 1.0
+    bias_lr_multiplier: float = 1.0
     """Learning rate of parameters named ``bias``, as a factor of the others'."""
 
 
@@ -80,11 +80,11 @@ def build_optimizer(spec: OptimizerSpec, rate: LearningRateSpec) -> GradientTran
 
     def scale(key: str) -> float:
         is_bias = name_of_key(key).rpartition(".")[2] == "bias"
-        return spec.bias_scale if is_bias else 1.0
+        return spec.bias_lr_multiplier if is_bias else 1.0
 
     if spec.name == "sgd":
         sgd = torchopt.sgd(learning_rate, momentum=spec.momentum, weight_decay=spec.weight_decay)
-        return sgd if spec.bias_scale == 1.0 else torchopt.chain(sgd, _scaled(scale))
+        return sgd if spec.bias_lr_multiplier == 1.0 else torchopt.chain(sgd, _scaled(scale))
     return Adam(
         rate=learning_rate,
         betas=spec.betas,

@@ -112,11 +112,11 @@ class Replay:
         for act in self.schedule.acts(start):
             if act.do is Do.LOAD:
                 memory.working = self._loaded(self.trajectory.load_state, act.step)
-            elif act.do is Do.RECALL:
+            elif act.do is Do.RESTORE:
                 memory.working = memory.states[act.step]
-            elif act.do is Do.HOLD:
+            elif act.do is Do.SNAPSHOT:
                 memory.states[act.step] = memory.working
-            elif act.do is Do.DROP:
+            elif act.do is Do.DISCARD:
                 memory.drop(act.step)
             elif act.do is Do.ADVANCE:
                 self._advance(memory)
@@ -168,7 +168,7 @@ class Replay:
             self._check_reproduced(state, grads)
         if self.signals is not None:
             self.signals.before(cotangents)
-        scores = self.step.pull_back(state, grads, self.batch_of(state.step), cotangents)
+        scores = self.step.vjp(state, grads, self.batch_of(state.step), cotangents)
         norms = [self.step.stage.norm(cotangent.params).item() for cotangent in cotangents]
         finite = all(map(math.isfinite, norms)) and bool(torch.isfinite(scores).all())
         if self.step.ranks.any(not finite):

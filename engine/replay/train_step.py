@@ -106,7 +106,7 @@ class TrainStep:
         """The micro-batches of a rank that replays."""
         return list(self.ranks.group.own_rows(batch).split(self.micro_batch_size))
 
-    def pull_back(
+    def vjp(
         self, state: TrainState, grads: Gradient, batch: Batch, cotangents: Sequence[Cotangent]
     ) -> Tensor:
         """Carry cotangents at s_{t+1} back to s_t, in place; returns the step's scores.

@@ -26,7 +26,7 @@ Tolerance = Annotated[float, Field(ge=0.0, lt=1.0)]
 Dtype = Literal["float32", "float64", "bfloat16"]
 Reduction = Literal["none", "mean", "sum"]
 Granularity = Literal["token", "document"]
-ScheduleName = Literal["all", "gradients", "sqrt", "log", "auto"]
+CheckpointingName = Literal["all", "gradients", "sqrt", "log", "auto"]
 Forced = Literal["dropout", "bfloat16", "derivative"]
 
 ALL_LINEAR = "all-linear"
@@ -134,11 +134,11 @@ class OptimizerConfig(Section):
     eps_root: NonNegative = 1.0e-8
     weight_decay: NonNegative = 0.0
     momentum: Decay = 0.0
-    bias_scale: NonNegative = 1.0
+    bias_lr_multiplier: NonNegative = 1.0
     """Learning rate of parameters named ``bias``, as a factor of the others'."""
 
 
-class ScheduleConfig(Section):
+class LRScheduleConfig(Section):
     """How the learning rate moves from step to step."""
 
     name: Literal["constant", "linear", "cosine", "one_cycle"] = "constant"
@@ -156,11 +156,11 @@ class TrainingConfig(Section):
     micro_batch_size: PositiveInt | Literal["auto"] | None = None
     """Rows of a rank that are differentiated at a time; all if null. ``auto``: as many as the
     memory allows when the run is prepared, and as many ever after."""
-    recompute: bool = False
+    activation_checkpointing: bool = False
     """Compute activations again layer by layer rather than keeping them: a micro-batch then takes
     the memory of one layer, and more time."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    schedule: ScheduleConfig = ScheduleConfig()
+    lr_schedule: LRScheduleConfig = LRScheduleConfig()
     max_grad_norm: Annotated[float, Field(gt=0.0)] | None = None
     shuffle: bool = True
 
@@ -193,7 +193,7 @@ class AttributionConfig(Section):
 class TrajectoryConfig(Section):
     """Which train states are kept on disk while training."""
 
-    schedule: ScheduleName = "auto"
+    checkpointing: CheckpointingName = "auto"
     memory_gb: NonNegative | None = None
     """How much of it stays in this machine's memory as well, so that a replay need not wait for
     the disk; if null one train state on a CPU, a share of what is free beside a GPU; nothing is
@@ -262,18 +262,6 @@ class RunConfig(Section):
     def digest(self) -> str:
         """SHA-256 of the resolved config, independent of key order and of the file's layout."""
         values = self.model_dump(mode="json")
-        # Younger than the format: unset, they must not change the digests of runs there are.
-        for section, name, unset in (
-            (values, "task", CAUSAL_LM),
-            (values["model"], "options", {}),
-            (values["data"], "strict", False),
-            (values["training"], "recompute", False),
-            (values["training"]["optimizer"], "bias_scale", 1.0),
-            (values["attribution"], "query_tolerance", None),
-            (values["trajectory"], "memory_gb", None),
-        ):
-            if section[name] == unset:
-                del section[name]
         canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 

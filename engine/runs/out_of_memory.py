@@ -4,7 +4,7 @@ import errno
 
 OUT_OF_MEMORY = (
     "out of memory; set training.micro_batch_size or attribution.memory_budget_gb lower, or "
-    "training.recompute to true, or give the process more memory (ulimit -v)"
+    "training.activation_checkpointing to true, or give the process more memory (ulimit -v)"
 )
 _SIGNS = (
     *("can't allocate memory", "cannot allocate memory", "unable to allocate", "bad_alloc"),

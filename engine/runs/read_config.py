@@ -16,6 +16,14 @@ RECORD_KEY = "magic"
 
 _PATHS = (("model",), ("data",), ("queries",), ("queries", "contrast"))
 
+_RENAMED = {
+    "training.schedule": "training.lr_schedule",
+    "training.recompute": "training.activation_checkpointing",
+    "training.optimizer.bias_scale": "training.optimizer.bias_lr_multiplier",
+    "trajectory.schedule": "trajectory.checkpointing",
+}
+"""Keys of earlier versions, and what they are called now."""
+
 
 class _Loader(yaml.SafeLoader):
     """YAML without aliases (no exponential documents), duplicate keys, or 1e-4 read as text."""
@@ -146,6 +154,8 @@ def _sentence(error: ValidationError) -> str:
     location = [part for part in first["loc"] if isinstance(part, str | int)]
     key = ".".join(str(part) for part in location) or "config"
     more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
+    if key in _RENAMED:
+        return f"{key} is now called {_RENAMED[key]}; rename it{more}"
     if first["type"] == "extra_forbidden":
         return f"{key} is not a known key; {_suggestion(location)}{more}"
     if first["type"] == "missing":

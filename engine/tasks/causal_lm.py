@@ -20,7 +20,7 @@ from engine.tasks.task import AskedDocument, Origins, Prepared
 
 
 class RowDataset:
-    """Rows as a :class:`~engine.training.data_stream.DataStream` takes them, without their padding."""
+    """Rows as :class:`~engine.training.data_stream.DataStream` takes them, without padding."""
 
     def __init__(self, rows: Rows) -> None:
         """Serve ``rows``."""
@@ -155,11 +155,11 @@ def load_model(
         files=origins.model_files,
         length=config.data.sequence_length,
     )
-    if config.training.recompute:
+    if config.training.activation_checkpointing:
         if model.dropout:
             raise UsageError(
-                "training.recompute: layers with dropout cannot be computed again; set "
-                "model.dropout: 0, or recompute to false"
+                "training.activation_checkpointing: layers with dropout cannot be "
+                "recomputed; set model.dropout: 0, or activation_checkpointing: false"
             )
         model = replace(model, layers=checked_layers(model.loss, config.model.path))
     limit = model.positions

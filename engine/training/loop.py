@@ -23,7 +23,7 @@ def never() -> bool:
 
 
 @dataclass(frozen=True)
-class Control:
+class TrainControl:
     """Whether a training goes on with what is there, when it saves and whether it is to stop."""
 
     should_stop: Callable[[], bool] = never
@@ -35,7 +35,7 @@ class Control:
     never been interrupted."""
 
 
-class Steps:
+class TrainingLoop:
     """Takes the steps of one training from its batches."""
 
     def __init__(self, step: TrainStep, stream: DataStream, observer: Observer) -> None:
@@ -66,7 +66,7 @@ class Steps:
         return state, grads
 
 
-class KeptSteps:
+class ResumableLoop:
     """Takes the steps that a trajectory on disk lacks.
 
     The same bits come out wherever the training was interrupted: states are read back as they
@@ -74,7 +74,7 @@ class KeptSteps:
     others from the same batches.
     """
 
-    def __init__(self, steps: Steps, writer: Keeper, reader: TrajectoryReader) -> None:
+    def __init__(self, steps: TrainingLoop, writer: Keeper, reader: TrajectoryReader) -> None:
         """Keep ``steps`` through ``writer``; ``reader`` reads what it has written."""
         self.steps = steps
         self.writer = writer

@@ -2,23 +2,23 @@
 
 from pathlib import Path
 
-from engine.cost.training_profile import Training
+from engine.cost.training_profile import TrainingProfile
 from engine.replay.checkpointing import Schedule, ScheduleKind, make_schedule
 from engine.replay.observer import Observer
-from engine.runs.config import ScheduleName
+from engine.runs.config import CheckpointingName
 from engine.runs.errors import RunError
 from engine.runs.manifest import part_folder, parts_of, read_manifest, read_part
-from engine.trajectory.host_cache import HostTier
-from engine.trajectory.null_writer import TrajectoryFollower
+from engine.trajectory.host_cache import HostCache
+from engine.trajectory.null_writer import NullWriter
 from engine.trajectory.writer import TrajectoryWriter
 
-Keeper = TrajectoryWriter | TrajectoryFollower
+Keeper = TrajectoryWriter | NullWriter
 
 
 def settle_schedule(
-    training: Training,
+    training: TrainingProfile,
     folder: Path,
-    asked: Schedule | ScheduleName,
+    asked: Schedule | CheckpointingName,
     observer: Observer,
     resume: bool,
 ) -> Schedule:
@@ -37,7 +37,7 @@ def settle_schedule(
     if found is not None and not resume:
         raise RunError(
             f"{folder} already holds a trajectory; give another folder, or go on with this "
-            "one: control=Control(resume=True)"
+            "one: control=TrainControl(resume=True)"
         )
     if isinstance(asked, Schedule):
         return asked
@@ -54,12 +54,12 @@ def settle_schedule(
 
 
 def keeper_of(
-    training: Training,
+    training: TrainingProfile,
     folder: Path,
     schedule: Schedule,
     observer: Observer,
     save_seconds: float,
-    tier: HostTier,
+    tier: HostCache,
 ) -> Keeper:
     """Who keeps this rank's part of a trajectory: itself, in the first group of ranks.
 
@@ -75,4 +75,4 @@ def keeper_of(
     if ranks.group_index == 0:
         stream = training.stream.digests()
         return TrajectoryWriter(part, schedule, step.stage, observer, save_seconds, tier, stream)
-    return TrajectoryFollower(part, schedule, ranks)
+    return NullWriter(part, schedule, ranks)

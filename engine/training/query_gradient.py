@@ -13,7 +13,7 @@ from engine.replay.train_step import TrainStep
 from engine.training.measurements import Measurement
 
 
-class Measuring:
+class QueryGradient:
     """Measures one loss, whose derivatives one training step knows."""
 
     def __init__(self, loss: ModuleLoss, step: TrainStep) -> None:

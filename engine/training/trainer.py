@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torchopt.base import GradientTransformation
 
-from engine.cost.training_profile import Training
+from engine.cost.training_profile import TrainingProfile
 from engine.distributed.free_memory import free_memory
 from engine.distributed.mesh import Mesh
 from engine.distributed.sharded_loss import ShardedLoss
@@ -32,15 +32,15 @@ from engine.replay.replay import Replay
 from engine.replay.rounding import Signals, new_signals, relative_rounding
 from engine.replay.state import Params, TrainState
 from engine.replay.train_step import TrainStep
-from engine.runs.config import Reduction, ScheduleName
+from engine.runs.config import CheckpointingName, Reduction
 from engine.runs.errors import DerivativeError, RunError
 from engine.training.data_stream import DataStream
-from engine.training.loop import Control, KeptSteps, Steps, checked
+from engine.training.loop import ResumableLoop, TrainControl, TrainingLoop, checked
 from engine.training.measurements import Measurement, measurements_of
 from engine.training.open_trajectory import keeper_of, settle_schedule
-from engine.training.query_gradient import Measuring
+from engine.training.query_gradient import QueryGradient
 from engine.trajectory.files import TrajectoryFiles
-from engine.trajectory.host_cache import HostTier
+from engine.trajectory.host_cache import HostCache
 from engine.trajectory.reader import TrajectoryReader
 from engine.trajectory.replay_checkpoints import ReplayState
 
@@ -71,7 +71,7 @@ class Trainer:
         self.dtype, self.device = first.dtype, first.device
         self.ranks = step.ranks
         self._shards = loss.shards()
-        self.tier = HostTier()
+        self.tier = HostCache()
         """What of a trajectory stays in host memory between training and replay."""
         self.derivative: DerivativeCheck | None = None
         """How far the model's derivatives are from finite differences, once that was measured."""
@@ -90,7 +90,7 @@ class Trainer:
         elementwise: bool = False,
         dropout_seed: int | None = None,
         mesh: Mesh | None = None,
-        recompute: Sequence[nn.Module] = (),
+        activation_checkpointing: Sequence[nn.Module] = (),
         force: Sequence[Literal["derivative"]] = (),
     ) -> tuple["Trainer", TrainState]:
         """A trainer and the train state s_0 at the model's present parameters.
@@ -107,7 +107,7 @@ class Trainer:
                 of the step.
             mesh: the ranks that share the training; their optimizer has to be elementwise. The
                 model is then left empty, its parameters divided among them.
-            recompute: layers of the model whose activations are not kept but computed again, so
+            activation_checkpointing: layers whose activations are recomputed, not kept, so
                 that a micro-batch takes the memory of one layer; not with ``dropout_seed``.
             force: ``["derivative"]`` trains a model whose derivatives are wrong, after a warning.
 
@@ -133,19 +133,20 @@ class Trainer:
         stage = OptimizerStage(
             optimizer, params, elementwise=elementwise, max_grad_norm=max_grad_norm, ranks=ranks
         )
-        if recompute and (buffers or dropout_seed is not None):
+        if activation_checkpointing and (buffers or dropout_seed is not None):
             raise ValueError(
                 "layers that draw random numbers or change buffers cannot be computed again"
             )
-        cut = LayeredModuleLoss(loss, recompute) if recompute else loss
+        layers = activation_checkpointing
+        cut = LayeredModuleLoss(loss, layers) if layers else loss
         trainer = cls(loss, TrainStep(cut, stage, micro_batch_size, ranks), params)
         trainer._forced = force
         return trainer, trainer.step.start(params, buffers)
 
     @property
-    def measuring(self) -> Measuring:
+    def measuring(self) -> QueryGradient:
         """Measures φ on train states."""
-        return Measuring(self.loss, self.step)
+        return QueryGradient(self.loss, self.step)
 
     def of_micro_batch(self, rows: int) -> "Trainer":
         """The same trainer with so many rows of a rank differentiated at a time."""
@@ -160,9 +161,9 @@ class Trainer:
         stream: DataStream,
         *,
         save_dir: Path | str | None = None,
-        schedule: Schedule | ScheduleName = "auto",
+        schedule: Schedule | CheckpointingName = "auto",
         observer: Observer = ignore,
-        control: Control | None = None,
+        control: TrainControl | None = None,
     ) -> TrainState:
         """Train through the whole stream; returns s_T.
 
@@ -185,21 +186,21 @@ class Trainer:
             StoppedError: if ``control`` says so, after saving.
         """
         self._check_derivatives(stream, observer)
-        control = control or Control()
-        steps = Steps(self.step, stream, observer)
+        control = control or TrainControl()
+        steps = TrainingLoop(self.step, stream, observer)
         # Bound to the same name throughout, so that s_t is freed once s_{t+1} is there.
         if save_dir is None:
             for _ in range(len(stream)):
                 state, _ = steps.advance(state)
             return checked(state, self.step)
         folder = Path(save_dir)
-        training = Training(self.step, state, stream)
+        training = TrainingProfile(self.step, state, stream)
         schedule = settle_schedule(training, folder, schedule, observer, control.resume)
         seconds = control.save_seconds
         with keeper_of(training, folder, schedule, observer, seconds, self.tier) as writer:
             files = TrajectoryFiles(folder, self._shards, writer.manifest)
             reader = TrajectoryReader(files, self.step.stage, self.device)
-            kept = KeptSteps(steps, writer, reader)
+            kept = ResumableLoop(steps, writer, reader)
             state, end = kept.recover(state)
             while state.step < end:
                 kept.stop_if(control.should_stop, state)

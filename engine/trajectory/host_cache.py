@@ -21,7 +21,7 @@ TIER_SHARE = 0.2
 """Part of the free host memory that the tier may take where nobody says how much."""
 
 
-class Foresight:
+class ReadPlan:
     """A known sequence of reads, and how far it has come."""
 
     def __init__(self, keys: Iterable[Key] = ()) -> None:
@@ -54,7 +54,7 @@ class _Held:
     """None while they are being read."""
 
 
-class HostTier:
+class HostCache:
     """States and gradients in host memory within a budget; for one thread at a time."""
 
     def __init__(self, budget: int | None = None) -> None:
@@ -62,7 +62,7 @@ class HostTier:
         if budget is None:
             budget = int(TIER_SHARE * psutil.virtual_memory().available)
         self.budget = budget
-        self.foresight = Foresight()
+        self.foresight = ReadPlan()
         self.used = 0
         """Bytes held."""
         self._held: dict[Key, _Held] = {}

@@ -9,7 +9,7 @@ from engine.runs.manifest import Key, Manifest, read_part
 from engine.trajectory.recovery import agree
 
 
-class TrajectoryFollower:
+class NullWriter:
     """Stands where another rank has a trajectory writer, and agrees with it about what is kept."""
 
     def __init__(self, folder: Path, schedule: Schedule, ranks: Ranks) -> None:
@@ -21,7 +21,7 @@ class TrajectoryFollower:
         for key in agree(self.manifest, ranks):
             self.drop(key)
 
-    def __enter__(self) -> "TrajectoryFollower":
+    def __enter__(self) -> "NullWriter":
         return self
 
     def __exit__(self, *_: object) -> None:

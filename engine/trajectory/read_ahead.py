@@ -16,13 +16,13 @@ from engine.replay.state import Params
 from engine.runs.manifest import Key
 from engine.trajectory.device_copies import Arriving, DeviceCopies
 from engine.trajectory.files import TrajectoryFiles
-from engine.trajectory.host_cache import Foresight, HostTier
+from engine.trajectory.host_cache import HostCache, ReadPlan
 
 
 class ReadAhead:
     """Gives what is kept of a trajectory, from the host tier or from the disk."""
 
-    def __init__(self, files: TrajectoryFiles, tier: HostTier, device: torch.device) -> None:
+    def __init__(self, files: TrajectoryFiles, tier: HostCache, device: torch.device) -> None:
         """Read ``files`` through ``tier`` to ``device``."""
         self.files = files
         self.tier = tier
@@ -48,7 +48,7 @@ class ReadAhead:
         ``later`` is what comes after them, perhaps: it is kept rather than let go.
         """
         with self._changed:
-            self.tier.foresight = Foresight((*keys, *later))
+            self.tier.foresight = ReadPlan((*keys, *later))
             self._end, self._searched = len(keys), 0
             self._changed.notify_all()
         if self._thread is None and keys and self.tier.budget > 0:

@@ -12,7 +12,7 @@ from engine.replay.state import Gradient, Params, TrainState
 from engine.runs.errors import RunError
 from engine.runs.manifest import Key, other_stream
 from engine.trajectory.files import TrajectoryFiles
-from engine.trajectory.host_cache import HostTier
+from engine.trajectory.host_cache import HostCache
 from engine.trajectory.read_ahead import ReadAhead
 from engine.trajectory.tensor_files import DamagedFileError
 
@@ -39,7 +39,7 @@ class TrajectoryReader:
         files: TrajectoryFiles,
         stage: OptimizerStage,
         device: torch.device,
-        tier: HostTier | None = None,
+        tier: HostCache | None = None,
     ) -> None:
         """Read a trajectory.
 
@@ -51,7 +51,7 @@ class TrajectoryReader:
         """
         self._files = files
         self._stage = stage
-        self._ahead = ReadAhead(files, tier or HostTier(0), device)
+        self._ahead = ReadAhead(files, tier or HostCache(0), device)
         kind: ScheduleKind = files.manifest.kind  # type: ignore[assignment]
         self.schedule: Schedule = make_schedule(kind, files.manifest.steps)
 

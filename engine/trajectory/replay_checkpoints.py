@@ -50,7 +50,7 @@ class ReplayState:
 
 
 @dataclass(frozen=True)
-class Saved:
+class ReplayCheckpoint:
     """A replay as it was saved, and for which queries."""
 
     queries: list[int]
@@ -88,7 +88,7 @@ class ReplaySaves:
         """How many passes are complete."""
         return sum(record["event"] == "written" for record in self._records)
 
-    def latest(self, device: torch.device) -> Saved | None:
+    def latest(self, device: torch.device) -> ReplayCheckpoint | None:
         """The replay that was under way, or None if there is none.
 
         Raises:
@@ -109,13 +109,13 @@ class ReplaySaves:
             [_cotangent(tensors, record["groups"], device) for tensors in cotangents],
             *(rest[name] for name in _REST),
         )
-        return Saved(record["queries"], state, record["reproduced"])
+        return ReplayCheckpoint(record["queries"], state, record["reproduced"])
 
     def is_due(self) -> bool:
         """Whether the last save is old enough for the next, given how long one takes."""
         return self._pace.is_due()
 
-    def save(self, saved: Saved) -> int:
+    def save(self, saved: ReplayCheckpoint) -> int:
         """Save a replay durably in place of the one before; returns its bytes."""
         began, state = time.monotonic(), saved.state
         name = f"step-{state.step:08d}.safetensors"

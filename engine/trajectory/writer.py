@@ -37,7 +37,7 @@ from engine.runs.manifest import (
 )
 from engine.trajectory.device_copies import DeviceCopies
 from engine.trajectory.files import stamp_of
-from engine.trajectory.host_cache import Foresight, HostTier
+from engine.trajectory.host_cache import HostCache, ReadPlan
 from engine.trajectory.reader import gradient_tensors, state_tensors
 from engine.trajectory.recovery import agree
 from engine.trajectory.save_pace import SAVE_SECONDS, SavePace
@@ -60,7 +60,7 @@ class TrajectoryWriter:
         stage: OptimizerStage,
         observer: Observer = ignore,
         save_seconds: float = SAVE_SECONDS,
-        tier: HostTier | None = None,
+        tier: HostCache | None = None,
         stream: dict[str, str] | None = None,
     ) -> None:
         """Begin a trajectory in ``folder``, or go on with the unfinished one that is there.
@@ -85,8 +85,8 @@ class TrajectoryWriter:
             self.drop(key)
         self._remove_strays()
         self._copies = DeviceCopies(stage.device)
-        self._tier = tier or HostTier(0)
-        self._tier.foresight = Foresight(schedule.reads_of_pass())
+        self._tier = tier or HostCache(0)
+        self._tier.foresight = ReadPlan(schedule.reads_of_pass())
         self._queue: queue.Queue[Waiting | None] = queue.Queue(_WAITING)
         self._error: BaseException | None = None
         self._abandoned = threading.Event()
@@ -242,7 +242,8 @@ class TrajectoryWriter:
         if isinstance(self._error, OSError) and self._error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFullError(
                 f"no disk space left for the trajectory in {self.folder}; free some, point "
-                "--runs-dir elsewhere, or set trajectory.schedule: sqrt or log, which keep less"
+                "--runs-dir elsewhere, or set trajectory.checkpointing: sqrt or log, "
+                "which keep less"
             ) from self._error
         raise RunError(
             f"cannot write the trajectory in {self.folder}: {self._error}"

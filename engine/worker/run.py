@@ -49,7 +49,7 @@ from engine.runs.journal import JournalWriter
 from engine.runs.manifest import Key
 from engine.runs.request import Request
 from engine.runs.run_folder import RunFolder
-from engine.training.loop import Control
+from engine.training.loop import TrainControl
 from engine.trajectory.reader import DamagedStepError
 from engine.trajectory.save_pace import SAVE_SECONDS
 from engine.trajectory.writer import forget
@@ -141,7 +141,7 @@ class _Run:
         self.request = request
         self.report = report
         self.stop = stop
-        self.control = Control(stop, _save_seconds(), resume=True)
+        self.control = TrainControl(stop, _save_seconds(), resume=True)
 
     def prepared(self, config: RunConfig) -> Job:
         """The job, its data checked, stored and planned, by this attempt or one before."""
@@ -168,7 +168,7 @@ class _Run:
         plan = found.chosen
         if plan.why_not is not None:
             kind = DiskFullError if plan.lacks_disk else UsageError
-            raise kind(f"trajectory.schedule: {plan.schedule.kind} {plan.why_not}")
+            raise kind(f"trajectory.checkpointing: {plan.schedule.kind} {plan.why_not}")
         if found.budget.advice is not None:
             self.report(Event.WARNING, message=found.budget.advice)
         if self.ranks.index == 0:

@@ -24,11 +24,11 @@ def key_text(key: str) -> str:
     return _SHORT.get(first, first)
 
 
-class Foot(Widget):
+class Footer(Widget):
     """As many keys as fit; those that would do nothing now are dim."""
 
     DEFAULT_CSS = """
-    Foot { dock: bottom; height: 1; background: $panel; padding: 0 1; }
+    Footer { dock: bottom; height: 1; background: $panel; padding: 0 1; }
     """
 
     def on_mount(self) -> None:

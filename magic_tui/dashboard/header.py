@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 _LOOK_SECONDS = 3.0
 
 
-class Head(Widget):
+class Header(Widget):
     """Screen, run, attribution, query and the verdict on the scores."""
 
     DEFAULT_CSS = """
-    Head { height: 1; background: $panel; padding: 0 1; }
+    Header { height: 1; background: $panel; padding: 0 1; }
     """
 
     def __init__(self) -> None:

@@ -12,8 +12,8 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 from textual.worker import Worker, WorkerState
 
-from magic_tui.dashboard.footer import Foot
-from magic_tui.dashboard.header import Head
+from magic_tui.dashboard.footer import Footer
+from magic_tui.dashboard.header import Header
 from magic_tui.dashboard.problem_line import ProblemLine
 from magic_tui.dashboard.selection import Selection
 
@@ -51,10 +51,10 @@ class MagicScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         """The head, the body of the screen, what is wrong, the keys."""
-        yield Head()
+        yield Header()
         yield from self.body()
         yield ProblemLine()
-        yield Foot()
+        yield Footer()
 
     def body(self) -> ComposeResult:
         """The regions of this screen."""
@@ -102,7 +102,7 @@ class MagicScreen(Screen[None]):
         if not self.is_mounted or (selection == self._told and not again):
             return
         self._told = selection
-        self.query_one(Head).show(selection)
+        self.query_one(Header).show(selection)
         self.selection_changed(selection)
         self.refresh_bindings()
 

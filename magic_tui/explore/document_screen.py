@@ -21,7 +21,7 @@ from magic_tui.explore.document_view import Sheet, find_piece, neighbour, read_s
 from magic_tui.explore.explore_screen import ExploringScreen
 from magic_tui.explore.influences_lines import query_line
 from magic_tui.explore.show_lines import STRONGEST, colours
-from magic_tui.explore.token_text import Paper
+from magic_tui.explore.token_text import TokenText
 from magic_tui.text.numbers import count_text
 from magic_tui.text.tokens import NO_COLOURS
 from magic_tui.widgets.lines import Lines
@@ -67,7 +67,7 @@ class DocumentScreen(ExploringScreen):
     def body(self) -> ComposeResult:
         """Query and document, the text, the token under the cursor."""
         yield Lines(2, id="facts")
-        yield Paper()
+        yield TokenText()
         yield Lines(0, id="strongest")
         yield Lines(2, id="token")
         yield Prompt()
@@ -80,9 +80,9 @@ class DocumentScreen(ExploringScreen):
             lines.show([])
 
     @property
-    def paper(self) -> Paper:
+    def paper(self) -> TokenText:
         """The text."""
-        return self.query_one(Paper)
+        return self.query_one(TokenText)
 
     def on_mount(self) -> None:
         """Keys go to the text."""
@@ -167,7 +167,7 @@ class DocumentScreen(ExploringScreen):
         """Go to a screen."""
         self.magic.open_screen(number)
 
-    @on(Paper.Moved)
+    @on(TokenText.Moved)
     def _moved(self) -> None:
         self._show_token()
 

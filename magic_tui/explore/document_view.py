@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from engine.runs.errors import UsageError
 from engine.scores.document_scores import ShownDocument
-from magic_tui.explore.score_browser import Explored
+from magic_tui.explore.score_browser import ScoreBrowser
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def find_piece(shown: ShownDocument, wanted: str, after: int) -> int | None:
     return next((i for i, stop in enumerate(starts) if stop > found), None) if found >= 0 else None
 
 
-def read_sheet(query: int, document: int | None, everything: bool, explored: Explored) -> Sheet:
+def read_sheet(query: int, document: int | None, everything: bool, explored: ScoreBrowser) -> Sheet:
     """Read a document, the strongest one if none is named; ``everything`` asks for a scale of all.
 
     Raises:
@@ -46,7 +46,7 @@ def read_sheet(query: int, document: int | None, everything: bool, explored: Exp
     return Sheet(shown, scale)
 
 
-def neighbour(query: int, document: int, step: int, explored: Explored) -> int:
+def neighbour(query: int, document: int, step: int, explored: ScoreBrowser) -> int:
     """The document some places further on in the ranking of a query."""
     ranking = explored.ranking(query)
     place = ranking.place(document) or 0

@@ -13,11 +13,11 @@ from engine.runs.errors import MagicError
 from engine.runs.listing import find_run
 from engine.runs.naming import runs_folder
 from engine.runs.score_store import list_attributions
-from magic_tui.dashboard.header import Head
+from magic_tui.dashboard.header import Header
 from magic_tui.dashboard.screen import MagicScreen
 from magic_tui.dashboard.selection import Selection
 from magic_tui.explore.no_scores import why_no_scores
-from magic_tui.explore.score_browser import Explored, explore
+from magic_tui.explore.score_browser import ScoreBrowser, explore
 
 Made = TypeVar("Made")
 _RETRY_SECONDS = 3.0
@@ -33,7 +33,7 @@ class ExploringScreen(MagicScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("A", "attribution", "attribution", show=False, tooltip="Next attribution."),
     ]
-    explored: Explored | None = None
+    explored: ScoreBrowser | None = None
     _shown_of: Selection | None = None
     """What is shown: the selection at the latest reading, and what this screen selected since."""
     _retry: Timer | None = None
@@ -42,7 +42,7 @@ class ExploringScreen(MagicScreen):
         """Show nothing: what was shown is not what is selected."""
 
     def read(
-        self, group: str, make: Callable[[Explored], Made], take: Callable[[Made], Any]
+        self, group: str, make: Callable[[ScoreBrowser], Made], take: Callable[[Made], Any]
     ) -> None:
         """Make something of the selected attribution in a thread, then take it in.
 
@@ -67,7 +67,7 @@ class ExploringScreen(MagicScreen):
         self.run_worker(job, thread=True, exclusive=True, group=group, exit_on_error=False)
 
     def read_more(
-        self, group: str, make: Callable[[Explored], Made], take: Callable[[Made], Any]
+        self, group: str, make: Callable[[ScoreBrowser], Made], take: Callable[[Made], Any]
     ) -> None:
         """Make something more of the attribution that is shown already; see :meth:`read`."""
         selection, explored = self.selection, self.explored
@@ -126,7 +126,7 @@ class ExploringScreen(MagicScreen):
             self.magic.say(f"attribution {following}, one of {len(found)}", seconds=3.0)
 
     def _read(
-        self, selection: Selection, explored: Explored, made: Made, take: Callable[[Made], Any]
+        self, selection: Selection, explored: ScoreBrowser, made: Made, take: Callable[[Made], Any]
     ) -> None:
         self.explored = explored
         self._stay(selection, explored)
@@ -140,17 +140,17 @@ class ExploringScreen(MagicScreen):
         take(made)
         self.refresh_bindings()
 
-    def _more(self, explored: Explored, made: Made, take: Callable[[Made], Any]) -> None:
+    def _more(self, explored: ScoreBrowser, made: Made, take: Callable[[Made], Any]) -> None:
         # Another attribution may have come in meanwhile.
         if explored is self.explored:
             take(made)
 
-    def _stay(self, selection: Selection, explored: Explored) -> None:
+    def _stay(self, selection: Selection, explored: ScoreBrowser) -> None:
         """Look at this attribution from now on, also once a later one is complete."""
         if selection.attribution is None and selection == self.selection:
             attribution = explored.attribution
             self.select_quietly(run=attribution.run.id, attribution=attribution.id)
-            self.query_one(Head).show(self.selection)
+            self.query_one(Header).show(self.selection)
 
     def select_quietly(self, **changes: Any) -> None:
         """Note in the selection what this screen shows already."""
@@ -173,7 +173,7 @@ class ExploringScreen(MagicScreen):
             self.selection_changed(self.selection)
 
 
-def open_selected(selection: Selection) -> Explored:
+def open_selected(selection: Selection) -> ScoreBrowser:
     """The selected attribution; the latest of the latest run where nothing is chosen.
 
     Raises:

@@ -15,7 +15,7 @@ from magic_tui.explore.export import Format, default_folder
 from magic_tui.explore.influences_view import Found, Ranked, View
 from magic_tui.explore.plain_list import listing
 from magic_tui.explore.ranked_list import RankedList
-from magic_tui.explore.score_browser import Explored
+from magic_tui.explore.score_browser import ScoreBrowser
 from magic_tui.widgets.lines import Lines
 from magic_tui.widgets.prompt import Prompt
 
@@ -89,7 +89,7 @@ class ListedScreen(ExploringScreen):
             path = self._default_folder(format)
         self.magic.say(f"exporting to {path} …")
 
-        def make(explored: Explored) -> None:
+        def make(explored: ScoreBrowser) -> None:
             # It goes on, and tells what came of it, whatever is looked at meanwhile.
             told = making.export(format, path, explored)
             self.from_thread(get_current_worker(), lambda: self.magic.say(told))

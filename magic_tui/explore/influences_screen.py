@@ -19,7 +19,7 @@ from magic_tui.explore import influences_view as making
 from magic_tui.explore.influences_list import ListedScreen
 from magic_tui.explore.influences_view import Found, Ranked
 from magic_tui.explore.ranked_list import RankedList
-from magic_tui.explore.score_browser import Explored
+from magic_tui.explore.score_browser import ScoreBrowser
 from magic_tui.widgets.lines import Lines
 from magic_tui.widgets.prompt import Prompt
 
@@ -182,7 +182,7 @@ class InfluencesScreen(ListedScreen):
     def _snippet(self, document: int) -> str | None:
         return None if self.explored is None else self.explored.snippets.get(document)
 
-    def _load(self, documents: Sequence[int], explored: Explored) -> None:
+    def _load(self, documents: Sequence[int], explored: ScoreBrowser) -> None:
         worker = get_current_worker()
         for start in range(0, len(documents), _AT_ONCE):
             part = documents[start : start + _AT_ONCE]
@@ -226,7 +226,7 @@ class InfluencesScreen(ListedScreen):
         self._found(Found(wanted, np.zeros(0, np.int64)))
         self.read_more("search", functools.partial(self._look_for, wanted), self._found)
 
-    def _look_for(self, wanted: str, explored: Explored) -> Found:
+    def _look_for(self, wanted: str, explored: ScoreBrowser) -> Found:
         worker = get_current_worker()
 
         def tell(found: Found) -> bool:

@@ -17,7 +17,7 @@ from engine.scores.ranking import Direction, Ranking, agreement
 from engine.scores.token_figures import Measure
 from magic_tui.explore import influences_lines as render
 from magic_tui.explore.export import Format, export_scores
-from magic_tui.explore.score_browser import Explored
+from magic_tui.explore.score_browser import ScoreBrowser
 from magic_tui.text.cells import fit
 from magic_tui.text.numbers import counted
 
@@ -34,7 +34,7 @@ class View:
     beside: int | None = None
     """Another query whose scores stand beside."""
 
-    def fitting(self, explored: Explored, query: int) -> "View":
+    def fitting(self, explored: ScoreBrowser, query: int) -> "View":
         """The same without what this attribution does not have."""
         beside = self.beside
         if beside is not None and (beside == query or beside >= explored.queries):
@@ -71,7 +71,7 @@ class Found:
         return note if self.looked >= total else f"{note} ({self.looked / max(1, total):.0%} read)"
 
 
-def rank(query: int, view: View, explored: Explored) -> Ranked:
+def rank(query: int, view: View, explored: ScoreBrowser) -> Ranked:
     """Put the documents of a query in order."""
     run, attribution = explored.attribution.run.id, explored.attribution.id
     view = view.fitting(explored, query)
@@ -83,7 +83,7 @@ def rank(query: int, view: View, explored: Explored) -> Ranked:
     return Ranked(run, attribution, query, view, ranking, other, agrees)
 
 
-def settled(query: int, document: int, explored: Explored) -> ShownDocument | None:
+def settled(query: int, document: int, explored: ScoreBrowser) -> ShownDocument | None:
     """A document once the cursor has stood on it for a moment; None if it moved on."""
     time.sleep(_SETTLE_SECONDS)
     if get_current_worker().is_cancelled:
@@ -91,7 +91,7 @@ def settled(query: int, document: int, explored: Explored) -> ShownDocument | No
     return explored.shown(query, document)
 
 
-def search(wanted: str, tell: Callable[[Found], bool], explored: Explored) -> Found:
+def search(wanted: str, tell: Callable[[Found], bool], explored: ScoreBrowser) -> Found:
     """Look through all texts, telling now and then what was found; ``tell`` may end it."""
     found: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
     looked, told = 0, time.monotonic()
@@ -104,7 +104,7 @@ def search(wanted: str, tell: Callable[[Found], bool], explored: Explored) -> Fo
     return Found(wanted, np.concatenate(found), looked)
 
 
-def export(format: Format, folder: Path, explored: Explored) -> str:
+def export(format: Format, folder: Path, explored: ScoreBrowser) -> str:
     """Write the scores; a sentence on what came of it."""
     try:
         files = export_scores(explored.attribution, format, folder)
@@ -116,7 +116,11 @@ def export(format: Format, folder: Path, explored: Explored) -> str:
 
 
 def fact_lines(
-    explored: Explored, ranked: Ranked, listed: Ranking, place: tuple[int, Found | None], width: int
+    explored: ScoreBrowser,
+    ranked: Ranked,
+    listed: Ranking,
+    place: tuple[int, Found | None],
+    width: int,
 ) -> list[Text]:
     """The query, what is listed (or the query beside), and what share the first ones carry.
 
@@ -140,7 +144,7 @@ def fact_lines(
     return [first, beside, carried if found is None else second]
 
 
-def _beside_line(explored: Explored, ranked: Ranked, width: int) -> Text:
+def _beside_line(explored: ScoreBrowser, ranked: Ranked, width: int) -> Text:
     other, agrees = explored.attribution.query(ranked.view.beside or 0), ranked.agreement
     line = Text(no_wrap=True).append(f"beside query {other.index}", "bold")
     if agrees is not None:

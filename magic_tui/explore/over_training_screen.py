@@ -13,7 +13,7 @@ from magic_tui.dashboard.selection import Selection
 from magic_tui.explore.batch_list import BatchList
 from magic_tui.explore.curves import BatchDocument, Curves, batch_documents, read_curves
 from magic_tui.explore.explore_screen import ExploringScreen
-from magic_tui.explore.score_browser import Explored
+from magic_tui.explore.score_browser import ScoreBrowser
 from magic_tui.explore.step_charts import StepCharts
 from magic_tui.text.cells import fit, join_that_fit
 from magic_tui.text.numbers import counted, in_all, loss_text, score_text, share_text
@@ -172,7 +172,7 @@ class OverTrainingScreen(ExploringScreen):
         charts = self.query_one(StepCharts)
         query, step = self.selection.query, charts.strongest
 
-        def make(explored: Explored) -> tuple[int, list[BatchDocument]]:
+        def make(explored: ScoreBrowser) -> tuple[int, list[BatchDocument]]:
             documents = batch_documents(explored.attribution, query, step)
             explored.load_snippets([each.document for each in documents])
             return step, documents

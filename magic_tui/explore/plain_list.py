@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from engine.runs.safe_text import safe_text
 from engine.scores.ranking import Ranking
 from magic_tui.explore.influences_lines import query_line
-from magic_tui.explore.score_browser import Explored
+from magic_tui.explore.score_browser import ScoreBrowser
 from magic_tui.text.numbers import count_text, score_text, share_text
 
 _WIDTH = 200
 
 
-def listing(explored: Explored, query: int, ranking: Ranking, documents: Sequence[int]) -> str:
+def listing(explored: ScoreBrowser, query: int, ranking: Ranking, documents: Sequence[int]) -> str:
     """Run, attribution, query, and a line a document; reads the beginnings of their texts."""
     attribution = explored.attribution
     explored.load_snippets(documents)
@@ -24,7 +24,7 @@ def listing(explored: Explored, query: int, ranking: Ranking, documents: Sequenc
     return "\n".join([*head, *(_line(explored, ranking, d) for d in documents), ""])
 
 
-def _line(explored: Explored, ranking: Ranking, document: int) -> str:
+def _line(explored: ScoreBrowser, ranking: Ranking, document: int) -> str:
     place = ranking.place(document)
     shown = "–" if place is None else count_text(place + 1)
     score = score_text(float(ranking.values[document]))

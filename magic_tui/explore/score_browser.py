@@ -27,7 +27,7 @@ SCALE_DOCUMENTS = 10
 """Documents of each direction whose tokens make the scale for all documents."""
 
 
-class Explored:
+class ScoreBrowser:
     """One attribution and what was read of it lately; safe to be used from several threads."""
 
     def __init__(self, attribution: Attribution) -> None:
@@ -134,7 +134,7 @@ class Explored:
         return max((self.shown(query, d).strongest for d in documents), default=0.0)
 
 
-def explore(run: RunFolder, attribution: str | None = None) -> Explored:
+def explore(run: RunFolder, attribution: str | None = None) -> ScoreBrowser:
     """A complete attribution of a run; the latest if no id is given.
 
     Raises:
@@ -147,5 +147,5 @@ def explore(run: RunFolder, attribution: str | None = None) -> Explored:
 
 
 @functools.lru_cache(maxsize=2)
-def _explored(run: Path, attribution: str, changed: int) -> Explored:
-    return Explored(open_attribution(RunFolder(run), attribution))
+def _explored(run: Path, attribution: str, changed: int) -> ScoreBrowser:
+    return ScoreBrowser(open_attribution(RunFolder(run), attribution))

@@ -29,14 +29,14 @@ _STRONG = 2
 """The level from which a token is one to stop at."""
 
 
-class Paper(ScrollView, can_focus=True):
+class TokenText(ScrollView, can_focus=True):
     """Laid out once a document and width; a strip is made when its line comes into view.
 
     Of a long document only what is on screen is laid out at once, and the rest in small parts.
     """
 
     DEFAULT_CSS = """
-    Paper {
+    TokenText {
         height: 1fr; scrollbar-size-vertical: 1; scrollbar-gutter: stable;
         overflow-x: hidden;
     }

@@ -10,7 +10,7 @@ from engine.runs.score_store import Floats
 from engine.scores.attribution import Query
 from engine.scores.document_scores import ShownDocument
 from magic_tui.explore.overlap import shared_runs
-from magic_tui.explore.score_browser import Explored
+from magic_tui.explore.score_browser import ScoreBrowser
 
 DOCUMENTS = 4
 """How many documents are told of in each direction."""
@@ -51,7 +51,7 @@ class Why:
         return int(np.abs(self.steps).argmax()) if len(self.steps) else None
 
 
-def read_why(explored: Explored, query: int, document: int | None) -> Why:
+def read_why(explored: ScoreBrowser, query: int, document: int | None) -> Why:
     """Read what there is to tell of a query, and of one document if one is selected."""
     attribution = explored.attribution
     listed = {harmful: explored.strongest(query, DOCUMENTS, harmful) for harmful in (False, True)}
@@ -68,7 +68,7 @@ def read_why(explored: Explored, query: int, document: int | None) -> Why:
     )
 
 
-def _reason(explored: Explored, query: int, document: int) -> Reason:
+def _reason(explored: ScoreBrowser, query: int, document: int) -> Reason:
     shown = explored.shown(query, document)
     strongest = shown.strongest_pieces(1)
     text = "".join(piece.text for piece in shown.pieces)

@@ -15,12 +15,12 @@ from engine.runs.lru import Recent
 from engine.runs.run_folder import RunFolder
 from magic_tui.dashboard.selection import Selection
 from magic_tui.explore.explore_screen import ExploringScreen
-from magic_tui.explore.score_browser import Explored
+from magic_tui.explore.score_browser import ScoreBrowser
 from magic_tui.explore.why import Why, read_why
 from magic_tui.explore.why_lines import why_lines
 from magic_tui.queries.candidates import Candidate, TextLosses, candidate_of, read_losses
 from magic_tui.queries.query_loss_lines import loss_lines, note_lines
-from magic_tui.widgets.text_pane import Pane
+from magic_tui.widgets.text_pane import TextPane
 
 _COPY_WIDTH = 100
 _COMPUTING = "its tokens' losses are being computed: the trained model is loaded for it …"
@@ -60,11 +60,11 @@ class WhyScreen(ExploringScreen):
 
     def body(self) -> ComposeResult:
         """One text."""
-        yield Pane()
+        yield TextPane()
 
     def on_mount(self) -> None:
         """Keys go to the text."""
-        self.query_one(Pane).focus()
+        self.query_one(TextPane).focus()
 
     def on_resize(self) -> None:
         """Wrap the sentences anew."""
@@ -77,7 +77,7 @@ class WhyScreen(ExploringScreen):
     def clear(self) -> None:
         """Show nothing: what was shown is not what is selected."""
         self.why = None
-        self.query_one(Pane).show([], [])
+        self.query_one(TextPane).show([], [])
 
     def cli_equivalent(self) -> str:
         """``magic top``, which lists the same documents."""
@@ -107,7 +107,7 @@ class WhyScreen(ExploringScreen):
             asked = self._asked()
         if asked is None:
             return
-        self.query_one(Pane).scroll_to(y=0, animate=False)
+        self.query_one(TextPane).scroll_to(y=0, animate=False)
         if self._losses.get(asked) is None:
             self._pending, self._refusal = asked, None
             self._compute(asked)
@@ -121,8 +121,8 @@ class WhyScreen(ExploringScreen):
         """Read all of this in a pager."""
         self.magic.page(self._plain(self.size.width))
 
-    @on(Pane.Opened)
-    def _open(self, event: Pane.Opened) -> None:
+    @on(TextPane.Opened)
+    def _open(self, event: TextPane.Opened) -> None:
         self.magic.select(document=event.document)
         self.magic.open_screen(5)
 
@@ -133,7 +133,7 @@ class WhyScreen(ExploringScreen):
         self._show()
 
     def _show(self) -> None:
-        pane = self.query_one(Pane)
+        pane = self.query_one(TextPane)
         width = pane.scrollable_content_region.width
         if self.why is None or width < 10:
             return
@@ -186,5 +186,5 @@ class WhyScreen(ExploringScreen):
         self.refresh_bindings()
 
 
-def _read(query: int, document: int | None, explored: Explored) -> Why:
+def _read(query: int, document: int | None, explored: ScoreBrowser) -> Why:
     return read_why(explored, query, document)

@@ -7,7 +7,7 @@ from textual.content import Content
 from textual.widget import Widget
 
 if TYPE_CHECKING:
-    from magic_tui.live.run_history import Moment
+    from magic_tui.live.run_history import Snapshot
 
 _TITLES = {"loss": "loss", "learning_rate": "learning rate", "cotangent": "cotangent"}
 _GAP = 2
@@ -20,11 +20,11 @@ class Charts(Widget):
     Charts { height: 6; padding: 0 1; }
     """
 
-    _moment: "Moment | None" = None
+    _moment: "Snapshot | None" = None
     _steps = (0, 1)
     _drawn = Text()
 
-    def show(self, moment: "Moment", steps: tuple[int, int]) -> None:
+    def show(self, moment: "Snapshot", steps: tuple[int, int]) -> None:
         """Show the curves of a moment over some steps."""
         self._moment, self._steps = moment, steps
         self._paint()

@@ -18,7 +18,7 @@ from magic_tui.runs.glance import Glance, glance
 
 if TYPE_CHECKING:
     from magic_tui.dashboard.app import MagicApp
-    from magic_tui.live.run_history import Recording
+    from magic_tui.live.run_history import RunHistory
 
 _GOES_ON = "a run at work goes on by itself"
 _LOST = f"no engine answers; {_GOES_ON}"
@@ -53,7 +53,7 @@ class Feed(Widget):
     def __init__(self) -> None:
         """Nothing is followed yet."""
         super().__init__()
-        self.recording: Recording | None = None
+        self.recording: RunHistory | None = None
         """What was read of the journal; None until reading began."""
         self.printed: list[str] = []
         self._follower: Follower | None = None
@@ -98,9 +98,9 @@ class Feed(Widget):
     def _read(self, follower: Follower, resting: threading.Event) -> None:
         """Read the journal in pieces, then what is added to it."""
         if self.recording is None:
-            from magic_tui.live.run_history import Recording
+            from magic_tui.live.run_history import RunHistory
 
-            self._tell(resting, self._begin, Recording())
+            self._tell(resting, self._begin, RunHistory())
         self._find_budget(follower.run, resting)
         while not resting.is_set():
             try:
@@ -158,7 +158,7 @@ class Feed(Widget):
         if not resting.is_set() and not get_current_worker().is_cancelled:
             self.app.call_from_thread(take)
 
-    def _begin(self, recording: "Recording") -> None:
+    def _begin(self, recording: "RunHistory") -> None:
         self.recording, self.dirty = recording, True
 
     def _take(self, records: list[dict[str, Any]]) -> None:

@@ -12,7 +12,7 @@ from textual.widgets import Static
 
 from engine.runs.events import Event
 from engine.runs.states import View
-from magic_tui.dashboard.header import Head
+from magic_tui.dashboard.header import Header
 from magic_tui.dashboard.screen import MagicScreen
 from magic_tui.dashboard.selection import Selection
 from magic_tui.live.charts import Charts
@@ -21,19 +21,19 @@ from magic_tui.live.live_feed import Feed
 from magic_tui.live.now_lines import now_lines
 from magic_tui.live.residency_widget import Residency
 from magic_tui.live.usage_lines import usage_lines
-from magic_tui.runs.run_actions import Wishing
+from magic_tui.runs.run_actions import RunActions
 from magic_tui.text.numbers import share_text
 from magic_tui.widgets.prompt import Prompt
 
 if TYPE_CHECKING:
-    from magic_tui.live.run_history import Moment
+    from magic_tui.live.run_history import Snapshot
 
 _REPAINT_SECONDS = 1.0
 _SCRUBS = 50
 """Presses of ``[`` from the end of the history to its beginning."""
 
 
-class LiveScreen(Wishing, Feed, MagicScreen):
+class LiveScreen(RunActions, Feed, MagicScreen):
     """The residency strip, curves, memory and log of one run."""
 
     NUMBER = 2
@@ -234,7 +234,7 @@ class LiveScreen(Wishing, Feed, MagicScreen):
             story.print(self.printed)
         else:
             story.tell(self.recording.story_until(moment.seq))
-        self.query_one(Head).note("" if self._at is None else self._note(moment))
+        self.query_one(Header).note("" if self._at is None else self._note(moment))
 
     def _show(self, where: str, lines: list[Text]) -> None:
         shown = Text("\n", no_wrap=True).join(lines)
@@ -245,6 +245,6 @@ class LiveScreen(Wishing, Feed, MagicScreen):
         # Laying out all of a screen takes ten times as long as painting one region.
         place.update(Content.from_rich_text(shown), layout=place.size.height != len(lines))
 
-    def _note(self, moment: "Moment") -> str:
+    def _note(self, moment: "Snapshot") -> str:
         share = share_text(moment.seq / max(1, self._count - 1))
         return f"history {share}, {time.strftime('%H:%M:%S', time.localtime(moment.time))}"

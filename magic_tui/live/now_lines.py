@@ -16,7 +16,7 @@ from magic_tui.text.numbers import duration_text, loss_text, pace_text
 from magic_tui.text.states import MEANINGS, sign
 
 if TYPE_CHECKING:
-    from magic_tui.live.run_history import Moment
+    from magic_tui.live.run_history import Snapshot
 
 _STEPPED = (Phase.TRAIN, Phase.REPLAY)
 """Phases whose steps the strip shows."""
@@ -24,7 +24,7 @@ _NAME_WIDTH = 24
 _MOST_LINES = 2
 
 
-def now_lines(moment: "Moment", run: View | None, width: int) -> list[Text]:
+def now_lines(moment: "Snapshot", run: View | None, width: int) -> list[Text]:
     """State and phase, then how long steps take and what waits; at most four lines.
 
     Without ``run`` only what the journal says of that moment.
@@ -38,13 +38,13 @@ def now_lines(moment: "Moment", run: View | None, width: int) -> list[Text]:
     return [*lines, Text(join_that_fit([*waiting, *paces], width, " · "), "dim", no_wrap=True)]
 
 
-def _moment_words(moment: "Moment") -> str:
+def _moment_words(moment: "Snapshot") -> str:
     """What the journal says was done at a moment."""
     name = NAMES.get(moment.phase or "", "nothing yet")
     return f"{name} {moment.done}/{moment.total}" if moment.phase in _STEPPED else name
 
 
-def _facts(moment: "Moment", phase: View) -> list[str]:
+def _facts(moment: "Snapshot", phase: View) -> list[str]:
     """What is done now: steps from the journal alone, as strip and curves show them.
 
     The engine read the journal at another moment; of it are the time left and other phases.
@@ -60,7 +60,7 @@ def _facts(moment: "Moment", phase: View) -> list[str]:
     return facts
 
 
-def _state_lines(moment: "Moment", run: View, width: int) -> list[Text]:
+def _state_lines(moment: "Snapshot", run: View, width: int) -> list[Text]:
     """Facts that do not fit are left out as wholes; a long sentence goes below."""
     state = str(standing(run)[0])
     head = sign(state).append(f"{fit(one_line(run['name']), _NAME_WIDTH)} ", "bold")

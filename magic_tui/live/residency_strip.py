@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 from rich.text import Text
 
-from magic_tui.live.run_history import Moment
+from magic_tui.live.run_history import Snapshot
 from magic_tui.text.numbers import count_text
 
 DONE, TO_COME, REBUILDING, CARRIED, CURSOR, ABSENT = "█", "░", "▒", "▓", "◀", "·"
@@ -19,7 +19,7 @@ LABEL_WIDTH = 8
 _BLUE, _ORANGE, _DIM = "color(75)", "color(215)", "dim"
 
 
-def strip_lines(moment: Moment, first: int, last: int, width: int) -> list[Text]:
+def strip_lines(moment: Snapshot, first: int, last: int, width: int) -> list[Text]:
     """Three lines for steps ``first`` up to ``last``, of ``width`` cells."""
     tail = _tails(moment)
     # As wide as any text to come: what grows must not move the strip.
@@ -51,7 +51,7 @@ def legend(width: int) -> Text:
     return line
 
 
-def _tails(moment: Moment) -> tuple[str, str, str]:
+def _tails(moment: Snapshot) -> tuple[str, str, str]:
     total = count_text(moment.steps)
     disk, held = int(moment.disk.sum()), int(moment.held.sum())
     store = f"{count_text(disk)} D" + (f" {count_text(held)} R" if held else "")
@@ -59,7 +59,7 @@ def _tails(moment: Moment) -> tuple[str, str, str]:
     return f"{count_text(moment.trained)}/{total}", store, replay
 
 
-def _widest(moment: Moment) -> int:
+def _widest(moment: Snapshot) -> int:
     """Cells of the longest text right of the strip at any moment of this run."""
     states = count_text(moment.steps + 1)
     return len(f"{states} D {states} R")
@@ -78,11 +78,11 @@ def _edges(first: int, last: int, width: int) -> list[tuple[int, int]]:
     return list(pairwise(marks))
 
 
-def _train(moment: Moment, edges: Sequence[tuple[int, int]]) -> list[tuple[str, str]]:
+def _train(moment: Snapshot, edges: Sequence[tuple[int, int]]) -> list[tuple[str, str]]:
     return [(DONE, _BLUE) if stop <= moment.trained else (TO_COME, _DIM) for _, stop in edges]
 
 
-def _store(moment: Moment, edges: Sequence[tuple[int, int]]) -> list[tuple[str, str]]:
+def _store(moment: Snapshot, edges: Sequence[tuple[int, int]]) -> list[tuple[str, str]]:
     cells = []
     before: tuple[int, int] | None = None
     for start, stop in edges:
@@ -104,7 +104,7 @@ def _store(moment: Moment, edges: Sequence[tuple[int, int]]) -> list[tuple[str, 
     return cells
 
 
-def _replay(moment: Moment, edges: Sequence[tuple[int, int]]) -> list[tuple[str, str]]:
+def _replay(moment: Snapshot, edges: Sequence[tuple[int, int]]) -> list[tuple[str, str]]:
     cells: list[tuple[str, str]] = []
     cursor = moment.cursor
     for start, stop in edges:

@@ -9,7 +9,7 @@ from textual.widget import Widget
 from magic_tui.text.numbers import count_text
 
 if TYPE_CHECKING:
-    from magic_tui.live.run_history import Moment
+    from magic_tui.live.run_history import Snapshot
 
 _LEAST = 10
 
@@ -21,7 +21,7 @@ class Residency(Widget):
     Residency { height: 4; padding: 0 1; }
     """
 
-    moment: "Moment | None" = None
+    moment: "Snapshot | None" = None
     _shown = 0
     """Steps in the window; 0 for all of them."""
     _first = 0
@@ -35,7 +35,7 @@ class Residency(Widget):
         first = max(0, min(self._first, steps - count))
         return first, first + count
 
-    def show(self, moment: "Moment") -> None:
+    def show(self, moment: "Snapshot") -> None:
         """Show a moment."""
         self.moment = moment
         self._paint()

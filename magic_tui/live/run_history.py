@@ -52,7 +52,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Moment:
+class Snapshot:
     """What was so after one event."""
 
     seq: int
@@ -82,13 +82,13 @@ class Moment:
     predicted: float | None = None
     """Peak memory as it was predicted before the training began."""
 
-    def without_states(self) -> "Moment":
+    def without_states(self) -> "Snapshot":
         """The same with no train state left on disk."""
         return replace(self, disk=np.zeros_like(self.disk))
 
 
 @dataclass
-class Recording:
+class RunHistory:
     """Everything the events so far said that a screen shows."""
 
     train: Column = field(
@@ -119,7 +119,7 @@ class Recording:
         for event in events:
             self._add(event)
 
-    def at(self, seq: int | None = None) -> Moment:
+    def at(self, seq: int | None = None) -> Snapshot:
         """The moment after event ``seq``; the latest if left out."""
         last = self.count - 1 if seq is None else max(-1, min(seq, self.count - 1))
         phase = self._last(self._phases, last)
@@ -128,7 +128,7 @@ class Recording:
         disk = np.zeros(steps + 1, dtype=np.bool_)
         kept = self.states.get("step", self.states.until(last)).astype(np.int64)
         disk[kept[(kept >= 0) & (kept <= steps)]] = True
-        return Moment(
+        return Snapshot(
             last,
             self.times[last] if last >= 0 else 0.0,
             phase[1] if phase else None,

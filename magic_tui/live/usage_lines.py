@@ -11,14 +11,14 @@ from magic_tui.text.cells import join_that_fit, pad
 from magic_tui.text.numbers import bytes_text
 
 if TYPE_CHECKING:
-    from magic_tui.live.run_history import Moment
+    from magic_tui.live.run_history import Snapshot
 
 _NAME_WIDTH = 8
 _FULL, _EMPTY, _BUDGET = "█", "░", "│"
 
 
 def usage_lines(
-    moment: "Moment", run: View | None, engine: View | None, budget: float | None, width: int
+    moment: "Snapshot", run: View | None, engine: View | None, budget: float | None, width: int
 ) -> Iterator[Text]:
     """Memory and disk, then one line a device."""
     bar_width = max(6, min(24, width - 66))

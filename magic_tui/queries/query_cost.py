@@ -122,7 +122,7 @@ def _per_query(run: RunFolder, config: RunConfig, history: History) -> int:
     rows = training.micro_batch_size
     if rows == "auto":
         rows = run.prepared().get("micro_batch_size")
-    if training.recompute or (rows is not None and rows < training.batch_size):
+    if training.activation_checkpointing or (rows is not None and rows < training.batch_size):
         held += history.state_bytes // _STATE_TENSORS[training.optimizer.name]
     return held + _scores_bytes(run, config)
 

@@ -38,7 +38,7 @@ FIELDS = (
     Field(("training", "optimizer", "learning_rate"), "learning rate", "at its highest", True),
     Field(("queries", "path"), "queries", "texts to ask about; empty: ask later"),
     Field(("attribution", "granularity"), "scores of", "token or document"),
-    Field(("trajectory", "schedule"), "schedule", "auto, all, gradients, sqrt or log"),
+    Field(("trajectory", "checkpointing"), "schedule", "auto, all, gradients, sqrt or log"),
     Field(("seed",), "seed", "of order and fresh weights", True),
 )
 _NUMBERS = frozenset(field.key for field in FIELDS if field.is_number)

@@ -12,7 +12,7 @@ from textual.widgets import Static
 from engine.runs.config import RunConfig, as_plain
 from engine.runs.errors import MagicError
 from engine.runs.naming import new_run_id
-from magic_tui.dashboard.header import Head
+from magic_tui.dashboard.header import Header
 from magic_tui.dashboard.selection import Selection
 from magic_tui.runs.config_draft import Draft
 from magic_tui.runs.cost_preview import CountingScreen
@@ -165,7 +165,7 @@ class NewRunScreen(CountingScreen):
             return
         self._file = self.magic.last_config = path
         self._counted = None
-        self.query_one(Head).note(path.name)
+        self.query_one(Header).note(path.name)
         self.query_one(OfferList).display = False
         self.set_focus(self.query_one(FieldList))
         self._edited()

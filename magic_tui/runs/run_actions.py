@@ -29,7 +29,7 @@ _STANDS = {
 """States that do not go with "is"."""
 
 
-class Wishing(Widget):
+class RunActions(Widget):
     """A screen with a run that can be paused, resumed and cancelled."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

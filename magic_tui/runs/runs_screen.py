@@ -18,12 +18,12 @@ from engine.runs.errors import MagicError
 from engine.runs.safe_text import one_line
 from engine.runs.states import RunState, View
 from magic_tui.client.engine import UNREADABLE, standing
-from magic_tui.dashboard.header import Head
+from magic_tui.dashboard.header import Header
 from magic_tui.dashboard.screen import MagicScreen
 from magic_tui.dashboard.selection import Selection
 from magic_tui.runs.config_difference import difference_lines
 from magic_tui.runs.glance import glance, runs_on_disk
-from magic_tui.runs.run_actions import Wishing
+from magic_tui.runs.run_actions import RunActions
 from magic_tui.runs.run_list import RunList, head_line
 from magic_tui.runs.status_lines import run_detail
 from magic_tui.widgets.line_list import LineList
@@ -34,7 +34,7 @@ _OF_A_RUN = ("Live", "Queries", "Influences", "Document", "Why", "Over training"
 _BUSY_SECONDS, _IDLE_SECONDS, _STALE_SECONDS = 1.0, 3.0, 20.0
 
 
-class RunsScreen(Wishing, MagicScreen):
+class RunsScreen(RunActions, MagicScreen):
     """A list above, the run under the cursor below."""
 
     NUMBER = 1
@@ -211,7 +211,7 @@ class RunsScreen(Wishing, MagicScreen):
         )
         self.query_one(RunList).show(listed, self._marked)
         note = f"{len(listed)} of {len(self._runs)}" if self._filter else str(len(self._runs))
-        self.query_one(Head).note(f"{note} in {one_line(str(self.selection.runs_dir))}")
+        self.query_one(Header).note(f"{note} in {one_line(str(self.selection.runs_dir))}")
         self._show_detail()
         self.refresh_bindings()
 

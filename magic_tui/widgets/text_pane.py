@@ -14,11 +14,11 @@ from textual.strip import Strip
 from magic_tui.widgets.lines import text_strip
 
 
-class Pane(ScrollView, can_focus=True):
+class TextPane(ScrollView, can_focus=True):
     """A text of which some lines begin to tell of a document."""
 
     DEFAULT_CSS = """
-    Pane {
+    TextPane {
         height: 1fr; scrollbar-size-vertical: 1; scrollbar-gutter: stable;
         overflow-x: hidden; padding: 0 1;
     }

@@ -194,7 +194,7 @@ def test_a_seed_that_changes_nothing_is_told(write: Write, magic: Magic) -> None
 
 def test_what_is_kept_where_and_asked_later_may_differ(write: Write, magic: Magic) -> None:
     write(1, name="one")
-    write(2, name="two", config={"trajectory": {"schedule": "log"}, "devices": {"ranks": 1}})
+    write(2, name="two", config={"trajectory": {"checkpointing": "log"}, "devices": {"ranks": 1}})
     assert magic("average", "one", "two").exit_code == 0
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from magic_tui.live.run_history import Recording
+from magic_tui.live.run_history import RunHistory
 from magic_tui.live.usage_lines import usage_lines
 from magic_tui.runs.plan_lines import plan_lines
 from tests.cli.conftest import Magic
@@ -85,7 +85,7 @@ def test_a_gpu_has_memory_of_its_own() -> None:
 
 
 def test_memory_stands_beside_what_was_predicted() -> None:
-    recording = Recording()
+    recording = RunHistory()
     recording.take([{"event": "train_step", "step": 0, "memory": 400_000_000}])
     [unknown] = usage_lines(recording.at(), None, None, None, 120)
     assert "predicted" not in unknown.plain

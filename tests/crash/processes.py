@@ -149,7 +149,7 @@ def main() -> int:
         (folder / "model").mkdir()
         config = tiny.tiny_config(folder, tiny.tiny_model(folder / "model"))
         config["training"]["epochs"] = 4
-        config["trajectory"] = {"schedule": "sqrt"}
+        config["trajectory"] = {"checkpointing": "sqrt"}
         try:
             sweep = Sweep(folder, config, tally)
             for moment in map(int, options.moments.split(",")):

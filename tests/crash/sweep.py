@@ -162,7 +162,7 @@ def main() -> int:
         folder = Path(name)
         (folder / "model").mkdir()
         config = tiny.tiny_config(folder, tiny.tiny_model(folder / "model"))
-        config["trajectory"] = {"schedule": options.schedule}
+        config["trajectory"] = {"checkpointing": options.schedule}
         config["attribution"] = {"query_tolerance": options.tolerance}
         # Enough steps that half of what a run does to its files is training.
         config["training"]["epochs"] = 4

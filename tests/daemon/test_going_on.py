@@ -7,8 +7,8 @@ import pytest
 
 from engine.daemon.admission import Admission
 from engine.daemon.devices import Devices
-from engine.daemon.job_monitor import JobWatch
-from engine.daemon.leases import Allotted, Leases, Refused
+from engine.daemon.job_monitor import JobMonitor
+from engine.daemon.leases import Allocation, Denied, Leases
 from engine.daemon.settings import Settings
 from engine.runs.jobs import JobFolder
 from engine.runs.request import ValidationRequest
@@ -87,11 +87,11 @@ def waiting(bench: Bench) -> JobFolder:
 
 def admitted(
     folder: JobFolder, devices: Devices, leases: Leases, device: str | None, **environment: str
-) -> Allotted | Refused:
+) -> Allocation | Denied:
     """What becomes of a job whose run was prepared on ``device``."""
     facts = {"schedule": "x", "threads": 1} | ({"device": device} if device else {})
     folder.run.write_prepared(facts)
-    job = JobWatch(folder)
+    job = JobMonitor(folder)
     job.request.environment.clear()
     job.request.environment.update(environment)
     return Admission(leases, devices, NO_FLOOR).admit(job)
@@ -103,13 +103,16 @@ def test_what_began_on_a_gpu_does_not_go_on_without(
     devices, leases = Devices(), Leases(tmp_path / "leases")
     nvml.gpus = []
     refused = admitted(waiting, devices, leases, "cuda")
-    assert isinstance(refused, Refused) and refused.others
+    assert isinstance(refused, Denied) and refused.others
     assert refused.reason.startswith("waits for a GPU: it began on one")
     nvml.gpus = [(0, 10**9)]
     refused = admitted(waiting, devices, leases, "cuda", CUDA_VISIBLE_DEVICES="")
-    assert isinstance(refused, Refused) and "CUDA_VISIBLE_DEVICES leaves it none" in refused.reason
+    assert isinstance(refused, Denied) and "CUDA_VISIBLE_DEVICES leaves it none" in refused.reason
     allotted = admitted(waiting, devices, leases, "cuda")
-    assert isinstance(allotted, Allotted) and (allotted.devices, allotted.gpu) == (["GPU-00"], True)
+    assert isinstance(allotted, Allocation) and (allotted.devices, allotted.gpu) == (
+        ["GPU-00"],
+        True,
+    )
 
 
 def test_gpus_that_are_gone_are_waited_for(
@@ -120,9 +123,11 @@ def test_gpus_that_are_gone_are_waited_for(
     assert devices.all()
     nvml.broken = True
     refused = admitted(waiting, devices, leases, None)
-    assert isinstance(refused, Refused) and refused.others
+    assert isinstance(refused, Denied) and refused.others
     assert "the driver tells of none any more" in refused.reason
-    assert isinstance(admitted(waiting, devices, leases, None, CUDA_VISIBLE_DEVICES="-1"), Allotted)
+    assert isinstance(
+        admitted(waiting, devices, leases, None, CUDA_VISIBLE_DEVICES="-1"), Allocation
+    )
 
 
 def test_what_began_without_a_gpu_gets_none(bench: Bench, nvml: FakeNvml) -> None:
@@ -146,10 +151,10 @@ def test_what_began_without_a_gpu_gets_none(bench: Bench, nvml: FakeNvml) -> Non
 
 def test_a_wish_makes_the_folder_its_home(waiting: JobFolder) -> None:
     waiting.set_wish(Wish.RUN)
-    assert JobWatch(waiting).moved_from() is None
+    assert JobMonitor(waiting).moved_from() is None
     moved = waiting.run.path.with_name("20250102T030405-abc123")
     waiting.run.path.rename(moved)
-    assert JobWatch(JobFolder(moved / "jobs/0001")).moved_from() == str(waiting.run.path)
+    assert JobMonitor(JobFolder(moved / "jobs/0001")).moved_from() == str(waiting.run.path)
 
 
 @pytest.mark.parametrize(("probed", "waits"), [(False, False), (True, True)])
@@ -161,5 +166,5 @@ def test_whoever_has_a_cluster_compute_needs_no_gpu(
     (waiting.path / "request.json").write_text(request.model_dump_json())
     nvml.gpus = []
     found = admitted(waiting, Devices(), Leases(tmp_path / "leases"), "cuda")
-    assert isinstance(found, Refused) == waits
-    assert waits or (isinstance(found, Allotted) and found.gpu is False)
+    assert isinstance(found, Denied) == waits
+    assert waits or (isinstance(found, Allocation) and found.gpu is False)

@@ -10,7 +10,7 @@ import pytest
 from engine.daemon import scheduler
 from engine.daemon import slow_folders as patience
 from engine.daemon.slow_folders import HungError, Patience
-from engine.daemon.views import RunWatch
+from engine.daemon.views import RunMonitor
 from engine.runs.errors import RunError
 from tests.daemon.conftest import Bench
 
@@ -86,15 +86,15 @@ def test_a_run_that_hangs_holds_up_no_other(
     engine = bench.start()
     first = bench.submit(engine, {"wait_for": "go"})
     bench.until(engine, first, "running")
-    real = RunWatch.refresh
+    real = RunMonitor.refresh
 
-    def refresh(watch: RunWatch) -> None:
+    def refresh(watch: RunMonitor) -> None:
         if watch.folder.id == first:
             with watch._lock:
                 gate.wait()
         real(watch)
 
-    monkeypatch.setattr(RunWatch, "refresh", refresh)
+    monkeypatch.setattr(RunMonitor, "refresh", refresh)
     until(lambda: engine._patience.is_hanging(bench.runs / first))
     bench.allow(first)
     second = bench.submit(engine)

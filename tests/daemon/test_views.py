@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine.daemon import run_facts
-from engine.daemon.views import RunWatch
+from engine.daemon.views import RunMonitor
 from engine.runs.errors import ConflictError
 from engine.runs.journal import JournalWriter
 from engine.runs.submission import submit_run
@@ -35,8 +35,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def watch(path: Path) -> RunWatch:
-    return RunWatch(path, lambda: None)
+def watch(path: Path) -> RunMonitor:
+    return RunMonitor(path, lambda: None)
 
 
 def test_a_finished_run(finished: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_finished_run(finished: Path) -> None:
 
 def test_a_settled_run_is_not_read_again(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changes: list[int] = []
-    run = RunWatch(finished, lambda: changes.append(1))
+    run = RunMonitor(finished, lambda: changes.append(1))
     first = run.view()
 
     def fail(*arguments: Any) -> Any:

@@ -76,7 +76,7 @@ def trained(case: Case, folder: Path, mesh: Mesh | None) -> tuple[Any, Any, Prob
         max_grad_norm=problem.training.max_grad_norm,
         elementwise=True,
         mesh=mesh,
-        recompute=layers_of(problem.loss) if case.recompute and mesh else (),
+        activation_checkpointing=layers_of(problem.loss) if case.recompute and mesh else (),
     )
     return trainer, start, problem
 

@@ -7,7 +7,7 @@ import torch
 
 from engine.distributed.mesh import Mesh
 from engine.runs.manifest import part_folder
-from engine.trajectory.host_cache import HostTier
+from engine.trajectory.host_cache import HostCache
 from engine.trajectory.reader import DamagedStepError
 from tests.distributed.processes import on_ranks
 from tests.distributed.test_scores_on_ranks import Case, trained
@@ -21,7 +21,7 @@ BUDGETS = [(0, 0), (PLENTY, 20_000)]
 
 def attributed(mesh: Mesh, folder: Path, budget: int, train: bool) -> Any:
     trainer, start, problem = trained(CASE, folder, mesh)
-    trainer.tier = HostTier(budget)
+    trainer.tier = HostCache(budget)
     if train:
         trainer.train(start, problem.stream(), save_dir=folder, schedule=CASE.schedule)
     measurements = make_measurements("none", CASE.dtype)

@@ -37,7 +37,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     folder = tmp_path_factory.mktemp("job")
     plain = tiny_config(folder, tiny_model(folder / "model"))
     plain["model"]["dtype"] = "float64"
-    return {**plain, "trajectory": {"schedule": "sqrt"}}
+    return {**plain, "trajectory": {"checkpointing": "sqrt"}}
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ def attributed(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     config: dict[str, Any] = tiny_config(folder, tiny_model(folder / "model"))
     config["model"]["dtype"] = "float64"
     config["training"]["optimizer"] = {"name": "sgd", "learning_rate": 0.05}
-    config["trajectory"] = {"schedule": "gradients"}
+    config["trajectory"] = {"checkpointing": "gradients"}
     submitted = submit_run(folder / "runs", "r1", RunConfig.model_validate(config))
     alone(submitted, Stop())
     return RunFolder(folder / "runs" / "r1")

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from engine.attribution.prepared_run import Job
-from engine.daemon.views import RunWatch
+from engine.daemon.views import RunMonitor
 from engine.evaluation.retraining import queries_of
 from engine.evaluation.verdict_of import verdict_of
 from engine.runs.checksummed import ChangedError, read_record, write_record
@@ -72,7 +72,7 @@ def shown(run: RunFolder) -> Shown:
 
 
 def view(run: RunFolder) -> object:
-    watch = RunWatch(run.path, lambda: None)
+    watch = RunMonitor(run.path, lambda: None)
     try:
         return watch.view()
     finally:

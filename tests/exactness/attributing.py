@@ -73,7 +73,7 @@ def make_trainer(
         micro_batch_size=how.micro_batch_size,
         max_grad_norm=training.max_grad_norm,
         elementwise=how.elementwise,
-        recompute=layers_of(loss) if how.recompute else (),
+        activation_checkpointing=layers_of(loss) if how.recompute else (),
     )
 
 

@@ -216,7 +216,7 @@ def update(
 ) -> tuple[Params, Moments]:
     """One update, the ``count``-th, of every parameter."""
     one = {"adamw": adamw, "adam": adam, "sgd": sgd}[spec.name]
-    rates = {n: rate * (spec.bias_scale if n.endswith("bias") else 1.0) for n in params}
+    rates = {n: rate * (spec.bias_lr_multiplier if n.endswith("bias") else 1.0) for n in params}
     stepped = {n: one(spec, rates[n], count, p, grads[n], moments[n]) for n, p in params.items()}
     return {n: p for n, (p, _) in stepped.items()}, {n: m for n, (_, m) in stepped.items()}
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from engine import Control, DataStream, Scores, Trainer
+from engine import DataStream, Scores, TrainControl, Trainer
 from engine.replay.checkpointing import ScheduleKind
 from engine.replay.optimizers import build_optimizer
 from engine.replay.query_subspace import gram_matrix, subspace_of
@@ -191,14 +191,18 @@ def test_interrupted_and_resumed(schedule: ScheduleKind, tmp_path: Path) -> None
     whole = trainer.train(start, stream, save_dir=tmp_path / "whole", schedule=schedule)
     expected = trainer.backward(tmp_path / "whole", stream, queries)
     asked = iter([False, False, False, True])
-    control = Control(should_stop=lambda: next(asked), save_seconds=0.0)
+    control = TrainControl(should_stop=lambda: next(asked), save_seconds=0.0)
     with pytest.raises(StoppedError):
         make_trainer(training)[0].train(
             start, stream, save_dir=tmp_path / "cut", schedule=schedule, control=control
         )
     trainer, start = make_trainer(training)
     final = trainer.train(
-        start, stream, save_dir=tmp_path / "cut", schedule=schedule, control=Control(resume=True)
+        start,
+        stream,
+        save_dir=tmp_path / "cut",
+        schedule=schedule,
+        control=TrainControl(resume=True),
     )
     assert set(final.buffers) == set(whole.buffers) and len(whole.buffers) == 6
     assert all(torch.equal(final.buffers[name], b) for name, b in whole.buffers.items())

@@ -14,7 +14,7 @@ from engine import CausalLMLoss, weighted_causal_lm_ce
 from engine.models.module_loss import ModuleLoss
 from engine.replay import linear_cross_entropy
 from engine.replay.checkpointing import ScheduleKind
-from engine.replay.derivatives import FirstOrder
+from engine.replay.derivatives import GradientGraph
 from engine.replay.state import Batch
 from tests.exactness import oracle
 from tests.exactness.adapted import Adapters, adapted_losses, adapted_model
@@ -153,7 +153,7 @@ def weights_differentiated(model: Any) -> set[tuple[int, ...]]:
     sums = [{name: torch.zeros_like(p) for name, p in params.items()}]
     loss(params, batch)
     with Made() as made:
-        FirstOrder(loss, params, batch).pull_back(directions, sums)
+        GradientGraph(loss, params, batch).vjp(directions, sums)
     assert all(total.any() for total in sums[0].values())
     return made.shapes & {tuple(p.shape) for p in model.parameters() if p.ndim == 2}
 

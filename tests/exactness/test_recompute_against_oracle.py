@@ -13,8 +13,8 @@ from engine.models import layers as layers_module
 from engine.models.layered_loss import LayeredModuleLoss
 from engine.models.layers import checked_layers, layers_of
 from engine.models.module_loss import ModuleLoss
-from engine.replay.checkpointed_hvp import Layerwise
-from engine.replay.derivatives import FirstOrder, first_derivatives, second_derivatives
+from engine.replay.checkpointed_hvp import CheckpointedHVP
+from engine.replay.derivatives import GradientGraph, first_derivatives, second_derivatives
 from engine.replay.optimizers import build_optimizer
 from engine.replay.ranks import ALONE
 from engine.replay.state import Batch, Params, TrainState
@@ -101,7 +101,7 @@ def test_a_graph_that_nobody_wants_is_let_go() -> None:
     loss = ModuleLoss(CausalLMLoss(tiny_model("llama two layers")))
     kept = Kept(ALONE, [])
     with torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
-        graph: Any = FirstOrder(loss, loss.parameters(), batch_of(torch.float64))
+        graph: Any = GradientGraph(loss, loss.parameters(), batch_of(torch.float64))
         assert kept.now > 0
         graph = None
     assert graph is None and kept.now == 0
@@ -140,13 +140,15 @@ def test_layers_that_draw_random_numbers_are_refused() -> None:
     loss, spec = CausalLMLoss(tiny_model("gpt2 tied")), problem_of(CausalLMLoss(nn.Module()))
     optimizer = build_optimizer(spec.training.optimizer, spec.training.rate)
     with pytest.raises(ValueError, match="random numbers"):
-        Trainer.initialize(loss, optimizer, dropout_seed=1, recompute=layers_of(loss))
+        Trainer.initialize(
+            loss, optimizer, dropout_seed=1, activation_checkpointing=layers_of(loss)
+        )
 
 
 def test_what_is_used_up_frees_its_values() -> None:
     model = tiny_model("gpt2 two layers")
     loss = ModuleLoss(CausalLMLoss(model))
-    layers = Layerwise(
+    layers = CheckpointedHVP(
         LayeredModuleLoss(loss, layers_of(model)), loss.parameters(), batch_of(torch.float64)
     )
     assert layers.bytes_between == 3 * 3 * 9 * 16 * 8

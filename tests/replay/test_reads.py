@@ -47,7 +47,7 @@ class Listening:
     def apply(self, state: TrainState, grads: Gradient) -> TrainState:
         return TrainState(state.step + 1, state.params, [])
 
-    def pull_back(self, *_: Any) -> torch.Tensor:
+    def vjp(self, *_: Any) -> torch.Tensor:
         return ONE
 
     def state_tensors(self, optimizer: list[Any]) -> Params:

@@ -65,7 +65,7 @@ class Counting:
         assert grads.params["step"] == state.step
         return self._new_state(state.step + 1)
 
-    def pull_back(
+    def vjp(
         self, state: TrainState, grads: Gradient, batch: Batch, cotangents: Sequence[Cotangent]
     ) -> torch.Tensor:
         self._look()

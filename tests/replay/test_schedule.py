@@ -20,9 +20,9 @@ from engine.replay.checkpointing import (
 KINDS = get_args(ScheduleKind)
 LETTERS = {
     Do.LOAD: "L",
-    Do.RECALL: "C",
-    Do.HOLD: "H",
-    Do.DROP: "D",
+    Do.RESTORE: "C",
+    Do.SNAPSHOT: "H",
+    Do.DISCARD: "D",
     Do.ADVANCE: "A",
     Do.REPLAY: "R",
 }
@@ -67,13 +67,13 @@ def follow(schedule: Schedule, acts: list[Act]) -> tuple[list[int], int]:
         if act.do is Do.LOAD:
             assert act.step in schedule.checkpoints and not held
             working = act.step
-        elif act.do is Do.HOLD:
+        elif act.do is Do.SNAPSHOT:
             assert act.step == working and act.step not in held
             held.add(working)
-        elif act.do is Do.RECALL:
+        elif act.do is Do.RESTORE:
             assert act.step in held
             working = act.step
-        elif act.do is Do.DROP:
+        elif act.do is Do.DISCARD:
             held.remove(act.step)
         elif act.do is Do.ADVANCE:
             assert act.step == working
@@ -149,7 +149,7 @@ def test_binomial_splits_advance_least(places: int) -> None:
         assert advances == fewest_advances(length, places)
         held = most = 0
         for act in acts:
-            held += (act.do is Do.HOLD) - (act.do is Do.DROP)
+            held += (act.do is Do.SNAPSHOT) - (act.do is Do.DISCARD)
             most = max(most, held)
         assert most <= places
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.daemon.views import RunWatch
+from engine.daemon.views import RunMonitor
 from engine.evaluation.trust import read_trust
 from engine.runs import jobs
 from engine.runs import safe_open as opening
@@ -127,7 +127,7 @@ def test_a_pipe_at_any_name_in_a_run_holds_up_nobody(finished: Path, tmp_path: P
         shutil.copytree(finished, copy)
         (copy / name).unlink()
         pipe(copy / name)
-        view = RunWatch(copy, lambda: None).view()
+        view = RunMonitor(copy, lambda: None).view()
         if view.state == "unreadable":
             assert view.reason and str(name) in view.reason and "regular file" in view.reason
             unreadable.add(file.name)

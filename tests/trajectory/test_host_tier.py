@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from engine.replay.state import Params
 from engine.runs.manifest import Key
 from engine.trajectory.files import Stamp
-from engine.trajectory.host_cache import Foresight, HostTier
+from engine.trajectory.host_cache import HostCache, ReadPlan
 
 STAMP: Stamp = (("file", "00"),)
 TENSORS: Params = {}
@@ -17,8 +17,8 @@ KEYS: list[Key] = [("state", step) for step in range(5)]
 
 def misses(order: list[Key], budget: int) -> int:
     """How many of these reads, of one byte each, the tier could not serve."""
-    tier, count = HostTier(budget), 0
-    tier.foresight = Foresight(order)
+    tier, count = HostCache(budget), 0
+    tier.foresight = ReadPlan(order)
     for key in order:
         found = tier.get(key, STAMP)
         tier.foresight.passed(key)
@@ -59,8 +59,8 @@ def test_no_choice_of_what_to_hold_saves_more_reads(order: list[Key], budget: in
 def test_the_budget_holds_whatever_the_sizes(
     puts: list[tuple[Key, int]], order: list[Key], budget: int
 ) -> None:
-    tier, sizes = HostTier(budget), dict[Key, int]()
-    tier.foresight = Foresight(order)
+    tier, sizes = HostCache(budget), dict[Key, int]()
+    tier.foresight = ReadPlan(order)
     for key, size in puts:
         if tier.put(key, STAMP, size, TENSORS):
             sizes[key] = size
@@ -71,7 +71,7 @@ def test_the_budget_holds_whatever_the_sizes(
 
 
 def test_other_bits_are_not_what_is_held() -> None:
-    tier = HostTier(1)
+    tier = HostCache(1)
     assert tier.put(KEYS[0], STAMP, 1, TENSORS)
     other: Stamp = (("file", "01"),)
     assert tier.get(KEYS[0], STAMP) is TENSORS

@@ -11,7 +11,7 @@ import torch
 from engine.replay.state import Params
 from engine.runs.manifest import Key
 from engine.trajectory.files import Stamp
-from engine.trajectory.host_cache import HostTier
+from engine.trajectory.host_cache import HostCache
 from engine.trajectory.read_ahead import ReadAhead
 from engine.trajectory.tensor_files import DamagedFileError
 
@@ -55,7 +55,7 @@ class Files:
 
 @contextmanager
 def ahead_of(files: Any, budget: int) -> Iterator[ReadAhead]:
-    ahead = ReadAhead(files, HostTier(budget), torch.device("cpu"))
+    ahead = ReadAhead(files, HostCache(budget), torch.device("cpu"))
     try:
         yield ahead
     finally:

@@ -14,7 +14,7 @@ from engine import CausalLMLoss, Scores, Trainer
 from engine.replay.checkpointing import ScheduleKind, make_schedule
 from engine.runs.errors import StoppedError
 from engine.trajectory import files as trajectory_files
-from engine.trajectory.host_cache import HostTier
+from engine.trajectory.host_cache import HostCache
 from engine.trajectory.reader import DamagedStepError
 from tests.exactness.attributing import Attribution, Problem, make_measurements, make_trainer
 from tests.exactness.cases import document_weights, make_data, make_training
@@ -54,7 +54,7 @@ def problem() -> Problem:
 
 def trainer_with(problem: Problem, budget: int) -> tuple[Trainer, Any]:
     trainer, start = make_trainer(problem.loss, problem.training, Attribution())
-    trainer.tier = HostTier(budget)
+    trainer.tier = HostCache(budget)
     return trainer, start
 
 

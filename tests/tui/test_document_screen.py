@@ -17,10 +17,10 @@ from magic_tui.dashboard.app import MagicApp
 from magic_tui.dashboard.copying import copies_folder
 from magic_tui.explore.document_view import find_piece
 from magic_tui.explore.score_browser import explore
-from magic_tui.explore.token_text import Paper
+from magic_tui.explore.token_text import TokenText
 from magic_tui.explore.why import read_why
 from magic_tui.explore.why_lines import sentence
-from magic_tui.widgets.text_pane import Pane
+from magic_tui.widgets.text_pane import TextPane
 from tests.cli.fake_run import FakeRun
 from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows, until
 from tests.tui.hostile import unsafe_in
@@ -39,7 +39,7 @@ def test_the_number_under_the_cursor_is_exact(finished: RunFolder, terminal: Ter
     async def task(pilot):
         app = pilot.app
         await shows(pilot, "document 7 of 23")
-        paper = app.screen.query_one(Paper)
+        paper = app.screen.query_one(TokenText)
         await until(pilot, lambda: paper.height > 0, "text")
         while paper.cursor < strong:
             await pilot.press("l")
@@ -68,7 +68,7 @@ def test_query_scale_and_neighbours_in_place(finished: RunFolder, terminal: Term
         await shows(pilot, "scale: the 20 strongest documents")
         await pilot.press("Q")
         await shows(pilot, "query 1 · 2 in all")
-        assert app.screen.query_one(Paper).cursor == 2
+        assert app.screen.query_one(TokenText).cursor == 2
         await pilot.press("Q", "J")
         await shows(pilot, f"document {order[1]} of 23")
         await pilot.press("K")
@@ -90,7 +90,7 @@ def test_marks_copy_and_export(
     async def task(pilot):
         app = pilot.app
         await shows(pilot, "document 7 of 23")
-        paper = app.screen.query_one(Paper)
+        paper = app.screen.query_one(TokenText)
         lines = paper.height
         await pilot.press("m")
         assert paper.height == 2 * lines
@@ -150,7 +150,7 @@ def test_why_tells_of_documents_steps_and_trust(finished: RunFolder, terminal: T
         app = pilot.app
         await shows(pilot, "what lowered it most")
         await shows(pilot, f"leaving document {best} out")
-        pane = app.screen.query_one(Pane)
+        pane = app.screen.query_one(TextPane)
         assert pane.document == best
         plain = "\n".join(line.plain for line in pane._lines)
         for part in ("what raised it most", "when it happened", "not validated"):
@@ -173,7 +173,7 @@ def test_overlap_is_labelled_apart(tmp_path: Path) -> None:
 
     async def task(pilot):
         await shows(pilot, "what lowered it most")
-        plain = "\n".join(line.plain for line in pilot.app.screen.query_one(Pane)._lines)
+        plain = "\n".join(line.plain for line in pilot.app.screen.query_one(TextPane)._lines)
         assert "overlap, not influence: who sat on the mat" in plain
         assert "overlap, not influence: on the mat" in plain
 
@@ -239,7 +239,7 @@ def test_a_document_of_200_000_tokens(tmp_path: Path) -> None:
     async def task(pilot):
         app = pilot.app
         await shows(pilot, "200,000 tokens")
-        paper = app.screen.query_one(Paper)
+        paper = app.screen.query_one(TokenText)
         await pilot.press("pagedown", "j", "l", "n")
         assert 0 < paper.cursor < 20_000
         await pilot.press("G")

@@ -16,7 +16,7 @@ from engine.scores.ranking import agreement, rank_documents
 from engine.scores.texts import DocumentTexts
 from magic_tui.explore.layout import Layout
 from magic_tui.explore.overlap import shared_runs
-from magic_tui.explore.score_browser import Explored, explore
+from magic_tui.explore.score_browser import ScoreBrowser, explore
 from magic_tui.text.tokens import Shade, level_of, levels_of, wrap_shades
 from tests.cli.fake_run import FakeRun, sample_texts
 
@@ -114,7 +114,7 @@ def test_figures_that_would_read_everything_are_refused(
     finished: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("magic_tui.explore.score_browser.RANKABLE_TOKENS", 10)
-    explored = Explored(open_attribution(finished))
+    explored = ScoreBrowser(open_attribution(finished))
     with pytest.raises(UsageError, match="it would read all"):
         explored.values(0, "strongest")
     assert len(explored.values(0)) == 23

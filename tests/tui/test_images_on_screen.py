@@ -30,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         "data": {"path": path},
         "training": {"epochs": 2, "batch_size": 3, "optimizer": {"name": "sgd"}},
         "queries": {"path": path, "split": "test[:2]"},
-        "trajectory": {"schedule": "all"},
+        "trajectory": {"checkpointing": "all"},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     arguments = ["--config", str(folder / "config.yaml"), "--runs", str(folder / "runs")]

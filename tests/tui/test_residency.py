@@ -7,15 +7,15 @@ import pytest
 
 from magic_tui.dashboard.ascii_glyphs import as_ascii
 from magic_tui.live.residency_strip import LABEL_WIDTH, strip_lines
-from magic_tui.live.run_history import Recording
+from magic_tui.live.run_history import RunHistory
 from magic_tui.text.chart import curve_lines
 from tests.cli.fake_run import replay_events, training_events
 
 STEPS = 6
 
 
-def recorded(*parts: list[tuple[str, dict[str, Any]]]) -> Recording:
-    recording = Recording()
+def recorded(*parts: list[tuple[str, dict[str, Any]]]) -> RunHistory:
+    recording = RunHistory()
     events = [pair for part in parts for pair in part]
     recording.take({"event": e, "time": float(i), **facts} for i, (e, facts) in enumerate(events))
     return recording
@@ -25,7 +25,7 @@ def checkpoints(*steps: int) -> list[tuple[str, dict[str, Any]]]:
     return [("checkpoint", {"kind": "state", "step": step, "bytes": 1}) for step in steps]
 
 
-def strip(recording: Recording, seq: int | None = None, width: int = 40) -> list[str]:
+def strip(recording: RunHistory, seq: int | None = None, width: int = 40) -> list[str]:
     moment = recording.at(seq)
     return [line.plain for line in strip_lines(moment, 0, moment.steps, width)]
 

@@ -22,7 +22,7 @@ from magic_tui.explore.score_browser import explore
 from magic_tui.queries.candidates import TextLosses, TokenLoss, candidate_of
 from magic_tui.queries.query_loss_lines import loss_lines
 from magic_tui.text.numbers import loss_text
-from magic_tui.widgets.text_pane import Pane
+from magic_tui.widgets.text_pane import TextPane
 from tests.cli.fake_run import FakeRun
 from tests.crash.tiny import tiny_config, tiny_model
 from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows, until
@@ -46,7 +46,7 @@ def opened(run: RunFolder) -> MagicApp:
 
 
 def plain(pilot: Pilot[None]) -> str:
-    return "\n".join(line.plain for line in pilot.app.screen.query_one(Pane)._lines)
+    return "\n".join(line.plain for line in pilot.app.screen.query_one(TextPane)._lines)
 
 
 def test_tokens_by_loss_are_asked_once(
@@ -59,7 +59,7 @@ def test_tokens_by_loss_are_asked_once(
         await shows(pilot, "its own tokens by loss, mean 2.5")
         assert "hardest: " in plain(pilot) and "8.25" in plain(pilot)
         assert all(cell_len(line) <= terminal.width for line in screen_lines(pilot.app))
-        lines = pilot.app.screen.query_one(Pane)._lines
+        lines = pilot.app.screen.query_one(TextPane)._lines
         assert all(line.cell_len <= terminal.width for line in lines)
         await pilot.press("y")
         await until(pilot, lambda: list(copies_folder().glob("why-*")), "a copy")

@@ -27,7 +27,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(tmp_path: Path, model_folder: Path) -> dict[str, Any]:
     """A config that runs in a second; tests change what they are about."""
     # What auto would choose depends on how busy the machine is.
-    return {**tiny_config(tmp_path, model_folder), "trajectory": {"schedule": "gradients"}}
+    return {**tiny_config(tmp_path, model_folder), "trajectory": {"checkpointing": "gradients"}}
 
 
 @pytest.fixture

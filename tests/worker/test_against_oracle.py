@@ -30,7 +30,7 @@ def test_stored_scores(
     config["model"] |= {"dtype": "float64", "lora": lora}
     config["data"] |= {"packing": packing, "sequence_length": 9}
     config["training"] |= {"max_grad_norm": 0.5, "micro_batch_size": 2}
-    config["training"]["schedule"] = {"name": "one_cycle", "end_factor": 0.1}
+    config["training"]["lr_schedule"] = {"name": "one_cycle", "end_factor": 0.1}
     folder = Path(start(config)["path"])
 
     resolved = read_config(folder / "run_config.yaml")

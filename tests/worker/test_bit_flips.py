@@ -60,7 +60,7 @@ READERS: dict[str, Callable[[RunFolder], Any]] = {
 @pytest.fixture
 def run(config: dict[str, Any], start: Callable[..., Outcome]) -> RunFolder:
     config["training"]["epochs"] = 1
-    return RunFolder(Path(start({**config, "trajectory": {"schedule": "gradients"}})["path"]))
+    return RunFolder(Path(start({**config, "trajectory": {"checkpointing": "gradients"}})["path"]))
 
 
 @pytest.mark.parametrize("part", READERS)

@@ -45,7 +45,7 @@ BAD = [
     ("model.dtype", "bfloat16", "model.dtype: bfloat16 rounds too coarsely"),
     ("queries.path", "/nowhere/q.jsonl", "queries.path: no file or folder at"),
     ("queries.reduction", "median", "queries.reduction should be"),
-    ("trajectory.schedule", "some", "trajectory.schedule"),
+    ("trajectory.checkpointing", "some", "trajectory.checkpointing"),
 ]
 
 

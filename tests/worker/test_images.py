@@ -41,7 +41,7 @@ def images(tmp_path: Path) -> dict[str, Any]:
         "data": source,
         "training": {"epochs": 2, "batch_size": 4, "optimizer": optimizer},
         "queries": {**source, "split": "test[:2]"},
-        "trajectory": {"schedule": "gradients"},
+        "trajectory": {"checkpointing": "gradients"},
     }
 
 
@@ -154,17 +154,17 @@ def exact(folder: Path, written: dict[str, Any]) -> tuple[Tensor, Tensor]:
     return phi.detach(), torch.stack(grads)
 
 
-@pytest.mark.parametrize("bias_scale", [1.0, 8.0])
+@pytest.mark.parametrize("bias_lr_multiplier", [1.0, 8.0])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("model", ["cnn", "resnet9"])
 def test_stored_scores_are_exact(
-    model: str, optimizer: str, bias_scale: float, images: dict[str, Any], start: Start,
+    model: str, optimizer: str, bias_lr_multiplier: float, images: dict[str, Any], start: Start,
     tmp_path: Path, record_property: Callable[[str, object], None],
 ) -> None:  # fmt: skip
     config = images if model == "cnn" else resnet(images)
     if optimizer == "adamw":
         config = with_optimizer(config, name="adamw", learning_rate=0.02, eps_root=1e-6)
-    outcome = start(with_optimizer(config, bias_scale=bias_scale))
+    outcome = start(with_optimizer(config, bias_lr_multiplier=bias_lr_multiplier))
     found, folder = scores_of(outcome), Path(outcome["path"])
     phi, expected = exact(folder, write_mnist(tmp_path / "mnist", size=12))
     error = float(np.linalg.norm(found - expected.numpy()) / np.linalg.norm(found))
@@ -192,7 +192,7 @@ def test_run_folder(images: dict[str, Any], start: Start, tmp_path: Path) -> Non
 def test_schedules_give_the_same_bits(images: dict[str, Any], start: Start) -> None:
     config = resnet(images)
     found = {
-        kind: scores_of(start({**config, "trajectory": {"schedule": kind}}, kind))
+        kind: scores_of(start({**config, "trajectory": {"checkpointing": kind}}, kind))
         for kind in ("all", "gradients", "sqrt", "log")
     }
     assert all(np.array_equal(scores, found["all"]) for scores in found.values())
@@ -206,7 +206,7 @@ def test_interrupted_and_resumed(
     from engine.attribution import stop
 
     monkeypatch.setenv("MAGIC_SAVE_SECONDS", "0")
-    config = {**resnet(images), "trajectory": {"schedule": "sqrt"}}
+    config = {**resnet(images), "trajectory": {"checkpointing": "sqrt"}}
     whole = scores_of(start(config, "whole"))
     events: list[dict[str, Any]] = []
 
@@ -284,7 +284,7 @@ def test_the_digest_of_a_language_model_s_config_is_what_it_was() -> None:
     assert config.digest() == "1d4dc5f24958f13172496bb05c3fc1aff10a4fddb949ce746e0b5d98562df2f6"
     for changed in (
         {"task": "image_classification"},
-        {"training": {"optimizer": {"bias_scale": 2.0}}},
+        {"training": {"optimizer": {"bias_lr_multiplier": 2.0}}},
     ):
         other = RunConfig.model_validate({**config.model_dump(exclude={"attribution"}), **changed})
         assert other.digest() != config.digest()

@@ -75,7 +75,7 @@ def own(tmp_path: Path) -> dict[str, Any]:
             "optimizer": {"name": "sgd", "learning_rate": 0.1, "momentum": 0.5},
         },
         "queries": {"path": "asked.jsonl"},
-        "trajectory": {"schedule": "log"},
+        "trajectory": {"checkpointing": "log"},
     }
 
 

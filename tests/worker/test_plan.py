@@ -67,12 +67,12 @@ def test_predicted_disk_is_what_is_written(
     config: dict[str, Any], start: Start, worker: Start, runs: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "planned.yaml"
-    file.write_text(yaml.safe_dump({**config, "trajectory": {"schedule": "auto"}}))
+    file.write_text(yaml.safe_dump({**config, "trajectory": {"checkpointing": "auto"}}))
     plan = worker("plan", "--config", file, "--runs", runs)
     for option in plan["schedules"]:
         kind = option["name"]
         queries = config["queries"] if kind == plan["chosen"] else None
-        outcome = start({**config, "queries": queries, "trajectory": {"schedule": kind}}, kind)
+        outcome = start({**config, "queries": queries, "trajectory": {"checkpointing": kind}}, kind)
         folder = RunFolder(Path(outcome["path"]))
         written = size_on_disk(folder.trajectory) - sum(
             path.stat().st_size for path in folder.trajectory.glob("manifest*")

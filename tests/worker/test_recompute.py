@@ -18,7 +18,7 @@ Start = Callable[..., Outcome]
 
 
 def recomputing(config: dict[str, Any]) -> dict[str, Any]:
-    return {**config, "training": {**config["training"], "recompute": True}}
+    return {**config, "training": {**config["training"], "activation_checkpointing": True}}
 
 
 def test_scores_are_those_of_a_run_that_keeps_activations(
@@ -42,9 +42,9 @@ def test_only_asked_for_it_changes_the_digest(config: dict[str, Any], start: Sta
     stored = RunFolder(Path(start(config)["path"])).config()
     values = stored.model_dump(mode="json")
     # The digest of a config from before there was such a key.
-    del values["training"]["recompute"]
+    del values["training"]["activation_checkpointing"]
     assert RunConfig.model_validate(values).digest() == stored.digest()
-    values["training"]["recompute"] = True
+    values["training"]["activation_checkpointing"] = True
     assert RunConfig.model_validate(values).digest() != stored.digest()
 
 
@@ -60,4 +60,4 @@ def test_dropout_is_refused(
     file.write_text(yaml.safe_dump({**recomputing(config), "model": model, "force": ["dropout"]}))
     failure = worker("plan", "--config", file, "--runs", runs)
     assert failure["exit_code"] == 2
-    assert failure["message"].startswith("training.recompute: layers with dropout")
+    assert failure["message"].startswith("training.activation_checkpointing: layers with dropout")

@@ -12,7 +12,7 @@ from engine.attribution import replay_runner as replaying
 from engine.replay.checkpointing import make_schedule
 from engine.runs.errors import RunError, StoppedError
 from engine.runs.run_folder import RunFolder
-from engine.training.loop import Control
+from engine.training.loop import TrainControl
 from engine.trajectory import replay_checkpoints as replay_saves
 from engine.worker import run
 from tests.crash.ranks import fingerprint, leftovers
@@ -38,8 +38,8 @@ def steps_of(folder: RunFolder, event: str) -> list[int]:
 
 
 def stop_training_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    control = Control(StopAt(step + 1), 60.0, resume=True)
-    monkeypatch.setattr(run, "Control", lambda *_, **__: control)
+    control = TrainControl(StopAt(step + 1), 60.0, resume=True)
+    monkeypatch.setattr(run, "TrainControl", lambda *_, **__: control)
 
 
 def stopped_in_replay(
@@ -64,7 +64,7 @@ def test_training_goes_on_where_it_stopped(
     config: dict[str, Any], start: Start, worker: Worker, runs: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, schedule: str,
 ) -> None:  # fmt: skip
-    config = {**config, "trajectory": {"schedule": schedule}}
+    config = {**config, "trajectory": {"checkpointing": schedule}}
     whole = RunFolder(Path(start(config, "r1")["path"]))
     with monkeypatch.context() as patch:
         stop_training_at(patch, 4)
@@ -275,11 +275,11 @@ def test_a_notebook_is_not_given_an_old_trajectory(tmp_path: Path) -> None:
     schedule = make_schedule("sqrt", 4)
     with pytest.raises(StoppedError):
         trainer.train(
-            state, stream, save_dir=tmp_path, schedule=schedule, control=Control(StopAt(3))
+            state, stream, save_dir=tmp_path, schedule=schedule, control=TrainControl(StopAt(3))
         )
     with pytest.raises(RunError, match="already holds a trajectory"):
         trainer.train(state, stream, save_dir=tmp_path, schedule=schedule)
-    resumed = trainer.train(state, stream, save_dir=tmp_path, control=Control(resume=True))
+    resumed = trainer.train(state, stream, save_dir=tmp_path, control=TrainControl(resume=True))
     whole = trainer.train(state, stream, save_dir=tmp_path / "b", schedule=schedule)
     assert torch.equal(resumed.params["w"], whole.params["w"])
     with pytest.raises(RunError, match="schedule sqrt; give another folder"):
@@ -288,5 +288,5 @@ def test_a_notebook_is_not_given_an_old_trajectory(tmp_path: Path) -> None:
             stream,
             save_dir=tmp_path,
             schedule=make_schedule("all", 4),
-            control=Control(resume=True),
+            control=TrainControl(resume=True),
         )

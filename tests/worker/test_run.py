@@ -78,7 +78,7 @@ def test_events_tell_the_whole_run(config: dict[str, Any], start: Start) -> None
 def test_schedules_give_the_same_bits(config: dict[str, Any], start: Start) -> None:
     found = {}
     for kind in ("all", "gradients", "sqrt", "log"):
-        found[kind] = token_scores(start({**config, "trajectory": {"schedule": kind}}, kind))
+        found[kind] = token_scores(start({**config, "trajectory": {"checkpointing": kind}}, kind))
     assert all(np.array_equal(scores, found["all"]) for scores in found.values())
 
 
@@ -113,7 +113,7 @@ def test_passes_when_memory_is_short(config: dict[str, Any], start: Start) -> No
         ({}, [3, 3, 2]),
         ({"attribution": {"memory_budget_gb": 8.0}}, [8]),
         # Every pass of these trains again.
-        ({"trajectory": {"schedule": "sqrt"}}, [8]),
+        ({"trajectory": {"checkpointing": "sqrt"}}, [8]),
     ],
 )
 def test_no_more_queries_in_memory_than_save_time(
@@ -256,7 +256,7 @@ def test_auto_plans_and_says_why(
     epochs: int, why: str, config: dict[str, Any], start: Start
 ) -> None:
     training = {**config["training"], "epochs": epochs}
-    asked = {**config, "training": training, "trajectory": {"schedule": "auto"}}
+    asked = {**config, "training": training, "trajectory": {"checkpointing": "auto"}}
     folder = RunFolder(Path(start(asked)["path"]))
     [planned] = [event for event in folder.events() if event["event"] == "planned"]
     assert planned["schedule"] == folder.prepared()["schedule"]

@@ -55,7 +55,7 @@ def test_model_changed_after_the_run(
     config: dict[str, Any], start: Start, worker: Callable[..., Outcome], model_folder: Path,
     tmp_path: Path, schedule: str,
 ) -> None:  # fmt: skip
-    config = {**config, "trajectory": {"schedule": schedule}}
+    config = {**config, "trajectory": {"checkpointing": schedule}}
     outcome = start(with_model(config, model_folder, tmp_path / "m"))
     # A run that did not record what it was made from: the last step alone tells.
     folder = RunFolder(Path(outcome["path"]))
