@@ -14,7 +14,7 @@ BENCH_MODEL ?= $(wildcard ../shared/data/models/stories15M)
 TEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint test test-crash check bench bench-plan bench-peer bench-settings pictures snapshots clean
+.PHONY: help setup demo lint test test-slow test-all test-crash check bench bench-plan bench-peer bench-settings pictures snapshots clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,7 +30,13 @@ lint: $(INSTALLED) ## style, types and import directions
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: $(INSTALLED) ## the test suite
+test: $(INSTALLED) ## the tests that need minutes
+	$(TEST) -m "not slow"
+
+test-slow: $(INSTALLED) ## the tests that start many processes or sweep
+	$(TEST) -m slow
+
+test-all: $(INSTALLED) ## every test
 	$(TEST)
 
 test-crash: $(INSTALLED) ## kill, cut off and fill up everything everywhere: an hour

@@ -1,17 +1,10 @@
-"""A second try for tests that race the clock; a table of the largest errors of scores."""
+"""A table of the largest errors of scores; what every test finds unchanged."""
 
 import os
 from collections.abc import Iterator
 
 import pytest
 
-WAITING = ("cli", "daemon", "daemon_http", "tui")
-"""Where sockets and screens are waited for."""
-COMPARING = (
-    *("crash/test_processes.py", "sharding/test_worker_on_ranks.py"),
-    "validation/test_on_cluster.py",
-)
-"""Where processes are waited for, and numbers compared: what differs is never tried again."""
 LARGEST_ERROR = "largest relative error"
 """The property under which a test notes (group, error, bound)."""
 
@@ -22,16 +15,6 @@ def usual_umask() -> Iterator[None]:
     before = os.umask(0o022)
     yield
     os.umask(before)
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A machine may be busy for longer than a test waits: once more, and the summary says so."""
-    again = pytest.mark.flaky(reruns=1)
-    if_late = pytest.mark.flaky(reruns=1, rerun_except=["AssertionError"])
-    for item in items:
-        for places, marker in ((WAITING, again), (COMPARING, if_late)):
-            if any(item.path.is_relative_to(config.rootpath / "tests" / p) for p in places):
-                item.add_marker(marker)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
