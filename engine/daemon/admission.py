@@ -37,11 +37,11 @@ class Admission:
 
     def note_end(self, job: JobMonitor) -> None:
         """An attempt that this engine saw alive has ended."""
-        self.forgive(job.folder.path)
+        self.reset_failures(job.folder.path)
         if job.ending is Ending.FULL:
             self._free_when_full[job.folder.path] = free_bytes(job.folder.run.path)
 
-    def forgive(self, job: Path) -> None:
+    def reset_failures(self, job: Path) -> None:
         """Somebody asks for the job again, so it is tried whatever it ended in."""
         self._free_when_full.pop(job, None)
 

@@ -1,4 +1,4 @@
-"""What a user may wish of a run: to pause, to go on, to be cancelled."""
+"""Pause, resume and cancel: which jobs an action affects, and the state it requests for them."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -6,56 +6,63 @@ from typing import Literal
 from engine.daemon.job_monitor import WAITING, JobMonitor
 from engine.daemon.views import RunMonitor
 from engine.runs.errors import ConflictError
-from engine.runs.states import RunState, Wish
+from engine.runs.states import DesiredState, RunState
 
-Verb = Literal["pause", "resume", "cancel"]
-_WISHES: dict[Verb, Wish] = {"pause": Wish.PAUSE, "resume": Wish.RUN, "cancel": Wish.CANCEL}
-_RESTING = (RunState.PAUSED, RunState.PAUSING, RunState.INTERRUPTED, RunState.BLOCKED)
-_GIVEN_UP = (RunState.FAILED, RunState.CANCELLED)
+RunAction = Literal["pause", "resume", "cancel"]
+_DESIRED: dict[RunAction, DesiredState] = {
+    "pause": DesiredState.PAUSED,
+    "resume": DesiredState.RUNNING,
+    "cancel": DesiredState.CANCELLED,
+}
+_RESUMABLE = (RunState.PAUSED, RunState.PAUSING, RunState.INTERRUPTED, RunState.BLOCKED)
+_ENDED_EARLY = (RunState.FAILED, RunState.CANCELLED)
 
 
-def concerned(watch: RunMonitor, verb: Verb) -> list[JobMonitor]:
-    """The jobs of a run that a wish is about.
+def affected_jobs(monitor: RunMonitor, action: RunAction) -> list[JobMonitor]:
+    """The jobs of a run that an action applies to.
 
     Raises:
-        ConflictError: saying why there are none.
+        ConflictError: if there are none; says why.
     """
-    run = watch.folder.id
-    if verb == "resume":
-        jobs = _to_go_on(watch)
+    run = monitor.folder.id
+    if action == "resume":
+        jobs = _jobs_to_resume(monitor)
     else:
-        jobs = [job for job in watch.jobs if not job.state.finished]
+        jobs = [job for job in monitor.jobs if not job.state.finished]
     if not jobs:
-        state = "without jobs" if not watch.jobs else str(watch.view().state)
-        raise ConflictError(f"run {run} is {state}: there is nothing to {verb}")
-    if verb == "pause":
-        jobs = [job for job in jobs if job.wish is not Wish.CANCEL]
+        state = "without jobs" if not monitor.jobs else str(monitor.view().state)
+        raise ConflictError(f"run {run} is {state}: there is nothing to {action}")
+    if action == "pause":
+        jobs = [job for job in jobs if job.desired is not DesiredState.CANCELLED]
         if not jobs:
             raise ConflictError(
-                f"run {run} is being cancelled; once it is, it can go on with: magic resume {run}"
+                f"run {run} is being cancelled; when that is done, resume it with: "
+                f"magic resume {run}"
             )
     return jobs
 
 
-def _to_go_on(watch: RunMonitor) -> list[JobMonitor]:
-    """What rests, else only the job that was given up last: earlier ones may be long forgotten."""
+def _jobs_to_resume(monitor: RunMonitor) -> list[JobMonitor]:
+    """Jobs that are paused or waiting, else the last job that failed or was cancelled."""
     jobs = [
         job
-        for job in watch.jobs
-        if job.state in _RESTING or (job.state in WAITING and watch.not_asked(job) is not None)
+        for job in monitor.jobs
+        if job.state in _RESUMABLE or (job.state in WAITING and monitor.not_asked(job) is not None)
     ]
     if not jobs:
-        jobs = [job for job in watch.jobs if job.state in _GIVEN_UP][-1:]
-    if watch.folder.has_trajectory() or all(job.request.work == "run" for job in jobs):
+        jobs = [job for job in monitor.jobs if job.state in _ENDED_EARLY][-1:]
+    if monitor.folder.has_trajectory() or all(job.request.work == "run" for job in jobs):
         return jobs
-    # There is nothing to ask before the training comes to its end.
-    training = [job for job in watch.jobs if job.request.work == "run" and job.state in _GIVEN_UP]
+    # An attribution needs a trajectory, so the training is resumed with it.
+    training = [
+        job for job in monitor.jobs if job.request.work == "run" and job.state in _ENDED_EARLY
+    ]
     return [*(job for job in training if job not in jobs), *jobs]
 
 
-def make_wish(jobs: Sequence[JobMonitor], verb: Verb) -> None:
-    """Write it down, durably; wishing the same again changes nothing."""
+def set_desired_state(jobs: Sequence[JobMonitor], action: RunAction) -> None:
+    """Request the state that an action leads to, durably; a repeated request changes nothing."""
     for job in jobs:
-        # To go on also forgives what earlier attempts ended in.
-        if verb == "resume" or job.wish is not _WISHES[verb]:
-            job.folder.set_wish(_WISHES[verb])
+        # Resuming also resets the failures of earlier attempts.
+        if action == "resume" or job.desired is not _DESIRED[action]:
+            job.folder.set_desired_state(_DESIRED[action])

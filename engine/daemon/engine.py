@@ -16,7 +16,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from engine.daemon.admission import Admission
 from engine.daemon.cleaning import finish_removals
-from engine.daemon.desired_state import Verb, concerned, make_wish
+from engine.daemon.desired_state import RunAction, affected_jobs, set_desired_state
 from engine.daemon.devices import Devices
 from engine.daemon.leases import Leases
 from engine.daemon.overview import Overview
@@ -180,7 +180,7 @@ class Engine:
         return watch.view()
 
     @_limited
-    def wish(self, runs_dir: Path, run_id: str, verb: Verb) -> RunView:
+    def act(self, runs_dir: Path, run_id: str, action: RunAction) -> RunView:
         """Pause, resume or cancel the unfinished jobs of a run.
 
         Raises:
@@ -190,15 +190,15 @@ class Engine:
         watch = self._find(runs_dir, run_id)
         with self._scheduler.actions(watch.folder.path.parent):
             self._readable(watch)
-            jobs = concerned(watch, verb)
-            if verb == "resume":
+            jobs = affected_jobs(watch, action)
+            if action == "resume":
                 self._permission.check(watch.folder)
             with _explained():
-                make_wish(jobs, verb)
-            if verb == "resume":
+                set_desired_state(jobs, action)
+            if action == "resume":
                 self._registry.enqueue((watch.folder.path, job.number) for job in jobs)
                 for job in jobs:
-                    self._admission.forgive(job.folder.path)
+                    self._admission.reset_failures(job.folder.path)
             watch.refresh()
             self._scheduler.ask(watch)
         self._scheduler.wake(watch)

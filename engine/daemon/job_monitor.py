@@ -10,7 +10,14 @@ from typing import Any
 from engine.runs.attempts import AttemptFolder
 from engine.runs.errors import ExitCode
 from engine.runs.jobs import JobFolder
-from engine.runs.states import PATIENCE, Ending, JobFacts, RunState, Wish, job_state
+from engine.runs.states import (
+    MAX_DEAD_ATTEMPTS,
+    DesiredState,
+    Ending,
+    JobFacts,
+    RunState,
+    job_state,
+)
 
 WAITING = (RunState.QUEUED, RunState.INTERRUPTED, RunState.BLOCKED)
 """States of a job that starts as soon as it can."""
@@ -60,9 +67,9 @@ class JobMonitor:
         return bool(self._facts and self._facts.attempts and self._facts.attempts[-1].held)
 
     @property
-    def wish(self) -> Wish:
-        """What the user last wished."""
-        return self._facts.wish if self._facts else Wish.RUN
+    def desired(self) -> DesiredState:
+        """The state that the user last requested."""
+        return self._facts.desired if self._facts else DesiredState.RUNNING
 
     @property
     def ending(self) -> Ending | None:
@@ -118,7 +125,8 @@ class JobMonitor:
         if self.state is RunState.FAILED and self.ending is Ending.FAILED:
             return str(message or "its process failed and gave no reason")
         if self.state is RunState.FAILED:
-            return f"it ended {PATIENCE} times in a row without getting any further: {self._told()}"
+            times = f"{MAX_DEAD_ATTEMPTS} times in a row without progress"
+            return f"it ended {times}: {self._told()}"
         if self.state is RunState.INTERRUPTED:
             return f"{self._told()}; it goes on from what it saved"
         return str(message) if self.state is RunState.BLOCKED and message else None
@@ -131,12 +139,14 @@ class JobMonitor:
         return str(message or "its processes were killed, or the machine stopped")
 
     def _refresh_held(self) -> bool:
-        """Of a job at work only the latest attempt and the wish can change."""
+        """Of a job at work only the latest attempt and the desired state can change."""
         assert self._facts is not None
         latest = self.attempts[-1].facts(self.attempts[-1].is_held(), [])
         if latest.held:
             attempts = [*self._facts.attempts[:-1], latest]
-            self._facts = replace(self._facts, wish=self.folder.wish(), attempts=attempts)
+            self._facts = replace(
+                self._facts, desired=self.folder.desired_state(), attempts=attempts
+            )
         return latest.held
 
 

@@ -110,19 +110,19 @@ def remove_run(
 @router.post("/{run_id}/pause", status_code=202)
 def pause_run(engine: TheEngine, run_id: TheRun, runs_dir: RunsDir) -> RunView:
     """Have a run finish its step, save and stop."""
-    return engine.wish(Path(runs_dir), run_id, "pause")
+    return engine.act(Path(runs_dir), run_id, "pause")
 
 
 @router.post("/{run_id}/resume", status_code=202)
 def resume_run(engine: TheEngine, run_id: TheRun, runs_dir: RunsDir) -> RunView:
     """Have a run go on from what it saved."""
-    return engine.wish(Path(runs_dir), run_id, "resume")
+    return engine.act(Path(runs_dir), run_id, "resume")
 
 
 @router.post("/{run_id}/cancel", status_code=202)
 def cancel_run(engine: TheEngine, run_id: TheRun, runs_dir: RunsDir) -> RunView:
     """Have a run end now."""
-    return engine.wish(Path(runs_dir), run_id, "cancel")
+    return engine.act(Path(runs_dir), run_id, "cancel")
 
 
 @router.post("/{run_id}/attributions", status_code=201)

@@ -28,7 +28,7 @@ from engine.daemon.run_index import RunIndex
 from engine.daemon.slow_folders import HungError, Patience
 from engine.daemon.views import RunMonitor
 from engine.runs.errors import MagicError
-from engine.runs.states import RunState, Wish
+from engine.runs.states import DesiredState, RunState
 
 SUPERVISOR_COMMAND = [sys.executable, "-P", "-m", "engine.daemon.supervisor"]
 AT_WORK_SECONDS = 0.2
@@ -39,7 +39,7 @@ RECHECK_SECONDS = 60.0
 ASK_AGAIN_SECONDS = 1.0
 RETRY_SECONDS = 5.0
 """How long a job waits whose process could not be started."""
-_SIGNALS = {Wish.PAUSE: signal.SIGTERM, Wish.CANCEL: signal.SIGINT}
+_SIGNALS = {DesiredState.PAUSED: signal.SIGTERM, DesiredState.CANCELLED: signal.SIGINT}
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class _Notes:
     """What saves doing a thing twice for a job; nothing is wrong if it is forgotten."""
 
     alive: bool = False
-    asked: Wish | None = None
+    asked: DesiredState | None = None
     asked_at: float = 0.0
     cleaned: bool = False
     again_at: float = 0.0
@@ -116,15 +116,15 @@ class Scheduler:
             self._condition.notify_all()
 
     def ask(self, watch: RunMonitor) -> None:
-        """Pass on what is wished of a run's jobs to the processes that work on them."""
+        """Signal the processes of jobs that should stop."""
         for job in watch.jobs:
             notes, now = self._noted(job), time.monotonic()
-            if not job.held or job.wish not in _SIGNALS:
+            if not job.held or job.desired not in _SIGNALS:
                 notes.asked = None
             elif (
-                notes.asked is not job.wish or now >= notes.asked_at + ASK_AGAIN_SECONDS
-            ) and ask_to_stop(job, _SIGNALS[job.wish]):
-                notes.asked, notes.asked_at = job.wish, now
+                notes.asked is not job.desired or now >= notes.asked_at + ASK_AGAIN_SECONDS
+            ) and ask_to_stop(job, _SIGNALS[job.desired]):
+                notes.asked, notes.asked_at = job.desired, now
 
     def round(self) -> float:
         """Do what is missing now; returns the seconds until the next look."""

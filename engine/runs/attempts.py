@@ -1,13 +1,13 @@
-"""One attempt at a job, on disk. A supervisor starts with this module, so it imports little.
+"""One attempt at a job, on disk. A supervisor loads this module at start, so it imports little.
 
     <run>/jobs/0001/attempts/0001/
-      lock                   held by the attempt's processes for as long as one of them lives
-      attempt.json           the supervisor's process id, and what was committed before
-      begun                  there once the rank works
+      lock                   held by the attempt's processes while one of them lives
+      attempt.json           the supervisor's process id, and the progress marker at the start
+      begun                  exists once the worker computes
       exit.json              how it ended, written by the supervisor
-      supervisor.log         what the supervisor printed
+      supervisor.log         output of the supervisor
 
-Liveness is the held lock and never a process id: ids are used again.
+An attempt is alive if its lock is held. Process ids are no evidence, because they are reused.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engine.runs.atomic import write_atomically
 from engine.runs.checksummed import read_record, write_record
@@ -24,41 +24,31 @@ from engine.runs.errors import RunError
 from engine.runs.safe_open import regular
 from engine.runs.states import AttemptFacts, Ending
 
-if TYPE_CHECKING:
-    from engine.runs.jobs import JobFolder
-
 
 @dataclass(frozen=True)
 class AttemptFolder:
-    """One attempt at a job."""
+    """The folder of one attempt."""
 
     path: Path
 
     @property
     def number(self) -> int:
-        """Counts from 1."""
+        """The number of the attempt in its job, from 1."""
         return int(self.path.name)
 
     @property
-    def job(self) -> "JobFolder":
-        """The job it is an attempt at."""
-        from engine.runs.jobs import JobFolder
-
-        return JobFolder(self.job_path)
-
-    @property
     def job_path(self) -> Path:
-        """The folder of that job."""
+        """The folder of the job, for :class:`engine.runs.jobs.JobFolder`."""
         return self.path.parents[1]
 
     @property
     def log_file(self) -> Path:
-        """What its rank printed."""
+        """Output of the worker."""
         return self.path.parents[3] / "logs" / f"{self.job_path.name}-{self.path.name}.log"
 
     @property
     def supervisor_log(self) -> Path:
-        """What its supervisor printed: nothing, if all went well."""
+        """Output of the supervisor; empty unless the supervisor failed."""
         return self.path / "supervisor.log"
 
     def take_lock(self) -> int:
@@ -69,7 +59,7 @@ class AttemptFolder:
         """
         descriptor = regular(self.path / "lock", os.O_RDWR | os.O_CREAT)
         for _ in range(20):
-            # Whoever asks whether it is held has it for a moment, too.
+            # is_held() takes the lock for a moment, too.
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return descriptor
@@ -92,7 +82,7 @@ class AttemptFolder:
         return False
 
     def about(self) -> dict[str, Any]:
-        """What ``attempt.json`` says: ``mark``, and ``pid`` once a supervisor runs."""
+        """``attempt.json``: ``progress_marker``, and ``pid`` once a supervisor runs."""
         return read_record(self.path / "attempt.json") or {}
 
     def write_about(self, **facts: Any) -> None:
@@ -100,7 +90,7 @@ class AttemptFolder:
         write_record(self.path / "attempt.json", {**self.about(), **facts})
 
     def begin(self) -> None:
-        """Say that the rank works."""
+        """Record that the worker computes."""
         write_atomically(self.path / "begun", b"")
 
     def write_exit(self, ending: Ending, **facts: Any) -> None:
@@ -108,20 +98,21 @@ class AttemptFolder:
         write_record(self.path / "exit.json", {"ending": ending, "time": time.time(), **facts})
 
     def exit(self) -> dict[str, Any] | None:
-        """How it ended, or None if nobody recorded that."""
+        """The record of how it ended; None if there is none."""
         return read_record(self.path / "exit.json")
 
-    def facts(self, held: bool, mark: list[int]) -> AttemptFacts:
-        """What its state follows from.
+    def facts(self, held: bool, marker: list[int]) -> AttemptFacts:
+        """What the job's state depends on.
 
         Args:
-            held: whether it was held, asked before anything else: what is recorded at its end is
-                written before the lock is let go.
-            mark: what was committed when it had ended.
+            held: whether the lock was held, tested before anything is read: the record of the end
+                is written before the lock is released.
+            marker: the progress marker when the attempt ended.
         """
         record = self.exit()
         ending = None if record is None else Ending(record["ending"])
         if ending is None and not held:
             ending = Ending.DIED
         begun = (self.path / "begun").exists()
-        return AttemptFacts(held, begun, ending, mark > self.about().get("mark", []))
+        progressed = marker > self.about().get("progress_marker", [])
+        return AttemptFacts(held, begun, ending, progressed)

@@ -1,11 +1,11 @@
-"""The jobs of a run, on disk: what was asked, what the user wishes now, and every attempt.
+"""The jobs of a run on disk: the request, the desired state and every attempt.
 
     <run>/jobs/0001/
-      request.json             what was asked; never changes
-      wish.json                what the user last wished: run, pause or cancel
-      attempts/0001/           one attempt at it: see engine.runs.attempts
+      request.json             the request; never changes
+      desired_state.json       what the user last requested: running, paused or cancelled
+      attempts/0001/           one attempt: see engine.runs.attempts
 
-A job's state follows from these files and the held locks alone.
+The state of a job depends only on these files and the held locks.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from engine.runs.atomic import sync_folder
 from engine.runs.attempts import AttemptFolder as AttemptFolder
@@ -27,30 +28,30 @@ from engine.runs.request import Request
 from engine.runs.run_folder import RunFolder, try_lock
 from engine.runs.safe_open import open_regular
 from engine.runs.score_store import list_attributions
-from engine.runs.states import JobFacts, RunState, Wish, job_state
+from engine.runs.states import DesiredState, JobFacts, RunState, job_state
 
-_PATIENCE_SECONDS = 2.0
-"""How long another engine may take to make an attempt; no stranger is waited for any longer."""
+_LOCK_SECONDS = 2.0
+"""How long to wait while another engine creates an attempt."""
 
 
 @dataclass(frozen=True)
 class JobFolder:
-    """One job of a run."""
+    """The folder of one job."""
 
     path: Path
 
     @property
     def number(self) -> int:
-        """Counts from 1."""
+        """The number of the job in its run, from 1."""
         return int(self.path.name)
 
     @property
     def run(self) -> RunFolder:
-        """The run it works on."""
+        """The run that the job works on."""
         return RunFolder(self.path.parents[1])
 
     def request(self) -> Request:
-        """What was asked.
+        """The request of the job.
 
         Raises:
             RunError: if it cannot be read.
@@ -64,20 +65,18 @@ class JobFolder:
                 f"({type(error).__name__}); restore it from a backup"
             ) from None
 
-    def wish(self) -> Wish:
-        """What the user last wished."""
-        return Wish((read_record(self.path / "wish.json") or {}).get("wish", Wish.RUN))
+    def desired_state(self) -> DesiredState:
+        """The state that the user last requested."""
+        return DesiredState(self._desired()["desired_state"])
 
     def home(self) -> str | None:
-        """Where the run was when this was last asked for: a copy elsewhere is another's."""
-        home = (read_record(self.path / "wish.json") or {}).get("home")
+        """The run's path when the job was last submitted or resumed; a copy lies elsewhere."""
+        home = self._desired()["home"]
         return None if home is None else str(home)
 
-    def set_wish(self, wish: Wish) -> None:
-        """Wish something else from now on; what earlier attempts ended in is forgiven."""
-        home = str(self.run.path.resolve())
-        facts = {"wish": wish, "attempts": len(self.attempts()), "home": home}
-        write_record(self.path / "wish.json", facts)
+    def set_desired_state(self, state: DesiredState) -> None:
+        """Request a state durably; failures of earlier attempts are reset."""
+        write_desired_state(self.path, state, len(self.attempts()), self.run.path)
 
     def attempts(self) -> list[AttemptFolder]:
         """All attempts, the first one first."""
@@ -87,15 +86,15 @@ class JobFolder:
         return []
 
     def new_attempt(self) -> tuple[AttemptFolder, int]:
-        """Make the next attempt's folder; returns it and the descriptor that holds its lock.
+        """Create the next attempt's folder; returns it with the descriptor that holds its lock.
 
-        It appears with its lock already held. Of several engines one makes it.
+        The folder appears with its lock held. If several engines try, one succeeds.
 
         Raises:
-            RunError: if an attempt is at work.
+            RunError: if an attempt is running.
         """
         (self.path / "attempts").mkdir(exist_ok=True)
-        with self._one_at_a_time():
+        with self._creation_lock():
             before = self.attempts()
             if before and before[-1].is_held():
                 raise RunError(f"{before[-1].path} is at work; wait until it ends")
@@ -104,34 +103,43 @@ class JobFolder:
             staging.path.mkdir()
             lock = staging.take_lock()
             try:
-                staging.write_about(mark=committed(self.run))
+                staging.write_about(progress_marker=progress_marker(self.run))
                 attempt = AttemptFolder(staging.path.with_name(f"{len(before) + 1:04d}"))
                 os.rename(staging.path, attempt.path)
                 sync_folder(attempt.path.parent)
             except BaseException:
-                # An attempt that never was: a full disk here must not count against the job.
+                # A full disk here must not count as a failed attempt.
                 shutil.rmtree(staging.path, ignore_errors=True)
                 os.close(lock)
                 raise
         return attempt, lock
 
     def facts(self) -> JobFacts:
-        """Everything that its state follows from."""
-        wish = read_record(self.path / "wish.json") or {}
+        """Everything that the state depends on."""
+        desired = self._desired()
         attempts = self.attempts()
         held = [attempt.is_held() for attempt in attempts]
-        # What was committed when an attempt had ended: the next one noted it, or it holds now.
-        marks = [attempt.about().get("mark", []) for attempt in attempts[1:]]
+        # The marker at an attempt's end: stored by the next attempt, or the current one.
+        markers = [attempt.about().get("progress_marker", []) for attempt in attempts[1:]]
         if attempts:
-            # Counting takes a while, and of an attempt at work nobody asks.
-            marks.append([] if held[-1] else committed(self.run))
-        facts = [a.facts(*rest) for a, *rest in zip(attempts, held, marks, strict=True)]
-        return JobFacts(Wish(wish.get("wish", Wish.RUN)), int(wish.get("attempts", 0)), facts)
+            # The marker takes a while to compute, and a running attempt does not need it.
+            markers.append([] if held[-1] else progress_marker(self.run))
+        facts = [a.facts(*rest) for a, *rest in zip(attempts, held, markers, strict=True)]
+        state = DesiredState(desired["desired_state"])
+        return JobFacts(state, int(desired["reset_attempts"]), facts)
+
+    def state(self) -> RunState:
+        """The state of the job."""
+        return job_state(self.facts())
+
+    def _desired(self) -> dict[str, Any]:
+        default = {"desired_state": DesiredState.RUNNING, "reset_attempts": 0, "home": None}
+        return {**default, **(read_record(self.path / "desired_state.json") or {})}
 
     @contextlib.contextmanager
-    def _one_at_a_time(self) -> Iterator[None]:
+    def _creation_lock(self) -> Iterator[None]:
         descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+        deadline = time.monotonic() + _LOCK_SECONDS
         try:
             while not try_lock(descriptor, fcntl.LOCK_EX):
                 if time.monotonic() >= deadline:
@@ -141,9 +149,11 @@ class JobFolder:
         finally:
             os.close(descriptor)
 
-    def state(self) -> RunState:
-        """Where it stands."""
-        return job_state(self.facts())
+
+def write_desired_state(job: Path, state: DesiredState, reset_attempts: int, run: Path) -> None:
+    """Write ``desired_state.json`` of the job folder ``job``; ``run`` is the run's folder."""
+    facts = {"desired_state": state, "reset_attempts": reset_attempts, "home": str(run.resolve())}
+    write_record(job / "desired_state.json", facts)
 
 
 def jobs_of(run: RunFolder) -> list[JobFolder]:
@@ -154,23 +164,26 @@ def jobs_of(run: RunFolder) -> list[JobFolder]:
     return []
 
 
-def committed(run: RunFolder) -> list[int]:
-    """Numbers that grow with everything a run's jobs have committed; compared in order."""
+def progress_marker(run: RunFolder) -> list[int]:
+    """Counts of the work that a run's jobs have saved; more work compares greater.
+
+    The first entries count the larger pieces: attributions, then checkpoints, then replayed steps.
+    """
     manifest = None
-    # A damaged journal is for the worker to tell; it has committed nothing that counts.
+    # The worker reports a damaged journal; what it lists cannot be built on.
     with contextlib.suppress(RunError):
         manifest = read_manifest(run.trajectory)
     journals = run.attributions.glob(".*.new/**/replay.jsonl")
     return [
         len(list_attributions(run.attributions)),
-        *((0, 0, -1) if manifest is None else manifest.mark()),
-        sum(map(_lines, journals)),
+        *((0, 0, -1) if manifest is None else manifest.progress_marker()),
+        sum(map(_count_lines, journals)),
         int((run.path / "prepared.json").exists()),
-        _lines(run.bank_file),
+        _count_lines(run.bank_file),
     ]
 
 
-def _lines(journal: Path) -> int:
+def _count_lines(journal: Path) -> int:
     with contextlib.suppress(FileNotFoundError), open_regular(journal) as file:
         return sum(piece.count(b"\n") for piece in iter(lambda: file.read(1 << 20), b""))
     return 0

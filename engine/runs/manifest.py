@@ -41,7 +41,7 @@ class Manifest:
         elif event != "schedule":
             self.files[event, record["step"]] = record
 
-    def mark(self) -> tuple[int, int, int]:
+    def progress_marker(self) -> tuple[int, int, int]:
         """Grows with every file that a later attempt need not make again."""
         reached = max((step for kind, step in self.files if kind != "gradient"), default=-1)
         kept = sum(kind != "resume" for kind, _ in self.files)

@@ -1,13 +1,14 @@
-"""The states of a job and the one function that gives them.
+"""The states of a job, and the pure function that computes them.
 
-A job is one piece of work on a run: its training (with the attribution of the config's queries),
-a later attribution, or a validation. A run's state is that of its training, and a question never
-marks it: once a run is trained it has succeeded, even if an attribution or a validation fails or is
-cancelled. A job's state is a pure function of what was asked, what its attempts' files
-say and which locks are held, so that nobody has to remember it:
+A job is one piece of work on a run: its training (with the attribution of the config's queries), a
+later attribution, or a validation. The state of a run is the state of its training job: a run that
+was trained has succeeded, even if a later attribution or validation fails or is cancelled.
+
+:func:`job_state` needs only the files of the job and its held locks, so no process has to remember
+a state:
 
     QUEUED → STARTING → RUNNING → SUCCEEDED | FAILED
-    RUNNING → PAUSING → PAUSED,  CANCELLING → CANCELLED,  or INTERRUPTED → QUEUED by itself
+    RUNNING → PAUSING → PAUSED,  CANCELLING → CANCELLED,  or INTERRUPTED → STARTING (retried)
 """
 
 from collections.abc import Sequence
@@ -16,108 +17,108 @@ from enum import StrEnum
 from typing import Any
 
 View = dict[str, Any]
-"""A run or an engine as its HTTP interface shows it: JSON of :mod:`engine.runs.api_schema`."""
+"""A run or an engine as JSON of the HTTP interface (:mod:`engine.runs.api_schema`)."""
 
-PATIENCE = 3
-"""Attempts in a row that may end without committing anything before a job counts as failed."""
+MAX_DEAD_ATTEMPTS = 3
+"""After this many attempts in a row that died without progress, a job has failed."""
 
 
 class RunState(StrEnum):
-    """Where a job stands; a run stands where its training does."""
+    """The state of a job; the state of a run is that of its training job."""
 
     QUEUED = "queued"
     """Waits for its turn."""
     BLOCKED = "blocked"
-    """Waits for disk or for a device."""
+    """Waits for disk space or a device."""
     STARTING = "starting"
-    """Its process has been started and loads its libraries."""
+    """The worker process has been started and is loading its libraries."""
     RUNNING = "running"
     PAUSING = "pausing"
-    """Finishes its step and saves."""
+    """Finishes the current step and saves."""
     PAUSED = "paused"
     CANCELLING = "cancelling"
     CANCELLED = "cancelled"
     INTERRUPTED = "interrupted"
-    """Its process died; it goes on from what it saved as soon as an engine runs."""
+    """The worker died; the engine starts another attempt from the last checkpoint."""
     SUCCEEDED = "succeeded"
     FAILED = "failed"
 
     @property
     def settled(self) -> bool:
-        """Whether nothing happens any more until somebody asks for it."""
+        """Whether the state stays as it is until a user acts."""
         return self in (self.SUCCEEDED, self.FAILED, self.CANCELLED, self.PAUSED)
 
     @property
     def at_work(self) -> bool:
-        """Whether one of its processes is alive."""
+        """Whether a process of the job is alive."""
         return self in (self.STARTING, self.RUNNING, self.PAUSING, self.CANCELLING)
 
     @property
     def finished(self) -> bool:
-        """Whether the job is over, well or not."""
+        """Whether the job has ended, successfully or not."""
         return self in (self.SUCCEEDED, self.FAILED, self.CANCELLED)
 
 
-class Wish(StrEnum):
-    """What the user last asked of a job."""
+class DesiredState(StrEnum):
+    """The state that the user last requested for a job."""
 
-    RUN = "run"
-    PAUSE = "pause"
-    CANCEL = "cancel"
+    RUNNING = "running"
+    PAUSED = "paused"
+    CANCELLED = "cancelled"
 
 
 class Ending(StrEnum):
     """How an attempt ended."""
 
     DONE = "done"
-    """All its work is complete."""
+    """All work of the job is complete."""
     STOPPED = "stopped"
-    """It was asked to stop and did."""
+    """It stopped on request."""
     FAILED = "failed"
-    """It gave up, and would again."""
+    """It failed with an error that another attempt would meet again."""
     FULL = "full"
     """The disk was full."""
     DIED = "died"
-    """It was killed, or ended without a word."""
+    """It was killed, or exited without reporting an outcome."""
 
 
 @dataclass(frozen=True)
 class AttemptFacts:
-    """What the files and the lock of one attempt say."""
+    """The files and the lock of one attempt, as far as the job's state depends on them."""
 
     held: bool
-    """Whether any of its processes is alive."""
+    """Whether one of its processes is alive."""
     begun: bool
-    """Whether its rank has begun to work."""
+    """Whether its worker has started to compute."""
     ending: Ending | None
-    """How it ended, if that was recorded; without a record a free lock means it died."""
+    """How it ended; None while it runs. A free lock without a record means that it died."""
     progressed: bool
-    """Whether it committed anything that the next attempt need not do again."""
+    """Whether it saved work that the next attempt can build on."""
 
 
 @dataclass(frozen=True)
 class JobFacts:
-    """Everything that a job's state is a function of."""
+    """Everything that a job's state depends on."""
 
-    wish: Wish
-    forgiven: int
-    """Attempts made before the wish: what they ended in no longer counts."""
+    desired: DesiredState
+    reset_attempts: int
+    """The failures of the first ``reset_attempts`` attempts were reset: they no longer count."""
     attempts: Sequence[AttemptFacts]
 
 
 def job_state(facts: JobFacts) -> RunState:
-    """The state that follows from the facts; a finished result beats a late cancel."""
+    """The state of a job; a complete result takes precedence over a later cancellation."""
     attempts = facts.attempts
     if any(attempt.ending is Ending.DONE for attempt in attempts):
         return RunState.SUCCEEDED
     if attempts and attempts[-1].held:
-        return _held_state(facts.wish, attempts[-1])
-    if facts.wish is Wish.CANCEL:
+        return _state_at_work(facts.desired, attempts[-1])
+    if facts.desired is DesiredState.CANCELLED:
         return RunState.CANCELLED
-    counted = attempts[facts.forgiven :]
+    counted = attempts[facts.reset_attempts :]
     if counted and counted[-1].ending is Ending.FAILED:
         return RunState.FAILED
-    if facts.wish is Wish.PAUSE:
+    if facts.desired is DesiredState.PAUSED:
         return RunState.PAUSED
     if not counted:
         return RunState.QUEUED
@@ -127,16 +128,16 @@ def job_state(facts: JobFacts) -> RunState:
 
 
 def is_crash_loop(attempts: Sequence[AttemptFacts]) -> bool:
-    """Whether the last attempts all died without committing anything."""
-    last = attempts[-PATIENCE:]
-    return len(last) == PATIENCE and all(
+    """Whether each of the last ``MAX_DEAD_ATTEMPTS`` attempts died without progress."""
+    last = attempts[-MAX_DEAD_ATTEMPTS:]
+    return len(last) == MAX_DEAD_ATTEMPTS and all(
         attempt.ending is Ending.DIED and not attempt.progressed for attempt in last
     )
 
 
-def _held_state(wish: Wish, attempt: AttemptFacts) -> RunState:
-    if wish is Wish.CANCEL:
+def _state_at_work(desired: DesiredState, attempt: AttemptFacts) -> RunState:
+    if desired is DesiredState.CANCELLED:
         return RunState.CANCELLING
-    if wish is Wish.PAUSE:
+    if desired is DesiredState.PAUSED:
         return RunState.PAUSING
     return RunState.RUNNING if attempt.begun else RunState.STARTING

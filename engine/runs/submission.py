@@ -10,12 +10,12 @@ from engine.runs.checksummed import write_record
 from engine.runs.config import RunConfig
 from engine.runs.environment import environment_of_a_run
 from engine.runs.errors import UsageError
-from engine.runs.jobs import JobFolder, jobs_of
+from engine.runs.jobs import JobFolder, jobs_of, write_desired_state
 from engine.runs.listing import sweep
 from engine.runs.request import AttributionRequest, Request, ValidationRequest
 from engine.runs.run_folder import RunFolder
 from engine.runs.score_store import find_attribution, next_attribution_id
-from engine.runs.states import Wish
+from engine.runs.states import DesiredState
 
 
 def submit_run(
@@ -111,5 +111,4 @@ def _make_runs_folder(runs: Path) -> None:
 def _write_job(folder: Path, request: Request, run: Path) -> None:
     folder.mkdir(parents=True)
     write_record(folder / "request.json", request.model_dump(mode="json"), indent=1)
-    facts = {"wish": Wish.RUN, "attempts": 0, "home": str(run.resolve())}
-    write_record(folder / "wish.json", facts)
+    write_desired_state(folder, DesiredState.RUNNING, 0, run)

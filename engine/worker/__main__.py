@@ -79,9 +79,10 @@ def _ranks(options: argparse.Namespace) -> int:
 
             config = RunFolder(options.run).config()
         elif options.job == "job":
-            from engine.runs.jobs import AttemptFolder
+            from engine.runs.jobs import AttemptFolder, JobFolder
 
-            config = AttemptFolder(options.attempt).job.run.config()
+            job = JobFolder(AttemptFolder(options.attempt).job_path)
+            config = job.run.config()
         if config is not None:
             return ranks_here(config.devices.ranks)
     return 1

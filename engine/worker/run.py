@@ -44,7 +44,7 @@ from engine.runs.config import RunConfig
 from engine.runs.errors import DiskFullError, RunError, UsageError
 from engine.runs.events import Event, Phase
 from engine.runs.inputs import KEPT
-from engine.runs.jobs import AttemptFolder
+from engine.runs.jobs import AttemptFolder, JobFolder
 from engine.runs.journal import JournalWriter
 from engine.runs.manifest import Key
 from engine.runs.request import Request
@@ -65,7 +65,8 @@ def work(attempt: AttemptFolder, stop: Stop) -> dict[str, Any]:
         MagicError: one sentence for whatever went wrong.
         StoppedError: if it was asked to stop, once it has saved.
     """
-    folder, request = attempt.job.run, attempt.job.request()
+    job_folder = JobFolder(attempt.job_path)
+    folder, request = job_folder.run, job_folder.request()
     device = set_up_device()
     ranks = join(device)
     with folder.lock(PATIENCE_SECONDS) if ranks.index == 0 else contextlib.nullcontext():
@@ -76,7 +77,7 @@ def work(attempt: AttemptFolder, stop: Stop) -> dict[str, Any]:
                 Event.STARTED,
                 pid=os.getpid(),
                 work=request.work,
-                job=attempt.job.number,
+                job=job_folder.number,
                 attempt=attempt.number,
                 warnings=warnings_of(config),
             )

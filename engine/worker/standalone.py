@@ -16,7 +16,7 @@ from engine.runs.errors import (
 )
 from engine.runs.jobs import JobFolder, jobs_of
 from engine.runs.run_folder import RunFolder
-from engine.runs.states import Ending, RunState, Wish
+from engine.runs.states import DesiredState, Ending, RunState
 from engine.worker.run import work
 
 
@@ -40,7 +40,7 @@ def alone(job: JobFolder, stop: Stop) -> dict[str, Any]:
         raise
     except KeyboardInterrupt:
         ending, message, code = Ending.STOPPED, "interrupted", int(ExitCode.INTERRUPTED)
-        job.set_wish(Wish.PAUSE)
+        job.set_desired_state(DesiredState.PAUSED)
         raise
     finally:
         try:
@@ -63,6 +63,6 @@ def unfinished(run: RunFolder) -> JobFolder:
             continue
         if state.at_work:
             raise UsageError(f"run {run.id} is {state}; wait until it ends")
-        job.set_wish(Wish.RUN)
+        job.set_desired_state(DesiredState.RUNNING)
         return job
     raise UsageError(f"run {run.id} has no unfinished job; ask something with: magic attribute")

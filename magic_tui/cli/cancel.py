@@ -13,6 +13,6 @@ def cancel(
     What its training saved stays, and magic resume goes on from there. What an attribution
     that is not complete saved is removed: it would begin anew.
     """
-    from magic_tui.cli.run_actions import wish
+    from magic_tui.cli.run_actions import act
 
-    wish("cancel", run, runs_dir, timeout, as_json)
+    act("cancel", run, runs_dir, timeout, as_json)

@@ -12,6 +12,6 @@ def pause(
 
     It finishes its step, saves and ends; magic resume goes on from there.
     """
-    from magic_tui.cli.run_actions import wish
+    from magic_tui.cli.run_actions import act
 
-    wish("pause", run, runs_dir, timeout, as_json)
+    act("pause", run, runs_dir, timeout, as_json)

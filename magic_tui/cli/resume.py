@@ -16,6 +16,6 @@ def resume(
 
     With one that was paused, was cancelled or failed.
     """
-    from magic_tui.cli.run_actions import wish
+    from magic_tui.cli.run_actions import act
 
-    wish("resume", run, runs_dir, timeout, as_json, trust)
+    act("resume", run, runs_dir, timeout, as_json, trust)

@@ -8,7 +8,7 @@ import typer
 from engine.runs.states import RunState, View
 from magic_tui.cli.foreign_code import accept_code
 from magic_tui.cli.output import narrate, print_json
-from magic_tui.client.engine import Wished, connect, is_resting, is_settled, standing
+from magic_tui.client.engine import RunAction, connect, is_resting, is_settled, standing
 from magic_tui.client.outcome import UnfinishedError, job_of, job_words
 
 _WANTED = {"pause": RunState.PAUSED, "cancel": RunState.CANCELLED}
@@ -19,8 +19,8 @@ _ON_THE_WAY = {
 }
 
 
-def wish(
-    verb: Wished,
+def act(
+    verb: RunAction,
     wanted: str | None,
     runs_dir: Path | None,
     timeout: float | None,
@@ -30,14 +30,14 @@ def wish(
     """Ask, wait, and say where the run stands now.
 
     Raises:
-        RefusedError: if the wish makes no sense.
+        RefusedError: if the action does not apply.
         UnfinishedError: if the state has not changed within ``timeout`` seconds.
     """
     engine = connect(runs_dir)
     before = engine.find(wanted)
     if verb == "resume":
         accept_code(engine, before, trust)
-    view = engine.wish(before["id"], verb)
+    view = engine.act(before["id"], verb)
     if not _is_there(verb, view):
         if sys.stderr.isatty():
             narrate(f"run {view['id']} is {standing(view)[0]}: {_ON_THE_WAY[verb]}")
@@ -52,11 +52,11 @@ def wish(
         typer.echo(_sentence(verb, view, None if job is None else int(job["number"])))
 
 
-def _is_there(verb: Wished, view: View) -> bool:
+def _is_there(verb: RunAction, view: View) -> bool:
     return not is_resting(view) if verb == "resume" else is_settled(view)
 
 
-def _sentence(verb: Wished, view: View, number: int | None) -> str:
+def _sentence(verb: RunAction, view: View, number: int | None) -> str:
     job = job_of(view, number)
     state = view["state"] if job is None else job["state"]
     what = job_words(view, job)

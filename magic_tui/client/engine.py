@@ -23,7 +23,7 @@ API_VERSION = 1
 UNREADABLE = "unreadable"
 """The state of a run whose files cannot be read."""
 _NOT_FOUND, _CONFLICT = 404, 409
-Wished = Literal["pause", "resume", "cancel"]
+RunAction = Literal["pause", "resume", "cancel"]
 _POLL_SECONDS, _LOOK_SECONDS = 25.0, 0.2
 _REMOVE_SECONDS, _BUSY_SECONDS = 600.0, 5.0
 _MOST_ASKED = 3
@@ -126,14 +126,14 @@ class Engine:
         """All runs, oldest first."""
         return list(self._ask(Question("GET", "/v1/runs", self.query()))["runs"])
 
-    def wish(self, run_id: str, verb: Wished) -> View:
+    def act(self, run_id: str, verb: RunAction) -> View:
         """Ask for a pause, for going on or for an end of all unfinished jobs."""
         try:
             return self._ask(Question("POST", f"/v1/runs/{run_id}/{verb}", self.query()))
         except RefusedError as error:
             if not error.repeated or error.status != _CONFLICT:
                 raise
-            # There is nothing to wish any more because it was granted before.
+            # The request was granted before, so there is nothing left to do.
             view = self.run(run_id)
             if verb == "resume" and is_resting(view):
                 raise

@@ -132,7 +132,7 @@ class LiveScreen(RunActions, Feed, MagicScreen):
             return "this is now"
         if action == "zoom" and self.query(Residency) and not self.query_one(Residency).moment:
             return "no step was trained yet"
-        return self.why_no_wish(action, self.run_view)
+        return self.why_unavailable(action, self.run_view)
 
     def action_scrub(self, way: int) -> None:
         """Go back or on by a fiftieth of the history."""

@@ -9,7 +9,7 @@ from textual.widget import Widget
 
 from engine.runs.errors import MagicError
 from engine.runs.states import RunState, View
-from magic_tui.client.engine import UNREADABLE, Wished, standing
+from magic_tui.client.engine import UNREADABLE, RunAction, standing
 from magic_tui.dashboard.confirm import ConfirmScreen
 from magic_tui.runs.removal import removal_facts, removal_lines
 from magic_tui.text.numbers import bytes_text
@@ -52,7 +52,7 @@ class RunActions(Widget):
         """The run that is meant."""
         raise NotImplementedError
 
-    def why_no_wish(self, action: str, run: View | None) -> str | None:
+    def why_unavailable(self, action: str, run: View | None) -> str | None:
         """Why the run cannot be paused, resumed or cancelled now."""
         able = {"pause": _CAN_PAUSE, "resume": _CAN_RESUME, "cancel": _CAN_CANCEL}.get(action)
         if able is None:
@@ -68,18 +68,18 @@ class RunActions(Widget):
 
     def action_pause(self) -> None:
         """Pause."""
-        self._wish_for("pause")
+        self._run_action("pause")
 
     def action_resume(self) -> None:
         """Go on."""
-        self._wish_for("resume")
+        self._run_action("resume")
 
     def action_cancel(self) -> None:
         """Ask, then cancel."""
 
         def answered(yes: bool | None) -> None:
             if yes:
-                self._wish_for("cancel")
+                self._run_action("cancel")
 
         run = self.chosen_run()
         if run is not None:
@@ -104,14 +104,14 @@ class RunActions(Widget):
         )
         self.app.call_from_thread(self.app.push_screen, question, answered)
 
-    def _wish_for(self, verb: Wished) -> None:
+    def _run_action(self, action: RunAction) -> None:
         run = self.chosen_run()
         if run is not None:
-            self._wish(run["id"], verb)
+            self._act(run["id"], action)
 
     @work(thread=True, exit_on_error=False)
-    def _wish(self, run_id: str, verb: Wished) -> None:
-        self._do(lambda: self.magic.engine().wish(run_id, verb), f"asked run {run_id} to {verb}")
+    def _act(self, run_id: str, action: RunAction) -> None:
+        self._do(lambda: self.magic.engine().act(run_id, action), f"sent {action} to run {run_id}")
 
     @work(thread=True, exit_on_error=False)
     def _remove(self, run_id: str, then: Callable[[], object]) -> None:

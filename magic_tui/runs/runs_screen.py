@@ -112,11 +112,11 @@ class RunsScreen(RunActions, MagicScreen):
     def why_not(self, action: str) -> str | None:
         """Most keys need a run."""
         run = self.chosen_run()
-        if action in ("mark", "remove", "copy", "choose", "wish") and run is None:
+        if action in ("mark", "remove", "copy", "choose") and run is None:
             return "there is no run here yet: n starts one"
         if action == "remove" and run is not None and not _is_over(run):
             return f"run {run['id']} is {standing(run)[0]}: cancel it first with x"
-        return self.why_no_wish(action, run)
+        return self.why_unavailable(action, run)
 
     def on_line_list_moved(self, event: LineList.Moved) -> None:
         """Another run in detail."""

@@ -43,7 +43,7 @@ class FakeEngine:
         self.on_submit: Callable[[SubmitRun], None] = lambda wanted: None
         self.on_attribute: Callable[[SubmitAttribution], None] = lambda wanted: None
         self.on_validate: Callable[[SubmitValidation], None] = lambda wanted: None
-        self.on_wish: Callable[[View, str], None] = lambda view, verb: None
+        self.on_action: Callable[[View, str], None] = lambda view, verb: None
         self.break_off: list[int] = []
         """After how many records each next stream breaks off."""
         self.reset_at: int | None = None
@@ -223,10 +223,10 @@ def _app(engine: FakeEngine) -> FastAPI:
         return engine.runs[run_id]
 
     @app.post("/v1/runs/{run_id}/{verb}", status_code=202)
-    def wish(run_id: str, verb: str) -> Any:
+    def act(run_id: str, verb: str) -> Any:
         if engine.runs[run_id]["job"]["state"] == "succeeded":
             return _problem(409, f"run {run_id} has succeeded; there is nothing to {verb}")
-        engine.on_wish(engine.runs[run_id], verb)
+        engine.on_action(engine.runs[run_id], verb)
         return engine.runs[run_id]
 
     @app.delete("/v1/runs/{run_id}")

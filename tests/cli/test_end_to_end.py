@@ -26,7 +26,7 @@ def _real_engine(places: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     if engine is not None:
         for run in engine.runs():
             with contextlib.suppress(Exception):
-                engine.wish(run["id"], "cancel")
+                engine.act(run["id"], "cancel")
             engine.wait(run["id"], 30)
         engine.stop()
 

@@ -133,11 +133,9 @@ def test_wait_misses_no_failure_among_several(asked: FakeEngine, magic: Magic) -
 
 
 @pytest.mark.parametrize(("verb", "state"), [("cancel", "cancelled"), ("pause", "paused")])
-def test_a_wish_names_the_job_it_was_about(
-    asked: FakeEngine, magic: Magic, verb: str, state: str
-) -> None:
+def test_an_action_names_its_job(asked: FakeEngine, magic: Magic, verb: str, state: str) -> None:
     asked.ask(RUN, "running")
-    asked.on_wish = lambda view, verb: asked.turn(RUN, state)
+    asked.on_action = lambda view, verb: asked.turn(RUN, state)
     result = magic(verb, RUN)
     assert (result.exit_code, result.stdout) == (
         0, f"attribution a0003 of run {RUN} is {state}\n"

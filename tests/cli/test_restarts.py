@@ -64,7 +64,7 @@ def test_a_cancel_that_was_granted_before_the_engine_ended(
     engine: FakeEngine, magic: Magic, breaking: Callable[..., None]
 ) -> None:
     engine.add(RUN, "running")
-    engine.on_wish = lambda view, verb: engine.turn(RUN, "succeeded")
+    engine.on_action = lambda view, verb: engine.turn(RUN, "succeeded")
     breaking("POST", "/cancel", BrokenOffError("gone"), heard=True)
     result = magic("cancel", RUN)
     assert result.exit_code == 0

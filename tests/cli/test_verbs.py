@@ -67,7 +67,7 @@ def test_wait_gives_up_after_the_time_given(engine: FakeEngine, magic: Magic) ->
     ("verb", "on_the_way", "state"),
     [("pause", "pausing", "paused"), ("cancel", "cancelling", "cancelled")],
 )
-def test_a_wish_returns_when_the_state_has_changed(
+def test_an_action_returns_when_the_state_has_changed(
     engine: FakeEngine, magic: Magic, verb: str, on_the_way: str, state: str
 ) -> None:
     def grant(view: object, asked: str) -> None:
@@ -76,30 +76,30 @@ def test_a_wish_returns_when_the_state_has_changed(
         later(lambda: engine.turn(RUN, state))
 
     engine.add(RUN, "running")
-    engine.on_wish = grant
+    engine.on_action = grant
     result = magic(verb, RUN)
     assert (result.exit_code, result.stdout) == (0, f"run {RUN} is {state}\n")
 
 
 def test_a_run_that_ends_first_is_told_as_that(engine: FakeEngine, magic: Magic) -> None:
     engine.add(RUN, "running")
-    engine.on_wish = lambda view, verb: later(lambda: engine.turn(RUN, "succeeded"))
+    engine.on_action = lambda view, verb: later(lambda: engine.turn(RUN, "succeeded"))
     result = magic("cancel")
     assert (result.exit_code, result.stdout) == (
         0, f"run {RUN} succeeded before it could be cancelled\n",
     )  # fmt: skip
 
 
-def test_a_wish_gives_up_after_the_time_given(engine: FakeEngine, magic: Magic) -> None:
+def test_an_action_times_out(engine: FakeEngine, magic: Magic) -> None:
     engine.add(RUN, "running")
-    engine.on_wish = lambda view, verb: engine.turn(RUN, "pausing")
+    engine.on_action = lambda view, verb: engine.turn(RUN, "pausing")
     result = magic("pause", "--timeout", "0.3")
     assert result.exit_code == 4 and f"run {RUN} is still pausing" in result.stderr
 
 
 def test_resume_waits_until_the_run_is_taken_up(engine: FakeEngine, magic: Magic) -> None:
     engine.add(RUN, "paused")
-    engine.on_wish = lambda view, verb: later(lambda: engine.turn(RUN, "queued"))
+    engine.on_action = lambda view, verb: later(lambda: engine.turn(RUN, "queued"))
     result = magic("resume", "--json")
     assert result.exit_code == 0 and json.loads(result.stdout)["state"] == "queued"
 
@@ -110,7 +110,7 @@ def test_the_help_of_cancel_tells_what_is_lost(magic: Magic) -> None:
     assert "What an attribution that is not complete saved is removed" in text
 
 
-def test_a_wish_that_makes_no_sense(engine: FakeEngine, magic: Magic) -> None:
+def test_an_action_that_does_not_apply(engine: FakeEngine, magic: Magic) -> None:
     engine.add(RUN, "succeeded")
     result = magic("pause", RUN)
     assert (result.exit_code, result.stderr) == (

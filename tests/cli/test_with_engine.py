@@ -41,7 +41,7 @@ def _real_engine(
         if engine is not None:
             for run in engine.runs():
                 with contextlib.suppress(Exception):
-                    engine.wish(run["id"], "cancel")
+                    engine.act(run["id"], "cancel")
                 engine.wait(run["id"], 10)
             engine.stop()
     finally:

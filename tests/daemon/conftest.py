@@ -75,15 +75,18 @@ class Bench:
             time.sleep(0.02)
         raise AssertionError(f"{is_so} was not reached: {view!r}")
 
-    def wish(self, engine: Engine, run: str, verb: Any) -> RunView:
-        return engine.wish(self.runs, run, verb)
+    def act(self, engine: Engine, run: str, verb: Any) -> RunView:
+        return engine.act(self.runs, run, verb)
 
     def allow(self, run: str, name: str = "go") -> None:
         """Let a rank that waits for a file come to its end."""
         (self.runs / run / name).touch()
 
+    def job(self, run: str, number: int = 1) -> JobFolder:
+        return JobFolder(self.runs / run / "jobs" / f"{number:04d}")
+
     def attempts(self, run: str, job: int = 1) -> list[AttemptFolder]:
-        return JobFolder(self.runs / run / "jobs" / f"{job:04d}").attempts()
+        return self.job(run, job).attempts()
 
     def exit(self, run: str, attempt: int = 1, job: int = 1) -> dict[str, Any]:
         record = self.attempts(run, job)[attempt - 1].exit()

@@ -13,7 +13,7 @@ import pytest
 from engine.daemon.settings import Settings
 from engine.runs.api_schema import RunView, SubmitRun, SubmitValidation
 from engine.runs.errors import ConflictError, NotFoundError, UsageError
-from engine.runs.states import Ending, Wish
+from engine.runs.states import DesiredState, Ending
 from tests.daemon.conftest import CONFIG, NO_FLOOR, Bench
 
 
@@ -24,9 +24,9 @@ def test_a_new_engine_takes_up_a_run_at_work(bench: Bench) -> None:
     bench.stop(first)
     second = bench.start()
     assert bench.until(second, run, "running").jobs[0].attempts == 1
-    bench.wish(second, run, "pause")
+    bench.act(second, run, "pause")
     bench.until(second, run, "paused")
-    bench.wish(second, run, "resume")
+    bench.act(second, run, "resume")
     bench.allow(run)
     bench.until(second, run, "succeeded")
     assert len(bench.attempts(run)) == 2
@@ -46,12 +46,12 @@ def test_a_run_ends_while_no_engine_is_there(bench: Bench) -> None:
     bench.until(second, waiting, "succeeded")
 
 
-def test_a_wish_without_an_engine_is_granted_by_the_next(bench: Bench) -> None:
+def test_a_desired_state_set_without_an_engine_is_reached_by_the_next(bench: Bench) -> None:
     first = bench.start()
     run = bench.submit(first, {"wait_for": "go"})
     bench.until(first, run, "running")
     bench.stop(first)
-    bench.attempts(run)[0].job.set_wish(Wish.PAUSE)
+    bench.job(run).set_desired_state(DesiredState.PAUSED)
     second = bench.start()
     bench.until(second, run, "paused")
 
@@ -113,7 +113,7 @@ def test_a_lost_registry_costs_what_waits_a_resume(bench: Bench) -> None:
             "was not submitted to this engine, or the engine's record of it was lost; have the "
             f"engine go on with it with: magic resume {run}"
         )
-        bench.wish(second, run, "resume")
+        bench.act(second, run, "resume")
     for position, run in enumerate(runs[1:]):
         view = bench.until(
             second, run, lambda view: bool(view.job and view.job.queue_position is not None)
@@ -150,9 +150,9 @@ def test_an_attribution_waits_for_the_training(bench: Bench) -> None:
     ]  # fmt: skip
     view = bench.until(engine, run, lambda view: view.jobs[1].reason is not None)
     assert (view.jobs[1].state, view.jobs[1].reason) == ("queued", "waits for job 1 of this run")
-    bench.wish(engine, run, "pause")
+    bench.act(engine, run, "pause")
     bench.until(engine, run, lambda view: all(job.state == "paused" for job in view.jobs))
-    bench.wish(engine, run, "resume")
+    bench.act(engine, run, "resume")
     bench.allow(run)
     view = bench.until(engine, run, "succeeded")
     assert view.attributions == 1 and [job.state for job in view.jobs] == ["succeeded"] * 2
@@ -164,7 +164,7 @@ def test_an_attribution_waits_for_a_paused_training(bench: Bench) -> None:
     engine = bench.start()
     run = bench.submit(engine, {"wait_for": "go"})
     bench.until(engine, run, "running")
-    bench.wish(engine, run, "pause")
+    bench.act(engine, run, "pause")
     bench.until(engine, run, "paused")
     bench.ask(engine, run)
     view = bench.until(engine, run, lambda view: view.jobs[1].reason is not None)
@@ -184,7 +184,7 @@ def test_a_cancelled_attribution_leaves_nothing(bench: Bench) -> None:
     bench.ask(engine, run, {"steps": 1, "wait_for": "never"})
     staging = bench.runs / run / "attributions" / ".a0001.new"
     bench.until(engine, run, lambda view: staging.exists())
-    bench.wish(engine, run, "cancel")
+    bench.act(engine, run, "cancel")
     bench.until(
         engine, run, lambda view: view.jobs[1].state == "cancelled" and not staging.exists()
     )
@@ -204,7 +204,7 @@ def test_a_validation_is_a_job_of_its_run(bench: Bench) -> None:
     job = view.jobs[-1]
     assert (job.number, job.work, job.attribution) == (3, "validate", "a0001")
     bench.until(engine, run, "running")
-    bench.wish(engine, run, "cancel")
+    bench.act(engine, run, "cancel")
     bench.until(engine, run, "cancelled")
     assert engine.run(bench.runs, run).attributions == 1
     engine.validate(bench.runs, run, SubmitValidation())
@@ -321,7 +321,7 @@ def test_a_pid_that_is_another_process_now_gets_no_signal(bench: Bench) -> None:
     attempt = bench.attempts(run)[0]
     real = attempt.about()
     attempt.write_about(started=real["started"] + 1)
-    bench.wish(engine, run, "cancel")
+    bench.act(engine, run, "cancel")
     time.sleep(0.2)
     assert engine.run(bench.runs, run).state == "cancelling"
     assert psutil.pid_exists(real["pid"]) and attempt.is_held()

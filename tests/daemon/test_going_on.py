@@ -12,7 +12,7 @@ from engine.daemon.leases import Allocation, Denied, Leases
 from engine.daemon.settings import Settings
 from engine.runs.jobs import JobFolder
 from engine.runs.request import ValidationRequest
-from engine.runs.states import Wish
+from engine.runs.states import DesiredState
 from tests.daemon.conftest import NO_FLOOR, Bench
 from tests.daemon.test_obstacles import FakeNvml, nvml
 
@@ -32,14 +32,14 @@ def test_what_rests_goes_on_and_what_failed_long_ago_does_not(bench: Bench) -> N
         bench.until(engine, run, lambda view: view.jobs[-1].state == "failed")
     bench.ask(engine, run, {"wait_for": "go"})
     bench.until(engine, run, "running")
-    bench.wish(engine, run, "pause")
+    bench.act(engine, run, "pause")
     bench.until(engine, run, "paused")
-    bench.wish(engine, run, "resume")
+    bench.act(engine, run, "resume")
     bench.until(engine, run, "running")
     assert states(bench, engine, run) == ["succeeded", "failed", "failed", "running"]
     bench.allow(run)
     bench.until(engine, run, "succeeded")
-    bench.wish(engine, run, "resume")
+    bench.act(engine, run, "resume")
     bench.until(engine, run, lambda view: view.jobs[2].attempts == 2)
     assert [len(bench.attempts(run, job)) for job in (2, 3)] == [1, 2]
 
@@ -49,9 +49,9 @@ def test_queries_that_were_cancelled_go_on_with_the_training_they_need(bench: Be
     run = bench.submit(engine, {"wait_for": "go"})
     bench.until(engine, run, "running")
     bench.ask(engine, run)
-    bench.wish(engine, run, "cancel")
+    bench.act(engine, run, "cancel")
     bench.until(engine, run, lambda view: all(job.state == "cancelled" for job in view.jobs))
-    bench.wish(engine, run, "resume")
+    bench.act(engine, run, "resume")
     bench.allow(run)
     bench.until(engine, run, lambda view: all(job.state == "succeeded" for job in view.jobs))
 
@@ -71,7 +71,7 @@ def test_a_copy_computes_only_when_asked_to(bench: Bench, tmp_path: Path) -> Non
         f"magic resume {run}"
     )
     assert not bench.attempts(run)
-    bench.wish(engine, run, "resume")
+    bench.act(engine, run, "resume")
     bench.until(engine, run, "succeeded")
 
 
@@ -137,11 +137,11 @@ def test_what_began_without_a_gpu_gets_none(bench: Bench, nvml: FakeNvml) -> Non
     bench.until(engine, run, "running")
     assert bench.attempts(run)[0].about()["gpu"] is True
     facts = {"schedule": "x", "threads": 1, "device": "cpu"}
-    bench.attempts(run)[0].job.run.write_prepared(facts)
-    bench.wish(engine, run, "pause")
+    bench.job(run).run.write_prepared(facts)
+    bench.act(engine, run, "pause")
     bench.until(engine, run, "paused")
     nvml.gpus = [(0, 10**9)]
-    bench.wish(engine, run, "resume")
+    bench.act(engine, run, "resume")
     view = bench.until(engine, run, "running")
     assert view.job is not None and view.job.devices == []
     assert bench.attempts(run)[1].about()["gpu"] is False
@@ -149,8 +149,8 @@ def test_what_began_without_a_gpu_gets_none(bench: Bench, nvml: FakeNvml) -> Non
     bench.until(engine, run, "succeeded")
 
 
-def test_a_wish_makes_the_folder_its_home(waiting: JobFolder) -> None:
-    waiting.set_wish(Wish.RUN)
+def test_a_desired_state_records_the_folder_as_home(waiting: JobFolder) -> None:
+    waiting.set_desired_state(DesiredState.RUNNING)
     assert JobMonitor(waiting).moved_from() is None
     moved = waiting.run.path.with_name("20250102T030405-abc123")
     waiting.run.path.rename(moved)

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from engine.runs.errors import ConflictError
-from engine.runs.states import Ending
+from engine.runs.states import DesiredState, Ending
 from tests.daemon.conftest import Bench
 
 
@@ -52,12 +52,12 @@ def test_pause_and_resume(bench: Bench) -> None:
     engine = bench.start()
     run = bench.submit(engine, {"steps": 4, "wait_for": "go"})
     bench.until(engine, run, lambda view: view.steps == 4)
-    assert bench.wish(engine, run, "pause").state in ("pausing", "paused")
-    assert bench.wish(engine, run, "pause").state in ("pausing", "paused")
+    assert bench.act(engine, run, "pause").state in ("pausing", "paused")
+    assert bench.act(engine, run, "pause").state in ("pausing", "paused")
     paused = bench.until(engine, run, "paused")
     assert bench.exit(run)["ending"] == Ending.STOPPED
     assert paused.phase is not None and paused.phase.remaining_seconds is None
-    bench.wish(engine, run, "resume")
+    bench.act(engine, run, "resume")
     bench.allow(run)
     done = bench.until(engine, run, "succeeded")
     assert done.jobs[0].attempts == 2 and done.steps == 4
@@ -67,8 +67,8 @@ def test_a_pause_is_taken_back_at_once(bench: Bench) -> None:
     engine = bench.start()
     run = bench.submit(engine, {"wait_for": "go"})
     bench.until(engine, run, "running")
-    bench.wish(engine, run, "pause")
-    bench.wish(engine, run, "resume")
+    bench.act(engine, run, "pause")
+    bench.act(engine, run, "resume")
     bench.until(engine, run, lambda view: view.jobs[0].attempts == 2)
     bench.allow(run)
     bench.until(engine, run, "succeeded")
@@ -78,11 +78,11 @@ def test_a_queued_run_is_paused_before_it_starts(bench: Bench) -> None:
     engine = bench.start()
     first = bench.submit(engine, {"wait_for": "go"})
     second = bench.submit(engine)
-    assert bench.wish(engine, second, "pause").state == "paused"
+    assert bench.act(engine, second, "pause").state == "paused"
     bench.allow(first)
     bench.until(engine, first, "succeeded")
     assert engine.run(bench.runs, second).state == "paused" and not bench.attempts(second)
-    bench.wish(engine, second, "resume")
+    bench.act(engine, second, "resume")
     bench.until(engine, second, "succeeded")
 
 
@@ -90,10 +90,10 @@ def test_cancel_and_go_on_after_all(bench: Bench) -> None:
     engine = bench.start()
     run = bench.submit(engine, {"wait_for": "go"})
     bench.until(engine, run, "running")
-    bench.wish(engine, run, "cancel")
+    bench.act(engine, run, "cancel")
     bench.until(engine, run, "cancelled")
     assert bench.exit(run)["ending"] == Ending.STOPPED
-    bench.wish(engine, run, "resume")
+    bench.act(engine, run, "resume")
     bench.allow(run)
     bench.until(engine, run, "succeeded")
 
@@ -102,7 +102,7 @@ def test_a_rank_that_does_not_obey_a_cancel_is_killed(bench: Bench) -> None:
     engine = bench.start()
     run = bench.submit(engine, {"wait_for": "never", "deaf": True})
     bench.until(engine, run, "running")
-    bench.wish(engine, run, "cancel")
+    bench.act(engine, run, "cancel")
     bench.until(engine, run, "cancelled")
     assert bench.exit(run)["signal"] == signal.SIGKILL
     assert bench.exit(run)["ending"] == Ending.STOPPED
@@ -112,22 +112,22 @@ def test_a_pause_waits_as_long_as_it_takes(bench: Bench) -> None:
     engine = bench.start()
     run = bench.submit(engine, {"steps": 2, "seconds": 0.6})
     bench.until(engine, run, "running")
-    bench.wish(engine, run, "pause")
+    bench.act(engine, run, "pause")
     bench.until(engine, run, "paused")
     assert bench.exit(run)["message"] == "stopped"
 
 
-def test_wishes_that_make_no_sense(bench: Bench) -> None:
+def test_actions_that_do_not_apply(bench: Bench) -> None:
     engine = bench.start()
     run = bench.submit(engine, {"wait_for": "go"})
     bench.until(engine, run, "running")
     with pytest.raises(ConflictError, match="is running: there is nothing to resume"):
-        bench.wish(engine, run, "resume")
+        bench.act(engine, run, "resume")
     bench.allow(run)
     bench.until(engine, run, "succeeded")
     for verb in ("pause", "resume", "cancel"):
         with pytest.raises(ConflictError, match=f"is succeeded: there is nothing to {verb}"):
-            bench.wish(engine, run, verb)
+            bench.act(engine, run, verb)
 
 
 def test_a_result_beats_a_late_cancel(bench: Bench) -> None:
@@ -136,10 +136,10 @@ def test_a_result_beats_a_late_cancel(bench: Bench) -> None:
     bench.until(engine, run, "running")
     bench.stop(engine)
     bench.allow(run)
-    job = bench.attempts(run)[0].job
+    job = bench.job(run)
     while job.state() != "succeeded":
         pass
-    job.set_wish("cancel")  # type: ignore[arg-type]
+    job.set_desired_state(DesiredState.CANCELLED)
     again = bench.start()
     assert bench.until(again, run, "succeeded").reason is None
 
@@ -166,8 +166,8 @@ def test_a_crash_loop_fails_after_three_attempts(bench: Bench) -> None:
     view = bench.until(engine, run, "failed")
     assert view.jobs[0].attempts == 3 and view.jobs[0].exit_code == 1
     assert view.reason is not None
-    assert view.reason.startswith("it ended 3 times in a row without getting any further: its pro")
-    bench.wish(engine, run, "resume")
+    assert view.reason.startswith("it ended 3 times in a row without progress: its pro")
+    bench.act(engine, run, "resume")
     assert bench.until(engine, run, "failed").jobs[0].attempts >= 4
 
 

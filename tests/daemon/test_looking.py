@@ -80,7 +80,7 @@ def test_a_run_that_others_queued_does_not_start(bench: Bench, waiting: str) -> 
     assert registry.runs == []
     registry.close()
     engine = bench.start()
-    bench.wish(engine, waiting, "resume")
+    bench.act(engine, waiting, "resume")
     bench.until(engine, waiting, "succeeded")
 
 
@@ -90,13 +90,13 @@ def test_what_a_copy_says_of_its_home_does_not_count(
 ) -> None:
     received = tmp_path / "received"
     shutil.copytree(bench.runs, received)
-    wish = received / waiting / "jobs" / "0001" / "wish.json"
-    facts = read_record(wish) or {}
+    desired = received / waiting / "jobs" / "0001" / "desired_state.json"
+    facts = read_record(desired) or {}
     if home == "forged":
         facts["home"] = str(received / waiting)
     else:
         del facts["home"]
-    write_record(wish, facts)
+    write_record(desired, facts)
     engine = bench.start()
     reason = stays(bench, engine, waiting, received)
     assert ("was copied or moved here from elsewhere" in reason) == (home == "missing")
@@ -106,10 +106,10 @@ def test_a_copy_in_the_place_of_a_run_that_waits_does_not_start(
     bench: Bench, waiting: str, tmp_path: Path
 ) -> None:
     engine = bench.start(Settings(disk_floor=10**18))
-    bench.wish(engine, waiting, "resume")
+    bench.act(engine, waiting, "resume")
     bench.stop(engine)
-    wish = bench.runs / waiting / "jobs" / "0001" / "wish.json"
-    write_record(wish, {**(read_record(wish) or {}), "home": "/somebody/elses"})
+    desired = bench.runs / waiting / "jobs" / "0001" / "desired_state.json"
+    write_record(desired, {**(read_record(desired) or {}), "home": "/somebody/elses"})
     engine = bench.start()
     assert "moved here from /somebody/elses" in stays(bench, engine, waiting, bench.runs)
 
@@ -121,7 +121,7 @@ def test_nothing_starts_in_files_of_another_user(bench: Bench, waiting: str) -> 
         os.chown(file, STRANGER, STRANGER)
         engine = bench.start()
         with pytest.raises(ConflictError, match=f"belongs to user {STRANGER}, not to you"):
-            bench.wish(engine, waiting, "resume")
+            bench.act(engine, waiting, "resume")
         again = SubmitRun(id=waiting, runs_dir=str(bench.runs), config=CONFIG)
         with pytest.raises(ConflictError, match=f"belongs to user {STRANGER}"):
             engine.submit(again)
@@ -129,7 +129,7 @@ def test_nothing_starts_in_files_of_another_user(bench: Bench, waiting: str) -> 
         bench.stop(engine)
         os.chown(file, 0, 0)
     engine = bench.start()
-    bench.wish(engine, waiting, "resume")
+    bench.act(engine, waiting, "resume")
     bench.until(engine, waiting, "succeeded")
 
 
@@ -158,17 +158,17 @@ def test_where_others_may_write_runs_start_once_the_user_has_said_so(
         folder.chmod(0o755)
     run = bench.submit(engine)
     (bench.runs / run).chmod(0o755)
-    bench.wish(engine, run, "pause")
+    bench.act(engine, run, "pause")
     place = {"runs": bench.runs, "above": bench.runs.parent, "run": bench.runs / run}[exposed]
     place.chmod(0o777)
     words = f"{place} may be written by others"
     with pytest.raises(ConflictError, match=words):
-        bench.wish(engine, run, "resume")
+        bench.act(engine, run, "resume")
     if exposed != "run":
         with pytest.raises(ConflictError, match=words):
             bench.submit(engine)
     place.chmod(0o755)
-    bench.wish(engine, run, "resume")
+    bench.act(engine, run, "resume")
     place.chmod(0o777)
     bench.stop(engine)
     engine = bench.start()
@@ -186,7 +186,7 @@ def test_where_others_may_write_runs_start_once_the_user_has_said_so(
 def test_behind_a_link_both_places_count(bench: Bench, open_folder: Path) -> None:
     engine = bench.start(Settings(disk_floor=10**18))
     run = bench.submit(engine)
-    bench.wish(engine, run, "pause")
+    bench.act(engine, run, "pause")
     for name in ("link", "target"):
         (open_folder / name).mkdir(mode=0o755)
     shutil.copytree(bench.runs / run, open_folder / "target" / run)
@@ -195,9 +195,9 @@ def test_behind_a_link_both_places_count(bench: Bench, open_folder: Path) -> Non
     for exposed in ("link", "target"):
         (open_folder / exposed).chmod(0o777)
         with pytest.raises(ConflictError, match=f"{open_folder / exposed} may be written by"):
-            bench.wish(engine, run, "resume")
+            bench.act(engine, run, "resume")
         (open_folder / exposed).chmod(0o755)
-    bench.wish(engine, run, "resume")
+    bench.act(engine, run, "resume")
 
 
 def test_a_forgotten_folder_starts_nothing_more(bench: Bench) -> None:
@@ -210,7 +210,7 @@ def test_a_forgotten_folder_starts_nothing_more(bench: Bench) -> None:
     bench.allow(first)
     bench.until(engine, first, "succeeded")
     assert "was not submitted" in stays(bench, engine, second, bench.runs)
-    bench.wish(engine, second, "resume")
+    bench.act(engine, second, "resume")
     bench.until(engine, second, "succeeded")
     bench.stop(engine)
     registry = Registry(bench.state / "registry.sqlite")

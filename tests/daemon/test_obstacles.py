@@ -137,7 +137,7 @@ def test_whoever_resumes_after_a_full_disk_is_believed(bench: Bench, disk: Disk)
     engine = bench.start()
     run = bench.submit(engine, {"end": "full"}, {})
     bench.until(engine, run, lambda view: "no more is free now" in (view.reason or ""))
-    bench.wish(engine, run, "resume")
+    bench.act(engine, run, "resume")
     bench.until(engine, run, "succeeded")
 
 

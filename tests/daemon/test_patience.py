@@ -102,7 +102,7 @@ def test_a_run_that_hangs_holds_up_no_other(
     with pytest.raises(RunError, match="does not answer"):
         engine.run(bench.runs, first)
     with pytest.raises(RunError, match="does not answer"):
-        engine.wish(bench.runs, first, "pause")
+        engine.act(bench.runs, first, "pause")
     assert [view.state for view in engine.runs(bench.runs)] == ["unreadable", "succeeded"]
     gate.set()
     bench.until(engine, first, "succeeded")

@@ -27,11 +27,11 @@ def test_a_question_that_fails_leaves_the_run_as_it_was(bench: Bench) -> None:
     # A later question need not clear it, and neither does a restart change anything.
     bench.ask(engine, run, {"wait_for": "go"})
     assert bench.until(engine, run, "running").state == "succeeded"
-    bench.wish(engine, run, "pause")
+    bench.act(engine, run, "pause")
     assert bench.until(engine, run, "paused").state == "succeeded"
-    bench.wish(engine, run, "resume")
+    bench.act(engine, run, "resume")
     bench.until(engine, run, "running")
-    bench.wish(engine, run, "cancel")
+    bench.act(engine, run, "cancel")
     bench.until(engine, run, ended(3))
     bench.stop(engine)
     again = bench.start().run(bench.runs, run)
@@ -58,21 +58,21 @@ def test_a_training_that_ends_badly_marks_the_run(bench: Bench, verb: str | None
     run = bench.submit(engine, {"end": "fail"} if verb is None else {"wait_for": "go"})
     if verb is not None:
         bench.until(engine, run, "running")
-        bench.wish(engine, run, verb)
+        bench.act(engine, run, verb)
     view = bench.until(engine, run, ended(1))
     assert view.state == ("failed" if verb is None else "cancelled")
     assert view.reason == view.jobs[0].reason
 
 
-def test_what_cannot_be_wished_is_told_of_the_run(bench: Bench) -> None:
+def test_the_refusal_of_an_action_names_the_run(bench: Bench) -> None:
     engine = bench.start()
     run = bench.submit(engine)
     bench.until(engine, run, "succeeded")
     bench.ask(engine, run, {"end": "fail"})
     bench.until(engine, run, ended(2))
     with pytest.raises(ConflictError, match="is succeeded: there is nothing to pause"):
-        bench.wish(engine, run, "pause")
-    bench.wish(engine, run, "resume")
+        bench.act(engine, run, "pause")
+    bench.act(engine, run, "resume")
     view = bench.until(engine, run, lambda view: view.jobs[1].attempts == 2)
     assert view.state == "succeeded"
 

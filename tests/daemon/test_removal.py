@@ -53,7 +53,7 @@ def test_what_is_needed_stays(bench: Bench) -> None:
     for what in ("run", "trajectory"):
         with pytest.raises(ConflictError, match=f"job 1 of run {run} is running; wait until"):
             engine.remove(bench.runs, run, what)  # type: ignore[arg-type]
-    bench.wish(engine, run, "pause")
+    bench.act(engine, run, "pause")
     bench.until(engine, run, "paused")
     with pytest.raises(ConflictError, match="is paused and needs the trajectory"):
         engine.remove(bench.runs, run, "trajectory")
@@ -70,7 +70,7 @@ def test_a_queued_attribution_keeps_the_trajectory(bench: Bench) -> None:
     bench.ask(engine, run)
     with pytest.raises(ConflictError, match=f"job 2 of run {run} is queued"):
         engine.remove(bench.runs, run, "trajectory")
-    bench.wish(engine, run, "cancel")
+    bench.act(engine, run, "cancel")
     engine.remove(bench.runs, run, "trajectory")
 
 

@@ -21,7 +21,7 @@ def test_it_goes_on_under_its_id_in_every_request(bench: Bench) -> None:
     run = bench.submit(engine, {"wait_for": "go"})
     other = bench.submit(engine)
     bench.until(engine, run, "running")
-    bench.wish(engine, run, "pause")
+    bench.act(engine, run, "pause")
     bench.until(engine, run, "paused")
     folder = bench.runs / "my best run"
     (bench.runs / run).rename(folder)
@@ -30,7 +30,7 @@ def test_it_goes_on_under_its_id_in_every_request(bench: Bench) -> None:
         view = engine.find(bench.runs, wanted)
         assert (view.id, view.path, view.state) == (run, str(folder), "paused")
     (folder / "go").touch()
-    bench.wish(engine, run, "resume")
+    bench.act(engine, run, "resume")
     bench.until(engine, run, "succeeded")
     bench.ask(engine, run)
     assert bench.until(engine, run, "succeeded").attributions == 1

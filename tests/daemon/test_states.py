@@ -4,12 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.runs.states import (
-    PATIENCE,
+    MAX_DEAD_ATTEMPTS,
     AttemptFacts,
+    DesiredState,
     Ending,
     JobFacts,
     RunState,
-    Wish,
     job_state,
 )
 
@@ -33,8 +33,10 @@ HELD = st.builds(
 @st.composite
 def facts(draw: st.DrawFn) -> JobFacts:
     attempts = draw(st.lists(ENDED, max_size=6)) + draw(st.lists(HELD, max_size=1))
-    # A wish counts the attempts that there were; more can have been made since, never fewer.
-    return JobFacts(draw(st.sampled_from(Wish)), draw(st.integers(0, len(attempts))), attempts)
+    # A request resets the attempts made so far; later ones only add to them.
+    return JobFacts(
+        draw(st.sampled_from(DesiredState)), draw(st.integers(0, len(attempts))), attempts
+    )
 
 
 @given(facts())
@@ -46,7 +48,7 @@ def test_every_combination_gives_a_state(facts: JobFacts) -> None:
 def test_a_finished_attempt_always_wins(facts: JobFacts, place: int) -> None:
     done = AttemptFacts(held=False, begun=True, ending=Ending.DONE, progressed=True)
     attempts = [*facts.attempts[:place], done, *facts.attempts[place:]]
-    assert job_state(JobFacts(facts.wish, facts.forgiven, attempts)) is RunState.SUCCEEDED
+    assert job_state(JobFacts(facts.desired, facts.reset_attempts, attempts)) is RunState.SUCCEEDED
 
 
 @given(facts())
@@ -67,28 +69,28 @@ def test_without_a_process_nothing_is_at_work(facts: JobFacts) -> None:
 
 
 @given(facts())
-def test_what_was_wished_is_what_becomes_of_it(facts: JobFacts) -> None:
+def test_a_job_reaches_its_desired_state(facts: JobFacts) -> None:
     state = job_state(facts)
-    if facts.wish is Wish.CANCEL:
+    if facts.desired is DesiredState.CANCELLED:
         assert state in (RunState.CANCELLING, RunState.CANCELLED, RunState.SUCCEEDED)
-    if facts.wish is Wish.RUN:
+    if facts.desired is DesiredState.RUNNING:
         assert state not in (
             RunState.CANCELLING, RunState.CANCELLED, RunState.PAUSING, RunState.PAUSED
         )  # fmt: skip
     if state is RunState.PAUSED:
-        assert facts.wish is Wish.PAUSE
+        assert facts.desired is DesiredState.PAUSED
 
 
 @given(facts())
-def test_asking_again_forgives_every_failure(facts: JobFacts) -> None:
-    again = JobFacts(Wish.RUN, len(facts.attempts), facts.attempts)
+def test_resuming_resets_every_failure(facts: JobFacts) -> None:
+    again = JobFacts(DesiredState.RUNNING, len(facts.attempts), facts.attempts)
     assert job_state(again) not in (RunState.FAILED, RunState.BLOCKED, RunState.INTERRUPTED)
 
 
 @given(st.lists(ENDED, max_size=8))
 def test_only_useless_deaths_in_a_row_are_a_crash_loop(attempts: list[AttemptFacts]) -> None:
     died = [a for a in attempts if a.ending is Ending.DIED]
-    last = died[-PATIENCE:]
-    useless = len(last) == PATIENCE and not any(a.progressed for a in last)
-    state = job_state(JobFacts(Wish.RUN, 0, died))
+    last = died[-MAX_DEAD_ATTEMPTS:]
+    useless = len(last) == MAX_DEAD_ATTEMPTS and not any(a.progressed for a in last)
+    state = job_state(JobFacts(DesiredState.RUNNING, 0, died))
     assert (state is RunState.FAILED) == useless

@@ -87,8 +87,8 @@ def test_the_bytes_of_a_run_at_work_are_counted_seldom(
         ("run_config.yaml", b"magic: {format_version: 99}\n", "has format version 99"),
         ("events.jsonl", b"{}\n", "events.jsonl: line 1 is damaged"),
         ("jobs/0001/request.json", b"{", "request.json is missing or damaged"),
-        ("jobs/0001/wish.json", b"nonsense", "wish.json is damaged"),
-        ("jobs/0001/wish.json", b'{"wish": "fly"}', "is damaged (ValueError"),
+        ("jobs/0001/desired_state.json", b"nonsense", "desired_state.json is damaged"),
+        ("jobs/0001/desired_state.json", b'{"desired_state": "fly"}', "is damaged (ValueError"),
         ("jobs/0001/attempts/0001/exit.json", b'{"x": 1}', "is damaged (KeyError"),
         ("jobs/0001/attempts/0001/exit.json", b'{"ending": "odd"}', "is damaged (ValueError"),
     ],
@@ -131,13 +131,13 @@ def test_one_unreadable_run_stops_no_other(bench: Bench) -> None:
     engine = bench.start()
     bad = bench.submit(engine, {"wait_for": "go"})
     bench.until(engine, bad, "running")
-    request = bench.runs / bad / "jobs" / "0001" / "wish.json"
-    bench.wish(engine, bad, "pause")
+    request = bench.runs / bad / "jobs" / "0001" / "desired_state.json"
+    bench.act(engine, bad, "pause")
     bench.until(engine, bad, "paused")
     request.write_text("{")
     bench.until(engine, bad, "unreadable")
-    with pytest.raises(ConflictError, match=r"cannot be read: .*wish.json is damaged"):
-        bench.wish(engine, bad, "resume")
+    with pytest.raises(ConflictError, match=r"cannot be read: .*desired_state.json is damaged"):
+        bench.act(engine, bad, "resume")
     good = bench.submit(engine)
     bench.until(engine, good, "succeeded")
     assert {view.state for view in engine.runs(bench.runs)} == {"unreadable", "succeeded"}

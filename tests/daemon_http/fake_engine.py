@@ -88,7 +88,7 @@ class FakeEngine:
         put(a_view(Path(view.path), *(job.state for job in view.jobs), RunState.QUEUED))
         return self.run(runs_dir, run_id)
 
-    def wish(self, runs_dir: Path, run_id: str, verb: str) -> RunView:
+    def act(self, runs_dir: Path, run_id: str, verb: str) -> RunView:
         view = self.run(runs_dir, run_id)
         if view.state == RunState.SUCCEEDED:
             raise ConflictError(f"run {run_id} is complete; there is nothing to {verb}")

@@ -54,8 +54,8 @@ def test_a_received_run_executes_nothing_until_it_is_resumed(
     received = canary.parent / "received"
     # In the usual runs folder as well as in another one.
     shutil.copytree(received, daemon.runs)
-    wish = daemon.runs / RUN / "jobs/0001/wish.json"
-    write_record(wish, {**(read_record(wish) or {}), "home": str(daemon.runs / RUN)})
+    desired = daemon.runs / RUN / "jobs/0001/desired_state.json"
+    write_record(desired, {**(read_record(desired) or {}), "home": str(daemon.runs / RUN)})
     folders = (daemon.runs, received)
     for folder in folders if owner else ():
         for path in (folder, *folder.rglob("*")):

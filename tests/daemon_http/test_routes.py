@@ -78,7 +78,7 @@ def test_one_run(client: httpx2.Client, daemon: Daemon) -> None:
 @pytest.mark.parametrize(
     ("verb", "state"), [("pause", "paused"), ("resume", "queued"), ("cancel", "cancelled")]
 )
-def test_wishes(client: httpx2.Client, daemon: Daemon, verb: str, state: str) -> None:
+def test_actions(client: httpx2.Client, daemon: Daemon, verb: str, state: str) -> None:
     daemon.make_run(RunState.RUNNING)
     asked = {"runs_dir": str(daemon.runs)}
     answer = client.post(f"/v1/runs/{RUN}/{verb}", params=asked)

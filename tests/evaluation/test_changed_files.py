@@ -129,8 +129,8 @@ def test_no_changed_file_is_believed(validated: RunFolder, monkeypatch: pytest.M
     assert {
         "run_config.yaml", "prepared.json", "tokenizer.json", "documents.parquet", "events.jsonl",
         "queries.parquet", "asked.parquet", "complete.json", "validation.csv", "agreement.json",
-        "smoothness.json", "request.json", "exit.json", "wish.json", "zarr.json", "bank.jsonl",
-        "cosine.npy", "digests.json",
+        "smoothness.json", "request.json", "exit.json", "desired_state.json", "zarr.json",
+        "bank.jsonl", "cosine.npy", "digests.json",
     } <= kinds, kinds  # fmt: skip
 
 

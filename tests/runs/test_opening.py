@@ -140,13 +140,19 @@ def test_a_pipe_at_any_name_in_a_run_holds_up_nobody(finished: Path, tmp_path: P
         except MagicError as error:
             assert str(copy) in str(error)
         shutil.rmtree(copy)
-    assert {"run_config.yaml", "events.jsonl", "request.json", "wish.json", "lock"} <= unreadable
+    assert {
+        "run_config.yaml",
+        "events.jsonl",
+        "request.json",
+        "desired_state.json",
+        "lock",
+    } <= unreadable
 
 
 def test_a_lock_that_a_stranger_holds_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(jobs, "_LOCK_SECONDS", 0.05)
     job = submit_run(tmp_path, "20250102T030405-abc124", CONFIG)
     stranger = os.open(job.path, os.O_RDONLY)
     fcntl.flock(stranger, fcntl.LOCK_SH)

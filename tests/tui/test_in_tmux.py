@@ -90,7 +90,7 @@ def tmux(places: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tmux]:
     if engine is not None:
         for run in engine.runs():
             with contextlib.suppress(Exception):
-                engine.wish(run["id"], "cancel")
+                engine.act(run["id"], "cancel")
             engine.wait(run["id"], 30)
         engine.stop()
 
