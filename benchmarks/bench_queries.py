@@ -1,11 +1,8 @@
-"""What many queries cost, and what leaving out a share of their gradients costs in exactness.
+"""What a step of replay costs with many queries.
 
-``python -m benchmarks.bench_queries cost [--model FOLDER]``: a replayed step of 8, 32 and 128
-queries against a step of a plain training loop, interleaved, and where the time of 8 goes. More
-queries than ``--at-once`` take several passes.
-
-``python -m benchmarks.bench_queries share --model FOLDER --train FILE --queries FILE``: the
-tables of :mod:`benchmarks.query_shares`.
+``python -m benchmarks.bench_queries [--model FOLDER]`` times a replayed step of 8, 32 and 128
+queries against a step of a plain training loop, interleaved, and shows where the time of 8 goes.
+More queries than ``--at-once`` take several passes.
 """
 
 import argparse
@@ -22,7 +19,6 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.bench_step import Subject
-from benchmarks.query_shares import share
 
 QUERIES = (8, 32, 128)
 KINDS = {
@@ -107,22 +103,12 @@ def _seconds(run: Callable[[], Any]) -> float:
 def main() -> None:
     """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["cost", "share"])
     parser.add_argument("--model", help="folder of a pretrained model")
-    parser.add_argument("--train", help="jsonl of texts to train on")
-    parser.add_argument("--queries", help="jsonl of texts to ask about")
-    parser.add_argument("--rows", type=int, default=6, help="rows a step")
-    parser.add_argument("--tokens", type=int, default=40, help="tokens a row")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--at-once", type=int, default=32, help="most queries of a pass")
     options = parser.parse_args()
     torch.manual_seed(0)
-    if options.what == "cost":
-        cost(options.model, options.rounds, options.at_once)
-    elif not (options.model and options.train and options.queries):
-        parser.error("share needs --model, --train and --queries")
-    else:
-        share(options)
+    cost(options.model, options.rounds, options.at_once)
 
 
 if __name__ == "__main__":

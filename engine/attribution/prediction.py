@@ -69,7 +69,8 @@ def predict(job: Job, queries: Queries | None, folder: Path, is_plan: bool = Fal
     count, steps = 0 if queries is None else queries.measurements, len(job.order)
     asked_for, training = job.config.trajectory.checkpointing, job.training
     needs = needs_of(job, job.config.attribution.granularity)
-    budgets = {kind: budget_of(job, needs, max(1, count), kind) for kind in KINDS}
+    replayed = 1 if queries is None else len(set(queries.replayed))
+    budgets = {kind: budget_of(job, needs, replayed, kind) for kind in KINDS}
     footprint = footprint_of(job) if is_plan or steps > FEW_STEPS else None
     asked = _asked(budgets["gradients"])
     if is_plan or wants_times(asked_for, steps):

@@ -23,7 +23,7 @@ _OWN = ("id", "text", "measurement", "coefficient")
 _TOKENS = ("input_ids", "targets", "cut_tokens", "text_end")
 _ROW = ("inputs", "losses")
 """What only later attempts need: the row that the model is given, and its number of losses."""
-_RESERVED = (*_OWN, *_TOKENS, *_ROW, "loss_before", "loss_after", "outside", "expected_error")
+_RESERVED = (*_OWN, *_TOKENS, *_ROW, "loss_before", "loss_after")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,17 @@ class Queries:
     def measurements(self) -> int:
         """Length of the scores' query axis."""
         return 1 + max(query.measurement for query in self.items)
+
+    @property
+    def replayed(self) -> list[int]:
+        """By measurement, the first one that equals it exactly, whose scores it shares."""
+        sums: list[list[Any]] = [[] for _ in range(self.measurements)]
+        for query in self.items:
+            inputs = sorted(query.document.inputs.items())
+            arrays = tuple((name, a.dtype.str, a.shape, a.tobytes()) for name, a in inputs)
+            sums[query.measurement].append((arrays, query.document.losses, query.coefficient))
+        first: dict[Any, int] = {}
+        return [first.setdefault(tuple(sum_), place) for place, sum_ in enumerate(sums)]
 
     @property
     def cut_tokens(self) -> list[int]:

@@ -23,8 +23,6 @@ class QueryRequest:
     """``attributions/.ID.new``; renamed to ``ID`` in the end."""
     queries: Queries
     granularity: Granularity
-    tolerance: float | None = None
-    """Share of a query's gradient that may be left out for fewer replays; None replays each."""
 
     @property
     def identifier(self) -> str:
@@ -60,17 +58,15 @@ def asking_of(folder: RunFolder, request: Request, job: Job) -> QueryRequest:
         store_asked(folder, request, _read(request, job))
     reduction: Reduction = "none"
     granularity = job.config.attribution.granularity
-    tolerance = job.config.attribution.query_tolerance
     if request.asked is not None:
         granularity = request.asked.granularity or granularity
-        tolerance = tolerance if request.asked.tolerance is None else request.asked.tolerance
         reduction = request.asked.reduction
     elif job.config.queries is not None:
         reduction = job.config.queries.reduction
     if not job.config.has_tokens:
         granularity = "document"
     queries = read_asked(staging / ASKED, reduction)
-    return QueryRequest(folder, staging, queries, granularity, tolerance)
+    return QueryRequest(folder, staging, queries, granularity)
 
 
 def _is_readable(file: Path) -> bool:

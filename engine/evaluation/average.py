@@ -132,10 +132,4 @@ def _mean_document(same: Sequence[QueryDocument]) -> QueryDocument:
         same[0],
         loss_before=mean(document.loss_before for document in same),
         loss_after=mean(document.loss_after for document in same),
-        outside=_largest([document.outside for document in same]),
-        expected_error=_largest([document.expected_error for document in same]),
     )
-
-
-def _largest(values: Sequence[float | None]) -> float | None:
-    return max((value for value in values if value is not None), default=None)

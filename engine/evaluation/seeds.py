@@ -21,7 +21,7 @@ _OTHER_SEED = "start another one with: magic run CONFIG --seed N"
 _FREE = {"name", "seed", "trajectory", "devices", "queries", "attribution"}
 """What says nothing about the training: labels, how much is kept, where it is computed, and what
 is asked, which is compared as it was stored."""
-_MEASURED = {"loss_before", "loss_after", "outside", "expected_error", "cut_tokens", "text_end"}
+_MEASURED = {"loss_before", "loss_after", "cut_tokens", "text_end"}
 _ASKED = "asked.parquet"
 """What was asked, as the model is given it."""
 

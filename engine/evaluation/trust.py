@@ -149,7 +149,6 @@ def _facts(
         reproduced=record.get("reproduced"),
         rounding=largest_rounding(record),
         findings=findings_of(run, record),
-        outside=(record.get("subspace") or {}).get("outside", 0.0),
         derivative=(record.get("derivative") or {}).get("problem", ""),
         optimizer=optimizer.name,
         eps_root=optimizer.eps_root,
@@ -186,7 +185,7 @@ def _numerics(run: RunFolder, attribution: str, record: dict[str, Any]) -> Numer
     config, history = run.config(), read_history(run)
     norms: dict[int, tuple[float, float, float]] = {}
     for each in history.passes_of(attribution):
-        for place, query in enumerate(() if each.are_directions else each.queries):
+        for place, query in enumerate(each.queries):
             by_step = {
                 step: value[place]
                 for step, value in sorted(each.norms.items())
@@ -195,6 +194,9 @@ def _numerics(run: RunFolder, attribution: str, record: dict[str, Any]) -> Numer
             values = [float(value) for value in by_step.values() if value is not None]
             if values:
                 norms[query] = (values[-1], values[0], max(values))
+    for query, first in enumerate(record.get("replayed") or ()):
+        if first in norms:
+            norms[query] = norms[first]
     known = history.reproduced.get(attribution)
     return Numerics(
         config.model.dtype,

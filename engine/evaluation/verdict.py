@@ -57,8 +57,6 @@ class Facts:
     """Largest estimate over queries of the scores' relative error from rounding."""
     findings: tuple[tuple[str, str], ...] = ()
     """What is wrong with the training and the replay, though finite: its kind, and a sentence."""
-    outside: float = 0.0
-    """Largest share of a query's gradient that was not replayed."""
     derivative: str = ""
     """What is wrong with the derivatives that the scores are made of, if it was forced."""
     optimizer: str = "adamw"
@@ -153,13 +151,7 @@ def _of_lds(lds: float, facts: Facts) -> Verdict:
 
 
 def _not_validated(facts: Facts) -> Verdict:
-    known = "the scores are exact derivatives"
-    if facts.outside:
-        known = (
-            "the scores are derivatives of which fewer directions were replayed than queries "
-            f"asked (at most {100 * facts.outside:.2g} % of a query's gradient left out)"
-        )
-    probes = [known]
+    probes = ["the scores are exact derivatives"]
     if facts.smoothness is not None:
         probes.append(f"training answers smoothly ({facts.smoothness:.2f})")
     if facts.agreement is not None:
@@ -199,8 +191,6 @@ def _remedies(facts: Facts) -> Iterator[str]:
     if facts.derivative:
         yield "train without force: [derivative]"
         return
-    if facts.outside > 0.05:
-        yield "ask again without --tolerance"
     if facts.dtype == "bfloat16":
         yield "train in model.dtype: float32"
     if "dropout" in facts.forced:

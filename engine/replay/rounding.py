@@ -82,13 +82,13 @@ def new_signals(queries: int, steps: int) -> Tensor:
     return torch.zeros(queries, steps, SIGNALS, dtype=torch.float64)
 
 
-def relative_rounding(signals: Tensor, dtype: torch.dtype, phi: Tensor | None = None) -> Tensor:
+def relative_rounding(signals: Tensor, dtype: torch.dtype, phi: Tensor) -> Tensor:
     """(query,) The relative errors of the scores to expect, at most 1; NaN where all are 0.
 
     Args:
         signals: (query, step, :data:`SIGNALS`) of all queries of one training.
         dtype: computed in.
-        phi: (query,) the measurements at the end of training, if they are losses.
+        phi: (query,) the measurements at the end of training.
     """
     eps = torch.finfo(dtype).eps
     before, after, change, product, scores = signals.unbind(2)
@@ -100,8 +100,7 @@ def relative_rounding(signals: Tensor, dtype: torch.dtype, phi: Tensor | None = 
     each = (JACOBIAN * later + SCORE * differences).clamp(max=1.0)
     grown = ((scores * each).square().sum(1) / scores.square().sum(1)).sqrt()
     found = torch.hypot(grown * (1 + grown / FAST), torch.tensor(FLOOR * eps))
-    if phi is not None:
-        found = torch.hypot(found, eps / phi.abs().clamp(min=tiny))
+    found = torch.hypot(found, eps / phi.abs().clamp(min=tiny))
     return found.clamp(max=1.0)
 
 

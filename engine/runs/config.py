@@ -22,7 +22,6 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0.0)]
-Tolerance = Annotated[float, Field(ge=0.0, lt=1.0)]
 Dtype = Literal["float32", "float64", "bfloat16"]
 Reduction = Literal["none", "mean", "sum"]
 Granularity = Literal["token", "document"]
@@ -185,9 +184,6 @@ class AttributionConfig(Section):
     memory_budget_gb: Annotated[float, Field(gt=0.0)] | None = None
     """What a replay may take beside the train states, filled with queries; if null a share of what
     is free, of which a CPU takes as much as saves time (:mod:`engine.cost.passes`)."""
-    query_tolerance: Tolerance | None = None
-    """Share of any query's gradient that may be left out so that fewer replays serve all queries;
-    exact if null, and exact to rounding if 0."""
 
 
 class TrajectoryConfig(Section):

@@ -32,10 +32,7 @@ class Event(StrEnum):
     MEASURED = "measured"
     """A measurement: ``query``, ``loss_before``, ``loss_after`` training."""
     PASS = "pass"
-    """A replay of some queries begins: ``number``, ``passes``, ``queries``, ``reason``; with
-    ``directions`` these are directions of a basis of the queries."""
-    SUBSPACE = "subspace"
-    """Directions serve in place of queries: ``queries``, ``rank``, ``tolerance``, ``outside``."""
+    """A replay of some queries begins: ``number``, ``passes``, ``queries``, ``reason``."""
     REBUILD_STEP = "rebuild_step"
     """A train state was rebuilt from the one before it: ``step``, ``seconds``, ``held`` (steps);
     ``waited`` (seconds for the trajectory since the step before, in a replay)."""
@@ -45,7 +42,7 @@ class Event(StrEnum):
     REPRODUCED = "reproduced"
     """The last step was taken again: ``exact`` (the same bits), ``difference`` of gradients."""
     ATTRIBUTED = "attributed"
-    """An attribution is complete: ``attribution``, ``queries``; ``subspace`` if it has one."""
+    """An attribution is complete: ``attribution``, ``queries``."""
     SUBMITTED = "submitted"
     """Retrainings were handed to a cluster: ``cluster``, ``jobs`` (their ids), ``folder`` (of their
     logs)."""

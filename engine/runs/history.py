@@ -26,8 +26,6 @@ class Replayed:
 
     attribution: str | None
     queries: list[int]
-    """Or the numbers of directions, if it carried a basis of the queries instead."""
-    are_directions: bool
     norms: dict[int, list[float | None]] = field(default_factory=dict)
     """By step, the cotangent's norm of every query of the pass."""
     seconds: dict[int, float] = field(default_factory=dict)
@@ -132,8 +130,7 @@ def _checkpoint(history: History, event: dict[str, Any]) -> None:
 
 
 def _pass(history: History, event: dict[str, Any]) -> None:
-    are_directions = bool(event.get("directions"))
-    history.passes.append(Replayed(history._attribution, list(event["queries"]), are_directions))
+    history.passes.append(Replayed(history._attribution, list(event["queries"])))
 
 
 def _rebuild_step(history: History, event: dict[str, Any]) -> None:

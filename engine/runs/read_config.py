@@ -23,6 +23,8 @@ _RENAMED = {
     "trajectory.schedule": "trajectory.checkpointing",
 }
 """Keys of earlier versions, and what they are called now."""
+_REMOVED = {"attribution.query_tolerance": "queries are replayed exactly"}
+"""Keys of earlier versions that are gone, and why."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -156,6 +158,8 @@ def _sentence(error: ValidationError) -> str:
     more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
     if key in _RENAMED:
         return f"{key} is now called {_RENAMED[key]}; rename it{more}"
+    if key in _REMOVED:
+        return f"{key} is gone: {_REMOVED[key]}; remove it{more}"
     if first["type"] == "extra_forbidden":
         return f"{key} is not a known key; {_suggestion(location)}{more}"
     if first["type"] == "missing":

@@ -6,14 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from engine.runs.config import (
-    Granularity,
-    PositiveInt,
-    Reduction,
-    Section,
-    SourceConfig,
-    Tolerance,
-)
+from engine.runs.config import Granularity, PositiveInt, Reduction, Section, SourceConfig
 from engine.runs.errors import UsageError
 
 LONGEST_TEXT = 100_000
@@ -36,8 +29,6 @@ class AttributionRequest(Section):
     queries: SourceConfig | None = None
     reduction: Reduction = "none"
     granularity: Granularity | None = None
-    tolerance: Tolerance | None = None
-    """As ``attribution.query_tolerance`` of a config, which holds if this is left out."""
 
     @model_validator(mode="after")
     def _texts_or_queries(self) -> "AttributionRequest":

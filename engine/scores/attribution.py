@@ -26,7 +26,7 @@ from engine.scores.texts import DocumentTexts, as_read
 _PLAIN = {
     *("id", "text", "input_ids", "targets"),
     *("loss_before", "loss_after", "measurement", "coefficient"),
-    *("outside", "expected_error", "cut_tokens", "text_end"),
+    *("cut_tokens", "text_end"),
 }
 """Columns of a queries table that are not those of the query data."""
 _KEPT_QUERIES = 4
@@ -43,10 +43,6 @@ class QueryDocument:
     loss_after: float
     coefficient: float
     columns: dict[str, Any]
-    outside: float | None = None
-    """Share of the measurement's gradient that was not replayed; None if it was as a whole."""
-    expected_error: float | None = None
-    """Relative error of its scores to expect from that."""
     whole: str | None = None
     """All of the text, if it is cut."""
     cut_tokens: int = 0
@@ -74,14 +70,6 @@ class Query:
     def cut_tokens(self) -> list[int]:
         """How many tokens each of its documents that is cut has lost."""
         return [document.cut_tokens for document in self.documents if document.cut_tokens]
-
-    @property
-    def left_out(self) -> tuple[float, float] | None:
-        """The share of its gradient that was not replayed, and the error to expect; or None."""
-        first = self.documents[0]
-        if first.outside is None or first.expected_error is None:
-            return None
-        return first.outside, first.expected_error
 
     @property
     def reduction(self) -> str | None:
@@ -258,8 +246,6 @@ def _query_document(row: dict[str, Any]) -> QueryDocument:
         after,
         float(row["coefficient"]),
         others,
-        row.get("outside"),
-        row.get("expected_error"),
         None if end is None else text,
         int(row.get("cut_tokens") or 0),
     )

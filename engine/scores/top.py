@@ -103,7 +103,6 @@ def ranked_facts(top: Top) -> dict[str, Any]:
         "loss_before": top.query.before,
         "loss_after": top.query.after,
         "cut_tokens": sum(top.query.cut_tokens),
-        **_left_out(top.query),
         "documents": top.documents,
         "share_shown": top.share,
         **{
@@ -112,11 +111,6 @@ def ranked_facts(top: Top) -> dict[str, Any]:
             if listed is not None
         },
     }
-
-
-def _left_out(query: Query) -> dict[str, float]:
-    names = ("outside", "expected_error")
-    return {} if query.left_out is None else dict(zip(names, query.left_out, strict=True))
 
 
 def _fact(top: Top, ranked: Ranked) -> dict[str, Any]:

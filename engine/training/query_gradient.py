@@ -1,10 +1,8 @@
 """φ of a trained model, and its derivatives in the train state: where every replay begins."""
 
 import math
-from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from engine.models.module_loss import ModuleLoss
 from engine.replay.replay import DivergedError
@@ -52,38 +50,6 @@ class QueryGradient:
         """
         value, gradient = self.gradient(state, measurement)
         return value, self._of_gradient(state, gradient)
-
-    def cotangents_of_sums(
-        self, state: TrainState, measurements: Sequence[Measurement], combinations: Tensor
-    ) -> list[tuple[float, Cotangent]]:
-        """Each combination Σ c φ and its derivative; every φ is measured just once.
-
-        Args:
-            state: s_T.
-            measurements: the φ.
-            combinations: (combination, measurement) coefficients c.
-
-        Raises:
-            DivergedError: if a φ is not finite.
-        """
-        values = torch.zeros(len(combinations), dtype=torch.float64)
-        sums = [
-            {
-                name: torch.zeros_like(p, memory_format=torch.contiguous_format)
-                for name, p in state.differentiable.items()
-            }
-            for _ in combinations
-        ]
-        for measurement, coefficients in zip(measurements, combinations.t(), strict=True):
-            value, gradient = self.gradient(state, measurement)
-            values += value * coefficients
-            for total, coefficient in zip(sums, coefficients.tolist(), strict=True):
-                for name, grad in gradient.items():
-                    total[name].add_(grad, alpha=coefficient)
-        return [
-            (value, self._of_gradient(state, total))
-            for value, total in zip(values.tolist(), sums, strict=True)
-        ]
 
     def _of_gradient(self, state: TrainState, gradient: Params) -> Cotangent:
         """The cotangent at s_T of what has this gradient in the parameters and buffers."""

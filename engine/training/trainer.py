@@ -280,7 +280,6 @@ class Trainer:
         reader: TrajectoryReader,
         stream: DataStream,
         measurements: Sequence[Measurement],
-        combinations: Tensor | None = None,
     ) -> ReplayState:
         """The measurements at s_T and their cotangents there, ready to be replayed together.
 
@@ -288,8 +287,6 @@ class Trainer:
             reader: the trajectory.
             stream: the stream it was trained on.
             measurements: the φ.
-            combinations: (combination, measurement) coefficients of sums Σ c φ to replay in
-                place of the measurements themselves.
 
         Raises:
             DivergedError: if a measurement is not finite.
@@ -310,10 +307,7 @@ class Trainer:
         # Measured with the first files of the replay on their way.
         reader.expect(reader.schedule.reads_of_pass())
         final = reader.load_state(steps)
-        if combinations is None:
-            measured = [self.measuring.cotangent(final, each) for each in measurements]
-        else:
-            measured = self.measuring.cotangents_of_sums(final, measurements, combinations)
+        measured = [self.measuring.cotangent(final, each) for each in measurements]
         return ReplayState(
             steps,
             [cotangent for _, cotangent in measured],

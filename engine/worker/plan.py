@@ -46,7 +46,6 @@ def plan(config: RunConfig, runs: Path) -> dict[str, Any]:
         "queries": found.queries,
         "queries_per_pass": found.budget.queries_per_pass,
         "passes": found.budget.passes,
-        "query_tolerance": config.attribution.query_tolerance,
         "micro_batch_size": job.trainer.step.micro_batch_size,
         "micro_batch_reason": micro_batch_reason,
         "device": device.type,

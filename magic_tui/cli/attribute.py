@@ -38,13 +38,6 @@ def attribute(
     granularity: Annotated[
         Granularity, typer.Option(help="Keep scores of tokens, or of documents alone.")
     ] = "token",
-    tolerance: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SHARE",
-            help="Share of a query's gradient that may be left out for fewer replays.",
-        ),
-    ] = None,
     trust: Trust = False,
     detach: Detach = False,
     runs_dir: RunsDir = None,
@@ -66,7 +59,6 @@ def attribute(
         **_prompts(prompt, text),
         "reduction": reduction,
         "granularity": granularity,
-        **({} if tolerance is None else {"tolerance": _checked(tolerance)}),
     }
     engine = connect(runs_dir)
     found = engine.find(run)
@@ -91,14 +83,6 @@ def _print_queued(run: dict[str, Any], attribution: str, as_json: bool) -> None:
         return
     typer.echo(run["id"])
     narrate(f"attribution {attribution}; follow it with: magic watch {run['id']}")
-
-
-def _checked(tolerance: float) -> float:
-    from engine.runs.errors import UsageError
-
-    if not 0 <= tolerance < 1:
-        raise UsageError(f"--tolerance is {tolerance}; give a share from 0 to less than 1")
-    return tolerance
 
 
 def _prompts(prompts: list[str] | None, texts: list[str] | None) -> dict[str, Any]:

@@ -24,9 +24,9 @@ def status(
     """
     from engine.evaluation.verdict_of import verdict_of
     from engine.scores.attribution_list import attribution_list
+    from engine.scores.derivative import derivative_of
     from engine.scores.findings import warnings_view
     from engine.scores.inputs import made_from_of
-    from engine.scores.subspaces import derivative_of, subspaces_of
     from engine.scores.unused_data import unused_data
     from magic_tui.client.engine import connect, is_finished
 
@@ -34,8 +34,6 @@ def status(
     if run is not None:
         facts = engine.find(run)
         facts["attribution_list"] = attribution_list(facts)
-        subspaces = subspaces_of(Path(facts["path"]))
-        facts = {**facts, "subspaces": subspaces} if subspaces else facts
         if (made_from := made_from_of(Path(facts["path"]))) is not None:
             facts = {**facts, "made_from": made_from}
         if unused := unused_data(Path(facts["path"])):

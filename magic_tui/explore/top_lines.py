@@ -57,8 +57,6 @@ def query_lines(query: Query, queries: int, width: int) -> Iterator[Text]:
         yield Text("  " + text, style="italic")
     if query.cut_tokens:
         yield Text(fit(cut_text(query), width), style="dim")
-    if query.left_out is not None:
-        yield Text(fit(left_out_text(*query.left_out), width), style="dim")
 
 
 def cut_text(query: Query) -> str:
@@ -66,16 +64,6 @@ def cut_text(query: Query) -> str:
     lost = counted(sum(query.cut_tokens), "token")
     of = "" if len(query.documents) == 1 else f" of {counted(len(query.cut_tokens), 'document')}"
     return f"cut at data.sequence_length: the last {lost}{of} are not measured"
-
-
-def left_out_text(outside: float, error: float) -> str:
-    """How far the scores of a query may be off because fewer directions were replayed."""
-    if outside == 0:
-        return "all of its gradient was replayed"
-    return (
-        f"{share_text(outside)} of its gradient was not replayed: expect scores about "
-        f"{share_text(error)} off"
-    )
 
 
 def ranked_line(top: Top, place: int, ranked: Ranked, width: int) -> Text:

@@ -10,7 +10,7 @@ from engine.runs.events import Event
 from engine.runs.safe_text import one_line
 from magic_tui.live.phases import NAMES, UNITS
 from magic_tui.text.cells import wrap
-from magic_tui.text.numbers import counted, loss_text, subspace_text
+from magic_tui.text.numbers import counted, loss_text
 
 _CLOCK_WIDTH = 10
 _MOST_LINES = 6
@@ -65,16 +65,11 @@ def _measured(event: dict[str, Any]) -> str:
 
 
 def _pass(event: dict[str, Any]) -> str:
-    thing = "direction" if event.get("directions") else "query"
-    queries = counted(len(event.get("queries") or ()), thing)
+    queries = counted(len(event.get("queries") or ()), "query")
     if (event.get("passes") or 1) > 1:
         place = f"pass {event['number'] + 1} of {event['passes']}"
         return f"replay, {place}: {queries} ({event.get('reason')})"
     return f"replay of {queries} at once"
-
-
-def _subspace(event: dict[str, Any]) -> str:
-    return subspace_text(event, int(event.get("queries") or 0))
 
 
 def _reproduced(event: dict[str, Any]) -> str:
@@ -108,7 +103,6 @@ _TELLERS: dict[str, Callable[[dict[str, Any]], str]] = {
     Event.PHASE: _phase,
     Event.MEASURED: _measured,
     Event.PASS: _pass,
-    Event.SUBSPACE: _subspace,
     Event.REPRODUCED: _reproduced,
     Event.SUBMITTED: _submitted,
     Event.RETRAINED: _retrained,

@@ -77,10 +77,7 @@ def _work(plan: dict[str, Any]) -> str:
         parts.append(f"{duration_text(plan['prepare_seconds'])} to get ready")
     if plan.get("queries"):
         parts.append(counted(plan["queries"], "query"))
-        passes = counted(plan["passes"], "pass") + " of replay"
-        if plan.get("query_tolerance") is not None:
-            passes = f"at most {passes}, fewer if the trained model's query gradients are alike"
-        parts.append(passes)
+        parts.append(counted(plan["passes"], "pass") + " of replay")
         parts.append(f"{plan['queries_per_pass']} at once")
     else:
         parts.append("no queries yet: ask them later with magic attribute")

@@ -22,7 +22,6 @@ from magic_tui.text.numbers import (
     duration_text,
     loss_text,
     pace_text,
-    subspace_text,
 )
 from magic_tui.text.states import MEANINGS, sign
 
@@ -82,8 +81,6 @@ def _about_run(run: View) -> Iterator[Fact]:
         yield "documents", _documents(run)
     yield "trajectory", bytes_text(run["trajectory_bytes"])
     yield "scores", _scores(run)
-    for name, subspace in (run.get("subspaces") or {}).items():
-        yield name, subspace_text(subspace, subspace["queries"])
     if run.get("verdict"):
         yield "trust", _trust(run["verdict"])
     if run.get("derivative"):

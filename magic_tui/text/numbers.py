@@ -85,15 +85,6 @@ def derivative_text(check: dict[str, Any]) -> str:
     )
 
 
-def subspace_text(facts: dict[str, Any], queries: int) -> str:
-    """What was replayed in place of queries asked with a tolerance."""
-    directions = counted(facts["rank"], "direction")
-    return (
-        f"{counted(queries, 'query')} from {directions}: at most {share_text(facts['outside'])} "
-        f"of a query's gradient left out (tolerance {share_text(facts['tolerance'])})"
-    )
-
-
 def counted(count: int, noun: str) -> str:
     """A number and its noun: ``1 document``, ``3 queries``."""
     if count == 1:

@@ -154,7 +154,6 @@ def main() -> int:
     parser.add_argument("--schedule", required=True)
     parser.add_argument("--harm", default="SIGKILL", choices=HARMS)
     parser.add_argument("--every", type=int, default=1, help="take every n-th point")
-    parser.add_argument("--tolerance", type=float, help="replay fewer directions than queries")
     options = parser.parse_args()
     tiny.one_thread()
     tally, began = Tally(options.schedule, options.harm), time.monotonic()
@@ -163,7 +162,6 @@ def main() -> int:
         (folder / "model").mkdir()
         config = tiny.tiny_config(folder, tiny.tiny_model(folder / "model"))
         config["trajectory"] = {"checkpointing": options.schedule}
-        config["attribution"] = {"query_tolerance": options.tolerance}
         # Enough steps that half of what a run does to its files is training.
         config["training"]["epochs"] = 4
         tiny.load_libraries(config)

@@ -22,7 +22,7 @@ from engine.replay.ranks import Ranks, Value
 from engine.runs.environment import child_environment
 from engine.runs.errors import RunError
 from engine.runs.journal import read_journal
-from engine.runs.score_store import ScoreReader, read_completion
+from engine.runs.score_store import ScoreReader
 from tests.crash.tiny import tiny_config, tiny_model
 
 SECONDS = 240
@@ -100,21 +100,6 @@ def test_meshes(ranks: int, shards: int, config: Config, alone: Path, tmp_path: 
     events = [record["event"] for record in read_journal(run / "events.jsonl")]
     single = [record["event"] for record in read_journal(alone / "events.jsonl")]
     assert [e for e in events if e != "checkpoint"] == [e for e in single if e != "checkpoint"]
-
-
-def test_a_basis_of_the_queries(config: Config, tmp_path: Path) -> None:
-    shared = {**config, "attribution": {"query_tolerance": 0.99}}
-    folders = [tmp_path / name for name in ("one", "two")]
-    for folder in folders:
-        folder.mkdir()
-    one, two = (
-        finished(folder, shared, devices)
-        for folder, devices in zip(folders, ({}, {"ranks": 2, "shards": 2}), strict=True)
-    )
-    agree(two, one, 1e-9)
-    for run in (one, two):
-        record = read_completion(run / "attributions" / "a0001") or {}
-        assert record["subspace"]["rank"] == 1
 
 
 class Agent:

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from engine import DataStream, Scores, TrainControl, Trainer
 from engine.replay.checkpointing import ScheduleKind
 from engine.replay.optimizers import build_optimizer
-from engine.replay.query_subspace import gram_matrix, subspace_of
 from engine.replay.state import TrainState
 from engine.runs.errors import StoppedError
 from engine.training.measurements import measurements_of
@@ -248,24 +247,6 @@ def test_finite_differences(tmp_path: Path) -> None:
     h = 1e-4
     difference = (8 * (phi(h) - phi(-h)) - (phi(2 * h) - phi(-2 * h))) / (12 * h)
     torch.testing.assert_close(ours, difference, rtol=1e-7, atol=1e-10)
-
-
-def test_a_basis_of_gradients_counts_buffers(agree: Agree, tmp_path: Path) -> None:
-    training, weights = make_problem("sgd"), make_weights()
-    (stream, queries), (trainer, start) = streams(training, weights), make_trainer(training)
-    trainer.train(start, stream, save_dir=tmp_path, schedule="sqrt")
-    asked = measurements_of(queries, "none", torch.float64)
-    asked.append([*asked[0], *asked[1]])
-    reader = trainer.open(tmp_path)
-    final = reader.load_state(reader.schedule.steps)
-    gram = gram_matrix(lambda query: trainer.measuring.gradient(final, asked[query])[1], 3, 3)
-    basis = subspace_of(gram, 0.0)
-    assert basis.rank == 2
-    state = trainer.begin_replay(reader, stream, asked, basis.combinations)
-    trainer.replay(reader, stream, state)
-    ours = basis.coefficients @ state.scores
-    truth = exact(training, weights)[:, 1:]
-    agree("batch norm, a basis", ours, torch.cat([truth, truth.sum(0, keepdim=True)]), BOUND)
 
 
 def test_a_batch_is_not_divided() -> None:

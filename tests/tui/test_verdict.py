@@ -62,7 +62,6 @@ def test_the_worst_of_what_is_known(facts: Facts, sign: str, word: str) -> None:
         (Facts(optimizer="sgd"), "lower the learning rate or raise batch_size"),
         (Facts(dtype="bfloat16", forced=("bfloat16",)), "train in model.dtype: float32"),
         (Facts(forced=("dropout",)), "train with model.dropout: 0"),
-        (Facts(outside=0.3, dtype="bfloat16"), "ask again without --tolerance"),
     ],
 )
 def test_the_remedy_begins_with_what_most_likely_is_to_blame(facts: Facts, first: str) -> None:

@@ -34,6 +34,11 @@ def changed(config: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 
 BAD = [
+    (
+        "attribution.query_tolerance",
+        0.1,
+        "attribution.query_tolerance is gone: queries are replayed exactly; remove it",
+    ),
     ("data.pth", 1, "data.pth is not a known key; did you mean path?"),
     ("training.epochs", "many", "training.epochs should be a valid integer"),
     ("training.batch_size", 8, "training.batch_size: 8 is more than the number of rows, 7"),
