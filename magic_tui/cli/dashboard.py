@@ -28,11 +28,10 @@ def dashboard(run: str | None, runs_dir: Path | None) -> "MagicApp":
         raise UsageError("magic tui needs a terminal; for scripts there are: magic ls, magic top")
     folder = runs_folder(runs_dir)
     chosen = find_run(folder, run) if run is not None else None
-    from magic_tui.dashboard.memory import give_back_what_is_freed
+    from magic_tui.dashboard.startup import limit_malloc
 
-    give_back_what_is_freed()
-    from magic_tui.dashboard.app import MagicApp
-    from magic_tui.dashboard.numbered import WELCOME
+    limit_malloc()
+    from magic_tui.dashboard.app import WELCOME, MagicApp
 
     start = 2 if chosen is not None else 1 if list_runs(folder) else WELCOME
     return MagicApp(runs_dir, None if chosen is None else chosen.id, start)

@@ -14,9 +14,9 @@ from engine.scores.attribution import Attribution, open_attribution
 from engine.scores.top import Top, read_top
 from magic_tui.cli.output import narrate, stderr
 from magic_tui.cli.progress import ProgressView
-from magic_tui.cli.signals import signals_as_interrupt
 from magic_tui.client.engine import Engine, is_settled
 from magic_tui.client.outcome import DetachedError, check_outcome, job_of
+from magic_tui.client.signals import signals_as_interrupt
 from magic_tui.client.stream import Message, follow_events
 from magic_tui.explore.top_lines import top_lines
 from magic_tui.text.numbers import counted

@@ -40,7 +40,7 @@ Cell = tuple[str, Pen | None]
 _PLAIN = Pen("", "", "")
 
 
-class OnScreen:
+class TerminalCells:
     """What the terminal shows, as far as it is known."""
 
     def __init__(self) -> None:
@@ -87,13 +87,13 @@ class OnScreen:
             writer.write(x + start, y, new[start:stop])
 
 
-class ThinApp(App[None]):
+class CellDiffApp(App[None]):
     """An app that writes no more than it has to."""
 
     def __init__(self, ansi_color: bool | None = None) -> None:
         """Nothing is on screen yet."""
         super().__init__(ansi_color=ansi_color)
-        self._on_screen = OnScreen()
+        self._on_screen = TerminalCells()
 
     def on_mount(self) -> None:
         """Draw everything when another program had the terminal."""
@@ -112,14 +112,14 @@ class ThinApp(App[None]):
 
     def _display(self, screen: Screen[Any], renderable: Any) -> None:
         if isinstance(renderable, LayoutUpdate | ChopsUpdate):
-            renderable = ThinUpdate(renderable, self._on_screen)
+            renderable = CellDiffUpdate(renderable, self._on_screen)
         super()._display(screen, renderable)
 
 
-class ThinUpdate(CompositorUpdate):
+class CellDiffUpdate(CompositorUpdate):
     """An update that writes only what the terminal does not show yet."""
 
-    def __init__(self, update: LayoutUpdate | ChopsUpdate, shown: OnScreen) -> None:
+    def __init__(self, update: LayoutUpdate | ChopsUpdate, shown: TerminalCells) -> None:
         """Thin an update."""
         self.whole, self._shown = update, shown
 

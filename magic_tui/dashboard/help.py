@@ -1,4 +1,4 @@
-"""``?``: what a screen shows and its keys, made from the bindings themselves."""
+"""The help dialog: what a screen shows, and its keys generated from the bindings."""
 
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
@@ -9,20 +9,21 @@ from textual.app import ComposeResult
 from textual.binding import ActiveBinding, Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.screen import ModalScreen, Screen
+from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from magic_tui.dashboard.footer import key_text
 from magic_tui.text.cells import pad, wrap
+from magic_tui.widgets.footer import key_text
+from magic_tui.widgets.screen import MagicScreen
 
 _KEY_WIDTH = 18
 _OF_EVERY_SCREEN = ("cli",)
 _Described = tuple[str, str, str | None]
-"""Keys, what they do, and why they would do nothing now."""
+"""Keys, their description, and the reason if they are disabled."""
 
 
 class HelpScreen(ModalScreen[None]):
-    """The keys of the screen beneath."""
+    """The keys of a screen."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,question_mark,q,enter", "close", "close", priority=True),
@@ -39,19 +40,19 @@ class HelpScreen(ModalScreen[None]):
     }
     """
 
-    def __init__(self, about: Screen[None]) -> None:
+    def __init__(self, subject: MagicScreen) -> None:
         """Help on a screen."""
         super().__init__()
-        self._about = about
+        self._subject = subject
 
     def compose(self) -> ComposeResult:
-        """One text, scrolled if it is long."""
+        """One text that scrolls."""
         with VerticalScroll() as box:
-            box.border_title = f"{getattr(self._about, 'NAME', '')} – esc closes"
+            box.border_title = f"{self._subject.NAME} – esc closes"
             yield Static(self._text())
 
     def action_close(self) -> None:
-        """Close."""
+        """Close the dialog."""
         self.dismiss()
 
     def action_scroll(self, lines: int) -> None:
@@ -68,55 +69,60 @@ class HelpScreen(ModalScreen[None]):
         return Content.from_rich_text(Text("\n").join(self._lines(width)))
 
     def _lines(self, width: int) -> Iterator[Text]:
-        for line in wrap(getattr(self._about, "ABOUT", ""), width, 8):
+        for line in wrap(self._subject.ABOUT, width, 8):
             yield Text(line)
-        for heading, part in self._parts():
+        for heading, described in self._sections():
             yield Text()
             yield Text(heading, "dim")
-            for keys, words, reason in part:
+            for keys, words, reason in described:
                 yield from _key_lines(keys, words, reason, width)
 
-    def _parts(self) -> Iterator[tuple[str, list[_Described]]]:
-        """The keys of what is done here, then those that move about, then those of every screen."""
-        app, screen = self._about.app, self._about
-        here: list[ActiveBinding] = []
-        moving: list[ActiveBinding] = []
-        always: list[ActiveBinding] = []
+    def _sections(self) -> Iterator[tuple[str, list[_Described]]]:
+        """The actions of this screen, its navigation, and the keys of every screen."""
+        screen = self._subject
+        actions: list[ActiveBinding] = []
+        navigation: list[ActiveBinding] = []
+        everywhere: list[ActiveBinding] = []
         for key, active in screen.active_bindings.items():
             binding = active.binding
             if not binding.tooltip or binding.system or key == "ctrl+q":
                 continue
-            if active.node is app or binding.action in _OF_EVERY_SCREEN:
-                always.append(active)
+            if active.node is screen.app or binding.action in _OF_EVERY_SCREEN:
+                everywhere.append(active)
             elif active.node is screen or binding.show:
-                here.append(active)
+                actions.append(active)
             else:
-                moving.append(active)
-        # As at the foot: the way on comes first.
-        here.sort(key=lambda active: active.binding.key != "enter")
-        for heading, part in (("here", here), ("moving", moving), ("everywhere", always)):
-            if part:
-                yield heading, self._described(part)
+                navigation.append(active)
+        # Enter comes first, as in the footer.
+        actions.sort(key=lambda active: active.binding.key != "enter")
+        sections = (("here", actions), ("moving", navigation), ("everywhere", everywhere))
+        for heading, bindings in sections:
+            if bindings:
+                yield heading, self._described(bindings)
 
     def _described(self, active_bindings: Iterable[ActiveBinding]) -> list[_Described]:
-        """Keys, what they do, and why they would do nothing now; each action once."""
-        found: dict[tuple[str, str], list[str]] = {}
+        """Each action once, with all of its keys."""
+        keys_of: dict[tuple[str, str], list[str]] = {}
         for active in active_bindings:
             binding = active.binding
-            keys = found.setdefault((binding.action, binding.tooltip), [])
+            keys = keys_of.setdefault((binding.action, binding.tooltip), [])
             keys.append(key_text(binding.key))
-        why_not = getattr(self._about, "why_not", lambda action: None)
         return [
-            (" ".join(keys), words, why_not(action.split("(")[0].split(".")[-1]))
-            for (action, words), keys in found.items()
+            (" ".join(keys), words, self._subject.disabled_reason(_name(action)))
+            for (action, words), keys in keys_of.items()
         ]
+
+
+def _name(action: str) -> str:
+    """``copy`` for ``screen.copy(1)``."""
+    return action.split("(")[0].split(".")[-1]
 
 
 def _key_lines(keys: str, words: str, reason: str | None, width: int) -> Iterator[Text]:
     lines = wrap(words, width - _KEY_WIDTH, 3)
     if reason is not None:
         lines += wrap(f"not now: {reason}", width - _KEY_WIDTH, 3)
-    # A cell stays free between the keys and the words.
+    # One cell stays free between keys and words.
     labels = wrap(keys, _KEY_WIDTH - 1, 3)
     for label, line in zip_longest(labels, lines, fillvalue=""):
         style = "" if reason is None else "dim"

@@ -8,7 +8,6 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
-from magic_tui.dashboard.selection import Selection
 from magic_tui.explore.document_lines import (
     document_line,
     legend_line,
@@ -26,6 +25,7 @@ from magic_tui.text.numbers import count_text
 from magic_tui.text.tokens import NO_COLOURS
 from magic_tui.widgets.lines import Lines
 from magic_tui.widgets.prompt import Prompt
+from magic_tui.widgets.selection import Selection
 
 _AROUND = 6
 """Lines of the screen that are not the text's."""
@@ -104,7 +104,7 @@ class DocumentScreen(ExploringScreen):
             document = self.sheet.shown.document
         return self.command("show", 0 if document is None else document, "-q", self.selection.query)
 
-    def why_not(self, action: str) -> str | None:
+    def disabled_reason(self, action: str) -> str | None:
         """What cannot be done now."""
         if action in ("cli", "out", "help", "quit", "screen", "go_to"):
             return None
@@ -214,17 +214,19 @@ class DocumentScreen(ExploringScreen):
             return
         piece = find_piece(self.sheet.shown, wanted, self.paper.cursor)
         if piece is None:
-            self.magic.say(f"“{wanted}” is not in this document", "warning")
+            self.magic.show_message(f"“{wanted}” is not in this document", "warning")
         else:
             self.paper.go_to(piece)
 
     def _go_to(self, answer: str) -> None:
         digits, sheet = answer.strip().lstrip("d").replace(",", ""), self.sheet
         if not digits.isdecimal():
-            self.magic.say("a document's id is a number", "warning")
+            self.magic.show_message("a document's id is a number", "warning")
         elif sheet is not None and int(digits) >= sheet.shown.documents:
             last = count_text(sheet.shown.documents - 1)
-            self.magic.say(f"the run has no document {digits}; there are 0 to {last}", "warning")
+            self.magic.show_message(
+                f"the run has no document {digits}; there are 0 to {last}", "warning"
+            )
         else:
             self._go(int(digits))
 
@@ -240,6 +242,6 @@ class DocumentScreen(ExploringScreen):
             with open(path, "x", encoding="utf-8", newline="") as file:
                 file.write(text)
         except OSError as error:
-            self.magic.say(f"{path}: {error.strerror}", "warning")
+            self.magic.show_message(f"{path}: {error.strerror}", "warning")
             return
-        self.magic.say(f"written to {path}")
+        self.magic.show_message(f"written to {path}")

@@ -13,11 +13,11 @@ from engine.runs.errors import MagicError
 from engine.runs.listing import find_run
 from engine.runs.naming import runs_folder
 from engine.runs.score_store import list_attributions
-from magic_tui.dashboard.header import Header
-from magic_tui.dashboard.screen import MagicScreen
-from magic_tui.dashboard.selection import Selection
 from magic_tui.explore.no_scores import why_no_scores
 from magic_tui.explore.score_browser import ScoreBrowser, explore
+from magic_tui.widgets.header import Header
+from magic_tui.widgets.screen import MagicScreen
+from magic_tui.widgets.selection import Selection
 
 Made = TypeVar("Made")
 _RETRY_SECONDS = 3.0
@@ -117,13 +117,15 @@ class ExploringScreen(MagicScreen):
         found = [] if folder is None else [f.name for f in list_attributions(folder.attributions)]
         here = self.selection.attribution
         if not found:
-            self.magic.say("no attribution of this run is complete", "warning")
+            self.magic.show_message("no attribution of this run is complete", "warning")
         elif found == [here]:
-            self.magic.say(f"{here} is the only complete attribution of this run", "warning")
+            self.magic.show_message(
+                f"{here} is the only complete attribution of this run", "warning"
+            )
         else:
             following = found[(found.index(here) + 1) % len(found)] if here in found else found[-1]
             self.magic.select(attribution=following)
-            self.magic.say(f"attribution {following}, one of {len(found)}", seconds=3.0)
+            self.magic.show_message(f"attribution {following}, one of {len(found)}", seconds=3.0)
 
     def _read(
         self, selection: Selection, explored: ScoreBrowser, made: Made, take: Callable[[Made], Any]
@@ -136,7 +138,7 @@ class ExploringScreen(MagicScreen):
         if self._retry is not None:
             self._retry.stop()
             self._retry = None
-            self.problem(None)
+            self.show_problem(None)
         take(made)
         self.refresh_bindings()
 
@@ -162,14 +164,14 @@ class ExploringScreen(MagicScreen):
         if shown is not None and shown != replace(selection, document=shown.document):
             self.explored = self._shown_of = None
             self.clear()
-        self.problem(sentence)
+        self.show_problem(sentence)
         if self._retry is not None:
             self._retry.stop()
         self._retry = self.set_timer(_RETRY_SECONDS, self._try_again)
         self.refresh_bindings()
 
     def _try_again(self) -> None:
-        if self.magic.shown is self:
+        if self.magic.current_screen is self:
             self.selection_changed(self.selection)
 
 

@@ -81,18 +81,18 @@ class ListedScreen(ExploringScreen):
     def _export(self, answer: str) -> None:
         kind, _, folder = answer.strip().partition(" ")
         if kind not in ("csv", "pt") or not folder.strip():
-            self.magic.say("write csv or pt, then the name of a new folder", "warning")
+            self.magic.show_message("write csv or pt, then the name of a new folder", "warning")
             return
         path = Path(folder.strip()).expanduser().absolute()
         format: Format = "pt" if kind == "pt" else "csv"
         if self.explored is not None and path == self._default_folder("csv"):
             path = self._default_folder(format)
-        self.magic.say(f"exporting to {path} …")
+        self.magic.show_message(f"exporting to {path} …")
 
         def make(explored: ScoreBrowser) -> None:
             # It goes on, and tells what came of it, whatever is looked at meanwhile.
             told = making.export(format, path, explored)
-            self.from_thread(get_current_worker(), lambda: self.magic.say(told))
+            self.from_thread(get_current_worker(), lambda: self.magic.show_message(told))
 
         self.read_more("export", make, lambda _: None)
 

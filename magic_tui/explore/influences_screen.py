@@ -14,7 +14,6 @@ from textual.worker import get_current_worker
 from engine.scores.document_scores import ShownDocument
 from engine.scores.ranking import DIRECTIONS
 from engine.scores.token_figures import MEASURE_NAMES, MEASURES
-from magic_tui.dashboard.selection import Selection
 from magic_tui.explore import influences_view as making
 from magic_tui.explore.influences_list import ListedScreen
 from magic_tui.explore.influences_view import Found, Ranked
@@ -22,6 +21,7 @@ from magic_tui.explore.ranked_list import RankedList
 from magic_tui.explore.score_browser import ScoreBrowser
 from magic_tui.widgets.lines import Lines
 from magic_tui.widgets.prompt import Prompt
+from magic_tui.widgets.selection import Selection
 
 _AT_ONCE = 16
 _TALL = 34
@@ -82,7 +82,7 @@ class InfluencesScreen(ListedScreen):
         count = max(10, self.ranks.size.height)
         return self.command("top", "-q", self.selection.query, "-k", count, *harmful)
 
-    def cli_lacks(self) -> str:
+    def cli_note(self) -> str:
         """The command prints one query by its whole scores."""
         view, lacks = self.view, []
         if self._searched is not None:
@@ -93,7 +93,7 @@ class InfluencesScreen(ListedScreen):
             lacks.append(f"the order by {MEASURE_NAMES[view.measure]}")
         return f"without {' and '.join(lacks)}" if lacks else ""
 
-    def why_not(self, action: str) -> str | None:
+    def disabled_reason(self, action: str) -> str | None:
         """What cannot be done now."""
         if self.explored is None:
             needs = ("search", "direction", "measure", "query", "beside", "copy", "export", "pager")
@@ -242,10 +242,12 @@ class InfluencesScreen(ListedScreen):
     def _go_to(self, place: str) -> None:
         kind, digits = place[:1] == "d", place.strip().lstrip("d").replace(",", "").strip()
         if not digits.isdecimal():
-            self.magic.say("a place is a number, a document d and its id, as d412", "warning")
+            self.magic.show_message(
+                "a place is a number, a document d and its id, as d412", "warning"
+            )
             return
         index = self._ranking().place(int(digits)) if kind else int(digits) - 1
         if index is None:
-            self.magic.say(f"document {digits} is not in this list", "warning")
+            self.magic.show_message(f"document {digits} is not in this list", "warning")
         else:
             self.ranks.go_to(index)

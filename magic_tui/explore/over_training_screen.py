@@ -9,7 +9,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
 from engine.runs.safe_text import one_line
-from magic_tui.dashboard.selection import Selection
 from magic_tui.explore.batch_list import BatchList
 from magic_tui.explore.curves import BatchDocument, Curves, batch_documents, read_curves
 from magic_tui.explore.explore_screen import ExploringScreen
@@ -20,6 +19,7 @@ from magic_tui.text.numbers import counted, in_all, loss_text, score_text, share
 from magic_tui.widgets.line_list import LineList
 from magic_tui.widgets.lines import Lines
 from magic_tui.widgets.prompt import Prompt
+from magic_tui.widgets.selection import Selection
 
 _SIGN = "below the line a step helped (it lowered the query's loss), above it harmed"
 
@@ -68,7 +68,7 @@ class OverTrainingScreen(ExploringScreen):
         """The whole scores of the documents, which are the nearest: no verb prints steps."""
         return self.command("top", "--query", self.selection.query)
 
-    def why_not(self, action: str) -> str | None:
+    def disabled_reason(self, action: str) -> str | None:
         """Why a key does nothing now."""
         curves = self.query_one(StepCharts).curves if self.is_mounted else None
         if action in ("copy", "export", "go_to", "choose", "strong", "zoom") and curves is None:

@@ -13,13 +13,13 @@ from textual.worker import get_current_worker
 from engine.runs.errors import MagicError
 from engine.runs.lru import Recent
 from engine.runs.run_folder import RunFolder
-from magic_tui.dashboard.selection import Selection
 from magic_tui.explore.explore_screen import ExploringScreen
 from magic_tui.explore.score_browser import ScoreBrowser
 from magic_tui.explore.why import Why, read_why
 from magic_tui.explore.why_lines import why_lines
 from magic_tui.queries.candidates import Candidate, TextLosses, candidate_of, read_losses
 from magic_tui.queries.query_loss_lines import loss_lines, note_lines
+from magic_tui.widgets.selection import Selection
 from magic_tui.widgets.text_pane import TextPane
 
 _COPY_WIDTH = 100
@@ -83,7 +83,7 @@ class WhyScreen(ExploringScreen):
         """``magic top``, which lists the same documents."""
         return self.command("top", "-q", self.selection.query)
 
-    def why_not(self, action: str) -> str | None:
+    def disabled_reason(self, action: str) -> str | None:
         """What cannot be done now."""
         if action in ("query", "losses", "copy", "pager", "open") and self.why is None:
             return "nothing has been read yet"

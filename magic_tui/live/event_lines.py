@@ -8,9 +8,10 @@ from rich.text import Text
 
 from engine.runs.events import Event
 from engine.runs.safe_text import one_line
-from magic_tui.live.phases import NAMES, UNITS
+from magic_tui.live.phases import UNITS
 from magic_tui.text.cells import wrap
 from magic_tui.text.numbers import counted, loss_text
+from magic_tui.text.states import PHASE_NAMES
 
 _CLOCK_WIDTH = 10
 _MOST_LINES = 6
@@ -47,13 +48,13 @@ def _started(event: dict[str, Any]) -> str:
 
 
 def _resumed(event: dict[str, Any]) -> str:
-    phase = NAMES.get(event["phase"], event["phase"])
+    phase = PHASE_NAMES.get(event["phase"], event["phase"])
     done = counted(int(event.get("done") or 0), "step")
     return f"{phase} goes on at step {event.get('step')}: {done} need not be taken again"
 
 
 def _phase(event: dict[str, Any]) -> str:
-    name = NAMES.get(event["phase"], str(event["phase"]))
+    name = PHASE_NAMES.get(event["phase"], str(event["phase"]))
     total = int(event.get("total") or 0)
     unit = UNITS.get(event["phase"])
     return f"{name} {counted(total, unit)}" if unit and total else name

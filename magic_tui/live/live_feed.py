@@ -17,8 +17,8 @@ from magic_tui.live.follow_journal import Follower, last_printed
 from magic_tui.runs.glance import Glance, glance
 
 if TYPE_CHECKING:
-    from magic_tui.dashboard.app import MagicApp
     from magic_tui.live.run_history import RunHistory
+    from magic_tui.widgets.screen import Dashboard
 
 _GOES_ON = "a run at work goes on by itself"
 _LOST = f"no engine answers; {_GOES_ON}"
@@ -31,10 +31,10 @@ class Feed(Widget):
     if TYPE_CHECKING:
 
         @property
-        def magic(self) -> MagicApp:
+        def magic(self) -> Dashboard:
             """The app."""
 
-        def problem(self, sentence: str | None) -> None:
+        def show_problem(self, sentence: str | None) -> None:
             """Say what is wrong."""
 
         def repaint(self) -> None:
@@ -190,4 +190,4 @@ class Feed(Widget):
         if sentence is not None:
             self._problems[about] = sentence
         if before != self._problems:
-            self.problem(self._problems.get("journal") or self._problems.get("engine"))
+            self.show_problem(self._problems.get("journal") or self._problems.get("engine"))

@@ -12,9 +12,6 @@ from textual.widgets import Static
 
 from engine.runs.events import Event
 from engine.runs.states import View
-from magic_tui.dashboard.header import Header
-from magic_tui.dashboard.screen import MagicScreen
-from magic_tui.dashboard.selection import Selection
 from magic_tui.live.charts import Charts
 from magic_tui.live.event_list import StoryList
 from magic_tui.live.live_feed import Feed
@@ -23,7 +20,10 @@ from magic_tui.live.residency_widget import Residency
 from magic_tui.live.usage_lines import usage_lines
 from magic_tui.runs.run_actions import RunActions
 from magic_tui.text.numbers import share_text
+from magic_tui.widgets.header import Header
 from magic_tui.widgets.prompt import Prompt
+from magic_tui.widgets.screen import MagicScreen
+from magic_tui.widgets.selection import Selection
 
 if TYPE_CHECKING:
     from magic_tui.live.run_history import Snapshot
@@ -92,9 +92,9 @@ class LiveScreen(RunActions, Feed, MagicScreen):
     def selection_changed(self, selection: Selection) -> None:
         """Follow another run."""
         if selection.folder is None:
-            self.problem("no run is chosen: 1 lists them, n there starts one")
+            self.show_problem("no run is chosen: 1 lists them, n there starts one")
         else:
-            self.problem(None)
+            self.show_problem(None)
             if self.follow(selection.folder):
                 self._at, self._printed, self.wants_printed = None, False, False
         self.dirty = True
@@ -102,7 +102,7 @@ class LiveScreen(RunActions, Feed, MagicScreen):
 
     def on_screen_suspend(self, event: events.ScreenSuspend) -> None:
         """Read nothing while nobody looks, except under a dialog."""
-        if self.magic.shown is not self:
+        if self.magic.current_screen is not self:
             self.rest()
 
     def on_resize(self, event: events.Resize) -> None:
@@ -123,7 +123,7 @@ class LiveScreen(RunActions, Feed, MagicScreen):
         """The run that is followed, as the engine knows it."""
         return self.run_view
 
-    def why_not(self, action: str) -> str | None:
+    def disabled_reason(self, action: str) -> str | None:
         """Scrubbing needs a history, scores have to be there."""
         count = self._count
         if action in ("scrub", "chapter", "now", "go_to") and not count:
@@ -200,7 +200,7 @@ class LiveScreen(RunActions, Feed, MagicScreen):
         try:
             place = steps.index(float(text))
         except ValueError:
-            self.magic.say(f"no step {text!r} was trained; steps count from 0", "warning")
+            self.magic.show_message(f"no step {text!r} was trained; steps count from 0", "warning")
             return
         self._go(self.recording.train.seqs[place])
 

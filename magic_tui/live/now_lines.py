@@ -9,11 +9,10 @@ from engine.runs.events import Phase
 from engine.runs.safe_text import one_line
 from engine.runs.states import RunState, View
 from magic_tui.client.engine import UNREADABLE, standing
-from magic_tui.live.phases import NAMES
 from magic_tui.runs.status_lines import phase_facts
 from magic_tui.text.cells import fit, join_that_fit, wrap
 from magic_tui.text.numbers import duration_text, loss_text, pace_text
-from magic_tui.text.states import MEANINGS, sign
+from magic_tui.text.states import MEANINGS, PHASE_NAMES, sign
 
 if TYPE_CHECKING:
     from magic_tui.live.run_history import Snapshot
@@ -40,7 +39,7 @@ def now_lines(moment: "Snapshot", run: View | None, width: int) -> list[Text]:
 
 def _moment_words(moment: "Snapshot") -> str:
     """What the journal says was done at a moment."""
-    name = NAMES.get(moment.phase or "", "nothing yet")
+    name = PHASE_NAMES.get(moment.phase or "", "nothing yet")
     return f"{name} {moment.done}/{moment.total}" if moment.phase in _STEPPED else name
 
 

@@ -6,16 +6,8 @@ from typing import Any
 
 from engine.runs.events import Event, Phase
 from magic_tui.text.numbers import counted, duration_text, loss_text, pace_text
+from magic_tui.text.states import PHASE_NAMES
 
-NAMES: dict[str, str] = {
-    Phase.PREPARE: "preparing",
-    Phase.TRAIN: "training",
-    Phase.MEASURE: "measuring",
-    Phase.REPLAY: "replaying",
-    Phase.RETRAIN: "retraining",
-    Phase.PROBE: "probing",
-    Phase.SCORE: "baselines",
-}
 UNITS: dict[str, str] = {
     Phase.TRAIN: "step",
     Phase.MEASURE: "query",
@@ -48,7 +40,7 @@ class PhaseProgress:
     @property
     def name(self) -> str:
         """What the phase is called while it runs."""
-        return NAMES.get(self.phase, self.phase)
+        return PHASE_NAMES.get(self.phase, self.phase)
 
     @property
     def elapsed(self) -> float:

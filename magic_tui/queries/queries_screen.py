@@ -9,7 +9,6 @@ from textual.binding import Binding, BindingType
 
 from engine.runs.naming import runs_folder
 from engine.runs.safe_text import safe_text
-from magic_tui.dashboard.selection import Selection
 from magic_tui.queries.basket import attribute_command
 from magic_tui.queries.candidate_list import CandidateList
 from magic_tui.queries.candidates import Candidate, why_not_ask
@@ -20,6 +19,7 @@ from magic_tui.text.cells import fit
 from magic_tui.widgets.line_list import LineList
 from magic_tui.widgets.lines import Lines
 from magic_tui.widgets.prompt import Prompt
+from magic_tui.widgets.selection import Selection
 
 _LOSSES_HINT = "t: its tokens with their losses under the trained model"
 _COMPUTING = "its losses are being computed: the trained model is loaded for it …"
@@ -88,7 +88,7 @@ class QueriesScreen(AskingScreen):
         run = self.run.id if self.run is not None else "RUN"
         return attribute_command(run, chosen, self.basket.reduction, elsewhere)
 
-    def why_not(self, action: str) -> str | None:
+    def disabled_reason(self, action: str) -> str | None:
         """Why a key does nothing now."""
         if action in ("ask", "clear", "basket", "reduction") and not len(self.basket):
             return "the basket is empty: put texts in with space"
@@ -227,13 +227,13 @@ class QueriesScreen(AskingScreen):
         if current is None:
             self.query_one(LossText).show("", None)
             return
-        hint = _LOSSES_HINT if self.why_not("tokens") is None else ""
+        hint = _LOSSES_HINT if self.disabled_reason("tokens") is None else ""
         hint = _COMPUTING if self.pending == current.key else hint
         text = current.shown or current.text
         self.query_one(LossText).show(text, self.known_losses(current), hint)
 
     def _typed(self, text: str) -> None:
-        self.problem_of_key(why_not_ask(text))
+        self.show_key_problem(why_not_ask(text))
         if why_not_ask(text) or not text.strip():
             return
         place = self.add_typed(Candidate(text))

@@ -11,8 +11,6 @@ from engine.runs.listing import find_run
 from engine.runs.lru import Recent
 from engine.runs.run_folder import RunFolder
 from engine.runs.safe_text import one_line
-from magic_tui.dashboard.screen import MagicScreen
-from magic_tui.dashboard.selection import Selection
 from magic_tui.queries.basket import Basket
 from magic_tui.queries.basket_file import keep_basket, kept_basket
 from magic_tui.queries.candidates import (
@@ -27,6 +25,8 @@ from magic_tui.queries.candidates import (
 from magic_tui.queries.check_queries import ask_checked
 from magic_tui.queries.past_queries import Known, read_known, with_answers
 from magic_tui.queries.query_cost import QueryCost, query_cost
+from magic_tui.widgets.screen import MagicScreen
+from magic_tui.widgets.selection import Selection
 
 BASKET, TYPED = "basket", "typed here"
 _KEPT_LOSSES, _RETRY_SECONDS = 200, 3.0
@@ -123,7 +123,7 @@ class AskingScreen(MagicScreen):
         try:
             keep_basket(run, basket)
         except MagicError as error:
-            self.from_thread(self.problem, str(error))
+            self.from_thread(self.show_problem, str(error))
 
     @work(thread=True, exclusive=True, group="queries", exit_on_error=False)
     def load(self, selection: Selection) -> None:
@@ -149,12 +149,12 @@ class AskingScreen(MagicScreen):
         shown = [*known.sources, *(with_answers(source, answered) for source in others)]
         self.sources = {source.name: source for source in shown}
         unclaimed, self.known = self.basket if self.run is None else Basket(), known
-        self.problem(None)
+        self.show_problem(None)
         if kept is not None:
             self.basket, problem = kept
             for candidate in unclaimed:
                 self.basket.add(candidate)
-            self.problem(problem)
+            self.show_problem(problem)
         self.show_basket()
 
     def _not_loaded(self, sentence: str) -> None:
@@ -162,13 +162,13 @@ class AskingScreen(MagicScreen):
         if self.known is not None:
             self.basket = Basket()
         self.known, self.cost = None, None
-        self.problem(sentence)
+        self.show_problem(sentence)
         self.show_all()
         self.set_timer(_RETRY_SECONDS, self._try_again)
 
     def _try_again(self) -> None:
         waits = self.known is None or self.known.will_change
-        if waits and self.magic.shown is self:
+        if waits and self.magic.current_screen is self:
             self.load(self.selection)
 
     @work(thread=True, exclusive=True, group="cost", exit_on_error=False)
@@ -177,7 +177,7 @@ class AskingScreen(MagicScreen):
         try:
             cost = query_cost(run, queries)
         except (MagicError, OSError) as error:
-            self.from_thread(self.problem, str(error))
+            self.from_thread(self.show_problem, str(error))
             return
         self.from_thread(self._costed, cost)
 
@@ -197,7 +197,7 @@ class AskingScreen(MagicScreen):
 
     def _computed(self, problem: str | None) -> None:
         self.pending = None
-        self.problem_of_key(problem)
+        self.show_key_problem(problem)
         self.show_all()
 
     @work(thread=True, exclusive=True, group="file", exit_on_error=False)
@@ -214,12 +214,12 @@ class AskingScreen(MagicScreen):
 
     def _reads(self, path: str, problem: str | None) -> None:
         self.reading = path
-        self.problem_of_key(problem)
+        self.show_key_problem(problem)
         self.show_all()
 
     def _file_read(self, source: Source) -> None:
         self.reading = ""
-        self.problem(None)
+        self.show_problem(None)
         self.sources[source.name] = source
         self.show_source(source.name)
 
@@ -237,15 +237,15 @@ class AskingScreen(MagicScreen):
 
     def _refused(self, sentence: str) -> None:
         self.asking = False
-        self.problem(sentence)
+        self.show_problem(sentence)
         self.refresh_bindings()
 
     def _queued(self, run: str, attribution: str) -> None:
         self.asking = False
         self.basket.clear()
         self.basket_changed()
-        self.problem(None)
-        self.magic.say(f"attribution {attribution} is queued; nothing is trained again")
+        self.show_problem(None)
+        self.magic.show_message(f"attribution {attribution} is queued; nothing is trained again")
         # What was asked now is what 4 to 8 show next.
         self.magic.select(run=run, attribution=attribution)
         self.magic.open_screen(2)

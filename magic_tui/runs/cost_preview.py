@@ -14,10 +14,10 @@ from engine.runs.errors import MagicError
 from engine.runs.loaded_code import code_of
 from engine.runs.safe_text import one_line
 from magic_tui.client.worker import Facts
-from magic_tui.dashboard.screen import MagicScreen
 from magic_tui.runs.config_draft import Draft, cost_of
 from magic_tui.runs.field_list import FieldList
 from magic_tui.runs.plan_lines import plan_lines
+from magic_tui.widgets.screen import MagicScreen
 
 
 class CountingScreen(MagicScreen):
@@ -61,7 +61,7 @@ class CountingScreen(MagicScreen):
         """Say what is wrong with the field under the cursor, or else with all of it."""
         if trouble:
             self._trouble = trouble[0]
-        self.problem(self.query_one(FieldList).error or self._trouble)
+        self.show_problem(self.query_one(FieldList).error or self._trouble)
 
     def _show_cost(self) -> None:
         if self not in self.app.screen_stack:

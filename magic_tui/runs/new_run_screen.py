@@ -12,14 +12,14 @@ from textual.widgets import Static
 from engine.runs.config import RunConfig, as_plain
 from engine.runs.errors import MagicError
 from engine.runs.naming import new_run_id
-from magic_tui.dashboard.header import Header
-from magic_tui.dashboard.selection import Selection
 from magic_tui.runs.config_draft import Draft
 from magic_tui.runs.cost_preview import CountingScreen
 from magic_tui.runs.field_list import FieldList
 from magic_tui.runs.welcome_screen import Offer, OfferList, offers
+from magic_tui.widgets.header import Header
 from magic_tui.widgets.line_list import LineList
 from magic_tui.widgets.prompt import Prompt
+from magic_tui.widgets.selection import Selection
 
 
 class NewRunScreen(CountingScreen):
@@ -84,7 +84,7 @@ class NewRunScreen(CountingScreen):
         """Run the config as it is in its file."""
         return f"magic run {self._file or 'CONFIG'}"
 
-    def why_not(self, action: str) -> str | None:
+    def disabled_reason(self, action: str) -> str | None:
         """A run starts once its cost is known."""
         if action in ("start", "count_cost", "choose") and self._draft is None:
             return "no config was read yet: f names its file"
@@ -138,10 +138,12 @@ class NewRunScreen(CountingScreen):
         assert self._draft is not None
         if self._counted != self._draft.values:
             self.action_count_cost()
-            self.magic.say("counting first what it takes: s starts the run once that is shown")
+            self.magic.show_message(
+                "counting first what it takes: s starts the run once that is shown"
+            )
             return
         self._starting = True
-        self.magic.say("starting …", seconds=60)
+        self.magic.show_message("starting …", seconds=60)
         self._start(self._draft.config())
 
     def _named(self, text: str) -> None:

@@ -40,8 +40,8 @@ def plan_lines(plan: dict[str, Any], width: int) -> Iterator[Text]:
     for schedule in plan["schedules"]:
         chosen = schedule["name"] == plan["chosen"]
         yield _schedule_line(schedule, chosen, on_gpu)
-        if schedule.get("why_not"):
-            for line in wrap(one_line(schedule["why_not"]), width - 6, 2):
+        if schedule.get("disabled_reason"):
+            for line in wrap(one_line(schedule["disabled_reason"]), width - 6, 2):
                 yield Text("      " + line, "dim")
     yield Text()
     yield from _paragraph(f"{plan['chosen']}: {plan['reason']}", width, "")

@@ -10,12 +10,12 @@ from textual.widget import Widget
 from engine.runs.errors import MagicError
 from engine.runs.states import RunState, View
 from magic_tui.client.engine import UNREADABLE, RunAction, standing
-from magic_tui.dashboard.confirm import ConfirmScreen
 from magic_tui.runs.removal import removal_facts, removal_lines
 from magic_tui.text.numbers import bytes_text
+from magic_tui.widgets.confirm import ConfirmScreen
 
 if TYPE_CHECKING:
-    from magic_tui.dashboard.app import MagicApp
+    from magic_tui.widgets.screen import Dashboard
 
 _CAN_PAUSE = (RunState.QUEUED, RunState.BLOCKED, RunState.STARTING, RunState.RUNNING)
 _CAN_RESUME = (RunState.PAUSED, RunState.FAILED, RunState.CANCELLED, RunState.INTERRUPTED)
@@ -42,10 +42,10 @@ class RunActions(Widget):
     if TYPE_CHECKING:
 
         @property
-        def magic(self) -> MagicApp:
+        def magic(self) -> Dashboard:
             """The app."""
 
-        def problem(self, sentence: str | None) -> None:
+        def show_problem(self, sentence: str | None) -> None:
             """Say what is wrong."""
 
     def chosen_run(self) -> View | None:
@@ -127,6 +127,6 @@ class RunActions(Widget):
         try:
             deed()
         except MagicError as error:
-            self.app.call_from_thread(self.magic.say, str(error), "warning")
+            self.app.call_from_thread(self.magic.show_message, str(error), "warning")
         else:
-            self.app.call_from_thread(self.magic.say, said)
+            self.app.call_from_thread(self.magic.show_message, said)

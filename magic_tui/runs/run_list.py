@@ -11,11 +11,10 @@ from engine.evaluation.lds_index import kind_text
 from engine.runs.safe_text import one_line
 from engine.runs.states import RunState, View
 from magic_tui.client.engine import UNREADABLE, standing
-from magic_tui.live.phases import NAMES
 from magic_tui.runs.run_lines import model_text, run_age, steps_text
 from magic_tui.text.cells import fit, pad
 from magic_tui.text.numbers import age_text, bytes_text, count_text, duration_text, share_text
-from magic_tui.text.states import sign
+from magic_tui.text.states import PHASE_NAMES, sign
 from magic_tui.widgets.line_list import LineList
 
 _STALE_SECONDS = 60.0
@@ -156,5 +155,5 @@ def _doing(run: View) -> str:
         return one_line(reason or "")
     if phase is None or state == RunState.SUCCEEDED:
         return f"{count_text(run['documents'])} documents" if run["documents"] else ""
-    name = NAMES.get(phase["phase"], phase["phase"])
+    name = PHASE_NAMES.get(phase["phase"], phase["phase"])
     return f"{name} {share_text(phase['done'] / phase['total'])}" if phase["total"] else name

@@ -18,16 +18,16 @@ from engine.runs.errors import MagicError
 from engine.runs.safe_text import one_line
 from engine.runs.states import RunState, View
 from magic_tui.client.engine import UNREADABLE, standing
-from magic_tui.dashboard.header import Header
-from magic_tui.dashboard.screen import MagicScreen
-from magic_tui.dashboard.selection import Selection
 from magic_tui.runs.config_difference import difference_lines
 from magic_tui.runs.glance import glance, runs_on_disk
 from magic_tui.runs.run_actions import RunActions
 from magic_tui.runs.run_list import RunList, head_line
 from magic_tui.runs.status_lines import run_detail
+from magic_tui.widgets.header import Header
 from magic_tui.widgets.line_list import LineList
 from magic_tui.widgets.prompt import Prompt
+from magic_tui.widgets.screen import MagicScreen
+from magic_tui.widgets.selection import Selection
 
 _OF_A_RUN = ("Live", "Queries", "Influences", "Document", "Why", "Over training", "Trust")
 """The screens that show one run, from 2 on."""
@@ -85,7 +85,7 @@ class RunsScreen(RunActions, MagicScreen):
 
     def on_screen_suspend(self, event: events.ScreenSuspend) -> None:
         """Ask nothing while nobody looks."""
-        if self._timer is not None and self.magic.shown is not self:
+        if self._timer is not None and self.magic.current_screen is not self:
             self._timer.pause()
 
     def selection_changed(self, selection: Selection) -> None:
@@ -109,7 +109,7 @@ class RunsScreen(RunActions, MagicScreen):
         found = self.query(RunList)
         return found.first().current if found else None
 
-    def why_not(self, action: str) -> str | None:
+    def disabled_reason(self, action: str) -> str | None:
         """Most keys need a run."""
         run = self.chosen_run()
         if action in ("mark", "remove", "copy", "choose") and run is None:
@@ -192,7 +192,7 @@ class RunsScreen(RunActions, MagicScreen):
     def _take(self, runs: list[View], problem: str | None) -> None:
         first, before = self._runs is None, self._runs
         self._runs = runs
-        self.problem(problem)
+        self.show_problem(problem)
         # Ages and silences change by themselves, but nobody waits for their minute.
         if runs != before or time.monotonic() - self._shown > _STALE_SECONDS:
             self._show()

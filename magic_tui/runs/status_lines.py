@@ -10,7 +10,6 @@ from engine.runs.states import View
 from engine.scores.findings import rounding_text
 from magic_tui.client.engine import is_finished, standing
 from magic_tui.client.start import engine_log
-from magic_tui.live.phases import NAMES
 from magic_tui.runs.run_lines import queries_text, run_age, run_lines, steps_text
 from magic_tui.text.cells import wrap
 from magic_tui.text.numbers import (
@@ -23,7 +22,7 @@ from magic_tui.text.numbers import (
     loss_text,
     pace_text,
 )
-from magic_tui.text.states import MEANINGS, sign
+from magic_tui.text.states import MEANINGS, PHASE_NAMES, sign
 
 Fact = tuple[str, str]
 
@@ -185,7 +184,7 @@ def _state(run: View) -> str:
 
 def phase_facts(phase: View) -> list[str]:
     """What a run does now, the most telling first."""
-    name = NAMES.get(phase["phase"], str(phase["phase"]))
+    name = PHASE_NAMES.get(phase["phase"], str(phase["phase"]))
     facts = [f"{name} {phase['done']}/{phase['total']}" if phase["total"] else name]
     if phase["remaining_seconds"] is not None:
         facts.append(f"{duration_text(phase['remaining_seconds'])} left")

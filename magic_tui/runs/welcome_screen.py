@@ -12,10 +12,10 @@ from textual.widgets import Static
 
 from engine.runs.errors import MagicError
 from engine.runs.safe_text import one_line
-from magic_tui.dashboard.screen import MagicScreen
 from magic_tui.runs.samples import demo_config
 from magic_tui.text.cells import fit, pad
 from magic_tui.widgets.line_list import LineList
+from magic_tui.widgets.screen import MagicScreen
 
 ABOUT = (
     "Which training documents, and which of their tokens, made the model answer like this?",

@@ -2,6 +2,7 @@
 
 from rich.text import Text
 
+from engine.runs.events import Phase
 from engine.runs.states import RunState
 from magic_tui.client.engine import UNREADABLE
 
@@ -29,6 +30,16 @@ MEANINGS: dict[str, str] = {
     RunState.INTERRUPTED: "its process died; it goes on from what it saved",
 }
 """What is going on, where nobody gave a reason."""
+
+PHASE_NAMES: dict[str, str] = {
+    Phase.PREPARE: "preparing",
+    Phase.TRAIN: "training",
+    Phase.MEASURE: "measuring",
+    Phase.REPLAY: "replaying",
+    Phase.RETRAIN: "retraining",
+    Phase.PROBE: "probing",
+    Phase.SCORE: "baselines",
+}
 
 
 def sign(state: str) -> Text:

@@ -11,11 +11,11 @@ from textual.timer import Timer
 
 from engine.evaluation.predictions import Points
 from engine.evaluation.trust import Trust, read_trust
-from magic_tui.dashboard.selection import Selection
 from magic_tui.explore.explore_screen import ExploringScreen
 from magic_tui.trust.scatter import Scatter
 from magic_tui.trust.trust_lines import trust_lines, verdict_lines
 from magic_tui.widgets.lines import Lines
+from magic_tui.widgets.selection import Selection
 
 _BESIDE = 110
 """From this width on the plot stands beside the facts."""
@@ -75,7 +75,7 @@ class TrustScreen(ExploringScreen):
         validated = self._trust is not None and self._trust.validation is not None
         return self.command("validate", *(("--count", "0") if validated else ()))
 
-    def why_not(self, action: str) -> str | None:
+    def disabled_reason(self, action: str) -> str | None:
         """Why a key does nothing now."""
         if action == "copy" and self._trust is None:
             return "there is no attribution to show: ask a query in screen 3"
@@ -98,7 +98,7 @@ class TrustScreen(ExploringScreen):
         self._draw()
 
     def _again(self) -> None:
-        if self.magic.shown is self:
+        if self.magic.current_screen is self:
             self.selection_changed(self.selection)
 
     def _take(self, trust: Trust) -> None:

@@ -11,12 +11,11 @@ from textual.pilot import Pilot
 
 from engine.runs.run_folder import RunFolder
 from magic_tui.cli import dashboard
-from magic_tui.dashboard import copying
-from magic_tui.dashboard.app import MagicApp
-from magic_tui.dashboard.ascii_glyphs import speaks_unicode
-from magic_tui.dashboard.footer import key_text
-from magic_tui.dashboard.numbered import NAMES, SCREENS
-from magic_tui.dashboard.screen import MagicScreen
+from magic_tui.dashboard import external
+from magic_tui.dashboard.app import NAMES, SCREENS, MagicApp
+from magic_tui.dashboard.line_filters import supports_unicode
+from magic_tui.widgets.footer import key_text
+from magic_tui.widgets.screen import MagicScreen
 from tests.cli.fake_engine import FakeEngine
 from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows, until
 
@@ -114,7 +113,7 @@ def test_digits_open_screens_and_escape_goes_back(finished: RunFolder) -> None:
 def test_ctrl_c_ends_nothing_and_q_leaves(finished: RunFolder) -> None:
     async def task(pilot: Pilot[None]) -> None:
         await pilot.press("ctrl+c")
-        await shows(pilot, "q leaves, and runs go on")
+        await shows(pilot, "q quits, runs continue")
         await pilot.press("q")
         await until(pilot, lambda: not pilot.app.is_running)
 
@@ -151,16 +150,16 @@ def test_copying_says_where_it_went(
 
     drive(app, task)
     assert (tmp_path / "buffer").read_text() == f"magic watch {finished.id}"
-    (copy,) = copying.copies_folder().iterdir()
+    (copy,) = external.copies_folder().iterdir()
     assert copy.read_text() == f"magic watch {finished.id}"
 
 
 def test_copying_without_tmux_still_leaves_a_file() -> None:
-    went = copying.copy_everywhere("text", "name")
+    went = external.copy_everywhere("text", "name")
     assert went[0] == "clipboard" and len(went) == 2 and went[1].endswith("copies")
-    (copy,) = copying.copies_folder().iterdir()
+    (copy,) = external.copies_folder().iterdir()
     assert copy.read_text() == "text"
-    assert len(f"documents sent to {', '.join([*went, 'tmux'])}") <= 66
+    assert len(f"documents copied to {', '.join([*went, 'tmux'])}") <= 66
 
 
 def test_copying_where_no_file_may_be_written(
@@ -168,7 +167,7 @@ def test_copying_where_no_file_may_be_written(
 ) -> None:
     (tmp_path / "open").mkdir(mode=0o755)
     monkeypatch.setenv("MAGIC_STATE_DIR", str(tmp_path / "open"))
-    assert copying.copy_everywhere("text", "name") == ["clipboard"]
+    assert external.copy_everywhere("text", "name") == ["clipboard"]
 
 
 def test_a_copy_is_told_in_one_line(finished: RunFolder) -> None:
@@ -177,7 +176,7 @@ def test_a_copy_is_told_in_one_line(finished: RunFolder) -> None:
     async def task(pilot: Pilot[None]) -> None:
         await shows(pilot, "what lowered it most")
         await pilot.press("y")
-        await shows(pilot, "why sent to clipboard, ")
+        await shows(pilot, "why copied to clipboard, ")
         assert any(line.rstrip().endswith("copies") for line in screen_lines(app))
 
     drive(app, task)
@@ -228,7 +227,7 @@ def test_the_locale_says_which_signs_are_drawn(
     monkeypatch.setenv("TERM", "xterm")
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    assert speaks_unicode() == speaks
+    assert supports_unicode() == speaks
 
 
 def test_the_palette_in_ascii_has_no_question_marks(
@@ -250,7 +249,7 @@ def test_help_scrolls_to_its_ends(finished: RunFolder) -> None:
         await shows(pilot, "esc closes")
         top = screen_text(pilot.app)
         await pilot.press("G")
-        await shows(pilot, "Leave; runs go on")
+        await shows(pilot, "Quit the dashboard")
         await pilot.press("g")
         await until(pilot, lambda: screen_text(pilot.app) == top)
 

@@ -12,9 +12,8 @@ from engine.runs.run_folder import RunFolder
 from engine.runs.score_store import ScoreShape, ScoreWriter
 from engine.runs.tables import write_rows
 from engine.scores.attribution import open_attribution
-from magic_tui.dashboard import light_colours
 from magic_tui.dashboard.app import MagicApp
-from magic_tui.dashboard.copying import copies_folder
+from magic_tui.dashboard.external import copies_folder
 from magic_tui.explore.document_view import find_piece
 from magic_tui.explore.score_browser import explore
 from magic_tui.explore.token_text import TokenText
@@ -161,7 +160,7 @@ def test_why_tells_of_documents_steps_and_trust(finished: RunFolder, terminal: T
         await pilot.press("g", "j", "y")
         await until(pilot, lambda: list(copies_folder().glob("why-*")), "a copy")
         await pilot.press("enter")
-        await until(pilot, lambda: app.shown.NUMBER == 5, "Document")
+        await until(pilot, lambda: app.current_screen.NUMBER == 5, "Document")
         assert app.selection.document == explore(finished).strongest(0, 2, False)[1]
 
     drive(opened(finished, 6), task, terminal)

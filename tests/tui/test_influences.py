@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from engine.runs.run_folder import RunFolder
 from engine.scores.attribution import open_attribution
 from magic_tui.dashboard.app import MagicApp
-from magic_tui.dashboard.copying import copies_folder
+from magic_tui.dashboard.external import copies_folder
 from magic_tui.explore.influences_screen import InfluencesScreen
 from magic_tui.explore.ranked_list import RankedList
 from tests.cli.fake_run import FakeRun, sample_texts
@@ -67,10 +67,10 @@ def test_moving_marking_and_opening(finished: RunFolder, terminal: Terminal) -> 
         await pilot.press("colon", *f"d{document}", "enter")
         await until(pilot, lambda: ranks.document == document, "the document")
         await pilot.press("enter")
-        await until(pilot, lambda: app.shown.NUMBER == 5, "Document")
+        await until(pilot, lambda: app.current_screen.NUMBER == 5, "Document")
         assert app.selection.document == document
         await pilot.press("escape")
-        await until(pilot, lambda: app.shown.NUMBER == 4, "Influences")
+        await until(pilot, lambda: app.current_screen.NUMBER == 4, "Influences")
         await until(pilot, lambda: ranks.document == document, "the same document")
 
     drive(opened(finished), task, terminal)
@@ -92,7 +92,7 @@ def test_search_keeps_the_order(tmp_path: Path, terminal: Terminal) -> None:
         assert not unsafe_in(app)
         await pilot.press("escape")
         await until(pilot, lambda: len(ranks.ranking) == 23, "all")
-        assert app.shown.NUMBER == 4
+        assert app.current_screen.NUMBER == 4
         await pilot.press("slash", *"nowhere", "enter")
         await shows(pilot, "with “nowhere”: 0 documents")
 
@@ -219,7 +219,7 @@ def test_a_damaged_store_is_told_in_place_and_tried_again(tmp_path: Path) -> Non
 
     async def task(pilot):
         await shows(pilot, "is damaged")
-        assert pilot.app.shown.NUMBER == 4
+        assert pilot.app.current_screen.NUMBER == 4
         chunk.write_bytes(good)
         await shows(pilot, "23 documents")
         await until(pilot, lambda: "is damaged" not in screen_text(pilot.app), "it is gone")
@@ -280,7 +280,7 @@ def test_a_search_and_another_query_are_both_told(tmp_path: Path, terminal: Term
     async def task(pilot):
         app = pilot.app
         await shows(pilot, "strongest token")
-        assert app.screen.cli_lacks() == ""
+        assert app.screen.cli_note() == ""
         await pilot.press("slash", *"needle", "enter")
         await shows(pilot, "with “needle”: 1 document")
         await pilot.press("v")

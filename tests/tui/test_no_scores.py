@@ -26,7 +26,7 @@ PHASE = {
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("magic_tui.explore.explore_screen._RETRY_SECONDS", 0.1)
-    monkeypatch.setattr("magic_tui.dashboard.header._LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("magic_tui.widgets.header._LOOK_SECONDS", 0.1)
 
 
 @pytest.mark.parametrize("phase", ["prepare", "train", "measure", "replay"])
@@ -140,7 +140,7 @@ def test_nothing_of_one_attribution_under_the_name_of_another(tmp_path: Path, sc
         assert told not in screen_text(app)
         assert not any(lines.text.strip() for lines in app.screen.query(Lines))
         await pilot.press("j", "n", "l", "y", "c", "Q", "s", "m")
-        assert app.shown is not None and screen == app.shown.NUMBER
+        assert app.current_screen is not None and screen == app.current_screen.NUMBER
         app.select(attribution="a0002")
         await shows(pilot, told)
 

@@ -19,12 +19,12 @@ from engine.runs.run_folder import RunFolder
 from engine.runs.tables import write_queries
 from magic_tui.client import worker
 from magic_tui.dashboard.app import MagicApp
-from magic_tui.dashboard.selection import Selection
 from magic_tui.queries import query_worker as asking
 from magic_tui.queries.candidate_list import CandidateList
 from magic_tui.queries.candidates import Candidate, Source
 from magic_tui.queries.queries_screen import QueriesScreen
 from magic_tui.widgets.prompt import TypedLine
+from magic_tui.widgets.selection import Selection
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.fake_run import FakeRun
 from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows, until
@@ -154,7 +154,7 @@ def test_reduction_basket_and_command(kept: RunFolder) -> None:
     async def task(pilot: Pilot[None]) -> None:
         await shows(pilot, "who sat on the mat?")
         screen = screen_of(pilot)
-        assert screen.why_not("ask") is not None
+        assert screen.disabled_reason("ask") is not None
         await pilot.press("space", "space", "r")
         await shows(pilot, "the mean loss of 2 texts")
         assert "--reduction mean" in screen.cli_equivalent()
@@ -223,7 +223,7 @@ def test_without_a_trajectory_nothing_is_asked(kept: RunFolder, engine: FakeEngi
     shutil.rmtree(kept.trajectory)
     engine.add(kept.id, "succeeded", path=str(kept.path))
     app, said = app_of(kept), []
-    app.say = lambda sentence, severity="information": said.append(sentence)  # type: ignore[method-assign]
+    app.show_message = lambda sentence, severity="information": said.append(sentence)  # type: ignore[method-assign]
 
     async def task(pilot: Pilot[None]) -> None:
         await shows(pilot, "who sat on the mat?")

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from magic_tui.dashboard.ascii_glyphs import as_ascii
+from magic_tui.dashboard.line_filters import as_ascii
 from magic_tui.live.residency_strip import LABEL_WIDTH, strip_lines
 from magic_tui.live.run_history import RunHistory
 from magic_tui.text.chart import curve_lines

@@ -72,7 +72,7 @@ def test_the_palette_looks_at_the_run_under_the_cursor(tmp_path: Path, engine: F
         await pilot.press("k")
         await shows(pilot, f"✓ {B}")
         await pilot.press("ctrl+p")
-        await until(pilot, lambda: app.screen is not app.shown)
+        await until(pilot, lambda: app.screen is not app.current_screen)
         await pilot.press(*"2 Live", "enter")
         await until(pilot, lambda: getattr(app.screen, "NUMBER", 0) == 2)
         assert app.selection.run == B

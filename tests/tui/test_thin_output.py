@@ -17,7 +17,7 @@ from textual.strip import Strip
 from engine.runs.run_folder import RunFolder
 from engine.runs.safe_text import safe_text
 from magic_tui.dashboard.app import MagicApp
-from magic_tui.dashboard.cell_diff import OnScreen
+from magic_tui.dashboard.cell_diff import TerminalCells
 from tests.tui.driving import Terminal, drive
 from tests.tui.terminal_model import TerminalModel, watch_output
 
@@ -63,7 +63,7 @@ def test_random_rows_come_out_the_same() -> None:
     chance, console = random.Random(3), Console()
     console._color_system = ColorSystem.EIGHT_BIT
     styles = [None if style is None else Style.parse(style) for style in STYLES]
-    shown, model = OnScreen(), TerminalModel((30, 4))
+    shown, model = TerminalCells(), TerminalModel((30, 4))
     rows: list[Iterable[Strip]] = [[Strip([Segment(" " * 30)])] for _ in range(4)]
     for _ in range(400):
         rows[chance.randrange(4)] = [random_strip(chance, styles)]
@@ -87,7 +87,7 @@ def random_strip(chance: random.Random, styles: list[Style | None]) -> Strip:
 
 
 def test_the_same_again_writes_nothing_until_it_is_forgotten() -> None:
-    console, shown = Console(), OnScreen()
+    console, shown = Console(), TerminalCells()
     strips: list[Iterable[Strip]] = [
         [Strip([Segment(f"{number} {text}")])] for number, text in enumerate("ab")
     ]
@@ -108,7 +108,7 @@ def test_emoji_leave_no_ghosts_whatever_the_terminal_thinks_of_them(old: bool) -
         # One that knows no emoji.
         return 1 if old and character > "\U0001f000" else cell_len(character)
 
-    console, shown = Console(), OnScreen()
+    console, shown = Console(), TerminalCells()
     model = TerminalModel((30, 1), width_of)
     for text in ("x" * 30, safe_text(EMOJI), "y" * 30, safe_text(EMOJI) * 2, ""):
         strip = Strip([Segment(text)]).adjust_cell_length(30)

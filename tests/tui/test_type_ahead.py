@@ -8,8 +8,7 @@ from textual import events
 from textual.pilot import Pilot
 
 from engine.runs.run_folder import RunFolder
-from magic_tui.dashboard.app import MagicApp
-from magic_tui.dashboard.crash_note import crash_sentence
+from magic_tui.dashboard.app import MagicApp, save_traceback
 from tests.tui.driving import drive, screen_text, shows, until
 
 KEYS = [
@@ -97,7 +96,7 @@ def test_an_unforeseen_error_is_told_in_a_sentence(
     with pytest.raises(ZeroDivisionError):
         drive(MagicApp(finished.path.parent, finished.id, 1), task)
     said = capsys.readouterr().err
-    assert "magic tui had to close (ZeroDivisionError); runs go on" in said
+    assert "magic tui closed after an error (ZeroDivisionError); runs continue" in said
     assert "Traceback" not in said and "locals" not in said
     kept = places / "state" / "dashboard-error.log"
     assert "a mistake" in kept.read_text() and kept.stat().st_mode & 0o77 == 0
@@ -106,7 +105,7 @@ def test_an_unforeseen_error_is_told_in_a_sentence(
 def test_the_sentence_needs_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "open").mkdir(mode=0o755)
     monkeypatch.setenv("MAGIC_STATE_DIR", str(tmp_path / "open"))
-    assert "ValueError: so it is" in crash_sentence(ValueError("so it is"), "trace")
+    assert "ValueError: so it is" in save_traceback(ValueError("so it is"), "trace")
     assert not list((tmp_path / "open").iterdir())
 
 

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from engine.runs.run_folder import RunFolder
-from magic_tui.dashboard.numbered import SCREENS
-from magic_tui.dashboard.preload import LIBRARIES, warm_up
+from magic_tui.dashboard.app import SCREENS
+from magic_tui.dashboard.startup import LIBRARIES, preload
 
 HEAVY = (
     *("torch", "numpy", "pyarrow", "zarr", "tokenizers", "httpx2", "pydantic", "yaml", "typer"),
@@ -19,7 +19,7 @@ import asyncio, sys
 from pathlib import Path
 from magic_tui.dashboard.app import MagicApp
 from magic_tui.client import processes
-from magic_tui.dashboard.screen import MagicScreen
+from magic_tui.widgets.screen import MagicScreen
 
 processes.ENGINE_COMMAND = [sys.executable, "-c", "import sys; sys.exit(7)"]
 
@@ -57,10 +57,10 @@ def test_nothing_slow_before_the_first_frame_and_all_of_it_after(
 
 def test_leaving_ends_it_and_what_is_missing_does_not() -> None:
     left = iter([False, False, True])
-    warm_up(["no_such_module_at_all", "json"], lambda: next(left))
+    preload(["no_such_module_at_all", "json"], lambda: next(left))
     assert next(left, "all asked") == "all asked"
 
 
 def test_every_screen_is_warmed_by_its_own_name() -> None:
-    warm_up([place.split(":")[0] for place in SCREENS.values()], lambda: False)
+    preload([place.split(":")[0] for place in SCREENS.values()], lambda: False)
     assert all(place.split(":")[0] in sys.modules for place in SCREENS.values())

@@ -16,7 +16,7 @@ from engine.scores.attribution import QueryDocument
 from magic_tui.client import worker
 from magic_tui.client.worker import run_worker
 from magic_tui.dashboard.app import MagicApp
-from magic_tui.dashboard.copying import copies_folder
+from magic_tui.dashboard.external import copies_folder
 from magic_tui.explore import why_screen as screen
 from magic_tui.explore.score_browser import explore
 from magic_tui.queries.candidates import TextLosses, TokenLoss, candidate_of
@@ -124,7 +124,7 @@ def test_waiting_and_refusal_are_sentences(
         await shows(pilot, "what lowered it most")
         await pilot.press("l")
         await shows(pilot, "its tokens' losses are being computed")
-        assert pilot.app.screen.why_not("losses") is not None  # type: ignore[attr-defined]
+        assert pilot.app.screen.disabled_reason("losses") is not None  # type: ignore[attr-defined]
         await shows(pilot, "its tokens' losses: the text is too short")
         assert not unsafe_in(pilot.app)
         # What failed may be asked again.
@@ -165,7 +165,7 @@ def test_only_a_finished_reading_is_asked_about(tmp_path: Path, asked: Asked) ->
         shown = pilot.app.screen
         assert isinstance(shown, screen.WhyScreen)
         shown.why = None
-        assert shown.why_not("losses") == "nothing has been read yet"
+        assert shown.disabled_reason("losses") == "nothing has been read yet"
         shown.action_losses()
         assert shown._pending is None
 

@@ -1,4 +1,4 @@
-"""A question before what is hard to undo."""
+"""A dialog that asks before an action that is hard to undo."""
 
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ from engine.runs.safe_text import one_line
 
 
 class ConfirmScreen(ModalScreen[bool]):
-    """``y`` does it, anything else does not."""
+    """``y`` confirms; ``n``, escape, ``q`` and enter decline."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "answer(True)", "yes", priority=True),
@@ -28,17 +28,17 @@ class ConfirmScreen(ModalScreen[bool]):
     """
 
     def __init__(self, question: str, consequence: str) -> None:
-        """Ask ``question``; ``consequence`` says what that means."""
+        """A dialog with a question and a sentence on its consequence."""
         super().__init__()
         self._question, self._consequence = question, consequence
 
     def compose(self) -> ComposeResult:
-        """The question, what it means, the keys."""
+        """Question, consequence, keys."""
         with Vertical():
             yield Static(Content.styled(one_line(self._question), "bold"))
             yield Static(Content(one_line(self._consequence)))
             yield Static(Content.assemble("\n", ("y", "bold"), " yes   ", ("n", "bold"), " no"))
 
     def action_answer(self, yes: bool) -> None:
-        """Close with the answer."""
+        """Close the dialog with the answer."""
         self.dismiss(yes)
