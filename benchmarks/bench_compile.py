@@ -23,8 +23,8 @@ from benchmarks.bench_step import _model
 from benchmarks.mechanisms import plain_logits_loss
 from engine.models.causal_lm_loss import CausalLMLoss
 from engine.models.module_loss import ModuleLoss
-from engine.replay.adam import Adam
 from engine.replay.derivatives import first_derivatives, second_derivatives
+from engine.replay.optimizers import Adam
 from engine.replay.state import Batch, Params, TrainState
 
 Run = Callable[[], Any]

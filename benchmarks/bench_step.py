@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, GPT2Config
 from benchmarks import mechanisms
 from engine.models.causal_lm_loss import CausalLMLoss
 from engine.models.lora import add_adapters
-from engine.replay.checkpointing import make_schedule
+from engine.replay.checkpointing import checkpointing_schedule
 from engine.replay.optimizers import LearningRateSpec, OptimizerSpec, build_optimizer
 from engine.replay.state import Batch, Cotangent
 from engine.runs.config import LoraConfig
@@ -83,7 +83,7 @@ class Subject:
 
     def train(self) -> Callable[[], Any]:
         """A step of ours, its gradient written to disk behind it."""
-        schedule = make_schedule("gradients", 10**6)
+        schedule = checkpointing_schedule("gradients", 10**6)
         writer = TrajectoryWriter(self.folder / "written", schedule, self.step.stage)
         self.writer = writer
         steps = iter(range(10**6))
@@ -97,7 +97,9 @@ class Subject:
     def replay(self, queries: int) -> Callable[[], Any]:
         """Carry the cotangents of some queries through one step, its gradient read from disk."""
         folder = self.folder / f"read-{queries}"
-        with TrajectoryWriter(folder, make_schedule("gradients", 1), self.step.stage) as writer:
+        with TrajectoryWriter(
+            folder, checkpointing_schedule("gradients", 1), self.step.stage
+        ) as writer:
             writer.take_state(self.state)
             after, grads, _ = self.step.advance(self.state, self.batch)
             writer.take_gradient(0, grads)

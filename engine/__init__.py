@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from engine.data.examples import Examples as Examples
     from engine.models.causal_lm_loss import CausalLMLoss as CausalLMLoss
-    from engine.models.weighted_loss import weighted_causal_lm_ce as weighted_causal_lm_ce
-    from engine.tasks.example_task import ExampleTask as ExampleTask
+    from engine.models.causal_lm_loss import weighted_causal_lm_ce as weighted_causal_lm_ce
+    from engine.tasks.task import ExampleTask as ExampleTask
     from engine.training.data_stream import DataStream as DataStream
     from engine.training.loop import TrainControl as TrainControl
     from engine.training.trainer import Scores as Scores
@@ -22,10 +22,10 @@ _HOMES = {
     "Scores": "engine.training.trainer",
     "TrainControl": "engine.training.loop",
     "DataStream": "engine.training.data_stream",
-    "ExampleTask": "engine.tasks.example_task",
+    "ExampleTask": "engine.tasks.task",
     "Examples": "engine.data.examples",
     "CausalLMLoss": "engine.models.causal_lm_loss",
-    "weighted_causal_lm_ce": "engine.models.weighted_loss",
+    "weighted_causal_lm_ce": "engine.models.causal_lm_loss",
 }
 
 __all__ = [

@@ -35,14 +35,14 @@ def attribute(
         StoppedError: if ``stop`` is set; the replay is saved first.
     """
     ranks = job.trainer.ranks
-    if ranks.everyone(read_completion(request.staging))[0] is None:
-        if not ranks.everyone(_is_measured(request))[0]:
+    if ranks.all_gather(read_completion(request.staging))[0] is None:
+        if not ranks.all_gather(_is_measured(request))[0]:
             _measure(request, job, report)
         ReplayRunner(request, job, report, stop, save_seconds).run()
-    ranks.wait()
+    ranks.barrier()
     if ranks.index == 0:
         _publish(request, report)
-    ranks.wait()
+    ranks.barrier()
 
 
 def _publish(request: QueryRequest, report: Reporter) -> None:

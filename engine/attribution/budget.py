@@ -6,7 +6,7 @@ from engine.attribution.prepared_run import Job
 from engine.attribution.replay_memory import WALK, Needs, graph_bytes, widest_part
 from engine.cost.checkpointing_choice import size_text
 from engine.cost.passes import enough_together, is_sparing
-from engine.distributed.free_memory import free_memory
+from engine.distributed.rank_setup import free_memory
 from engine.runs.config import CheckpointingName
 from engine.runs.errors import UsageError
 
@@ -41,13 +41,13 @@ def budget_of(job: Job, needs: Needs, queries: int, schedule: CheckpointingName)
     ranks, allowed = job.trainer.ranks, allowed_bytes(job)
     at_once = fit = min(fitting(job, needs), queries)
     if is_sparing(job.config, schedule, job.device.type):
-        enough = enough_together(job.config, -(-queries // ranks.groups))
-        beside_graph = ranks.groups * max(enough, needs.fitting(needs.kept))
+        enough = enough_together(job.config, -(-queries // ranks.replicas))
+        beside_graph = ranks.replicas * max(enough, needs.fitting(needs.kept))
         # Parts of a divided model differ in size, and all ranks replay the same queries.
-        at_once = min(fit, *ranks.everyone(beside_graph))
+        at_once = min(fit, *ranks.all_gather(beside_graph))
     per_pass = -(-queries // -(-queries // at_once))
     passes = -(-queries // per_pass)
-    of_group = -(-per_pass // ranks.groups)
+    of_group = -(-per_pass // ranks.replicas)
     reason = (
         f"{per_pass} at a time: {of_group} {'need' if of_group > 1 else 'needs'} "
         f"{needs.queries(of_group) / 1e6:.0f} MB beside {needs.shared / 1e6:.0f} MB, and "
@@ -74,14 +74,14 @@ def fitting(job: Job, needs: Needs) -> int:
     ranks, free = job.trainer.ranks, _free(job)
     # Every group of ranks replays as many as the rank with the least room can hold.
     own = needs.fitting(allowed_bytes(job) - needs.shared)
-    found = ranks.everyone((own, free - needs.least))
+    found = ranks.all_gather((own, free - needs.least))
     if min(left for _, left in found) < 0:
         raise UsageError(
             f"replaying even one query takes {size_text(needs.least)} beside the train states, "
             f"{size_text(free)} are free: lower training.micro_batch_size (auto finds the largest "
             "that fits), or run where more memory is free"
         )
-    return ranks.groups * min(own for own, _ in found)
+    return ranks.replicas * min(own for own, _ in found)
 
 
 def allowed_bytes(job: Job) -> float:
@@ -110,10 +110,10 @@ def with_micro_batch(job: Job) -> tuple[Job, str | None]:
     ranks = job.trainer.ranks
     row = WALK * graph_bytes(job, widest_part(job, 1)).shared
     may = GRAPH_SHARE * allowed_bytes(job)
-    rows = whole = -(-max(map(len, job.order)) // ranks.group.count)
+    rows = whole = -(-max(map(len, job.order)) // ranks.shard_group.count)
     while rows > 1 and rows * row > may:
         rows = -(-rows // 2)
-    rows = min(ranks.everyone(rows))
+    rows = min(ranks.all_gather(rows))
     how = "all rows of a step at once" if rows == whole else f"{rows} of {whole} rows at a time"
     reason = (
         f"{how}: the widest row's graph takes {size_text(row)}, and those of a micro-batch may "

@@ -183,7 +183,7 @@ def flat_start(job: Job) -> list[Finding]:
     batch = job.stream(job.config.attribution.granularity).batch(0, trainer.dtype)
     _, grads = trainer.step.gradient(job.start, batch)
     own = {name: int((grad == 0).sum()) for name, grad in grads.params.items()}
-    shards = trainer.ranks.everyone(own)[: trainer.ranks.group.count]
+    shards = trainer.ranks.all_gather(own)[: trainer.ranks.shard_group.count]
     zeros = {name: sum(shard[name] for shard in shards) for name in own}
     total = sum(zeros.values())
     if not total:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.models.loaded import LoadedModel
+from engine.models.load import LoadedModel
 from engine.runs.config import CAUSAL_LM, IMAGE_CLASSIFICATION, ModelConfig, RunConfig
 from engine.runs.environment import magic_version
 from engine.runs.errors import RunError
@@ -38,8 +38,8 @@ from engine.runs.inputs import (
     refused,
 )
 from engine.runs.run_folder import RunFolder
-from engine.tasks.own_code import Copy, code_files
 from engine.tasks.task import Origins, Rows, Task
+from engine.tasks.user_code import Copy, code_files
 
 _LIBRARIES = ("torch", "transformers", "torchopt", "peft", "tokenizers", "numpy", "safetensors")
 _READ = (

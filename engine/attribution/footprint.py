@@ -100,5 +100,5 @@ def _carry_back(step: TrainStep, state: TrainState, part: Batch, into: Params) -
     """Two queries, the first of which has to leave the graph for the second."""
     floats = {n: torch.ones_like(b) for n, b in state.buffers.items() if b.is_floating_point()}
     along = [state.params, state.params]
-    with step.ranks.group.graph():
+    with step.ranks.shard_group.graph():
         second_derivatives(step.loss, state, part, along, [into, into], [floats, floats])

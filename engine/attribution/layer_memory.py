@@ -48,7 +48,7 @@ class Kept:
 
     def pack(self, tensor: Tensor) -> Any:
         """What a graph is to keep of a tensor."""
-        kept = self._ranks.keep(tensor)
+        kept = self._ranks.pack(tensor)
         storage = tensor.untyped_storage()
         if not isinstance(kept, Tensor) or storage.data_ptr() in self._aside:
             return kept
@@ -62,7 +62,7 @@ class Kept:
 
     def unpack(self, kept: Any) -> Tensor:
         """The tensor again."""
-        return kept.tensor if isinstance(kept, _Held) else self._ranks.restore(kept)
+        return kept.tensor if isinstance(kept, _Held) else self._ranks.unpack(kept)
 
     def _let_go(self, pointer: int, size: int) -> None:
         self._held[pointer] -= 1

@@ -20,7 +20,7 @@ from engine.cost.checkpointing_choice import (
     choose,
     wants_times,
 )
-from engine.replay.checkpointing import ScheduleKind
+from engine.replay.checkpointing import CheckpointingKind
 from engine.runs.score_store import TOP_DOCUMENTS
 
 DESCRIPTIONS = 20_000
@@ -34,7 +34,7 @@ class Prediction:
     costs: Costs
     room: Room
     needs: Needs
-    budgets: dict[ScheduleKind, Budget]
+    budgets: dict[CheckpointingKind, Budget]
     footprint: Footprint | None
     """None where there is no prediction of the memory."""
     chosen: Estimate

@@ -12,31 +12,30 @@ import torch
 from engine.attribution.fingerprint import Fingerprint, rows_digest
 from engine.attribution.gc_tuning import all_is_loaded
 from engine.attribution.prepared_run import Job
-from engine.data.order import batch_order, step_table
+from engine.data.rows import batch_order, step_table
 from engine.data.sources import Documents
-from engine.distributed.free_memory import free_memory
 from engine.distributed.mesh import Mesh
-from engine.distributed.rank_setup import check_same, divided
-from engine.distributed.staggered_load import in_turn
+from engine.distributed.rank_setup import check_same, free_memory, make_mesh, staggered_load
 from engine.models.checked_derivatives import ROWS, DerivativeCheck, check_derivatives
-from engine.models.digests import weight_digests
-from engine.models.load import ADAPTER
-from engine.models.loaded import LoadedModel
+from engine.models.load import ADAPTER, LoadedModel
 from engine.models.module_loss import ModuleLoss
+from engine.models.module_tensors import weight_digests
 from engine.replay.optimizers import LearningRateSpec, OptimizerSpec, build_optimizer
-from engine.replay.ranks import ALONE, Ranks
+from engine.replay.ranks import SINGLE_RANK, Ranks
 from engine.runs.config import CAUSAL_LM, IMAGE_CLASSIFICATION, RunConfig
 from engine.runs.errors import DerivativeError, RunError, UsageError
 from engine.runs.inputs import combined
 from engine.runs.run_folder import RunFolder
 from engine.runs.tables import RowTable, write_arrays, write_documents
-from engine.tasks.named import prepare_task, restore_task
+from engine.tasks.registry import prepare_task, restore_task
 from engine.tasks.task import Origins, Rows, Task
 from engine.training.data_stream import DataStream
 from engine.training.trainer import Trainer
 
 
-def new_job(config: RunConfig, device: torch.device, ranks: Ranks = ALONE) -> tuple[Job, Documents]:
+def new_job(
+    config: RunConfig, device: torch.device, ranks: Ranks = SINGLE_RANK
+) -> tuple[Job, Documents]:
     """Read and load all that a config names, and check it.
 
     Raises:
@@ -56,11 +55,11 @@ def new_job(config: RunConfig, device: torch.device, ranks: Ranks = ALONE) -> tu
         return loaded
 
     job = _job(config, load, device, ranks)
-    job.trainer.derivative = ranks.everyone(checked)[0][0]
+    job.trainer.derivative = ranks.all_gather(checked)[0][0]
     return job, documents[0]
 
 
-def stored_job(folder: RunFolder, device: torch.device, ranks: Ranks = ALONE) -> Job:
+def stored_job(folder: RunFolder, device: torch.device, ranks: Ranks = SINGLE_RANK) -> Job:
     """The job of an existing run: its stored rows, its config and its model.
 
     Raises:
@@ -213,10 +212,12 @@ def _divided(
 ) -> Job:
     # Before they divide anything by it.
     check_same(ranks, {"the config": config.digest()[:12], "torch's version": torch.__version__})
-    job, digests = in_turn(
+    job, digests = staggered_load(
         ranks,
         load,
-        lambda held: divided(ranks, config.devices, held.task.model.loss if held else None, device),
+        lambda held: make_mesh(
+            ranks, config.devices, held.task.model.loss if held else None, device
+        ),
         lambda held, mesh: _assembled(config, held, device, mesh),
     )
     check_same(ranks, digests)
@@ -237,7 +238,7 @@ def _assembled(
     )
     rate = LearningRateSpec(steps=len(order), **training.lr_schedule.model_dump())
     digests = {} if mesh is None else _digests(loaded, order)
-    if mesh is not None and mesh.group.count == 1:
+    if mesh is not None and mesh.shard_group.count == 1:
         task.model.loss.to(device)
     trainer = new_trainer(config, task.model, rate, mesh)
     job = Job(config, task, loaded.documents, order, trainer, rate, device, loaded.weights)

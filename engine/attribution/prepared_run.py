@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from engine.cost.training_profile import TrainingProfile
-from engine.models.loaded import LoadedModel
+from engine.models.load import LoadedModel
 from engine.replay.optimizers import LearningRateSpec
 from engine.replay.state import TrainState
 from engine.runs.config import Granularity, RunConfig

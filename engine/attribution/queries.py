@@ -16,7 +16,7 @@ from engine.runs.config import QueriesConfig, Reduction, RunConfig
 from engine.runs.errors import RunError
 from engine.runs.request import AttributionRequest
 from engine.runs.tables import read_table, renamed, write_queries
-from engine.tasks.task import AskedDocument
+from engine.tasks.task import QueryDocument
 from engine.training.measurements import Measurement
 
 _OWN = ("id", "text", "measurement", "coefficient")
@@ -30,7 +30,7 @@ _RESERVED = (*_OWN, *_TOKENS, *_ROW, "loss_before", "loss_after")
 class Query:
     """One document asked about: φ of its measurement has ``coefficient`` times its mean loss."""
 
-    document: AskedDocument
+    document: QueryDocument
     measurement: int
     coefficient: float
 
@@ -90,7 +90,7 @@ def read_queries(config: QueriesConfig, job: Job) -> Queries:
 
 def typed_queries(asked: AttributionRequest, job: Job) -> Queries:
     """Queries given as texts."""
-    items = _items(job.task.typed(typed_documents(asked)), asked.reduction, 1.0)
+    items = _items(job.task.read_texts(typed_documents(asked)), asked.reduction, 1.0)
     return Queries(items, asked.reduction)
 
 
@@ -134,7 +134,7 @@ def read_asked(path: Path, reduction: Reduction) -> Queries:
     tokens = {name: table.pop(name) for name in _TOKENS if name in table}
     items = [
         Query(
-            AskedDocument(
+            QueryDocument(
                 text=own["text"][index],
                 inputs=decode(own["inputs"][index]),
                 losses=own["losses"][index],
@@ -173,7 +173,7 @@ def _table(queries: Queries) -> dict[str, list[Any]]:
     return table
 
 
-def _items(documents: list[AskedDocument], reduction: Reduction, sign: float) -> list[Query]:
+def _items(documents: list[QueryDocument], reduction: Reduction, sign: float) -> list[Query]:
     share = sign / len(documents) if reduction == "mean" else sign
     return [
         Query(document, index if reduction == "none" else 0, share)

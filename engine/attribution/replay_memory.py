@@ -84,12 +84,12 @@ def widest_batch(job: Job) -> Batch:
 
 def widest_part(job: Job, rows: int | None) -> Batch:
     """Its first micro-batch of ``rows`` rows, of a replaying rank's share."""
-    return next(job.trainer.ranks.group.own_rows(widest_batch(job)).split(rows))
+    return next(job.trainer.ranks.shard_group.own_rows(widest_batch(job)).split(rows))
 
 
 def graph_bytes(job: Job, part: Batch) -> LayerMemory:
     """What the graph of a micro-batch's gradient keeps at a time, besides parameters."""
-    ranks, loss, start = job.trainer.ranks.group, job.model.loss, job.start
+    ranks, loss, start = job.trainer.ranks.shard_group, job.model.loss, job.start
     cut, params = job.trainer.step.loss, start.params
     # The output layer keeps the tokens' probabilities where it may.
     cached = job.model.cached_bytes(part.weights.numel(), job.trainer.dtype.itemsize)
@@ -101,12 +101,12 @@ def graph_bytes(job: Job, part: Batch) -> LayerMemory:
     seen: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> Any:
-        kept = ranks.keep(tensor)
+        kept = ranks.pack(tensor)
         storage = tensor.untyped_storage()
         if isinstance(kept, torch.Tensor) and storage.data_ptr() not in own:
             seen[storage.data_ptr()] = storage.nbytes()
         return kept
 
-    with torch.autograd.graph.saved_tensors_hooks(note, ranks.restore):
+    with torch.autograd.graph.saved_tensors_hooks(note, ranks.unpack):
         GradientGraph(job.trainer.loss, params, part, start.buffers)
     return LayerMemory(sum(seen.values()) + cached, 0)

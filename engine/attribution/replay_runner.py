@@ -67,7 +67,7 @@ class ReplayRunner:
     def _run(self) -> None:
         saved = self._agreed(self._saved())
         # The records of rank 0 hold for all ranks.
-        written, before = self.ranks.everyone((self.saves.written(), self.saves.passes()))[0]
+        written, before = self.ranks.all_gather((self.saves.written(), self.saves.passes()))[0]
         writer = self._writer(bool(written))
         passes, reason = self._passes(saved, written)
         steps = len(self.stream)
@@ -88,7 +88,7 @@ class ReplayRunner:
             # The state is passed without keeping a reference: the next pass needs the memory.
             self._pass(writer, chosen, saved.state if saved else None)
             saved = None
-        self.ranks.wait()
+        self.ranks.barrier()
         if self.ranks.index == 0:
             self._complete(writer)
 
@@ -106,15 +106,15 @@ class ReplayRunner:
         )
         folder, first = self.request.staging, self.ranks.index == 0
         writer = ScoreWriter(folder, shape, resume=resume) if first else None
-        self.ranks.wait()
-        if not first and self.ranks.group.index == 0:
+        self.ranks.barrier()
+        if not first and self.ranks.shard_group.index == 0:
             writer = ScoreWriter(folder, shape, resume=True)
-        self.ranks.wait()
+        self.ranks.barrier()
         return writer
 
     def _agreed(self, saved: ReplayCheckpoint | None) -> ReplayCheckpoint | None:
         """The checkpoint, if all ranks saved the same step of the same pass."""
-        steps = self.ranks.everyone(None if saved is None else saved.state.step)
+        steps = self.ranks.all_gather(None if saved is None else saved.state.step)
         return saved if all(step == steps[0] for step in steps) else None
 
     def _saved(self) -> ReplayCheckpoint | None:
@@ -135,7 +135,7 @@ class ReplayRunner:
         self, saved: ReplayCheckpoint | None, written: set[int]
     ) -> tuple[list[list[int]], str]:
         """The queries of every remaining pass, and the reason for their number."""
-        groups = self.ranks.everyone([] if saved is None else saved.queries)
+        groups = self.ranks.all_gather([] if saved is None else saved.queries)
         begun = sorted({query for queries in groups for query in queries})
         done = {*written, *begun}
         distinct = sorted(set(self.replayed))
@@ -156,7 +156,7 @@ class ReplayRunner:
     ) -> None:
         """Replay the queries of one pass, each shard group its own, and write their scores."""
         trainer = self.job.trainer
-        own = chosen[self.ranks.group_index :: self.ranks.groups]
+        own = chosen[self.ranks.replica_index :: self.ranks.replicas]
 
         def after_step(state: ReplayState) -> None:
             # After step 0 the scores themselves are written.
@@ -189,8 +189,8 @@ class ReplayRunner:
 
     def _mark_written(self, own: list[int], state: ReplayState) -> None:
         """Record a pass as written, with the signals of all groups' queries."""
-        of_ranks = self.ranks.everyone((own, state.signals, state.measurements))
-        of_groups = of_ranks[:: self.ranks.group.count]
+        of_ranks = self.ranks.all_gather((own, state.signals, state.measurements))
+        of_groups = of_ranks[:: self.ranks.shard_group.count]
         queries = [query for of_group, _, _ in of_groups for query in of_group]
         signals = torch.cat([of_group for _, of_group, _ in of_groups])
         phi = torch.cat([of_group for _, _, of_group in of_groups])
@@ -198,7 +198,7 @@ class ReplayRunner:
 
     def _stop_or_save(self) -> tuple[bool, bool]:
         """Whether any rank has to stop, and whether any rank's save is due."""
-        of_ranks = self.ranks.everyone((self.stop(), self.saves.is_due()))
+        of_ranks = self.ranks.all_gather((self.stop(), self.saves.is_due()))
         return any(stop for stop, _ in of_ranks), any(due for _, due in of_ranks)
 
     def _complete(self, writer: ScoreWriter | None) -> None:

@@ -10,7 +10,7 @@ from engine.attribution.prepare import new_trainer
 from engine.attribution.query_texts import typed_documents
 from engine.data.sources import Documents, read_documents
 from engine.data.tokens import TokenizedDocument, tokenize
-from engine.models.digests import weight_digests
+from engine.models.module_tensors import weight_digests
 from engine.replay.optimizers import LearningRateSpec
 from engine.replay.state import Batch, Params
 from engine.runs.config import RunConfig

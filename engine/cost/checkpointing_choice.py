@@ -6,10 +6,14 @@ for next is read. Every term below is measured on the training that is about to 
 
 from dataclasses import dataclass
 
-from engine.replay.checkpointing import Schedule, ScheduleKind, make_schedule
+from engine.replay.checkpointing import (
+    CheckpointingKind,
+    CheckpointingSchedule,
+    checkpointing_schedule,
+)
 from engine.runs.config import CheckpointingName
 
-KINDS: tuple[ScheduleKind, ...] = ("gradients", "all", "sqrt", "log")
+KINDS: tuple[CheckpointingKind, ...] = ("gradients", "all", "sqrt", "log")
 DISK_SHARE = 0.8
 """Part of the free disk that a trajectory may take."""
 MEMORY_SHARE = 0.5
@@ -101,7 +105,7 @@ class Room:
 class Estimate:
     """What a run under one schedule would take."""
 
-    schedule: Schedule
+    schedule: CheckpointingSchedule
     disk_bytes: int
     kept_bytes: int
     """What each rank keeps of it."""
@@ -120,9 +124,9 @@ class Estimate:
         return self.train_seconds + self.replay_seconds
 
 
-def estimate(kind: ScheduleKind, costs: Costs, room: Room) -> Estimate:
+def estimate(kind: CheckpointingKind, costs: Costs, room: Room) -> Estimate:
     """What a schedule takes, and why it does not fit if it doesn't."""
-    schedule = make_schedule(kind, costs.steps)
+    schedule = checkpointing_schedule(kind, costs.steps)
     kept = _kept_bytes(schedule, costs)
     disk = costs.writers * kept
     held = schedule.live_states * costs.state_bytes
@@ -146,12 +150,12 @@ def estimate(kind: ScheduleKind, costs: Costs, room: Room) -> Estimate:
     return Estimate(schedule, disk, kept, held, train, replay, why_not, lacks_disk)
 
 
-def _kept_bytes(schedule: Schedule, costs: Costs) -> int:
+def _kept_bytes(schedule: CheckpointingSchedule, costs: Costs) -> int:
     gradients = costs.steps if schedule.keep_gradients else 0
     return (len(schedule.checkpoints) + 1) * costs.state_bytes + gradients * costs.gradient_bytes
 
 
-def _train_seconds(schedule: Schedule, costs: Costs) -> float:
+def _train_seconds(schedule: CheckpointingSchedule, costs: Costs) -> float:
     """Computing and writing go on together; the last state is written when all is computed."""
     disk, size = costs.disk, _kept_bytes(schedule, costs)
     files = len(schedule.checkpoints) + 1 + (costs.steps if schedule.keep_gradients else 0)
@@ -161,7 +165,7 @@ def _train_seconds(schedule: Schedule, costs: Costs) -> float:
     return max(computing, writing)
 
 
-def _replay_seconds(schedule: Schedule, costs: Costs) -> float:
+def _replay_seconds(schedule: CheckpointingSchedule, costs: Costs) -> float:
     """Measuring the queries, and every pass over the steps."""
     step, asked, advances = costs.step, costs.asked, schedule.advances()
     if not schedule.keep_gradients:

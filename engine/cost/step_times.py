@@ -119,7 +119,7 @@ class _Probe:
         """A replayed step in its parts."""
         batch, params = self.stream.batch(step, self.dtype), self.state.params
         _, grads = self.step.gradient(self.state, batch)
-        stage, group = self.step.stage, self.step.ranks.group
+        stage, group = self.step.stage, self.step.ranks.shard_group
         self.one_by_one = not needs_all_directions(self.step.loss, len(self.step.parts(batch)))
         carried = [_random_cotangent(self.step, self.state) for _ in range(cotangents)]
         for count in range(1, cotangents + 1):

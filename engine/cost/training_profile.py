@@ -19,7 +19,7 @@ from engine.cost.checkpointing_choice import (
 )
 from engine.cost.disk_speed import measure_disk
 from engine.cost.step_times import measure_steps
-from engine.distributed.free_memory import free_memory
+from engine.distributed.rank_setup import free_memory
 from engine.replay.state import Batch, Gradient, TrainState
 from engine.replay.train_step import TrainStep
 from engine.runs.config import CheckpointingName
@@ -73,7 +73,7 @@ class TrainingProfile:
             steps=len(self.stream),
             state_bytes=encoded_bytes(state_tensors(self.state, self.step.stage)),
             gradient_bytes=encoded_bytes(gradient_tensors(gradient)),
-            writers=self.step.ranks.group.count,
+            writers=self.step.ranks.shard_group.count,
             step=step or StepSeconds(),
             disk=disk or DiskSeconds(),
             asked=asked or Asked(),

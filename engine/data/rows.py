@@ -1,4 +1,8 @@
-"""Tokenised documents laid out in rows, the input of the model: one a row, or joined and cut."""
+"""Rows, the model's input, and the order in which training uses them.
+
+A row holds one tokenised document, or a slice of all documents joined. The order of training is a
+pure function of (seed, epoch).
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -119,3 +123,39 @@ def _cut_into_rows(values: NDArray[Scalar], width: int, fill: int) -> NDArray[Sc
     padding = -len(values) % width
     filled = np.full(padding, fill, dtype=values.dtype)
     return np.concatenate([values, filled]).reshape(-1, width)
+
+
+def batch_order(
+    num_rows: int, *, batch_size: int, epochs: int, seed: int, shuffle: bool
+) -> list[NDArray[np.int64]]:
+    """The rows of every step of the training.
+
+    Each epoch takes every row once, in a permutation of its own; its last batch may be smaller.
+
+    Returns:
+        One array of row indices a step.
+
+    Raises:
+        UsageError: a batch holds more rows than there are.
+    """
+    if batch_size > num_rows:
+        raise UsageError(
+            f"training.batch_size: {batch_size} is more than the number of rows, {num_rows}; "
+            "lower it or add data."
+        )
+    steps: list[NDArray[np.int64]] = []
+    for epoch in range(epochs):
+        rows = np.arange(num_rows, dtype=np.int64)
+        if shuffle:
+            rows = np.random.default_rng([seed, epoch]).permutation(rows)
+        steps += np.split(rows, range(batch_size, num_rows, batch_size))
+    return steps
+
+
+def step_table(order: list[NDArray[np.int64]], num_rows: int, epochs: int) -> NDArray[np.int32]:
+    """The step at which each row was used, of shape (rows, epochs), for a ``batch_order``."""
+    table = np.empty((num_rows, epochs), dtype=np.int32)
+    steps_an_epoch = len(order) // epochs
+    for step, rows in enumerate(order):
+        table[rows, step // steps_an_epoch] = step
+    return table

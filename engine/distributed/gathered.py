@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from engine.replay.shards import Shard
+from engine.replay.ranks import Shard
 
 WHOLE = 4
 """Gathered parameters that stay whole after their use: a layer's weight and bias, and the ones

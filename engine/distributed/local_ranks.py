@@ -28,7 +28,7 @@ from engine.runs.temporary import scratch_folder
 
 RANK_COMMAND = [sys.executable, "-P", "-m", "engine.worker"]
 RANK, WORLD_SIZE, LOCAL_RANK = "RANK", "WORLD_SIZE", "LOCAL_RANK"
-MEETING = "MAGIC_MEETING"
+RENDEZVOUS = "MAGIC_RENDEZVOUS"
 """A file through which the ranks of one machine find each other."""
 _TORCHRUN = "TORCHELASTIC_RUN_ID"
 _INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
@@ -45,11 +45,11 @@ def is_rank() -> bool:
 
     ``RANK`` and ``WORLD_SIZE`` alone may be left over from another job of the shell.
     """
-    known = MEETING in os.environ or _TORCHRUN in os.environ
+    known = RENDEZVOUS in os.environ or _TORCHRUN in os.environ
     return known and RANK in os.environ and WORLD_SIZE in os.environ
 
 
-def forget_other_jobs() -> None:
+def clear_launcher_variables() -> None:
     """Remove from this process's environment what describes a job that it is no rank of."""
     if not is_rank():
         for name in [name for name in os.environ if is_of_a_launcher(name)]:
@@ -121,7 +121,7 @@ class _Ranks:
             RANK: str(rank),
             LOCAL_RANK: str(rank),
             WORLD_SIZE: str(count),
-            MEETING: str(self._folder / "meeting"),
+            RENDEZVOUS: str(self._folder / "meeting"),
             PARENT_PIPE: str(pipe),
         }
         environment |= _of_this_machine()

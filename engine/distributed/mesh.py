@@ -42,7 +42,7 @@ class ProcessRanks(Ranks):
         dist.all_reduce(value, dist.ReduceOp.MAX, group=self._processes)
         return bool(value.item())
 
-    def everyone(self, value: Value) -> list[Value]:
+    def all_gather(self, value: Value) -> list[Value]:
         """The values of all these ranks, in order."""
         values: list[Any] = [None] * self.count
         dist.all_gather_object(values, value, group=self._processes)
@@ -75,11 +75,11 @@ class ShardRanks(ProcessRanks):
         super().__init__(processes)
         self.gathered = Gathered(self)
 
-    def keep(self, tensor: Tensor) -> Any:
+    def pack(self, tensor: Tensor) -> Any:
         """What a graph keeps of a tensor: of a gathered parameter its shard."""
         return self.gathered.pack(tensor)
 
-    def restore(self, kept: Any) -> Tensor:
+    def unpack(self, kept: Any) -> Tensor:
         """The tensor again."""
         return self.gathered.unpack(kept)
 
@@ -106,24 +106,24 @@ class Mesh(ProcessRanks):
         self.shards = shards or self.count
         if self.count % self.shards:
             raise ValueError(f"{self.count} ranks are no whole number of groups of {self.shards}")
-        self.groups = self.count // self.shards
-        self.group_index = self.index // self.shards
+        self.replicas = self.count // self.shards
+        self.replica_index = self.index // self.shards
         # Every process has to take part in making every group.
         rows = [range(g, g + self.shards) for g in range(0, self.count, self.shards)]
         columns = [range(s, self.count, self.shards) for s in range(self.shards)]
         groups = [dist.new_group(list(row)) for row in rows]
         replicas = [dist.new_group(list(column)) for column in columns]
-        self._group = ShardRanks(groups[self.index // self.shards])
+        self._shard_group = ShardRanks(groups[self.index // self.shards])
         self._replicas = ProcessRanks(replicas[self.index % self.shards])
 
     @property
-    def group(self) -> ShardRanks:
+    def shard_group(self) -> ShardRanks:
         """This rank's group."""
-        return self._group
+        return self._shard_group
 
-    def sum_groups(self, grads: Params) -> Params:
+    def sum_over_replicas(self, grads: Params) -> Params:
         """Sum gradients over the ranks that hold the same shards, in place."""
-        if self.groups > 1:
+        if self.replicas > 1:
             for grad in grads.values():
                 dist.all_reduce(grad, group=self._replicas._processes)
         return grads
@@ -131,5 +131,5 @@ class Mesh(ProcessRanks):
     @contextlib.contextmanager
     def graph(self) -> Iterator[None]:
         """As of this rank's group."""
-        with self._group.graph():
+        with self._shard_group.graph():
             yield

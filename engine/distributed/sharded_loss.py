@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from engine.distributed.mesh import ShardRanks
 from engine.models.module_loss import ModuleLoss
-from engine.replay.shards import Shard
+from engine.replay.ranks import Shard
 from engine.replay.state import Params
 
 
@@ -53,18 +53,18 @@ class ShardedLoss(ModuleLoss):
 
     def _divide(self, device: torch.device) -> None:
         # Parameters first: one may have several places, and is let go of as they are left empty.
-        whole = [(place, place.table[place.attribute]) for place in self._places]
-        for place, parameter in whole:
-            if not place.is_parameter:
+        whole = [(slot, slot.table[slot.attribute]) for slot in self._tensors]
+        for slot, parameter in whole:
+            if not slot.is_parameter:
                 continue
-            name = place.name
+            name = slot.name
             if name not in self._shards:
                 shard = Shard(parameter.shape, self._ranks.index, self._ranks.count)
                 self._shards[name] = shard
                 self._start[name] = shard.of(parameter.detach()).to(device)
-                if name in self._places.trained:
+                if name in self._tensors.trained:
                     self._trained.add(name)
-            _shadow(place.module, place.attribute, parameter, partial(self._whole, name))
+            _shadow(slot.module, slot.attribute, parameter, partial(self._whole, name))
         self.module.to(device)
 
     def _whole(self, name: str) -> Tensor:

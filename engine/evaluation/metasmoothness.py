@@ -18,8 +18,8 @@ from torch import Tensor
 from engine.attribution.prepared_run import Job
 from engine.evaluation.retraining import Retrainer, retrained, without
 from engine.evaluation.subsets import NOTHING, Subset
-from engine.replay.observer import Observer
 from engine.replay.ranks import Ranks
+from engine.replay.replay import Observer
 from engine.replay.state import Params
 from engine.runs.checksummed import read_record, write_record
 from engine.runs.run_folder import RunFolder
@@ -43,13 +43,13 @@ def probe_smoothness(
     The record is ``smoothness`` with the ``subset``, and by attribution φ of every query at the
     three weights. Nothing is done if it is there.
     """
-    if job.trainer.ranks.everyone(is_probed(folder))[0]:
+    if job.trainer.ranks.all_gather(is_probed(folder))[0]:
         return
     weights = without(subset, job.documents)
     first = retrainer.state(NOTHING)
     half = retrained(job, (1.0 + weights) / 2.0, next(observers))
     last = retrained(job, weights, next(observers))
-    found = metasmoothness(first.params, half.params, last.params, job.trainer.ranks.group)
+    found = metasmoothness(first.params, half.params, last.params, job.trainer.ranks.shard_group)
     measured = [retrainer.measure(state) for state in (first, half, last)]
     if job.trainer.ranks.index == 0:
         by_attribution = {name: [each[name] for each in measured] for name in measured[0]}

@@ -14,7 +14,7 @@ from engine.attribution.prepared_run import Job
 from engine.attribution.queries import measurement_batches
 from engine.attribution.replay_memory import needs_of
 from engine.evaluation.retraining import queries_of
-from engine.replay.observer import Observer
+from engine.replay.replay import Observer
 from engine.runs.checksummed import read_record, write_record
 from engine.runs.errors import UsageError
 from engine.runs.run_folder import RunFolder

@@ -6,7 +6,7 @@ from typing import Any
 from engine.attribution.reporter import Reporter
 from engine.evaluation.retraining import Retrained
 from engine.evaluation.subsets import NOTHING, Subset
-from engine.replay.observer import Observer, ignore
+from engine.replay.replay import Observer, null_observer
 from engine.runs.events import Event
 
 _TELL_SECONDS = 1.0
@@ -23,7 +23,7 @@ class Pace:
     def observer(self, subset: Subset) -> Observer:
         """What listens to one training; that without nothing is none of those counted."""
         if subset == NOTHING:
-            return ignore
+            return null_observer
 
         def observe(event: str, /, **facts: Any) -> None:
             if event == "train_step" and time.monotonic() - self._told >= _TELL_SECONDS:

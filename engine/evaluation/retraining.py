@@ -18,8 +18,7 @@ from engine.attribution.prepared_run import Job
 from engine.attribution.queries import Queries, measurement_batches, read_asked
 from engine.attribution.query_request import ASKED
 from engine.evaluation.subsets import NOTHING, Subset
-from engine.replay.observer import Observer, ignore
-from engine.replay.replay import DivergedError
+from engine.replay.replay import DivergedError, Observer, null_observer
 from engine.replay.state import TrainState
 from engine.runs.errors import UsageError
 from engine.runs.run_folder import RunFolder
@@ -51,7 +50,7 @@ def without(subset: Subset, documents: int) -> Weights:
     return weights
 
 
-def retrained(job: Job, weights: Weights, observer: Observer = ignore) -> TrainState:
+def retrained(job: Job, weights: Weights, observer: Observer = null_observer) -> TrainState:
     """s_T of the training with other data weights, (document,).
 
     Raises:
@@ -72,7 +71,7 @@ class Retrainer:
             UsageError: if a model that is divided among ranks is to be kept.
             RunError: if the queries of an attribution cannot be read.
         """
-        if keep and job.trainer.ranks.group.count > 1:
+        if keep and job.trainer.ranks.shard_group.count > 1:
             raise UsageError("--keep-models needs a model that is not divided among ranks")
         self._folder, self._job, self._keep = folder, job, keep
         self._asked = {
@@ -80,7 +79,7 @@ class Retrainer:
             for attribution in list_attributions(folder.attributions)
         }
 
-    def __call__(self, task: Task, observer: Observer = ignore) -> Retrained:
+    def __call__(self, task: Task, observer: Observer = null_observer) -> Retrained:
         """Do one task."""
         subset, kept = task
         try:
@@ -102,7 +101,7 @@ class Retrainer:
 
     def state(self, subset: Subset) -> TrainState:
         """s_T without a subset; of the run itself if that is ``NOTHING``."""
-        return self._trained(subset, None, ignore)[0]
+        return self._trained(subset, None, null_observer)[0]
 
     def _trained(
         self, subset: Subset, kept: ModelFile | None, observer: Observer

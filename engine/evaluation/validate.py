@@ -66,7 +66,7 @@ class Validating:
         wanted = list(dict.fromkeys(self._wanted(job.documents)))
         retrainer = Retrainer(self.folder, job, self.asked.keep_models)
         if ranks.index != 0:
-            for task in ranks.everyone(list[Task]())[0]:
+            for task in ranks.all_gather(list[Task]())[0]:
                 retrainer(task)
             self._probe(job, retrainer)
             return
@@ -91,7 +91,7 @@ class Validating:
 
     def _run(self, job: Job, bank: Retrainings, retrainer: Retrainer, wanted: list[Subset]) -> None:
         lacking, whole = self._lacking(bank, wanted), self._lacking(bank, [NOTHING])
-        tasks = job.trainer.ranks.everyone([*whole, *lacking])[0]
+        tasks = job.trainer.ranks.all_gather([*whole, *lacking])[0]
         steps, done = len(job.order), len(wanted) - len(lacking)
         # Every line of the table says what came out with all documents.
         table = None if whole else self._table(bank)
@@ -115,7 +115,7 @@ class Validating:
         name, steps = self.attribution.name, len(job.order)
         if self.asked.smoothness:
             subset = probed_subset(job.documents, self.asked)
-            if not job.trainer.ranks.everyone(is_probed(self.folder))[0]:
+            if not job.trainer.ranks.all_gather(is_probed(self.folder))[0]:
                 self.report.phase(Phase.RETRAIN, TRAININGS * steps, name)
             observers = (Pace(self.report, n * steps, steps).observer(subset) for n in range(2))
             probe_smoothness(self.folder, job, retrainer, subset, observers)

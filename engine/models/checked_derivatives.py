@@ -23,10 +23,9 @@ import torch
 from torch import nn
 
 from engine.models.causal_lm_loss import IGNORED
-from engine.models.derivative_place import place_of
+from engine.models.derivative_faults import faulty_part, gradient_change
 from engine.models.float64 import without_float32
-from engine.models.gradient_changes import gradient_change
-from engine.models.layered_loss import LayeredModuleLoss
+from engine.models.layers import LayeredModuleLoss
 from engine.models.module_loss import ModuleLoss
 from engine.replay.derivative_check import (
     BOUNDS,
@@ -296,7 +295,7 @@ class _Compared:
         return copied if seed is not None or alike <= _ALIKE else None
 
     def _wrong(self, error: float) -> Problem:
-        place = place_of(self.whole, self._point(0))
+        place = faulty_part(self.whole, self._point(0))
         return (
             f"the second derivatives of {place} are {error:.1e} of their size off finite "
             f"differences of its gradient (rounding: {BOUNDS[self.dtype]:.0e} at most); something "

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from engine.models.batch_norm import batch_norms, differentiable
+from engine.models.module_tensors import ModelError, ModuleTensors
 from engine.models.plain_forward import PlainForward
-from engine.models.tensor_places import ModelError, Places
-from engine.replay.shards import Shard
+from engine.replay.ranks import Shard
 from engine.replay.state import Batch, Params
 
 WEIGHT_ARGUMENT = "example_weight"
@@ -29,7 +29,7 @@ class ModuleLoss:
     - a scalar, or an output with ``.loss``: then the forward itself must take
       ``example_weight`` (rows,) or (rows, tokens) and ``num_items_in_batch`` (the D to divide
       by) and return (1/D) Σ w·ℓ, as :class:`~engine.models.causal_lm_loss.CausalLMLoss` and
-      :func:`~engine.models.weighted_loss.weighted_causal_lm_ce` do.
+      :func:`~engine.models.causal_lm_loss.weighted_causal_lm_ce` do.
 
     Only parameters that require a gradient are trained; tied ones appear once. The running
     statistics of batch norm are buffers that training changes, and part of what is
@@ -46,7 +46,7 @@ class ModuleLoss:
         _check_kinds(module)
         self.module = module
         self.dropout_seed = dropout_seed
-        self._places = Places(module)
+        self._tensors = ModuleTensors(module)
         self._formulas = PlainForward(module)
         self._batch_norms = batch_norms(module)
         signature = inspect.signature(module.forward).parameters
@@ -75,7 +75,7 @@ class ModuleLoss:
         return {name: Shard(tensor.shape, 0, 1) for name, tensor in self._trainable()}
 
     def _trainable(self) -> Iterator[tuple[str, Tensor]]:
-        return ((name, self._places.parameter(name)) for name in self._places.trained)
+        return ((name, self._tensors.parameter(name)) for name in self._tensors.trained)
 
     def __call__(self, params: Params, batch: Batch, buffers: Params | None = None) -> Tensor:
         """The batch's loss at ``params`` and ``buffers``."""
@@ -107,7 +107,7 @@ class ModuleLoss:
 
     def bound(self, params: Params, compute: Callable[[], Any]) -> Any:
         """What ``compute`` gives while the module's parameters are ``params``."""
-        with self._formulas.on(), self._places.holding(params):
+        with self._formulas.on(), self._tensors.replaced_by(params):
             return compute()
 
     def _run(self, tensors: Params, arguments: dict[str, Any]) -> Any:
@@ -122,7 +122,7 @@ class ModuleLoss:
         """
         before = {n: (b, b._version) for n, b in self.module.named_buffers() if n not in tensors}
         random = _random_state(batch.weights.device)
-        with self._places.without_others(tensors):
+        with self._tensors.forbidding_own(tensors):
             output = self._call(tensors, arguments, batch.key)
         if not torch.equal(random, _random_state(batch.weights.device)):
             raise ModelError(
@@ -140,7 +140,7 @@ class ModuleLoss:
         return output
 
     def _has_changed(self, name: str, buffer: Tensor, version: int) -> bool:
-        now = self._places.tensor(name)
+        now = self._tensors.tensor(name)
         if now is buffer:
             return buffer._version != version
         return now is None or buffer._version != version or not torch.equal(now, buffer)
@@ -149,7 +149,7 @@ class ModuleLoss:
     def _overwrites(self, names: list[str], output: Any, call: tuple[Any, ...]) -> bool:
         """Whether buffers are written before they are read: nothing comes from a former batch."""
         tensors, arguments, key = call
-        left = {name: self._places.tensor(name) for name in names}
+        left = {name: self._tensors.tensor(name) for name in names}
         if any(buffer is None for buffer in left.values()):
             return False
         spoilt = {name: _spoilt(buffer) for name, buffer in left.items() if buffer is not None}

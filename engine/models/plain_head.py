@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from engine.models.lora import is_one_matrix
+from engine.models.module_tensors import ModuleTensors
 from engine.models.plain_forward import PlainForward
-from engine.models.tensor_places import Places
 from engine.replay.state import Params
 
 ROWS = 2
@@ -90,10 +90,10 @@ def positions_of(model: Any) -> int | None:
 
 def _agrees_elsewhere(model: Any, rows: Tensor) -> bool:
     """As :func:`agrees`, at other parameters near the present ones."""
-    places = Places(model)
+    tensors = ModuleTensors(model)
     for scale in (0.1, 0.01, 0.001):
-        moved = _moved(places, scale)
-        with places.holding(moved):
+        moved = _moved(tensors, scale)
+        with tensors.replaced_by(moved):
             if _is_finite(model, rows):
                 return agrees(model, rows)
     return False
@@ -105,11 +105,11 @@ def _is_finite(model: Any, rows: Tensor) -> bool:
     return hidden is not None and bool(hidden.isfinite().all())
 
 
-def _moved(places: Places, scale: float) -> Params:
+def _moved(tensors: ModuleTensors, scale: float) -> Params:
     """Trained parameters beside their present values, those that may be a special case."""
     moved = {}
-    for number, name in enumerate(places.trained):
-        value = places.parameter(name).detach()
+    for number, name in enumerate(tensors.trained):
+        value = tensors.parameter(name).detach()
         if value.numel() == 0:
             continue
         first = value.reshape(-1)[0]

@@ -25,12 +25,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
-ScheduleKind = Literal["all", "gradients", "sqrt", "log"]
+CheckpointingKind = Literal["all", "gradients", "sqrt", "log"]
 Read = tuple[Literal["state", "gradient"], int]
 """Something of step t that a replay loads from the trajectory."""
 
 
-class Do(Enum):
+class Operation(Enum):
     """One act of a replay on the working state; every act names a step t."""
 
     LOAD = "load"
@@ -48,18 +48,18 @@ class Do(Enum):
 
 
 @dataclass(frozen=True)
-class Act:
+class Action:
     """One act on step t."""
 
-    do: Do
+    operation: Operation
     step: int
 
 
 @dataclass(frozen=True)
-class Schedule:
+class CheckpointingSchedule:
     """What training keeps and how replay rebuilds the rest."""
 
-    kind: ScheduleKind
+    kind: CheckpointingKind
     steps: int
     checkpoints: tuple[int, ...]
     """Steps whose state training keeps, ascending from 0; s_T comes on top."""
@@ -69,11 +69,11 @@ class Schedule:
     """Train states in memory at once, the working state included; without kept gradients each
     held state also remembers its gradient once that has been computed."""
 
-    def acts(self, start: int | None = None) -> Iterator[Act]:
-        """The acts that replay steps ``start`` - 1 … 0 (default: all), last step first."""
+    def actions(self, start: int | None = None) -> Iterator[Action]:
+        """The actions that replay steps ``start`` - 1 … 0 (default: all), last step first."""
         end = self.steps if start is None else start
         for first in reversed([c for c in self.checkpoints if c < end]):
-            yield Act(Do.LOAD, first)
+            yield Action(Operation.LOAD, first)
             yield from _reverse(first, end, self.live_states - 1)
             end = first
 
@@ -82,13 +82,13 @@ class Schedule:
 
         Whoever knows can have the next thing at hand before it is asked for.
         """
-        for act in self.acts(start):
-            if act.do is Do.LOAD:
-                yield "state", act.step
-            elif act.do in (Do.ADVANCE, Do.REPLAY):
+        for action in self.actions(start):
+            if action.operation is Operation.LOAD:
+                yield "state", action.step
+            elif action.operation in (Operation.ADVANCE, Operation.REPLAY):
                 if self.keep_gradients:
-                    yield "gradient", act.step
-                if act.do is Do.REPLAY and act.step == self.steps - 1:
+                    yield "gradient", action.step
+                if action.operation is Operation.REPLAY and action.step == self.steps - 1:
                     # The last step is taken again and compared with where training ended.
                     yield "state", self.steps
 
@@ -98,59 +98,59 @@ class Schedule:
 
     def advances(self) -> int:
         """How many steps replay advances again."""
-        return sum(act.do is Do.ADVANCE for act in self.acts())
+        return sum(action.operation is Operation.ADVANCE for action in self.actions())
 
 
-def make_schedule(kind: ScheduleKind, steps: int) -> Schedule:
+def checkpointing_schedule(kind: CheckpointingKind, steps: int) -> CheckpointingSchedule:
     """The schedule of a kind for a training of ``steps`` steps."""
     if steps < 1:
         raise ValueError(f"a schedule needs at least one step, not {steps}")
     root = math.isqrt(steps - 1) + 1
     if kind == "all":
-        return Schedule(kind, steps, tuple(range(steps)), True, 1)
+        return CheckpointingSchedule(kind, steps, tuple(range(steps)), True, 1)
     if kind == "gradients":
-        return Schedule(kind, steps, tuple(range(0, steps, root)), True, root)
+        return CheckpointingSchedule(kind, steps, tuple(range(0, steps, root)), True, root)
     if kind == "sqrt":
-        return Schedule(kind, steps, tuple(range(0, steps, root)), False, root)
-    return Schedule(kind, steps, (0,), False, (steps - 1).bit_length() + 1)
+        return CheckpointingSchedule(kind, steps, tuple(range(0, steps, root)), False, root)
+    return CheckpointingSchedule(kind, steps, (0,), False, (steps - 1).bit_length() + 1)
 
 
-def _reverse(first: int, end: int, free: int) -> Iterator[Act]:
+def _reverse(first: int, end: int, free: int) -> Iterator[Action]:
     """Replay end-1 … first from the working state s_first with ``free`` places to hold states."""
     if end - first <= free + 1:
         yield from _reverse_all_held(first, end)
         return
-    yield Act(Do.SNAPSHOT, first)
+    yield Action(Operation.SNAPSHOT, first)
     yield from _reverse_held(first, end, free)
-    yield Act(Do.DISCARD, first)
+    yield Action(Operation.DISCARD, first)
 
 
-def _reverse_all_held(first: int, end: int) -> Iterator[Act]:
+def _reverse_all_held(first: int, end: int) -> Iterator[Action]:
     """The same where every state on the way has a place."""
     for step in range(first, end - 1):
-        yield Act(Do.SNAPSHOT, step)
-        yield Act(Do.ADVANCE, step)
-    yield Act(Do.REPLAY, end - 1)
+        yield Action(Operation.SNAPSHOT, step)
+        yield Action(Operation.ADVANCE, step)
+    yield Action(Operation.REPLAY, end - 1)
     for step in reversed(range(first, end - 1)):
-        yield Act(Do.RESTORE, step)
-        yield Act(Do.REPLAY, step)
-        yield Act(Do.DISCARD, step)
+        yield Action(Operation.RESTORE, step)
+        yield Action(Operation.REPLAY, step)
+        yield Action(Operation.DISCARD, step)
 
 
-def _reverse_held(first: int, end: int, free: int) -> Iterator[Act]:
+def _reverse_held(first: int, end: int, free: int) -> Iterator[Action]:
     """Replay end-1 … first with s_first held (it occupies one of ``free``) and working."""
     while end - first > 1:
         if free <= 1:
-            yield from (Act(Do.ADVANCE, step) for step in range(first, end - 1))
-            yield Act(Do.REPLAY, end - 1)
+            yield from (Action(Operation.ADVANCE, step) for step in range(first, end - 1))
+            yield Action(Operation.REPLAY, end - 1)
             end -= 1
         else:
             middle = first + split(end - first, free)
-            yield from (Act(Do.ADVANCE, step) for step in range(first, middle))
+            yield from (Action(Operation.ADVANCE, step) for step in range(first, middle))
             yield from _reverse(middle, end, free - 1)
             end = middle
-        yield Act(Do.RESTORE, first)
-    yield Act(Do.REPLAY, first)
+        yield Action(Operation.RESTORE, first)
+    yield Action(Operation.REPLAY, first)
 
 
 def reach(places: int, repeats: int) -> int:

@@ -1,10 +1,11 @@
 """The optimizer as a differentiable function h: (θ, o, g) → (θ', o'), and its VJP.
 
-Any torchopt chain serves. Its VJP runs through autograd with the update's own graph and no
-model graph (arXiv 2504.16430, the optimizer part of one replayed step), unless the chain brings
-a ``group_vjp`` of its own, as :mod:`engine.replay.adam` does. When the chain acts on
-every element alone, as Adam(W) and SGD do, the parameters are cut into groups small enough to
-stay in the processor's cache; otherwise there is one group of whole tensors.
+Any torchopt chain works. Its VJP differentiates the update alone with autograd, without the model's
+graph (arXiv 2504.16430, the optimizer part of one replayed step), unless the chain provides a
+``group_vjp`` of its own, as Adam does in :mod:`engine.replay.optimizers`. If the chain treats every
+element alone, as Adam(W) and SGD do, the parameters are cut into groups of slices that fit the
+processor's cache; otherwise one group holds all tensors. The optimizer's state is cut in the same
+way; by name it does not depend on the cut.
 
 Clipping by global norm is not elementwise, so it comes first, as a stage with its VJP in
 closed form: ĝ = κ g with κ = min(1, c / (‖g‖ + 1e-6)), hence for κ < 1
@@ -13,7 +14,9 @@ closed form: ĝ = κ g with κ = min(1, c / (‖g‖ + 1e-6)), hence for κ < 1
 """
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import optree
@@ -22,9 +25,108 @@ import torchopt
 from torch import Tensor
 from torchopt.base import GradientTransformation
 
-from engine.replay.pieces import Piece, cut_into_groups, named_state, state_from_names
-from engine.replay.ranks import ALONE, Ranks
+from engine.replay.ranks import SINGLE_RANK, Ranks
 from engine.replay.state import Cotangent, Params
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A contiguous part of one parameter; ``stop`` None means the whole tensor in its shape."""
+
+    name: str
+    start: int = 0
+    stop: int | None = None
+
+    def of(self, tensors: Params) -> Tensor:
+        """This piece of the tensor of its name: a view."""
+        tensor = tensors[self.name]
+        return tensor if self.stop is None else tensor.reshape(-1)[self.start : self.stop]
+
+    @property
+    def key(self) -> str:
+        """Its name among all pieces."""
+        return f"{self.name}[{self.start}]"
+
+
+def name_of_key(key: str) -> str:
+    """The name of the parameter that a piece of this key is cut from."""
+    return key.rpartition("[")[0]
+
+
+def cut_into_groups(params: Params, group_elements: int) -> list[list[Piece]]:
+    """Cut parameters, in order, into groups of ``group_elements``; the last may have fewer."""
+    groups: list[list[Piece]] = [[]]
+    room = group_elements
+    for name, tensor in params.items():
+        start, size = 0, tensor.numel()
+        while start < size:
+            if room == 0:
+                groups.append([])
+                room = group_elements
+            stop = min(size, start + room)
+            groups[-1].append(Piece(name, start, stop))
+            room -= stop - start
+            start = stop
+    return groups
+
+
+def named_state(groups: list[list[Piece]], state: list[Any]) -> Params:
+    """An optimizer's state by name.
+
+    What belongs to a parameter is one vector ``place/parameter`` of its elements in order; what
+    all parameters have in common, as a count of updates, is one scalar ``place``.
+    """
+    parts: dict[str, list[Tensor]] = {}
+    for group, group_state in zip(groups, state, strict=True):
+        for leaf in _leaves(group, group_state):
+            if leaf.piece is None:
+                parts[leaf.name] = [leaf.tensor]
+            else:
+                parts.setdefault(leaf.name, []).append(leaf.tensor.reshape(-1))
+    return {name: torch.cat(of) if len(of) > 1 else of[0] for name, of in parts.items()}
+
+
+def state_from_names(groups: list[list[Piece]], tensors: Params, like: list[Any]) -> list[Any]:
+    """The inverse of :func:`named_state`, for a state shaped like ``like``."""
+    state = []
+    for group, group_state in zip(groups, like, strict=True):
+        leaves = []
+        for leaf in _leaves(group, group_state):
+            found = tensors[leaf.name]
+            if leaf.piece is not None and leaf.piece.stop is not None:
+                found = found[leaf.piece.start : leaf.piece.stop]
+            leaves.append(found.view(leaf.tensor.shape))
+        state.append(optree.tree_unflatten(optree.tree_structure(group_state), leaves))
+    return state
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    """One tensor of a group's optimizer state; ``piece``: what it says something about, if one."""
+
+    name: str
+    tensor: Tensor
+    piece: Piece | None
+
+
+def _leaves(group: list[Piece], state: Any) -> Iterator[_Leaf]:
+    """The leaves in optree's order; torchopt keeps those of parameters sorted by their names."""
+    paths, leaves, _ = optree.tree_flatten_with_path(state)
+    pieces = sorted(group, key=lambda piece: piece.key)
+    siblings = Counter(path[:-1] for path in paths)
+    met: Counter[tuple[Any, ...]] = Counter()
+    for path, leaf in zip(paths, leaves, strict=True):
+        tensor, place = torch.as_tensor(leaf), path[:-1]
+        number = met[place]
+        met[place] += 1
+        by_parameter = siblings[place] == len(pieces)
+        name = ".".join(map(str, place if by_parameter else path))
+        if by_parameter and tensor.is_floating_point():
+            piece = pieces[number]
+            yield _Leaf(f"{name}/{piece.name}", tensor, piece)
+        else:
+            yield _Leaf(name, tensor, None)
+
 
 GROUP_ELEMENTS = 2**19
 """Elements a group holds on a CPU: its temporaries stay in the second-level cache."""
@@ -51,7 +153,7 @@ class OptimizerStage:
         *,
         elementwise: bool = False,
         max_grad_norm: float | None = None,
-        ranks: Ranks = ALONE,
+        ranks: Ranks = SINGLE_RANK,
     ) -> None:
         """Prepare for parameters like ``params``.
 
@@ -77,7 +179,7 @@ class OptimizerStage:
 
     def norm(self, tensors: Params) -> Tensor:
         """The 2-norm of all tensors together, with those of all ranks that hold a shard."""
-        own, ranks = global_norm(tensors), self.ranks.group
+        own, ranks = global_norm(tensors), self.ranks.shard_group
         return own if ranks.count == 1 else ranks.sum(own * own).sqrt()
 
     def init(self, params: Params) -> list[Any]:
@@ -124,7 +226,7 @@ class OptimizerStage:
         return [[torch.zeros_like(leaf) for leaf in _float_leaves(group)] for group in state]
 
     def state_tensors(self, state: list[Any]) -> Params:
-        """The optimizer's state by name: :func:`~engine.replay.pieces.named_state`."""
+        """The optimizer's state by name: :func:`~engine.replay.optimizer_stage.named_state`."""
         return named_state(self.groups, state)
 
     def state_from_tensors(self, tensors: Params, params: Params) -> list[Any]:
@@ -198,7 +300,7 @@ class OptimizerStage:
 
         def back(u: Params) -> Params:
             own = torch.stack([(u[name] * grad).sum() for name, grad in grads.items()]).sum()
-            inner = self.ranks.group.sum(own)
+            inner = self.ranks.shard_group.sum(own)
             return {name: scale * u[name] - pull * inner * grad for name, grad in grads.items()}
 
         return back

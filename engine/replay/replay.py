@@ -1,24 +1,35 @@
-"""REPLAY: carry cotangents from the end of a trajectory back to its start.
+"""REPLAY: propagate cotangents from the end of a trajectory back to its start.
 
-Follows a schedule's acts (arXiv 2503.13751). The trajectory gives states, and gradients where
-it kept them; everything else is rebuilt by the same step function that trained, so that the
-scores do not depend on the schedule.
+Follows the actions of a checkpointing schedule (arXiv 2503.13751). States, and gradients if they
+were stored, come from the trajectory. Everything else is recomputed by the step function that
+trained, so the scores do not depend on the schedule.
 """
 
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from engine.replay.checkpointing import Do, Read, Schedule
-from engine.replay.observer import Observer, ignore
+from engine.replay.checkpointing import CheckpointingSchedule, Operation, Read
 from engine.replay.rounding import Signals
 from engine.replay.state import Batch, Cotangent, Gradient, Params, TrainState
 from engine.replay.train_step import TrainStep
+
+
+class Observer(Protocol):
+    """Receives facts as they happen; must neither block for long nor touch the numbers."""
+
+    def __call__(self, event: str, /, **facts: Any) -> None:
+        """Take one fact; values are plain Python numbers, strings and lists."""
+
+
+def null_observer(event: str, /, **facts: Any) -> None:
+    """The observer that drops everything."""
+
 
 Loaded = TypeVar("Loaded")
 
@@ -65,8 +76,8 @@ class Replay:
         step: TrainStep,
         trajectory: Trajectory,
         batch_of: Callable[[int], Batch],
-        schedule: Schedule,
-        observer: Observer = ignore,
+        schedule: CheckpointingSchedule,
+        observer: Observer = null_observer,
         signals: Signals | None = None,
     ) -> None:
         """Prepare to replay.
@@ -109,16 +120,16 @@ class Replay:
         """
         memory = _Memory()
         self.trajectory.expect(list(self.schedule.reads(start)))
-        for act in self.schedule.acts(start):
-            if act.do is Do.LOAD:
-                memory.working = self._loaded(self.trajectory.load_state, act.step)
-            elif act.do is Do.RESTORE:
-                memory.working = memory.states[act.step]
-            elif act.do is Do.SNAPSHOT:
-                memory.states[act.step] = memory.working
-            elif act.do is Do.DISCARD:
-                memory.drop(act.step)
-            elif act.do is Do.ADVANCE:
+        for action in self.schedule.actions(start):
+            if action.operation is Operation.LOAD:
+                memory.working = self._loaded(self.trajectory.load_state, action.step)
+            elif action.operation is Operation.RESTORE:
+                memory.working = memory.states[action.step]
+            elif action.operation is Operation.SNAPSHOT:
+                memory.states[action.step] = memory.working
+            elif action.operation is Operation.DISCARD:
+                memory.drop(action.step)
+            elif action.operation is Operation.ADVANCE:
                 self._advance(memory)
             else:
                 self._replay(memory, cotangents, take_scores)
@@ -217,7 +228,7 @@ class Replay:
     def _of_groups(self, norms: list[float]) -> list[list[float]]:
         """The same of every group of ranks: each replays queries of its own."""
         ranks = self.step.ranks
-        return ranks.everyone(norms)[:: ranks.group.count]
+        return ranks.all_gather(norms)[:: ranks.shard_group.count]
 
     def _norm(self, tensors: Params) -> float:
         return max(self.step.stage.norm(tensors).item(), 1e-30)

@@ -25,7 +25,7 @@ from engine.replay.derivatives import (
     second_derivatives,
 )
 from engine.replay.optimizer_stage import OptimizerStage
-from engine.replay.ranks import ALONE, Ranks
+from engine.replay.ranks import SINGLE_RANK, Ranks
 from engine.replay.state import Batch, BatchLoss, Cotangent, Gradient, Params, TrainState
 
 
@@ -45,7 +45,7 @@ class TrainStep:
         loss: BatchLoss,
         stage: OptimizerStage,
         micro_batch_size: int | None = None,
-        ranks: Ranks = ALONE,
+        ranks: Ranks = SINGLE_RANK,
     ) -> None:
         """Combine a batch loss with an optimizer.
 
@@ -67,11 +67,13 @@ class TrainStep:
     def gradient(self, state: TrainState, batch: Batch) -> tuple[float, Gradient]:
         """L_t and what it gives the update."""
         loss, grads, buffers = self._differentiate(state, state.params, batch, self.ranks)
-        return loss, Gradient(self.ranks.sum_groups(grads), buffers)
+        return loss, Gradient(self.ranks.sum_over_replicas(grads), buffers)
 
     def derivative(self, state: TrainState, batch: Batch) -> tuple[float, Params]:
         """(L, ∂L/∂(θ, b)) by name, over this rank's group: of a measurement."""
-        loss, grads, _ = self._differentiate(state, state.differentiable, batch, self.ranks.group)
+        loss, grads, _ = self._differentiate(
+            state, state.differentiable, batch, self.ranks.shard_group
+        )
         return loss, grads
 
     def _differentiate(
@@ -104,7 +106,7 @@ class TrainStep:
 
     def parts(self, batch: Batch) -> list[Batch]:
         """The micro-batches of a rank that replays."""
-        return list(self.ranks.group.own_rows(batch).split(self.micro_batch_size))
+        return list(self.ranks.shard_group.own_rows(batch).split(self.micro_batch_size))
 
     def vjp(
         self, state: TrainState, grads: Gradient, batch: Batch, cotangents: Sequence[Cotangent]
@@ -124,7 +126,7 @@ class TrainStep:
         """
         if not cotangents:
             return batch.weights.new_zeros((0, *batch.weights.shape))
-        sums, ranks = [cotangent.params for cotangent in cotangents], self.ranks.group
+        sums, ranks = [cotangent.params for cotangent in cotangents], self.ranks.shard_group
         of_buffers = [cotangent.buffers for cotangent in cotangents]
         parts = self.parts(batch)
         at = (state.params, state.optimizer, grads.params)

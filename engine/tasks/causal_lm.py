@@ -16,7 +16,7 @@ from engine.models.layers import checked_layers
 from engine.models.load import LoadedCausalLM, load_causal_lm
 from engine.runs.config import RunConfig, SourceConfig
 from engine.runs.errors import UsageError
-from engine.tasks.task import AskedDocument, Origins, Prepared
+from engine.tasks.task import Origins, Prepared, QueryDocument
 
 
 class RowDataset:
@@ -97,15 +97,15 @@ class CausalLM:
         """The model's."""
         return self.model.tokenizer
 
-    def read(self, source: SourceConfig, where: str) -> list[AskedDocument]:
+    def read(self, source: SourceConfig, where: str) -> list[QueryDocument]:
         """The texts of a source, tokenised and checked."""
         return self._asked(read_documents(source, where), where, "queries")
 
-    def typed(self, documents: Documents) -> list[AskedDocument]:
+    def read_texts(self, documents: Documents) -> list[QueryDocument]:
         """Texts that were given as they are."""
         return self._asked(documents, "--text", "texts")
 
-    def _asked(self, documents: Documents, where: str, noun: str) -> list[AskedDocument]:
+    def _asked(self, documents: Documents, where: str, noun: str) -> list[QueryDocument]:
         length = self.config.data.sequence_length
         tokenized = tokenize(documents, self.model.tokenizer, length)
         # A query that is left out would shift the numbers of those after it.
@@ -114,7 +114,7 @@ class CausalLM:
         others = [n for n in documents.columns.column_names if n not in documents.text_columns]
         values = documents.columns.select(others).to_pylist()
         return [
-            AskedDocument(
+            QueryDocument(
                 text="".join(documents.texts(index)),
                 inputs=dict(model_inputs(tokens.input_ids, tokens.targets)),
                 losses=int(tokens.targets.sum()),

@@ -1,6 +1,6 @@
-"""Tasks of examples as the worker takes them: rows, documents and queries are one example each."""
+"""A task of examples as the worker uses it: each row, document and query is one example."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,20 +8,54 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from engine.data.examples import Columns, ExampleRows, Examples
 from engine.data.sources import Documents
-from engine.models.example_loss import ExampleLoss
-from engine.models.loaded import (
+from engine.models.load import (
     LoadedModel,
+    check_dropout,
     frozen_parameters,
-    settle_dropout,
 )
 from engine.runs.config import ModelConfig, RunConfig, SourceConfig
 from engine.runs.errors import UsageError
-from engine.tasks.example_task import ExampleTask
-from engine.tasks.task import AskedDocument, Prepared
+from engine.tasks.task import ExampleTask, Prepared, QueryDocument
+
+PerExample = Callable[[nn.Module, dict[str, Tensor]], Tensor]
+
+
+class ExampleLoss(nn.Module):
+    """(1/D) Σ w·ℓ over a batch of examples; in eval mode of what is measured in place of ℓ.
+
+    Parameters and buffers keep the model's names under ``model.``.
+    """
+
+    def __init__(self, model: nn.Module, losses: PerExample, measure: PerExample) -> None:
+        """Both functions take the model and a batch's columns and give one number an example."""
+        super().__init__()
+        self.model = model
+        self.losses = losses
+        self.measure = measure
+
+    def forward(self, example_weight: Tensor, num_items_in_batch: int, **columns: Any) -> Tensor:
+        """The weighted loss of a batch: a scalar.
+
+        Args:
+            example_weight: (examples,) data weights.
+            num_items_in_batch: D, what the sum is divided by.
+            columns: (examples, …) what the model is given.
+
+        Raises:
+            UsageError: if the task does not give one number an example.
+        """
+        of = self.losses if self.training else self.measure
+        values = of(self.model, columns)
+        if values.shape != example_weight.shape:
+            raise UsageError(
+                f"task: {getattr(of, '__qualname__', of)} gives a tensor of shape "
+                f"{tuple(values.shape)} for {len(example_weight)} examples; give one number each"
+            )
+        return torch.dot(example_weight, values) / num_items_in_batch
 
 
 @dataclass(frozen=True)
@@ -68,13 +102,13 @@ class OfExamples:
         """There are no tokens."""
         return None
 
-    def read(self, source: SourceConfig, where: str) -> list[AskedDocument]:
+    def read(self, source: SourceConfig, where: str) -> list[QueryDocument]:
         """The examples of a source."""
         examples = self.of.read_data(source, where)
         rows = ExampleRows.of(examples.columns)
         self._check_columns(rows, where)
         return [
-            AskedDocument(
+            QueryDocument(
                 text=examples.texts[index],
                 inputs={name: np.asarray(values) for name, values in rows[index].items()},
                 losses=1,
@@ -83,7 +117,7 @@ class OfExamples:
             for index in range(len(examples))
         ]
 
-    def typed(self, documents: Documents) -> list[AskedDocument]:
+    def read_texts(self, documents: Documents) -> list[QueryDocument]:
         """Refused: examples are no texts."""
         raise UsageError(
             f"--text: the task {self.config.task} is not asked in texts; give --queries with data "
@@ -115,7 +149,7 @@ def _load(
         model = of.build_model(config, columns)
     if config.model.dropout == 0:
         _clear_dropout(model)
-    dropout = settle_dropout(model, config.model.path, forced="dropout" in config.force)
+    dropout = check_dropout(model, config.model.path, forced="dropout" in config.force)
     loss = ExampleLoss(model, of.losses, of.measure).to(device, _dtype(config.model))
     return LoadedModel(loss.train(), dropout, frozen_parameters(loss))
 

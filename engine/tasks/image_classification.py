@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from engine.data.examples import Columns, Examples
 from engine.data.images import read_images
-from engine.models.cnn import ACTIVATIONS, TwoLayerCNN
-from engine.models.resnet9 import ResNet9
+from engine.models.image_models import ACTIVATIONS, ResNet9, TwoLayerCNN
 from engine.runs.config import RunConfig, SourceConfig
 from engine.runs.errors import UsageError
-from engine.tasks.example_task import ExampleTask
+from engine.tasks.task import ExampleTask
 
 MODELS: dict[str, type[nn.Module]] = {"cnn": TwoLayerCNN, "resnet9": ResNet9}
 CLASSES = 10

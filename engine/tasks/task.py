@@ -1,5 +1,6 @@
-"""What the worker asks of a task, whatever it trains."""
+"""Tasks: the interface that the worker uses, and the base class for a user's own task."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,11 +8,13 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
+from engine.data.examples import Columns, Examples
 from engine.data.sources import Documents
-from engine.models.loaded import LoadedModel
-from engine.runs.config import SourceConfig
-from engine.tasks.own_code import Copy
+from engine.models.load import LoadedModel
+from engine.runs.config import RunConfig, SourceConfig
+from engine.tasks.user_code import Copy
 from engine.training.data_stream import RowSource
 
 
@@ -46,7 +49,7 @@ class Rows(Protocol):
 
 
 @dataclass(frozen=True)
-class AskedDocument:
+class QueryDocument:
     """A document that is asked about: φ is the mean of its losses."""
 
     text: str
@@ -80,14 +83,14 @@ class Task(Protocol):
     def tokenizer(self) -> Any:
         """What texts are made tokens with; None without tokens."""
 
-    def read(self, source: SourceConfig, where: str) -> list[AskedDocument]:
+    def read(self, source: SourceConfig, where: str) -> list[QueryDocument]:
         """The documents of a source that is asked about.
 
         Raises:
             UsageError: for whatever is wrong with them.
         """
 
-    def typed(self, documents: Documents) -> list[AskedDocument]:
+    def read_texts(self, documents: Documents) -> list[QueryDocument]:
         """Texts that were given as they are.
 
         Raises:
@@ -101,3 +104,48 @@ class Prepared:
 
     task: Task
     documents: Documents
+
+
+class ExampleTask(ABC):
+    """How examples are read, which model is trained on them, and what is measured.
+
+    ``task: module:object`` in a config names a subclass that takes no arguments, or an object of
+    one. Everything has to be a function of the arguments alone, or a run could not be repeated.
+    """
+
+    @abstractmethod
+    def read_data(self, source: SourceConfig, where: str) -> Examples:
+        """The examples of ``data``, ``queries`` or ``queries.contrast``.
+
+        Args:
+            source: what the config says of it.
+            where: its key, for messages.
+
+        Raises:
+            UsageError: in one sentence, for whatever is wrong with it.
+        """
+
+    @abstractmethod
+    def build_model(self, config: RunConfig, columns: Columns) -> nn.Module:
+        """The untrained model, its weights drawn from torch's generator, which is seeded.
+
+        Args:
+            config: of the run; ``config.model.options`` is free for the task.
+            columns: those of the training data, (examples, …) each.
+        """
+
+    @abstractmethod
+    def losses(self, model: nn.Module, columns: dict[str, Tensor]) -> Tensor:
+        """(examples,) The training loss of each, twice differentiable; the model is in train mode.
+
+        Args:
+            model: with the parameters of the step.
+            columns: (examples, …) of a batch.
+        """
+
+    def measure(self, model: nn.Module, columns: dict[str, Tensor]) -> Tensor:
+        """(examples,) What is asked about: φ of a query, unless overridden its training loss.
+
+        The model is in eval mode.
+        """
+        return self.losses(model, columns)

@@ -5,8 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from engine.replay.observer import Observer
-from engine.replay.replay import DivergedError
+from engine.replay.replay import DivergedError, Observer
 from engine.replay.state import Gradient, TrainState
 from engine.replay.train_step import TrainStep
 from engine.runs.errors import StoppedError

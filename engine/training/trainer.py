@@ -18,17 +18,16 @@ from torch import Tensor, nn
 from torchopt.base import GradientTransformation
 
 from engine.cost.training_profile import TrainingProfile
-from engine.distributed.free_memory import free_memory
 from engine.distributed.mesh import Mesh
+from engine.distributed.rank_setup import free_memory
 from engine.distributed.sharded_loss import ShardedLoss
 from engine.models.checked_derivatives import DerivativeCheck, check_derivatives
-from engine.models.layered_loss import LayeredModuleLoss
+from engine.models.layers import LayeredModuleLoss
 from engine.models.module_loss import ModuleLoss, check_finite
-from engine.replay.checkpointing import Schedule
-from engine.replay.observer import Observer, ignore
+from engine.replay.checkpointing import CheckpointingSchedule
 from engine.replay.optimizer_stage import OptimizerStage
-from engine.replay.ranks import ALONE, Ranks
-from engine.replay.replay import Replay
+from engine.replay.ranks import SINGLE_RANK, Ranks
+from engine.replay.replay import Observer, Replay, null_observer
 from engine.replay.rounding import Signals, new_signals, relative_rounding
 from engine.replay.state import Params, TrainState
 from engine.replay.train_step import TrainStep
@@ -114,7 +113,7 @@ class Trainer:
         Raises:
             ModelError: if the model cannot be trained exactly as it is.
         """
-        ranks: Ranks = mesh or ALONE
+        ranks: Ranks = mesh or SINGLE_RANK
         loss = ModuleLoss(model, dropout_seed)
         check_finite(model, type(model).__name__)
         buffers = loss.buffers()
@@ -123,10 +122,10 @@ class Trainer:
                 f"{type(model).__name__} trains batch norm, whose statistics are those of a whole "
                 "batch: leave out micro_batch_size, and train on one rank"
             )
-        if mesh is not None and mesh.group.count > 1:
+        if mesh is not None and mesh.shard_group.count > 1:
             if not elementwise:
                 raise ValueError("an optimizer that is not elementwise cannot be divided")
-            loss = ShardedLoss(model, mesh.group, mesh.device, dropout_seed)
+            loss = ShardedLoss(model, mesh.shard_group, mesh.device, dropout_seed)
         params = loss.parameters()
         if not params:
             raise ValueError(f"{type(model).__name__} has no parameter that requires a gradient")
@@ -161,8 +160,8 @@ class Trainer:
         stream: DataStream,
         *,
         save_dir: Path | str | None = None,
-        schedule: Schedule | CheckpointingName = "auto",
-        observer: Observer = ignore,
+        schedule: CheckpointingSchedule | CheckpointingName = "auto",
+        observer: Observer = null_observer,
         control: TrainControl | None = None,
     ) -> TrainState:
         """Train through the whole stream; returns s_T.
@@ -208,7 +207,7 @@ class Trainer:
             if state.step < len(stream):
                 state = reader.load_state(len(stream))
             checked(state, self.step)
-        self.ranks.wait()
+        self.ranks.barrier()
         return state
 
     def _check_derivatives(self, stream: DataStream, observer: Observer) -> None:
@@ -235,7 +234,7 @@ class Trainer:
         *,
         reduction: Reduction = "none",
         queries_per_pass: int | None = None,
-        observer: Observer = ignore,
+        observer: Observer = null_observer,
     ) -> Scores:
         """Replay a kept trajectory: the derivative of every measurement in every data weight.
 
@@ -265,12 +264,12 @@ class Trainer:
         size = queries_per_pass or max(1, len(measurements))
         for first in range(0, len(measurements), size):
             chosen = range(first, min(first + size, len(measurements)))
-            own = chosen[self.ranks.group_index :: self.ranks.groups]
+            own = chosen[self.ranks.replica_index :: self.ranks.replicas]
             with self.open(save_dir) as reader:
                 state = self.begin_replay(reader, stream, [measurements[query] for query in own])
                 self.replay(reader, stream, state, observer=observer)
             found = (own, state.scores, state.steps, state.measurements, state.signals)
-            for places, *of_group in self.ranks.everyone(found):
+            for places, *of_group in self.ranks.all_gather(found):
                 into = list(places)
                 scores[into], steps[into], values[into], signals[into] = of_group
         return Scores(scores, steps, values, relative_rounding(signals, self.dtype, values))
@@ -323,7 +322,7 @@ class Trainer:
         stream: DataStream,
         state: ReplayState,
         *,
-        observer: Observer = ignore,
+        observer: Observer = null_observer,
         after_step: Callable[[ReplayState], None] = lambda state: None,
     ) -> None:
         """Carry a replay from where it stands to s_0, in place.
@@ -352,7 +351,7 @@ class Trainer:
             lambda step: stream.batch(step, self.dtype),
             reader.schedule,
             observer,
-            Signals(state.signals, self.ranks.group),
+            Signals(state.signals, self.ranks.shard_group),
         )
         with reader:
             replay.run(state.cotangents, take, state.step)

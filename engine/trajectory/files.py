@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.replay.shards import Shard
+from engine.replay.ranks import Shard
 from engine.replay.state import Params
 from engine.runs.errors import RunError
 from engine.runs.manifest import Key, Manifest, parts_of, read_manifest, read_part

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from engine.replay.checkpointing import Schedule
+from engine.replay.checkpointing import CheckpointingSchedule
 from engine.replay.ranks import Ranks
 from engine.replay.state import Gradient, TrainState
 from engine.runs.manifest import Key, Manifest, read_part
@@ -12,7 +12,7 @@ from engine.trajectory.recovery import agree
 class NullWriter:
     """Stands where another rank has a trajectory writer, and agrees with it about what is kept."""
 
-    def __init__(self, folder: Path, schedule: Schedule, ranks: Ranks) -> None:
+    def __init__(self, folder: Path, schedule: CheckpointingSchedule, ranks: Ranks) -> None:
         """Follow the part of a trajectory in ``folder``."""
         self.schedule = schedule
         self.manifest = read_part(folder) or Manifest(schedule.kind, schedule.steps)

@@ -6,7 +6,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engine.replay.checkpointing import Read, Schedule, ScheduleKind, make_schedule
+from engine.replay.checkpointing import (
+    CheckpointingKind,
+    CheckpointingSchedule,
+    Read,
+    checkpointing_schedule,
+)
 from engine.replay.optimizer_stage import OptimizerStage
 from engine.replay.state import Gradient, Params, TrainState
 from engine.runs.errors import RunError
@@ -52,8 +57,8 @@ class TrajectoryReader:
         self._files = files
         self._stage = stage
         self._ahead = ReadAhead(files, tier or HostCache(0), device)
-        kind: ScheduleKind = files.manifest.kind  # type: ignore[assignment]
-        self.schedule: Schedule = make_schedule(kind, files.manifest.steps)
+        kind: CheckpointingKind = files.manifest.kind  # type: ignore[assignment]
+        self.schedule: CheckpointingSchedule = checkpointing_schedule(kind, files.manifest.steps)
 
     def __enter__(self) -> "TrajectoryReader":
         return self
@@ -143,7 +148,7 @@ class TrajectoryReader:
             error = str(damage)
         ranks = self._stage.ranks
         if ranks.any(bool(error)):
-            raise DamagedStepError(next(filter(None, ranks.everyone(error))), key)
+            raise DamagedStepError(next(filter(None, ranks.all_gather(error))), key)
         return found
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from engine.replay.checkpointing import Schedule
+from engine.replay.checkpointing import CheckpointingSchedule
 from engine.replay.ranks import Ranks
 from engine.runs.manifest import Key, Manifest
 
@@ -23,7 +23,7 @@ class Remaining:
         return self.start > 0
 
 
-def remaining(manifest: Manifest, schedule: Schedule) -> Remaining | None:
+def remaining(manifest: Manifest, schedule: CheckpointingSchedule) -> Remaining | None:
     """What is left to do; None if nothing is.
 
     Training goes on from the latest state on disk with nothing missing before it, and ends
@@ -44,12 +44,12 @@ def agree(manifest: Manifest, ranks: Ranks) -> set[Key]:
 
     A part counts as complete only if all are.
     """
-    common = set.intersection(*ranks.everyone(set(manifest.files)))
-    manifest.complete = all(ranks.everyone(manifest.complete))
+    common = set.intersection(*ranks.all_gather(set(manifest.files)))
+    manifest.complete = all(ranks.all_gather(manifest.complete))
     return set(manifest.files) - common
 
 
-def expected(schedule: Schedule) -> list[Key]:
+def expected(schedule: CheckpointingSchedule) -> list[Key]:
     """Everything that a complete trajectory keeps."""
     states: list[Key] = [("state", step) for step in (*schedule.checkpoints, schedule.steps)]
     if not schedule.keep_gradients:

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.replay.checkpointing import Schedule
-from engine.replay.observer import Observer, ignore
+from engine.replay.checkpointing import CheckpointingSchedule
 from engine.replay.optimizer_stage import OptimizerStage
+from engine.replay.replay import Observer, null_observer
 from engine.replay.state import Gradient, TrainState
 from engine.runs.errors import DiskFullError, RunError, StoppedError
 from engine.runs.journal import JournalWriter
@@ -56,9 +56,9 @@ class TrajectoryWriter:
     def __init__(
         self,
         folder: Path,
-        schedule: Schedule,
+        schedule: CheckpointingSchedule,
         stage: OptimizerStage,
-        observer: Observer = ignore,
+        observer: Observer = null_observer,
         save_seconds: float = SAVE_SECONDS,
         tier: HostCache | None = None,
         stream: dict[str, str] | None = None,

@@ -16,7 +16,7 @@ from typing import Any
 
 from engine.attribution.gc_tuning import collect_seldom
 from engine.attribution.stop import Stop, handle_signals
-from engine.distributed.local_ranks import forget_other_jobs, is_rank, ranks_here, run_ranks
+from engine.distributed.local_ranks import clear_launcher_variables, is_rank, ranks_here, run_ranks
 from engine.runs.environment import keep_files_private
 from engine.runs.errors import (
     DiskFullError,
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     _set_up_libraries()
     collect_seldom()
     die_with_supervisor()
-    forget_other_jobs()
+    clear_launcher_variables()
     ranks = 1 if is_rank() else _ranks(options)
     if ranks > 1:
         return run_ranks(ranks, given)
@@ -205,7 +205,7 @@ def _attempt(options: argparse.Namespace, stop: Stop) -> dict[str, Any]:
     ranks = join(set_up_device())
     if ranks.index != 0:
         # The first rank makes the attempt; the others take part in it.
-        return work(AttemptFolder(Path(ranks.everyone("")[0])), stop)
+        return work(AttemptFolder(Path(ranks.all_gather("")[0])), stop)
     if options.job == "run":
         config = forced_config(options.config, options.force)
         return alone(submit_run(options.runs, options.id, config), stop)

@@ -37,7 +37,7 @@ from engine.attribution.stop import Stop
 from engine.attribution.tiers import host_tier_bytes
 from engine.data.sources import Documents
 from engine.distributed.rank_setup import join
-from engine.replay.checkpointing import ScheduleKind, make_schedule
+from engine.replay.checkpointing import CheckpointingKind, checkpointing_schedule
 from engine.replay.ranks import Ranks
 from engine.runs.atomic import sync_tree
 from engine.runs.config import RunConfig
@@ -146,7 +146,7 @@ class _Run:
 
     def prepared(self, config: RunConfig) -> Job:
         """The job, its data checked, stored and planned, by this attempt or one before."""
-        if self.ranks.everyone(self.folder.prepared_file.exists())[0]:
+        if self.ranks.all_gather(self.folder.prepared_file.exists())[0]:
             return self.stored()
         self.report.phase(Phase.PREPARE, 1)
         if self.ranks.index == 0:
@@ -165,7 +165,7 @@ class _Run:
         if flat and self.ranks.index == 0:
             add_findings(self.folder, self.report, flat)
         # Each measures its own; those of the first rank decide for all.
-        found = self.ranks.everyone(predict(job, queries, self.folder.path))[0]
+        found = self.ranks.all_gather(predict(job, queries, self.folder.path))[0]
         plan = found.chosen
         if plan.why_not is not None:
             kind = DiskFullError if plan.lacks_disk else UsageError
@@ -175,7 +175,7 @@ class _Run:
         if self.ranks.index == 0:
             self._write(job, documents, queries)
             self._commit(job, found, documents)
-        self.ranks.wait()
+        self.ranks.barrier()
         return job
 
     def _commit(self, job: Job, found: Prediction, documents: Documents) -> None:
@@ -245,9 +245,9 @@ class _Run:
             self._mend(job, damaged)
 
     def _train(self, job: Job) -> None:
-        kind: ScheduleKind = self.folder.prepared()["schedule"]
+        kind: CheckpointingKind = self.folder.prepared()["schedule"]
         stream = job.stream(job.config.attribution.granularity)
-        if not self.ranks.everyone(self.folder.has_trajectory())[0]:
+        if not self.ranks.all_gather(self.folder.has_trajectory())[0]:
             self.report.phase(Phase.TRAIN, len(stream))
         watch = TrainingWatch(self.folder, self.report)
         with self.stop.between_steps():
@@ -255,7 +255,7 @@ class _Run:
                 job.start,
                 stream,
                 save_dir=self.folder.trajectory,
-                schedule=make_schedule(kind, len(stream)),
+                schedule=checkpointing_schedule(kind, len(stream)),
                 observer=watch,
                 control=self.control,
             )
@@ -267,13 +267,13 @@ class _Run:
         give_back_memory()
         # The first rank stores what is asked, the others read it there.
         if self.ranks.index != 0:
-            self.ranks.wait()
+            self.ranks.barrier()
         is_new = not is_stored(self.folder, self.request)
         asking = asking_of(self.folder, self.request, job)
         for warning in asking.queries.warnings(job.config) if is_new else ():
             self.report(Event.WARNING, message=warning)
         if self.ranks.index == 0:
-            self.ranks.wait()
+            self.ranks.barrier()
         try:
             attribute(asking, job, self.report, self.stop, self.control.save_seconds)
         except DamagedStepError as error:
@@ -283,7 +283,7 @@ class _Run:
     def _is_attributed(self) -> bool:
         assert self.request.attribution is not None
         done = (self.folder.attributions / self.request.attribution).is_dir()
-        return self.ranks.everyone(done)[0]
+        return self.ranks.all_gather(done)[0]
 
     def _mend(self, job: Job, damaged: Key) -> None:
         """Make a damaged file of the trajectory again from what came before it."""
@@ -295,5 +295,5 @@ class _Run:
         )
         if self.ranks.index == 0:
             forget(self.folder.trajectory, damaged)
-        self.ranks.wait()
+        self.ranks.barrier()
         self._train(job)

@@ -23,7 +23,7 @@ from engine.worker.run import work
 def alone(job: JobFolder, stop: Stop) -> dict[str, Any]:
     """Make one attempt at a job and record how it ended; returns its facts."""
     attempt, lock = job.new_attempt()
-    join(set_up_device()).everyone(str(attempt.path))
+    join(set_up_device()).all_gather(str(attempt.path))
     ending, facts, message, code = Ending.FAILED, None, None, int(ExitCode.RUN_FAILED)
     repeats = False
     try:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.data.order import batch_order, step_table
+from engine.data.rows import batch_order, step_table
 from engine.runs.errors import UsageError
 
 

@@ -10,7 +10,7 @@ import torch
 
 from engine import CausalLMLoss, Trainer
 from engine.distributed.mesh import Mesh
-from engine.replay.checkpointing import ScheduleKind
+from engine.replay.checkpointing import CheckpointingKind
 from engine.replay.optimizers import build_optimizer
 from tests.distributed.processes import on_ranks
 from tests.distributed.test_scores_on_ranks import agree
@@ -24,7 +24,7 @@ class Case:
     """A training of adapters and its schedule."""
 
     adapters: Adapters
-    schedule: ScheduleKind
+    schedule: CheckpointingKind
 
 
 CASES = [

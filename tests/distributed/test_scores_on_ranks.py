@@ -11,7 +11,7 @@ import torchopt
 from engine import CausalLMLoss, DataStream, Trainer
 from engine.distributed.mesh import Mesh
 from engine.models.layers import layers_of
-from engine.replay.checkpointing import ScheduleKind
+from engine.replay.checkpointing import CheckpointingKind
 from engine.replay.optimizers import build_optimizer
 from tests.distributed.processes import on_ranks
 from tests.exactness.attributing import Problem, make_measurements
@@ -31,7 +31,7 @@ class Case:
     """
 
     model: str
-    schedule: ScheduleKind = "all"
+    schedule: CheckpointingKind = "all"
     optimizer: str = "adamw"
     layout: str = "rows"
     micro_batch_size: int | None = None

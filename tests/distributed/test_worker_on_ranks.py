@@ -205,7 +205,7 @@ def test_a_rank_is_lost_and_the_run_goes_on(
 class Disagreeing(Ranks):
     """Two ranks that see different data."""
 
-    def everyone(self, value: Value) -> list[Value]:
+    def all_gather(self, value: Value) -> list[Value]:
         other: Any = {**value, "the training data": "b"}  # type: ignore[dict-item]
         return [value, other]
 

@@ -10,7 +10,7 @@ from engine.attribution.prepare import stored_job
 from engine.attribution.prepared_run import Job
 from engine.evaluation.metasmoothness import metasmoothness
 from engine.evaluation.numerical_agreement import AGREEMENT_FILE
-from engine.replay.ranks import ALONE
+from engine.replay.ranks import SINGLE_RANK
 from engine.runs.errors import UsageError
 from engine.runs.request import ValidationRequest
 from engine.runs.run_folder import RunFolder
@@ -25,8 +25,8 @@ def test_metasmoothness_weighs_coordinates_by_how_far_they_move() -> None:
     last = {"a": torch.tensor([3.0, -2.0, 5.0]), "b": torch.tensor([1.0])}
     # Goes on: 3 and 2. Did not set out: 5. Turns back: 1.
     expected = (3 + 2 + 0 - 1) / (3 + 2 + 5 + 1)
-    assert metasmoothness(first, half, last, ALONE) == pytest.approx(expected)
-    assert metasmoothness(first, first, first, ALONE) == 1.0
+    assert metasmoothness(first, half, last, SINGLE_RANK) == pytest.approx(expected)
+    assert metasmoothness(first, first, first, SINGLE_RANK) == 1.0
 
 
 def test_probes_of_a_smooth_training(run: RunFolder, job: Job) -> None:

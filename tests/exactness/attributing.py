@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from engine import DataStream, Scores, Trainer
 from engine.models.layers import layers_of
-from engine.replay.checkpointing import ScheduleKind
+from engine.replay.checkpointing import CheckpointingKind
 from engine.replay.optimizers import build_optimizer
 from engine.replay.state import TrainState
 from engine.training.measurements import Measurement, measurements_of, scaled
@@ -53,7 +53,7 @@ class Problem:
 class Attribution:
     """How the engine trains and replays: nothing that scores may depend on, but the reduction."""
 
-    schedule: ScheduleKind = "all"
+    schedule: CheckpointingKind = "all"
     micro_batch_size: int | None = None
     reduction: Reduction = "none"
     elementwise: bool = True

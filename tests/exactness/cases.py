@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.data.order import batch_order
+from engine.data.rows import batch_order
 from engine.replay.optimizers import LearningRateSpec, OptimizerSpec
 from tests.exactness.oracle import Tokens, Training
 from tests.exactness.tiny_models import VOCABULARY

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from engine import DataStream, Scores, TrainControl, Trainer
-from engine.replay.checkpointing import ScheduleKind
+from engine.replay.checkpointing import CheckpointingKind
 from engine.replay.optimizers import build_optimizer
 from engine.replay.state import TrainState
 from engine.runs.errors import StoppedError
@@ -26,7 +26,7 @@ from tests.exactness.attributing import BOUND
 from tests.exactness.cases import make_training
 from tests.exactness.conftest import Agree
 
-SCHEDULES = get_args(ScheduleKind)
+SCHEDULES = get_args(CheckpointingKind)
 TRAINED, ASKED, CLASSES = 7, 2, 4
 
 
@@ -163,7 +163,7 @@ def check(agree: Agree, ours: Scores, truth: Tensor) -> None:
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize(("optimizer", "clip"), [("sgd", False), ("sgd", True), ("adamw", False)])
 def test_scores(
-    optimizer: str, clip: bool, schedule: ScheduleKind, agree: Agree, tmp_path: Path
+    optimizer: str, clip: bool, schedule: CheckpointingKind, agree: Agree, tmp_path: Path
 ) -> None:
     training, weights = make_problem(optimizer, clip), make_weights()
     (stream, queries), (trainer, start) = streams(training, weights), make_trainer(training)
@@ -184,7 +184,7 @@ def test_buffers_carry_some_of_the_influence() -> None:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_interrupted_and_resumed(schedule: ScheduleKind, tmp_path: Path) -> None:
+def test_interrupted_and_resumed(schedule: CheckpointingKind, tmp_path: Path) -> None:
     training, weights = make_problem("sgd"), make_weights()
     (stream, queries), (trainer, start) = streams(training, weights), make_trainer(training)
     whole = trainer.train(start, stream, save_dir=tmp_path / "whole", schedule=schedule)

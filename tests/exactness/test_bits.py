@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from engine import CausalLMLoss, weighted_causal_lm_ce
-from engine.replay.checkpointing import ScheduleKind
+from engine.replay.checkpointing import CheckpointingKind
 from engine.replay.optimizer_stage import OptimizerStage
 from engine.replay.state import Params
 from engine.training.measurements import measurements_of
@@ -19,7 +19,7 @@ from tests.exactness.cases import Layout, document_weights, make_data, make_trai
 from tests.exactness.conftest import Agree
 from tests.exactness.tiny_models import tiny_model
 
-SCHEDULES = get_args(ScheduleKind)
+SCHEDULES = get_args(CheckpointingKind)
 
 
 def fused(model: Any) -> nn.Module:
@@ -71,7 +71,7 @@ def test_every_schedule_gives_the_same_bits(
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_new_trainer_gives_the_same_bits(
-    optimizer: str, schedule: ScheduleKind, tmp_path: Path
+    optimizer: str, schedule: CheckpointingKind, tmp_path: Path
 ) -> None:
     problem = problem_in_float32("gpt2 tied", "fused", optimizer)
     same = attribute(problem, Attribution(schedule), tmp_path / "same").weights
@@ -137,7 +137,9 @@ def test_queries_do_not_depend_on_their_company(
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_the_last_step_is_reproduced_to_the_bit(schedule: ScheduleKind, tmp_path: Path) -> None:
+def test_the_last_step_is_reproduced_to_the_bit(
+    schedule: CheckpointingKind, tmp_path: Path
+) -> None:
     problem = problem_in_float32("llama untied", "fused", "sgd", "packed")
     how, stream = Attribution(schedule), problem.stream()
     trainer, start = make_trainer(problem.loss, problem.training, how)

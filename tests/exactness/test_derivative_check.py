@@ -18,7 +18,7 @@ from engine import CausalLMLoss, DataStream, Trainer, weighted_causal_lm_ce
 from engine.models.checked_derivatives import DerivativeCheck, check_derivatives
 from engine.models.layers import layers_of
 from engine.models.module_loss import ModuleLoss
-from engine.models.tensor_places import ModelError
+from engine.models.module_tensors import ModelError
 from engine.runs.errors import DerivativeError
 from tests.exactness.tiny_models import tiny_model
 
@@ -213,7 +213,7 @@ def test_faults_are_refused_before_the_first_step(fault: str) -> None:
 
 def test_a_parameter_used_from_elsewhere_is_refused() -> None:
     trainer, start, stream = trained(referring())
-    with pytest.raises(ModelError, match=r"uses its parameter b\.weight from elsewhere"):
+    with pytest.raises(ModelError, match=r"reads its parameter b\.weight through a reference"):
         trainer.train(start, stream)
 
 

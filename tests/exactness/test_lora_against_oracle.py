@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from engine import CausalLMLoss, weighted_causal_lm_ce
 from engine.models.module_loss import ModuleLoss
 from engine.replay import linear_cross_entropy
-from engine.replay.checkpointing import ScheduleKind
+from engine.replay.checkpointing import CheckpointingKind
 from engine.replay.derivatives import GradientGraph
 from engine.replay.state import Batch
 from tests.exactness import oracle
@@ -39,7 +39,7 @@ CASES = [
     Adapters("gemma2 soft cap", ("all-linear",), rank=1),
     Adapters("phi head bias", ("lm_head", "dense"), rank=3),
 ]
-SCHEDULES: list[ScheduleKind] = ["all", "gradients", "sqrt", "log"]
+SCHEDULES: list[CheckpointingKind] = ["all", "gradients", "sqrt", "log"]
 OPTIMIZERS = ["adamw", "sgd", "adam"]
 
 
@@ -171,7 +171,7 @@ def test_no_derivative_in_a_frozen_weight(adapters: Adapters) -> None:
 
 
 @pytest.mark.parametrize("schedule", ["all", "gradients"])
-def test_the_trajectory_holds_adapters_alone(schedule: ScheduleKind, tmp_path: Path) -> None:
+def test_the_trajectory_holds_adapters_alone(schedule: CheckpointingKind, tmp_path: Path) -> None:
     model = adapted_model(CASES[4])
     wanted = {name: p.shape for name, p in model.named_parameters() if p.requires_grad}
     problem = problem_of(model)

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from engine import CausalLMLoss, weighted_causal_lm_ce
 from engine.models.float64 import compute_in_float64
 from engine.replay import linear_cross_entropy, optimizer_stage
-from engine.replay.checkpointing import ScheduleKind
+from engine.replay.checkpointing import CheckpointingKind
 from tests.exactness.attributing import (
     Attribution,
     Problem,
@@ -28,7 +28,7 @@ from tests.exactness.conftest import Agree
 from tests.exactness.tiny_models import CONFIGS, UNUSUAL, tiny_model
 
 OWN_HEAD = {"gemma2 soft cap", "phi head bias"}
-SCHEDULES = get_args(ScheduleKind)
+SCHEDULES = get_args(CheckpointingKind)
 FAMILIES = [name for name in CONFIGS if name not in ("gpt2 tied", "gpt2 untied")]
 TURNS = [
     ("adamw", "one_cycle", True, "rows", Attribution("log", 2, "none")),
@@ -151,7 +151,7 @@ def test_optimizer_in_pieces_of_any_size(
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
 def test_replay_in_a_later_process(
-    optimizer: str, schedule: ScheduleKind, agree: Agree, tmp_path: Path
+    optimizer: str, schedule: CheckpointingKind, agree: Agree, tmp_path: Path
 ) -> None:
     model = tiny_model("llama tied")
     problem = problem_of(CausalLMLoss(model), optimizer=optimizer)

@@ -10,13 +10,12 @@ from torch import Tensor, nn
 from engine import CausalLMLoss, Trainer
 from engine.attribution.layer_memory import Kept, layer_memory
 from engine.models import layers as layers_module
-from engine.models.layered_loss import LayeredModuleLoss
-from engine.models.layers import checked_layers, layers_of
+from engine.models.layers import LayeredModuleLoss, checked_layers, layers_of
 from engine.models.module_loss import ModuleLoss
 from engine.replay.checkpointed_hvp import CheckpointedHVP
 from engine.replay.derivatives import GradientGraph, first_derivatives, second_derivatives
 from engine.replay.optimizers import build_optimizer
-from engine.replay.ranks import ALONE
+from engine.replay.ranks import SINGLE_RANK
 from engine.replay.state import Batch, Params, TrainState
 from engine.runs.errors import UsageError
 from tests.exactness.adapted import Adapters, adapted_losses, adapted_model
@@ -90,7 +89,7 @@ def test_one_layers_graph_is_alive_at_a_time() -> None:
         model.to(torch.float64)
         loss = ModuleLoss(CausalLMLoss(model.eval()))
         cut, batch = LayeredModuleLoss(loss, layers_of(model)), batch_of(torch.float64)
-        kept = layer_memory(cut, loss.parameters(), batch, ALONE, loss.module.parameters())
+        kept = layer_memory(cut, loss.parameters(), batch, SINGLE_RANK, loss.module.parameters())
         # The values before, between and behind the layers.
         assert kept.query == (count + 1) * 3 * 9 * 16 * 8
         found.append(kept.shared - kept.query)
@@ -99,7 +98,7 @@ def test_one_layers_graph_is_alive_at_a_time() -> None:
 
 def test_a_graph_that_nobody_wants_is_let_go() -> None:
     loss = ModuleLoss(CausalLMLoss(tiny_model("llama two layers")))
-    kept = Kept(ALONE, [])
+    kept = Kept(SINGLE_RANK, [])
     with torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
         graph: Any = GradientGraph(loss, loss.parameters(), batch_of(torch.float64))
         assert kept.now > 0

@@ -16,7 +16,7 @@ from typing import Any, get_args
 import pytest
 
 from engine import CausalLMLoss
-from engine.replay.checkpointing import ScheduleKind
+from engine.replay.checkpointing import CheckpointingKind
 from tests.exactness.attributing import (
     COEFFICIENTS,
     Attribution,
@@ -29,7 +29,7 @@ from tests.exactness.cases import document_weights, make_data, make_training
 from tests.exactness.conftest import Agree
 from tests.exactness.tiny_models import tiny_model
 
-SCHEDULES = get_args(ScheduleKind)
+SCHEDULES = get_args(CheckpointingKind)
 TRAININGS: dict[str, tuple[Any, ...]] = {
     "tied": ("tied", "untied"),
     "optimizer": ("adamw", "adam", "sgd"),

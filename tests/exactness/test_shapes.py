@@ -11,7 +11,7 @@ import torchopt
 from torch import Tensor, nn
 
 from engine import CausalLMLoss, DataStream, Trainer, weighted_causal_lm_ce
-from engine.replay.checkpointing import ScheduleKind
+from engine.replay.checkpointing import CheckpointingKind
 from engine.runs.errors import RunError, UsageError
 from engine.runs.manifest import MANIFEST, read_manifest
 from engine.training.trainer import Scores
@@ -150,9 +150,11 @@ OTHERS: dict[str, tuple[Callable[[DataStream], None], str]] = {
 }
 
 
-@pytest.mark.parametrize("schedule", get_args(ScheduleKind))
+@pytest.mark.parametrize("schedule", get_args(CheckpointingKind))
 @pytest.mark.parametrize("other", OTHERS)
-def test_another_stream_of_equal_length(other: str, schedule: ScheduleKind, tmp_path: Path) -> None:
+def test_another_stream_of_equal_length(
+    other: str, schedule: CheckpointingKind, tmp_path: Path
+) -> None:
     change, what = OTHERS[other]
     stream = DataStream(rows_of(None), 1, weight_shape=(4,))
     trainer, state = Trainer.initialize(CausalLMLoss(tiny_model("gpt2 tied")), torchopt.sgd(0.5))

@@ -14,7 +14,7 @@ import torchopt
 from torch import Tensor, nn
 
 from engine import DataStream, Trainer
-from engine.models.tensor_places import ModelError
+from engine.models.module_tensors import ModelError
 from tests.exactness.conftest import Agree
 
 VOCABULARY, ROWS, WIDTH = 9, 6, 5
@@ -274,7 +274,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "transposed": (Transposed, r"turned and embed\.weight share|embed\.weight and turned share"),
     "frozen view": (FrozenView, r"embed\.weight and head\.weight share memory"),
     "buffer": (BufferView, r"start and embed\.weight share memory"),
-    "kept aside": (KeptAside, r"uses its parameter head\.weight from elsewhere"),
+    "kept aside": (KeptAside, r"reads its parameter head\.weight through a reference"),
     "complex": (Complex, r"parameter phase is torch\.complex"),
     "remembering": (lambda: Core(Remembering()), r"changes its buffer between\.mean"),
     "lazy": (Lazy, r"between\.weight has no shape yet"),

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from engine.replay import optimizer_stage
-from engine.replay.optimizer_stage import OptimizerStage, global_norm
+from engine.replay.optimizer_stage import OptimizerStage, cut_into_groups, global_norm
 from engine.replay.optimizers import LearningRateSpec, OptimizerSpec, build_optimizer
-from engine.replay.pieces import cut_into_groups
 from engine.replay.state import Params
 
 STEPS = 8

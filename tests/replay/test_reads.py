@@ -6,8 +6,13 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from engine.replay.checkpointing import Read, Schedule, ScheduleKind, make_schedule
-from engine.replay.ranks import ALONE
+from engine.replay.checkpointing import (
+    CheckpointingKind,
+    CheckpointingSchedule,
+    Read,
+    checkpointing_schedule,
+)
+from engine.replay.ranks import SINGLE_RANK
 from engine.replay.replay import Replay
 from engine.replay.state import Batch, Cotangent, Gradient, Params, TrainState
 
@@ -21,11 +26,11 @@ class Listening:
     It is the step function as well, of a training that changes nothing.
     """
 
-    def __init__(self, schedule: Schedule) -> None:
+    def __init__(self, schedule: CheckpointingSchedule) -> None:
         self.schedule = schedule
         self.expected: list[list[Read]] = []
         self.loaded: list[Read] = []
-        self.stage, self.ranks = self, ALONE
+        self.stage, self.ranks = self, SINGLE_RANK
 
     def expect(self, reads: Sequence[Read]) -> None:
         assert not self.loaded
@@ -57,10 +62,10 @@ class Listening:
         return ZERO
 
 
-@pytest.mark.parametrize("kind", get_args(ScheduleKind))
-def test_what_is_expected_is_what_is_loaded(kind: ScheduleKind) -> None:
+@pytest.mark.parametrize("kind", get_args(CheckpointingKind))
+def test_what_is_expected_is_what_is_loaded(kind: CheckpointingKind) -> None:
     for steps in range(1, 41):
-        schedule = make_schedule(kind, steps)
+        schedule = checkpointing_schedule(kind, steps)
         for start in (None, *range(steps + 1)):
             listening: Any = Listening(schedule)
             Replay(listening, listening, lambda step: EMPTY, schedule).run(

@@ -8,13 +8,18 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from engine.replay.checkpointing import Read, Schedule, ScheduleKind, make_schedule
+from engine.replay.checkpointing import (
+    CheckpointingKind,
+    CheckpointingSchedule,
+    Read,
+    checkpointing_schedule,
+)
 from engine.replay.optimizer_stage import global_norm
-from engine.replay.ranks import ALONE
+from engine.replay.ranks import SINGLE_RANK
 from engine.replay.replay import Replay
 from engine.replay.state import Batch, Cotangent, Gradient, Params, TrainState
 
-KINDS = get_args(ScheduleKind)
+KINDS = get_args(CheckpointingKind)
 LENGTHS = (1, 2, 5, 10, 23, 60)
 
 
@@ -35,13 +40,13 @@ class Alive:
 class Counting:
     """A step and a trajectory whose states only know their step, and who count what is alive."""
 
-    def __init__(self, schedule: Schedule) -> None:
+    def __init__(self, schedule: CheckpointingSchedule) -> None:
         self.schedule = schedule
         self.states, self.most_states = Alive(), 0
         self.grads, self.most_grads = Alive(), 0
         self.gradients: Counter[int] = Counter()
         self.pulled: list[int] = []
-        self.stage, self.ranks = self, ALONE
+        self.stage, self.ranks = self, SINGLE_RANK
 
     def expect(self, reads: Sequence[Read]) -> None:
         """Nothing is read ahead."""
@@ -98,8 +103,8 @@ def batch_of(step: int) -> Batch:
     return Batch({}, torch.ones(1), step)
 
 
-def replayed(kind: ScheduleKind, steps: int) -> tuple[Counting, list[tuple[int, float]]]:
-    counting: Any = Counting(make_schedule(kind, steps))
+def replayed(kind: CheckpointingKind, steps: int) -> tuple[Counting, list[tuple[int, float]]]:
+    counting: Any = Counting(checkpointing_schedule(kind, steps))
     scores: list[tuple[int, float]] = []
     cotangent = Cotangent({"step": torch.zeros(1)}, [])
     Replay(counting, counting, batch_of, counting.schedule).run(
@@ -110,7 +115,7 @@ def replayed(kind: ScheduleKind, steps: int) -> tuple[Counting, list[tuple[int, 
 
 @pytest.mark.parametrize("steps", LENGTHS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_states_alive_are_those_promised(kind: ScheduleKind, steps: int) -> None:
+def test_states_alive_are_those_promised(kind: CheckpointingKind, steps: int) -> None:
     counting, _ = replayed(kind, steps)
     promised = counting.schedule.live_states
     assert counting.most_states <= promised
@@ -120,7 +125,7 @@ def test_states_alive_are_those_promised(kind: ScheduleKind, steps: int) -> None
 
 @pytest.mark.parametrize("steps", LENGTHS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_scores_come_from_the_last_step_to_the_first(kind: ScheduleKind, steps: int) -> None:
+def test_scores_come_from_the_last_step_to_the_first(kind: CheckpointingKind, steps: int) -> None:
     counting, scores = replayed(kind, steps)
     backwards = list(range(steps))[::-1]
     assert counting.pulled == backwards

@@ -7,29 +7,29 @@ from typing import get_args
 import pytest
 
 from engine.replay.checkpointing import (
-    Act,
-    Do,
-    Schedule,
-    ScheduleKind,
+    Action,
+    CheckpointingKind,
+    CheckpointingSchedule,
+    Operation,
     _reverse,
-    make_schedule,
+    checkpointing_schedule,
     reach,
     split,
 )
 
-KINDS = get_args(ScheduleKind)
+KINDS = get_args(CheckpointingKind)
 LETTERS = {
-    Do.LOAD: "L",
-    Do.RESTORE: "C",
-    Do.SNAPSHOT: "H",
-    Do.DISCARD: "D",
-    Do.ADVANCE: "A",
-    Do.REPLAY: "R",
+    Operation.LOAD: "L",
+    Operation.RESTORE: "C",
+    Operation.SNAPSHOT: "H",
+    Operation.DISCARD: "D",
+    Operation.ADVANCE: "A",
+    Operation.REPLAY: "R",
 }
 LONGEST, MOST_PLACES = 60, 6
 
 # L load, H hold, A advance, R replay, C recall, D drop.
-ORDERS: dict[tuple[ScheduleKind, int], str] = {
+ORDERS: dict[tuple[CheckpointingKind, int], str] = {
     ("all", 1): "L0 R0",
     ("gradients", 1): "L0 R0",
     ("sqrt", 1): "L0 R0",
@@ -60,26 +60,26 @@ ORDERS: dict[tuple[ScheduleKind, int], str] = {
 }
 
 
-def follow(schedule: Schedule, acts: list[Act]) -> tuple[list[int], int]:
-    """Carry out acts on step numbers: the steps replayed, and the most states alive at once."""
+def follow(schedule: CheckpointingSchedule, actions: list[Action]) -> tuple[list[int], int]:
+    """Carry out actions on step numbers: the steps replayed, and the most states alive at once."""
     working, held, replayed, most = -1, set[int](), [], 0
-    for act in acts:
-        if act.do is Do.LOAD:
-            assert act.step in schedule.checkpoints and not held
-            working = act.step
-        elif act.do is Do.SNAPSHOT:
-            assert act.step == working and act.step not in held
+    for action in actions:
+        if action.operation is Operation.LOAD:
+            assert action.step in schedule.checkpoints and not held
+            working = action.step
+        elif action.operation is Operation.SNAPSHOT:
+            assert action.step == working and action.step not in held
             held.add(working)
-        elif act.do is Do.RESTORE:
-            assert act.step in held
-            working = act.step
-        elif act.do is Do.DISCARD:
-            held.remove(act.step)
-        elif act.do is Do.ADVANCE:
-            assert act.step == working
+        elif action.operation is Operation.RESTORE:
+            assert action.step in held
+            working = action.step
+        elif action.operation is Operation.DISCARD:
+            held.remove(action.step)
+        elif action.operation is Operation.ADVANCE:
+            assert action.step == working
             working += 1
         else:
-            assert act.step == working
+            assert action.step == working
             replayed.append(working)
         most = max(most, len(held | {working}))
     assert not held
@@ -87,25 +87,30 @@ def follow(schedule: Schedule, acts: list[Act]) -> tuple[list[int], int]:
 
 
 @pytest.mark.parametrize(("kind", "steps"), ORDERS)
-def test_order_of_acts(kind: ScheduleKind, steps: int) -> None:
-    acts = [f"{LETTERS[act.do]}{act.step}" for act in make_schedule(kind, steps).acts()]
-    assert acts == ORDERS[kind, steps].split()
+def test_order_of_acts(kind: CheckpointingKind, steps: int) -> None:
+    actions = [
+        f"{LETTERS[action.operation]}{action.step}"
+        for action in checkpointing_schedule(kind, steps).actions()
+    ]
+    assert actions == ORDERS[kind, steps].split()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_step_is_replayed_once_from_the_last_within_the_promised_states(
-    kind: ScheduleKind,
+    kind: CheckpointingKind,
 ) -> None:
     for steps in range(1, LONGEST + 1):
-        schedule = make_schedule(kind, steps)
-        replayed, most = follow(schedule, list(schedule.acts()))
+        schedule = checkpointing_schedule(kind, steps)
+        replayed, most = follow(schedule, list(schedule.actions()))
         assert replayed == list(range(steps))[::-1]
         assert most <= schedule.live_states
 
 
 def test_promised_states_and_checkpoints() -> None:
     table = {
-        (kind, steps): make_schedule(kind, steps) for kind in KINDS for steps in (1, 9, 10, 60)
+        (kind, steps): checkpointing_schedule(kind, steps)
+        for kind in KINDS
+        for steps in (1, 9, 10, 60)
     }
     live = {key: schedule.live_states for key, schedule in table.items()}
     assert [live["all", n] for n in (1, 9, 10, 60)] == [1, 1, 1, 1]
@@ -119,11 +124,11 @@ def test_promised_states_and_checkpoints() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_replay_may_begin_at_any_step(kind: ScheduleKind) -> None:
+def test_a_replay_may_begin_at_any_step(kind: CheckpointingKind) -> None:
     for steps in (1, 2, 7, 10, 23):
-        schedule = make_schedule(kind, steps)
+        schedule = checkpointing_schedule(kind, steps)
         for start in range(steps + 1):
-            replayed, most = follow(schedule, list(schedule.acts(start)))
+            replayed, most = follow(schedule, list(schedule.actions(start)))
             assert replayed == list(range(start))[::-1]
             assert most <= schedule.live_states
 
@@ -144,12 +149,14 @@ def fewest_advances(length: int, places: int) -> int:
 @pytest.mark.parametrize("places", range(1, MOST_PLACES + 1))
 def test_binomial_splits_advance_least(places: int) -> None:
     for length in range(1, LONGEST + 1):
-        acts = list(_reverse(0, length, places))
-        advances = sum(act.do is Do.ADVANCE for act in acts)
+        actions = list(_reverse(0, length, places))
+        advances = sum(action.operation is Operation.ADVANCE for action in actions)
         assert advances == fewest_advances(length, places)
         held = most = 0
-        for act in acts:
-            held += (act.do is Do.SNAPSHOT) - (act.do is Do.DISCARD)
+        for action in actions:
+            held += (action.operation is Operation.SNAPSHOT) - (
+                action.operation is Operation.DISCARD
+            )
             most = max(most, held)
         assert most <= places
 
@@ -157,26 +164,30 @@ def test_binomial_splits_advance_least(places: int) -> None:
 @pytest.mark.parametrize("places", range(2, MOST_PLACES + 1))
 def test_no_step_is_advanced_more_often_than_its_length_needs(places: int) -> None:
     for length in range(2, LONGEST + 1):
-        acts = [act.step for act in _reverse(0, length, places) if act.do is Do.ADVANCE]
-        repeats = max(map(acts.count, acts))
+        actions = [
+            action.step
+            for action in _reverse(0, length, places)
+            if action.operation is Operation.ADVANCE
+        ]
+        repeats = max(map(actions.count, actions))
         assert reach(places, repeats - 1) < length <= reach(places, repeats)
         assert 1 <= split(length, places) < length
 
 
 def test_advances_of_whole_schedules() -> None:
-    assert [make_schedule("all", n).advances() for n in (1, 10, 60)] == [0, 0, 0]
+    assert [checkpointing_schedule("all", n).advances() for n in (1, 10, 60)] == [0, 0, 0]
     # Segments of ⌈√T⌉ steps advance all but their last.
-    assert [make_schedule("sqrt", n).advances() for n in (1, 10, 60)] == [0, 7, 52]
-    log = [make_schedule("log", n).advances() for n in (1, 10, 60)]
+    assert [checkpointing_schedule("sqrt", n).advances() for n in (1, 10, 60)] == [0, 7, 52]
+    log = [checkpointing_schedule("log", n).advances() for n in (1, 10, 60)]
     assert log == [0, fewest_advances(10, 4), fewest_advances(60, 6)]
 
 
 def test_trainings_of_very_many_steps() -> None:
     for kind in KINDS:
-        last = deque(make_schedule(kind, 10**6).acts(1001), maxlen=1)
+        last = deque(checkpointing_schedule(kind, 10**6).actions(1001), maxlen=1)
         assert last[0].step == 0
 
 
 def test_no_schedule_for_no_steps() -> None:
     with pytest.raises(ValueError, match="at least one step, not 0"):
-        make_schedule("log", 0)
+        checkpointing_schedule("log", 0)

@@ -3,14 +3,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.replay.checkpointing import ScheduleKind, make_schedule
+from engine.replay.checkpointing import CheckpointingKind, checkpointing_schedule
 from engine.runs.manifest import Key, Manifest
 from engine.trajectory.recovery import Remaining, expected, remaining
 
-KINDS: list[ScheduleKind] = ["all", "gradients", "sqrt", "log"]
+KINDS: list[CheckpointingKind] = ["all", "gradients", "sqrt", "log"]
 
 
-def manifest_of(kind: ScheduleKind, steps: int, keys: list[Key]) -> Manifest:
+def manifest_of(kind: CheckpointingKind, steps: int, keys: list[Key]) -> Manifest:
     manifest = Manifest(kind, steps)
     manifest.files = {key: {} for key in keys}
     return manifest
@@ -18,9 +18,9 @@ def manifest_of(kind: ScheduleKind, steps: int, keys: list[Key]) -> Manifest:
 
 @given(st.sampled_from(KINDS), st.integers(1, 40), st.data())
 def test_taking_what_remains_makes_it_whole(
-    kind: ScheduleKind, steps: int, data: st.DataObject
+    kind: CheckpointingKind, steps: int, data: st.DataObject
 ) -> None:
-    schedule = make_schedule(kind, steps)
+    schedule = checkpointing_schedule(kind, steps)
     whole = expected(schedule)
     there = data.draw(st.lists(st.sampled_from(whole), unique=True))
     saved = data.draw(st.lists(st.integers(1, steps - 1), max_size=1)) if steps > 1 else []
@@ -41,18 +41,18 @@ def test_taking_what_remains_makes_it_whole(
 
 
 def test_one_damaged_state_costs_one_segment() -> None:
-    schedule = make_schedule("sqrt", 16)
+    schedule = checkpointing_schedule("sqrt", 16)
     keys = [key for key in expected(schedule) if key != ("state", 8)]
     assert remaining(manifest_of("sqrt", 16, keys), schedule) == Remaining(4, 8, 4)
 
 
 def test_a_saved_state_shortens_the_way() -> None:
-    schedule = make_schedule("log", 16)
+    schedule = checkpointing_schedule("log", 16)
     keys: list[Key] = [("state", 0), ("resume", 11)]
     assert remaining(manifest_of("log", 16, keys), schedule) == Remaining(11, 16, 11)
 
 
 def test_kept_gradients_count_as_done() -> None:
-    schedule = make_schedule("gradients", 16)
+    schedule = checkpointing_schedule("gradients", 16)
     keys: list[Key] = [("state", 0), ("state", 4), *(("gradient", step) for step in range(7))]
     assert remaining(manifest_of("gradients", 16, keys), schedule) == Remaining(4, 16, 7)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from engine import CausalLMLoss, Scores, Trainer
-from engine.replay.checkpointing import ScheduleKind, make_schedule
+from engine.replay.checkpointing import CheckpointingKind, checkpointing_schedule
 from engine.runs.errors import StoppedError
 from engine.trajectory import files as trajectory_files
 from engine.trajectory.host_cache import HostCache
@@ -20,7 +20,7 @@ from tests.exactness.attributing import Attribution, Problem, make_measurements,
 from tests.exactness.cases import document_weights, make_data, make_training
 from tests.exactness.tiny_models import tiny_model
 
-KINDS = get_args(ScheduleKind)
+KINDS = get_args(CheckpointingKind)
 PLENTY = 10**9
 
 
@@ -58,7 +58,7 @@ def trainer_with(problem: Problem, budget: int) -> tuple[Trainer, Any]:
     return trainer, start
 
 
-def trained(problem: Problem, budget: int, folder: Path, kind: ScheduleKind) -> Trainer:
+def trained(problem: Problem, budget: int, folder: Path, kind: CheckpointingKind) -> Trainer:
     trainer, start = trainer_with(problem, budget)
     trainer.train(start, problem.stream(), save_dir=folder, schedule=kind)
     return trainer
@@ -79,7 +79,7 @@ def assert_same(some: Scores, others: Scores) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_tier_gives_the_same_bits(
-    kind: ScheduleKind, problem: Problem, reads: Reads, tmp_path: Path
+    kind: CheckpointingKind, problem: Problem, reads: Reads, tmp_path: Path
 ) -> None:
     trainer = trained(problem, PLENTY, tmp_path, kind)
     size = trainer.tier.used
@@ -88,7 +88,7 @@ def test_every_tier_gives_the_same_bits(
 
     from_disk = scores_of(trainer_with(problem, 0)[0], problem, tmp_path)
     assert_same(in_memory, from_disk)
-    of_pass = len(make_schedule(kind, len(problem.stream())).reads_of_pass())
+    of_pass = len(checkpointing_schedule(kind, len(problem.stream())).reads_of_pass())
     assert len(reads.files) == 2 * of_pass
 
     reads.files.clear()
@@ -104,7 +104,7 @@ def test_every_tier_gives_the_same_bits(
 @pytest.mark.parametrize("kind", ["gradients", "sqrt"])
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_a_replay_that_was_stopped(
-    share: float, kind: ScheduleKind, problem: Problem, tmp_path: Path
+    share: float, kind: CheckpointingKind, problem: Problem, tmp_path: Path
 ) -> None:
     trainer = trained(problem, PLENTY, tmp_path, kind)
     whole = scores_of(trainer, problem, tmp_path)

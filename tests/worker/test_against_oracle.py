@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from engine.attribution.prepare import new_job
-from engine.data.order import batch_order
+from engine.data.rows import batch_order
 from engine.models.load import load_causal_lm
 from engine.runs.read_config import read_config
 from engine.runs.score_store import ScoreReader

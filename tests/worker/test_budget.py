@@ -9,7 +9,7 @@ import torch
 from engine.attribution import budget
 from engine.attribution.budget import Budget, budget_of
 from engine.attribution.replay_memory import Needs
-from engine.distributed.free_memory import free_memory
+from engine.distributed.rank_setup import free_memory
 from engine.replay.ranks import Ranks, Value
 from engine.runs.config import RunConfig
 
@@ -23,7 +23,7 @@ class InLockstep(Ranks):
         self.said: list[Any] = []
         self.told: list[list[Any]] | None = None
 
-    def everyone(self, value: Value) -> list[Value]:
+    def all_gather(self, value: Value) -> list[Value]:
         self.said.append(value)
         return [value] if self.told is None else self.told[len(self.said) - 1]
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine.attribution import fingerprint
-from engine.models.digests import weight_digests
+from engine.models.module_tensors import weight_digests
 from engine.runs.run_folder import RunFolder
 from tests.worker.test_lora import adapted
 from tests.worker.test_own_task import OWN, own

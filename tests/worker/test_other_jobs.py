@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from engine.distributed.local_ranks import MEETING, is_rank
+from engine.distributed.local_ranks import RENDEZVOUS, is_rank
 from engine.runs.environment import (
     child_environment,
     environment_for_a_run,
@@ -55,7 +55,7 @@ def test_a_worker_started_by_hand_is_no_rank_of_it(
     assert start(config)["ok"]
 
 
-@pytest.mark.parametrize("starter", [MEETING, "TORCHELASTIC_RUN_ID"])
+@pytest.mark.parametrize("starter", [RENDEZVOUS, "TORCHELASTIC_RUN_ID"])
 def test_ranks_are_those_that_were_started_as_such(
     starter: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

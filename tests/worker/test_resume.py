@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from engine.attribution import replay_runner as replaying
-from engine.replay.checkpointing import make_schedule
+from engine.replay.checkpointing import checkpointing_schedule
 from engine.runs.errors import RunError, StoppedError
 from engine.runs.run_folder import RunFolder
 from engine.training.loop import TrainControl
@@ -272,7 +272,7 @@ def test_a_notebook_is_not_given_an_old_trajectory(tmp_path: Path) -> None:
 
     stream = DataStream([{"x": torch.tensor([float(i), 1.0])} for i in range(8)], 2)
     trainer, state = Trainer.initialize(Line(), torchopt.sgd(0.01))
-    schedule = make_schedule("sqrt", 4)
+    schedule = checkpointing_schedule("sqrt", 4)
     with pytest.raises(StoppedError):
         trainer.train(
             state, stream, save_dir=tmp_path, schedule=schedule, control=TrainControl(StopAt(3))
@@ -287,6 +287,6 @@ def test_a_notebook_is_not_given_an_old_trajectory(tmp_path: Path) -> None:
             state,
             stream,
             save_dir=tmp_path,
-            schedule=make_schedule("all", 4),
+            schedule=checkpointing_schedule("all", 4),
             control=TrainControl(resume=True),
         )

@@ -16,7 +16,7 @@ from engine.evaluation.baselines.known import Known, NotApplicableError, Scores
 from engine.models.module_loss import ModuleLoss
 from engine.replay.state import Batch
 from engine.runs.temporary import scratch_folder
-from engine.tasks.named import restore_task
+from engine.tasks.registry import restore_task
 
 
 def ekfac(known: Known) -> Scores:

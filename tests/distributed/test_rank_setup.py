@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from engine.distributed.mesh import Mesh, ProcessRanks
-from engine.distributed.staggered_load import in_turn
+from engine.distributed.rank_setup import staggered_load
 from engine.replay.ranks import Ranks
 from engine.runs.errors import UsageError
 from tests.distributed.processes import on_ranks
@@ -27,11 +27,11 @@ def divide_in_turn(folder: Path, shards: int) -> tuple[list[str], int]:
 
     def divide(whole: Path, mesh: Mesh) -> tuple[list[str], int]:
         found = sorted(path.name for path in folder.glob("whole-*"))
-        if mesh.group.count > 1:
+        if mesh.shard_group.count > 1:
             whole.unlink()
-        return found, mesh.group.count
+        return found, mesh.shard_group.count
 
-    return in_turn(ranks, load, meet, divide)
+    return staggered_load(ranks, load, meet, divide)
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
@@ -51,7 +51,7 @@ class Second(Ranks):
 
     index, count = 1, 2
 
-    def everyone(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         return ["no such model", value]
 
 
@@ -62,4 +62,4 @@ def test_what_the_first_cannot_load_every_rank_reports(monkeypatch: pytest.Monke
         raise AssertionError
 
     with pytest.raises(UsageError, match="no such model"):
-        in_turn(Second(), never, never, never)
+        staggered_load(Second(), never, never, never)

@@ -1,4 +1,8 @@
-"""Which part of a module has wrong second derivatives, by comparing its parts on their own."""
+"""Which part of a module makes its derivatives wrong.
+
+:func:`gradient_change` finds hooks and embedding options that change a gradient outside autograd.
+:func:`faulty_part` compares the parts of a module one by one with finite differences.
+"""
 
 import math
 from collections.abc import Iterator
@@ -21,10 +25,46 @@ from engine.replay.derivative_check import (
 )
 from engine.replay.state import Batch, Params
 
+_HOOKS = {
+    "_backward_hooks": "register_full_backward_hook",
+    "_backward_pre_hooks": "register_full_backward_pre_hook",
+}
+_OF_PARAMETERS = {
+    "_backward_hooks": "register_hook",
+    "_post_accumulate_grad_hooks": "register_post_accumulate_grad_hook",
+}
+
+
+def gradient_change(module: nn.Module) -> tuple[str, str] | None:
+    """What of a module would be left out of its derivatives, and the remedy; None if nothing."""
+    for name, parameter in module.named_parameters():
+        for attribute, method in _OF_PARAMETERS.items():
+            if parameter.requires_grad and getattr(parameter, attribute, None):
+                return f"{name} has a hook on its gradient ({method}), which is not called", (
+                    "remove it, and put what it does into the loss or the optimizer"
+                )
+    for name, part in module.named_modules():
+        place = f"{name} ({type(part).__name__})" if name else type(part).__name__
+        for attribute, method in _HOOKS.items():
+            if getattr(part, attribute, None):
+                return f"{place} has a hook on gradients ({method})", (
+                    "remove it, and put what it does into the module's forward"
+                )
+        if not isinstance(part, nn.Embedding | nn.EmbeddingBag) or not part.weight.requires_grad:
+            continue
+        for option, why in (
+            ("max_norm", "changes its weight outside of autograd"),
+            ("scale_grad_by_freq", "has no right second derivative in torch"),
+        ):
+            if getattr(part, option, None):
+                return f"{option} of {place} {why}", "leave it out"
+    return None
+
+
 _INPUT = "input of this part "
 
 
-def place_of(loss: ModuleLoss, point: Point) -> str:
+def faulty_part(loss: ModuleLoss, point: Point) -> str:
     """The innermost part whose second derivatives are wrong on its own, as "name (Class)".
 
     The parts of a module are compared as functions of what they were called with and of their own

@@ -1,14 +1,17 @@
-"""The places of a module's parameters and buffers: each tensor has one name, and all its places.
+"""The parameters and buffers of a module: where each tensor is stored, and digests of their values.
 
-A tensor stands in several places where parameters are tied, where a module is part of two others,
-or where both are the case. A loss is a function of the tensors, so a new value has to be put in
-all places of a name at once. (``torch.func.functional_call`` exchanges names one after the other,
-and loses a place that has two of them.)
+A tensor has several slots where parameters are tied, where a module is registered under two names,
+or both. A loss is a function of the tensors, so a new value must be written to all slots of a name
+at once. (``torch.func.functional_call`` replaces one name after the other, and misses a slot that
+has two names.)
 """
 
 import contextlib
+import hashlib
+import os
 import weakref
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -23,93 +26,93 @@ from engine.runs.errors import UsageError
 
 
 class ModelError(UsageError, TypeError, ValueError):
-    """A model that cannot be trained exactly as it is, or a batch that does not fit it."""
+    """A model that cannot be trained exactly as it is, or a batch whose shapes do not fit it."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a tensor stands: an entry of a module's own tables."""
+class TensorSlot:
+    """One entry of a module's parameter or buffer table."""
 
     name: str
-    """The tensor's one name, that of its first place."""
+    """The canonical name of its tensor: the name of the tensor's first slot."""
     module: nn.Module
     attribute: str
     is_parameter: bool
 
     @property
     def table(self) -> dict[str, Any]:
-        """The module's parameters or buffers."""
+        """The module's parameter or buffer table."""
         return self.module._parameters if self.is_parameter else self.module._buffers
 
 
-class Places:
-    """All places of a module's tensors."""
+class ModuleTensors:
+    """The tensors of a module and the slots of each."""
 
     def __init__(self, module: nn.Module) -> None:
-        """Find them.
+        """Collect the slots of ``module``.
 
         Raises:
-            ModelError: if a trained parameter shares memory with another tensor that is no
-                parameter of the same values.
+            ModelError: if a trained parameter shares memory with another tensor, unless both are
+                trained parameters with the same view of that memory.
         """
         self._kind = type(module).__name__
         parameters = dict(module.named_parameters())
         named = {**dict(module.named_buffers()), **parameters}
         names = {id(tensor): name for name, tensor in named.items()}
         self.trained = [name for name, p in parameters.items() if p.requires_grad]
-        """The names of the parameters that are trained."""
+        """The names of the trained parameters; a tied parameter appears once."""
         self._own = {name: weakref.ref(parameters[name]) for name in self.trained}
         names |= self._merge(named)
-        self._of: dict[str, list[Place]] = {}
+        self._slots: dict[str, list[TensorSlot]] = {}
         for part in module.modules():
             for is_parameter, table in ((True, part._parameters), (False, part._buffers)):
                 for attribute, tensor in table.items():
                     if tensor is not None:
-                        place = Place(names[id(tensor)], part, attribute, is_parameter)
-                        self._of.setdefault(place.name, []).append(place)
+                        slot = TensorSlot(names[id(tensor)], part, attribute, is_parameter)
+                        self._slots.setdefault(slot.name, []).append(slot)
 
-    def __iter__(self) -> Iterator[Place]:
-        """All of them, name by name."""
-        return (place for places in self._of.values() for place in places)
+    def __iter__(self) -> Iterator[TensorSlot]:
+        """All slots, grouped by name."""
+        return (slot for slots in self._slots.values() for slot in slots)
 
     def tensor(self, name: str) -> Tensor | None:
-        """What stands there now."""
-        places = self._of.get(name)
-        return places[0].table.get(places[0].attribute) if places else None
+        """The current tensor of a name."""
+        slots = self._slots.get(name)
+        return slots[0].table.get(slots[0].attribute) if slots else None
 
     def parameter(self, name: str) -> Tensor:
-        """The parameter that stands there now."""
-        found = self.tensor(name)
-        assert found is not None
-        return found
+        """The current parameter of a name."""
+        parameter = self.tensor(name)
+        assert parameter is not None
+        return parameter
 
     @contextlib.contextmanager
-    def holding(self, tensors: Params) -> Iterator[None]:
-        """Inside, ``tensors`` stand in all places of their names.
+    def replaced_by(self, tensors: Params) -> Iterator[None]:
+        """Inside, every slot of each name in ``tensors`` holds that tensor.
 
-        A module may put others in place of its buffers; those stand in ``tensors`` afterwards.
+        If the module replaces one of these buffers meanwhile, ``tensors`` holds the new one after.
         """
-        chosen = [place for name in tensors for place in self._of.get(name, ())]
-        own = [place.table[place.attribute] for place in chosen]
+        slots = [slot for name in tensors for slot in self._slots.get(name, ())]
+        own = [slot.table[slot.attribute] for slot in slots]
         try:
-            for place in chosen:
-                place.table[place.attribute] = tensors[place.name]
+            for slot in slots:
+                slot.table[slot.attribute] = tensors[slot.name]
             yield
         finally:
-            for place, tensor in zip(chosen, own, strict=True):
-                if not place.is_parameter:
-                    tensors[place.name] = place.table[place.attribute]
-                place.table[place.attribute] = tensor
+            for slot, tensor in zip(slots, own, strict=True):
+                if not slot.is_parameter:
+                    tensors[slot.name] = slot.table[slot.attribute]
+                slot.table[slot.attribute] = tensor
 
     @contextlib.contextmanager
-    def without_others(self, given: Params) -> Iterator[None]:
-        """Inside, operations on the module's own parameters are refused.
+    def forbidding_own(self, given: Params) -> Iterator[None]:
+        """Inside, operations on the module's own parameters raise.
 
-        To be used where those ``given`` stand in their places: code that still comes to the
-        module's own has them from elsewhere (a list, a closure), where they cannot be exchanged.
+        Used while the slots hold ``given``. Code that still reads one of the original
+        parameters has a reference outside the slots (a list, a closure), which cannot be replaced.
 
         Raises:
-            ModelError: if there is such an operation.
+            ModelError: at the first such operation.
         """
         known = {name: own() for name, own in self._own.items()}
         storages = {
@@ -117,11 +120,11 @@ class Places:
         }
         for storage in (0, *(tensor.untyped_storage().data_ptr() for tensor in given.values())):
             storages.pop(storage, None)
-        with _Watching(self._kind, storages):
+        with _ForbidStorages(self._kind, storages):
             yield
 
     def _merge(self, named: Params) -> dict[int, str]:
-        """Names of parameters that are one with an earlier one; of ``trained`` only that stays."""
+        """Id → name of parameters tied to an earlier one; they are removed from ``trained``."""
         merged: dict[int, str] = {}
         for first, second in _sharing(named):
             if first not in self._own and second not in self._own:
@@ -140,7 +143,7 @@ class Places:
 
 
 def _sharing(named: Params) -> Iterable[tuple[str, str]]:
-    """Pairs of tensors that have memory in common."""
+    """Pairs of tensors that share memory."""
     by_storage: dict[int, list[str]] = {}
     for name, tensor in named.items():
         if tensor.layout == torch.strided and tensor.device.type != "meta":
@@ -157,7 +160,7 @@ def _view_of(tensor: Tensor) -> tuple[Any, ...]:
 
 
 def _overlap(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors of one storage have bytes in common."""
+    """Whether two tensors of one storage overlap."""
     if one.dtype != other.dtype:
         return True
     used = [_last(tensor) for tensor in (one, other)]
@@ -170,15 +173,15 @@ def _overlap(one: Tensor, other: Tensor) -> bool:
 
 
 def _last(tensor: Tensor) -> int:
-    """The last element of its storage that a tensor has."""
+    """The index in its storage of a tensor's last element."""
     if tensor.numel() == 0:
         return -1
     steps = zip(tensor.size(), tensor.stride(), strict=True)
     return int(tensor.storage_offset() + sum((size - 1) * stride for size, stride in steps))
 
 
-class _Watching(TorchFunctionMode):
-    """Refuses operations that give tensors of any of some storages."""
+class _ForbidStorages(TorchFunctionMode):
+    """Refuses operations on tensors of some storages that return tensors."""
 
     def __init__(self, kind: str, storages: dict[int, str]) -> None:
         super().__init__()
@@ -192,9 +195,9 @@ class _Watching(TorchFunctionMode):
             for value in tree_leaves((args, kwargs)):
                 if isinstance(value, Tensor) and (name := self._name(value)):
                     raise ModelError(
-                        f"{self._kind} uses its parameter {name} from elsewhere than its place in "
-                        "the module (a list or a variable that keeps it, say), where training "
-                        "cannot exchange it; use the module's attribute"
+                        f"{self._kind} reads its parameter {name} through a reference other than "
+                        "the module's attribute (such as a list or a variable), which training "
+                        "cannot replace; use the module's attribute"
                     )
         return result
 
@@ -205,3 +208,36 @@ class _Watching(TorchFunctionMode):
             return self._storages.get(tensor.untyped_storage().data_ptr())
         except (NotImplementedError, RuntimeError):
             return None
+
+
+_MOST_THREADS = 16
+_LENGTH = 16
+"""Hexadecimal digits kept of a tensor's SHA-256."""
+
+
+def weight_digests(model: nn.Module, *, all_buffers: bool = False) -> dict[str, str]:
+    """A digest by name of each parameter and persistent buffer, frozen ones included.
+
+    SHA-256 of dtype, shape and bytes, in parallel threads: about 0.7 s per gigabyte and core.
+    Non-persistent buffers are left out unless ``all_buffers``: transformers models compute them
+    from their config, and processors may round them differently.
+    """
+    tensors = dict(_tensors(model, all_buffers))
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as threads:
+        return dict(zip(tensors, threads.map(_digest, tensors.values()), strict=True))
+
+
+def _tensors(model: nn.Module, all_buffers: bool) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    for prefix, module in model.named_modules():
+        for name, buffer in module.named_buffers(prefix, recurse=False):
+            own = name.rpartition(".")[2]
+            if all_buffers or own not in module._non_persistent_buffers_set:
+                yield name, buffer
+
+
+def _digest(tensor: Tensor) -> str:
+    values = tensor.detach().cpu().contiguous()
+    digest = hashlib.sha256(f"{values.dtype} {list(values.shape)} ".encode())
+    digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:_LENGTH]

@@ -1,13 +1,55 @@
-"""ResNet-9 made smooth enough to be differentiated through its training.
+"""Image classifiers of the paper's experiments (arXiv 2504.16430).
 
-As the paper trains it on CIFAR-10 (arXiv 2504.16430, Table 1): batch norm before every activation,
-log-sum-exp pooling in place of maxima, wider layers, and logits scaled down.
+:class:`TwoLayerCNN` is the MNIST model. :class:`ResNet9` is the CIFAR-10 model (Table 1), smooth
+enough to differentiate through its training: batch norm before every activation, log-sum-exp
+pooling in place of maxima, wider layers, and scaled logits.
 """
 
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.models.cnn import ACTIVATIONS
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "tanh": F.tanh,
+}
+
+
+class TwoLayerCNN(nn.Module):
+    """Two convolutions, each halved in size by average pooling, and a linear layer."""
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        classes: int,
+        width: int = 32,
+        activation: str = "relu",
+    ) -> None:
+        """A network for images of a shape.
+
+        Args:
+            shape: channels, height and width of an image.
+            classes: how many labels there are.
+            width: channels of the first convolution; the second has twice as many.
+            activation: a key of :data:`ACTIVATIONS`; only relu has a kink.
+        """
+        super().__init__()
+        channels, height, across = shape
+        self.activation = ACTIVATIONS[activation]
+        self.first = nn.Conv2d(channels, width, 3, padding=1)
+        self.second = nn.Conv2d(width, 2 * width, 3, padding=1)
+        self.head = nn.Linear(2 * width * (height // 4) * (across // 4), classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(images, classes) logits of (images, channels, height, width)."""
+        x = F.avg_pool2d(self.activation(self.first(images)), 2)
+        x = F.avg_pool2d(self.activation(self.second(x)), 2)
+        return self.head(x.flatten(1))  # type: ignore[no-any-return]
+
 
 WIDTHS = (64, 128, 256, 128)
 """Channels at width 1: of the stem, the first and the second residual block, and the last layer."""
@@ -33,7 +75,7 @@ class ResNet9(nn.Module):
             width: factor on the channels of every layer.
             pooling_epsilon: ε of :func:`smooth_maximum`; towards 0 it becomes the maximum.
             final_scale: factor on the logits.
-            activation: a key of :data:`~engine.models.cnn.ACTIVATIONS`.
+            activation: a key of :data:`~engine.models.image_models.ACTIVATIONS`.
         """
         super().__init__()
         stem, first, second, last = (max(1, round(width * channels)) for channels in WIDTHS)

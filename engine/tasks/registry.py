@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 from engine.runs.config import CAUSAL_LM, IMAGE_CLASSIFICATION, RunConfig
 from engine.runs.errors import UsageError
 from engine.tasks.causal_lm import CausalLM
-from engine.tasks.example_task import ExampleTask
 from engine.tasks.examples import OfExamples
 from engine.tasks.image_classification import ImageClassification
-from engine.tasks.own_code import Copy, load_module
-from engine.tasks.task import Origins, Prepared, Task
+from engine.tasks.task import ExampleTask, Origins, Prepared, Task
+from engine.tasks.user_code import Copy, load_module
 
 
 def prepare_task(config: RunConfig, device: torch.device) -> Prepared:
