@@ -90,7 +90,7 @@ class Subject:
 
         def run() -> None:
             _, grads, _ = self.step.advance(self.state, self.batch)
-            writer.take_gradient(next(steps), grads)
+            writer.write_gradient(next(steps), grads)
 
         return run
 
@@ -100,10 +100,10 @@ class Subject:
         with TrajectoryWriter(
             folder, checkpointing_schedule("gradients", 1), self.step.stage
         ) as writer:
-            writer.take_state(self.state)
+            writer.write_state(self.state)
             after, grads, _ = self.step.advance(self.state, self.batch)
-            writer.take_gradient(0, grads)
-            writer.take_state(after)
+            writer.write_gradient(0, grads)
+            writer.write_state(after)
         template = self.state.params
         reader = self.trainer.open(folder)
         cotangents = [

@@ -67,18 +67,18 @@ def empty_cache(folder: Path) -> None:
 
 def train(folder: Path, kind: Any, steps: int) -> None:
     trainer, start, stream, _ = make_trainer(steps)
-    trainer.tier = HostCache(0)
-    trainer.train(start, stream, save_dir=folder, schedule=kind)
+    trainer.host_cache = HostCache(0)
+    trainer.train(start, stream, save_dir=folder, checkpointing=kind)
 
 
 def replay(folder: Path, kind: Any, steps: int, case: str, slow: bool) -> dict[str, Any]:
     """Facts of one case: seconds in all and waited, files read, peak memory, scores."""
     trainer, start, stream, queries = make_trainer(steps)
     state_bytes = max(sizes(folder).values())
-    trainer.tier = HostCache(int(BUDGETS[case] * state_bytes))
+    trainer.host_cache = HostCache(int(BUDGETS[case] * state_bytes))
     if case.endswith("after training"):
         folder = folder.with_name(f"{folder.name}-again")
-        trainer.train(start, stream, save_dir=folder, schedule=kind)
+        trainer.train(start, stream, save_dir=folder, checkpointing=kind)
     waited, reads = [], []
 
     def observe(event: str, /, **facts: Any) -> None:

@@ -16,7 +16,7 @@ from engine.runs.errors import RunError
 from engine.runs.events import Event, Phase
 from engine.runs.score_store import read_completion
 from engine.runs.tables import read_table, write_queries
-from engine.trajectory.replay_checkpoints import remove_saves
+from engine.trajectory.replay_checkpoints import remove_checkpoints
 
 _EVENT_FACTS = (
     *("created", "reduction", "granularity", "passes", "reproduced", "cotangents", "rounding"),
@@ -48,7 +48,7 @@ def attribute(
 def _publish(request: QueryRequest, report: Reporter) -> None:
     """Rename the staging folder to its final name, and report the attribution."""
     facts = read_completion(request.staging) or {}
-    remove_saves(request.staging)
+    remove_checkpoints(request.staging)
     os.rename(request.staging, request.folder.attributions / request.identifier)
     sync_folder(request.folder.attributions)
     for finding in facts.get("findings", ()):

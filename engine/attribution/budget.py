@@ -96,7 +96,7 @@ def _free(job: Job) -> float:
     if job.device.type != "cpu":
         return free_memory(job.device)
     # What is held of the trajectory in the same memory was reckoned beside this.
-    return free_memory(job.device) / ranks.count + job.trainer.tier.used
+    return free_memory(job.device) / ranks.count + job.trainer.host_cache.used
 
 
 def with_micro_batch(job: Job) -> tuple[Job, str | None]:

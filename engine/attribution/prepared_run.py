@@ -57,7 +57,7 @@ class Job:
 
     def of_micro_batch(self, rows: int) -> "Job":
         """The same with so many rows of a rank differentiated at a time."""
-        return replace(self, trainer=self.trainer.of_micro_batch(rows))
+        return replace(self, trainer=self.trainer.with_micro_batch(rows))
 
     @property
     def start(self) -> TrainState:

@@ -17,7 +17,7 @@ from engine.runs.errors import RunError
 from engine.runs.request import AttributionRequest
 from engine.runs.tables import read_table, renamed, write_queries
 from engine.tasks.task import QueryDocument
-from engine.training.measurements import Measurement
+from engine.training.query_loss import QueryLoss
 
 _OWN = ("id", "text", "measurement", "coefficient")
 _TOKENS = ("input_ids", "targets", "cut_tokens", "text_end")
@@ -94,7 +94,7 @@ def typed_queries(asked: AttributionRequest, job: Job) -> Queries:
     return Queries(items, asked.reduction)
 
 
-def measurement_batches(queries: Queries, job: Job) -> list[Measurement]:
+def measurement_batches(queries: Queries, job: Job) -> list[QueryLoss]:
     """Each measurement as the batches whose losses add up to φ."""
     batches: list[list[Batch]] = [[] for _ in range(queries.measurements)]
     for query in queries.items:

@@ -25,7 +25,7 @@ from engine.runs.events import Event, Phase
 from engine.runs.manifest import part_folder
 from engine.runs.score_store import ScoreShape, ScoreWriter
 from engine.runs.tables import read_table
-from engine.trajectory.replay_checkpoints import ReplayCheckpoint, ReplaySaves, ReplayState
+from engine.trajectory.replay_checkpoints import ReplayCheckpoint, ReplayCheckpoints, ReplayState
 from engine.trajectory.tensor_files import DamagedFileError
 
 DocumentSums = Callable[[NDArray[np.floating[Any]]], NDArray[np.float64]]
@@ -55,7 +55,7 @@ class ReplayRunner:
         self.replayed = request.queries.replayed
         folder = part_folder(request.staging, self.ranks.index, self.ranks.count)
         folder.mkdir(exist_ok=True)
-        self.saves = ReplaySaves(folder, save_seconds)
+        self.saves = ReplayCheckpoints(folder, save_seconds)
         self.stream = job.stream(request.granularity)
         self.sums = document_sums(job, request.granularity)
 
@@ -189,7 +189,7 @@ class ReplayRunner:
 
     def _mark_written(self, own: list[int], state: ReplayState) -> None:
         """Record a pass as written, with the signals of all groups' queries."""
-        of_ranks = self.ranks.all_gather((own, state.signals, state.measurements))
+        of_ranks = self.ranks.all_gather((own, state.signals, state.query_losses))
         of_groups = of_ranks[:: self.ranks.shard_group.count]
         queries = [query for of_group, _, _ in of_groups for query in of_group]
         signals = torch.cat([of_group for _, of_group, _ in of_groups])

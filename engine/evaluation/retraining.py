@@ -94,7 +94,7 @@ class Retrainer:
         """By attribution, φ of each of its queries at s_T."""
         return {
             attribution: [
-                self._job.trainer.measuring.value(state, measurement) for measurement in asked
+                self._job.trainer.evaluator.value(state, measurement) for measurement in asked
             ]
             for attribution, asked in self._asked.items()
         }

@@ -58,7 +58,7 @@ class NotReproducedError(RuntimeError):
 class Trajectory(Protocol):
     """Read access to what training kept."""
 
-    def expect(self, reads: Sequence[Read]) -> None:
+    def plan_reads(self, reads: Sequence[Read]) -> None:
         """Hear what will be loaded and in which order, in place of what was expected before."""
 
     def load_state(self, step: int) -> TrainState:
@@ -119,7 +119,7 @@ class Replay:
             NotReproducedError: if the model no longer gives the gradients it was trained with.
         """
         memory = _Memory()
-        self.trajectory.expect(list(self.schedule.reads(start)))
+        self.trajectory.plan_reads(list(self.schedule.reads(start)))
         for action in self.schedule.actions(start):
             if action.operation is Operation.LOAD:
                 memory.working = self._loaded(self.trajectory.load_state, action.step)

@@ -1,1 +1,1 @@
-"""Training that records its trajectory, and the data stream it consumes."""
+"""Training that records its trajectory: data stream, loop, query losses and the Trainer."""

@@ -1,4 +1,4 @@
-"""The order in which a training sees its data, with one weight for every document or token."""
+"""The batches of a training in order, with one data weight a document or token."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -18,32 +18,39 @@ _NOT_INPUTS = {"doc_ids"}
 
 
 class StreamError(UsageError, ValueError):
-    """Rows, data weights and documents that do not fit each other."""
+    """Rows, data weights and documents do not match."""
 
 
 class RowSource(Protocol):
-    """Rows to train on: a list of mappings, a ``datasets.Dataset``, or anything alike.
+    """Rows to train on: a list of mappings, a ``datasets.Dataset``, or the like.
 
-    Where it has ``lengths``, the positions of every row, steps are planned by their widths.
+    An optional attribute ``lengths``, an array of every row's number of tokens, lets the cost model
+    predict steps by the widths of their batches.
     """
 
     def __len__(self) -> int:
-        """How many rows there are."""
+        """The number of rows."""
 
     def __getitem__(self, index: int, /) -> Mapping[str, Any]:
         """The columns of one row."""
 
 
 class DataStream:
-    """Batches by step, and the data weights that scores are derivatives with respect to.
+    """The batches of a training, and the data weights w that scores are derivatives in.
 
-    Columns become keyword arguments of the model: ``input_ids``, ``labels`` and
-    ``attention_mask`` are padded to the longest of the batch, the others stacked. ``labels``
-    default to ``input_ids``; they and ``attention_mask`` have one entry a token.
+    A row's columns become keyword arguments of the model. ``input_ids``, ``labels`` and
+    ``attention_mask`` have one entry a token and are padded to the longest row of the batch; other
+    columns are stacked. ``labels`` default to ``input_ids``.
 
-    ``doc_ids`` are not passed on; they say which document's weight applies, -1 for none. A row
-    has a single one, or one a token: entry j belongs to token j. Entries beyond a row's tokens
-    belong to its padding and are left out, so that all rows may have the same number of them.
+    The optional column ``doc_ids`` is not passed to the model. It assigns data weights: the index
+    of a document's weight, or -1 for no weight. A row has one index for all its tokens or one index
+    a token. Indices beyond a row's tokens are ignored, so that all rows may have equally many.
+
+    Example:
+        One weight a document, for rows that each hold one document::
+
+            rows = [{"input_ids": ids, "doc_ids": i} for i, ids in enumerate(token_ids)]
+            stream = DataStream(rows, batch_size=8, weight_shape=(len(rows),))
     """
 
     def __init__(
@@ -55,18 +62,21 @@ class DataStream:
         weight_shape: tuple[int, ...] | None = None,
         order: Sequence[NDArray[np.int64]] | None = None,
     ) -> None:
-        """Put rows in order.
+        """Create a stream; all data weights are 1.
 
         Args:
             dataset: the rows.
             batch_size: rows a step.
-            device: where batches go.
-            weight_shape: (documents,) for one weight a document, (rows, tokens) for one a
-                token; one a row if left out. All weights are 1.
-            order: the rows of every step; once through in order if left out. The last, smaller
-                batch is kept.
+            device: the batches' device.
+            weight_shape: ``(documents,)`` for one weight a document, ``(rows, tokens)`` for one a
+                token; by default one weight a row.
+            order: row indices of every step; by default the rows once in order, where the last
+                batch may be smaller.
 
-        Batches raise :class:`StreamError` where rows, documents and weights do not fit.
+        Raises:
+            ValueError: if ``weight_shape`` has neither one nor two dimensions.
+
+        :meth:`batch` raises :class:`StreamError` where rows, documents and weights do not match.
         """
         self.dataset = dataset
         self.batch_size = batch_size
@@ -86,14 +96,18 @@ class DataStream:
         return len(self.order)
 
     def sizes(self) -> NDArray[np.int64]:
-        """Positions of every step's batch, padding included; rows where lengths are not known."""
+        """(step,): tokens of every batch with its padding; rows if the lengths are unknown."""
         lengths = getattr(self.dataset, "lengths", None)
         if lengths is None:
             return np.array([len(rows) for rows in self.order], np.int64)
         return np.array([len(rows) * lengths[rows].max() for rows in self.order], np.int64)
 
     def batch(self, step: int, dtype: torch.dtype = torch.float32) -> Batch:
-        """What step ``step`` trains on, its weights in ``dtype``."""
+        """The batch of a step, its weights in ``dtype``.
+
+        Raises:
+            StreamError: if rows, documents and weights do not match.
+        """
         rows = self.order[step]
         columns = self._columns(rows)
         weights = self._batch_weights(rows, columns).to(self.device, dtype)
@@ -101,13 +115,13 @@ class DataStream:
         return Batch(inputs, weights, _count(columns, weights), (step,))
 
     def new_scores(self, queries: int, dtype: torch.dtype) -> Tensor:
-        """Zeros to collect the scores of ``queries`` measurements in: (query, *weights)."""
-        # A document's score sums many small numbers; a token's only one an epoch.
+        """Zero scores (query, *weights), to be filled by :meth:`collect`."""
+        # A document's score sums many small numbers, a token's score one an epoch.
         precision = torch.float64 if self.weights.ndim == 1 else dtype
         return torch.zeros((queries, *self.weights.shape), dtype=precision)
 
     def collect(self, into: Tensor, step: int, scores: Tensor) -> None:
-        """Add a step's scores, (query, *batch weights), to those of the weights they belong to."""
+        """Add a step's scores (query, *batch weights) to those of their data weights."""
         rows = self.order[step]
         values = scores.to("cpu", into.dtype)
         if self.weights.ndim == 2:
@@ -119,16 +133,16 @@ class DataStream:
         into.index_add_(1, documents.flatten()[known], flat[:, known])
 
     def digests(self) -> dict[str, str]:
-        """What a training on this stream depends on: its rows, their order and their weights.
+        """Digests of what a training depends on: rows, their order, and data weights.
 
-        Two streams that differ only in how weights of 1 are divided among documents or tokens
-        are the same to a training.
+        Streams that differ only in how weights of 1 are assigned to documents or tokens have the
+        same digests.
         """
         order, rows, weights = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
-        for chosen in self.order:
-            order.update(f"{len(chosen)} ".encode())
-            order.update(np.asarray(chosen, np.int64).tobytes())
-        used = np.unique(np.concatenate([np.asarray(chosen, np.int64) for chosen in self.order]))
+        for of_step in self.order:
+            order.update(f"{len(of_step)} ".encode())
+            order.update(np.asarray(of_step, np.int64).tobytes())
+        used = np.unique(np.concatenate([np.asarray(of_step, np.int64) for of_step in self.order]))
         for index in used:
             columns = self._columns(np.array([index]))
             for name in sorted(columns.keys() - _NOT_INPUTS):
@@ -139,19 +153,19 @@ class DataStream:
             if bool((values != 1).any()):
                 weights.update(f"{index} {tuple(values.shape)} ".encode())
                 weights.update(values.contiguous().numpy().tobytes())
-        found = {"rows": rows, "order of the rows": order, "data weights": weights}
-        return {what: digest.hexdigest()[:16] for what, digest in found.items()}
+        digests = {"rows": rows, "order of the rows": order, "data weights": weights}
+        return {what: digest.hexdigest()[:16] for what, digest in digests.items()}
 
     def _columns(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
         if self._latest[0] is rows:
             return self._latest[1]
-        taken = [_fitted(self.dataset[int(row)], int(row)) for row in rows]
-        columns = {name: _collate(name, [row[name] for row in taken]) for name in taken[0]}
+        checked = [_checked_row(self.dataset[int(row)], int(row)) for row in rows]
+        columns = {name: _collate(name, [row[name] for row in checked]) for name in checked[0]}
         if "input_ids" in columns and "labels" not in columns:
-            columns["labels"] = _collate("labels", [row["input_ids"] for row in taken])
+            columns["labels"] = _collate("labels", [row["input_ids"] for row in checked])
             if "attention_mask" in columns:
                 columns["labels"][columns["attention_mask"] == 0] = IGNORED
-        # A step is taken, rebuilt and collected in turn: each needs the same columns.
+        # A step is rebuilt, replayed and collected in succession: each needs the same columns.
         self._latest = (rows, columns)
         return columns
 
@@ -168,7 +182,7 @@ class DataStream:
         return self.weights[documents.clamp(min=0)] * (documents >= 0)
 
     def _documents(self, rows: NDArray[np.int64], columns: dict[str, Tensor]) -> Tensor:
-        """The weight's index for every row or token; -1 for none."""
+        """The index of every row's or token's data weight; -1 for none."""
         named = "doc_ids" in columns
         documents = columns["doc_ids"].long() if named else torch.from_numpy(rows)
         count = len(self.weights)
@@ -181,11 +195,11 @@ class DataStream:
         return documents
 
 
-def _fitted(row: Mapping[str, Any], index: int) -> Mapping[str, Any]:
-    """The row with as many document ids as tokens.
+def _checked_row(row: Mapping[str, Any], index: int) -> Mapping[str, Any]:
+    """The row, its document ids cut to its number of tokens.
 
     Raises:
-        StreamError: if it has fewer of something than tokens.
+        StreamError: if a column has fewer entries than tokens.
     """
     tokens: tuple[int, ...] = np.shape(row["input_ids"]) if "input_ids" in row else ()
     if len(tokens) != 1:
@@ -212,7 +226,7 @@ def _collate(name: str, values: list[Any]) -> Tensor:
 
 
 def _count(columns: dict[str, Tensor], weights: Tensor) -> int:
-    """D_t: target tokens where there are labels a token, otherwise losses one a weight."""
+    """D_t, the denominator of the batch loss: its target tokens, or its weights without labels."""
     labels = columns.get("labels")
     if labels is None or labels.ndim != 2 or "input_ids" not in columns:
         return weights.numel()

@@ -1,4 +1,4 @@
-"""The loop over training steps: kept or not, from the start or from where it was interrupted."""
+"""The training loop, without or with a trajectory on disk from which it resumes."""
 
 import math
 import time
@@ -10,10 +10,9 @@ from engine.replay.state import Gradient, TrainState
 from engine.replay.train_step import TrainStep
 from engine.runs.errors import StoppedError
 from engine.training.data_stream import DataStream
-from engine.training.open_trajectory import Keeper
 from engine.trajectory.reader import DamagedStepError, TrajectoryReader
-from engine.trajectory.recovery import Remaining, remaining
-from engine.trajectory.save_pace import SAVE_SECONDS
+from engine.trajectory.recovery import SAVE_SECONDS, Remaining, remaining
+from engine.trajectory.writer import NullWriter, TrajectoryWriter
 
 
 def never() -> bool:
@@ -23,28 +22,38 @@ def never() -> bool:
 
 @dataclass(frozen=True)
 class TrainControl:
-    """Whether a training goes on with what is there, when it saves and whether it is to stop."""
+    """How a training is interrupted and resumed.
+
+    Example:
+        Stop after an hour and resume later, with the same bits as an uninterrupted training::
+
+            end = time.monotonic() + 3600
+            control = TrainControl(should_stop=lambda: time.monotonic() > end, resume=True)
+            trainer.train(state, stream, save_dir="trajectory", control=control)
+    """
 
     should_stop: Callable[[], bool] = never
-    """Asked between steps; a stop saves first and then raises :class:`StoppedError`."""
+    """Called before every step. If it returns True, training saves and raises
+    :class:`StoppedError`."""
     save_seconds: float = SAVE_SECONDS
-    """How much training an interruption may cost, where the schedule keeps less often."""
+    """Seconds of training that an interruption may lose, where the schedule writes less often. 0
+    saves after every step."""
     resume: bool = False
-    """Go on with the interrupted trajectory that is there: the same bits come out as if it had
-    never been interrupted."""
+    """Resume the interrupted trajectory in ``save_dir``, if there is one. The result is bit for
+    bit that of an uninterrupted training."""
 
 
 class TrainingLoop:
-    """Takes the steps of one training from its batches."""
+    """Advances one training step by step."""
 
     def __init__(self, step: TrainStep, stream: DataStream, observer: Observer) -> None:
-        """Train with ``step`` on ``stream``; the observer hears of every step."""
+        """Train with ``step`` on ``stream``; the observer receives ``train_step`` events."""
         self.step = step
         self.stream = stream
         self.observer = observer
 
     def advance(self, state: TrainState) -> tuple[TrainState, Gradient]:
-        """s_{t+1} and g_t.
+        """s_{t+1} and g_t from s_t.
 
         Raises:
             DivergedError: if the loss or the gradient is not finite.
@@ -66,82 +75,81 @@ class TrainingLoop:
 
 
 class ResumableLoop:
-    """Takes the steps that a trajectory on disk lacks.
+    """Advances a training whose trajectory is written to disk, computing only what is missing.
 
-    The same bits come out wherever the training was interrupted: states are read back as they
-    were written, steps whose gradient is kept are taken again by the optimizer alone, and the
-    others from the same batches.
+    The result does not depend on where the training was interrupted, bit for bit: states are read
+    back as they were written, steps whose gradient is on disk need only the optimizer, and the
+    other steps use the same batches again.
     """
 
-    def __init__(self, steps: TrainingLoop, writer: Keeper, reader: TrajectoryReader) -> None:
-        """Keep ``steps`` through ``writer``; ``reader`` reads what it has written."""
-        self.steps = steps
+    def __init__(
+        self, loop: TrainingLoop, writer: TrajectoryWriter | NullWriter, reader: TrajectoryReader
+    ) -> None:
+        """Write the steps of ``loop`` with ``writer``; ``reader`` reads the same files."""
+        self.loop = loop
         self.writer = writer
         self.reader = reader
 
-    def recover(self, state: TrainState) -> tuple[TrainState, int]:
-        """The state to go on from, given s_0, and the step after which nothing is lacking."""
+    def resume_state(self, state: TrainState) -> tuple[TrainState, int]:
+        """The state to resume from, given s_0, and the step after which nothing is missing."""
         resumed, steps = bool(self.writer.manifest.files), self.writer.schedule.steps
+        nothing = Remaining(steps, steps, steps)
         while True:
-            left = remaining(self.writer.manifest, self.writer.schedule) or _nothing(steps)
+            left = remaining(self.writer.manifest, self.writer.schedule) or nothing
             try:
                 if left.is_saved:
                     state = self.reader.load_saved_state(left.start)
             except DamagedStepError as error:
-                self._forget(error)
+                self._drop_damaged(error)
                 continue
             if resumed and left.start < steps:
-                self.steps.observer("resumed", phase="train", step=left.done, done=left.done)
-            self.writer.take_state(state)
+                self.loop.observer("resumed", phase="train", step=left.done, done=left.done)
+            self.writer.write_state(state)
             return state, left.end
 
     def stop_if(self, should_stop: Callable[[], bool], state: TrainState) -> None:
-        """Save and raise if it is time to stop."""
-        if self.steps.step.ranks.any(should_stop()):
+        """Save ``state`` and raise :class:`StoppedError` if any rank should stop."""
+        if self.loop.step.ranks.any(should_stop()):
             self.writer.save(state)
             raise StoppedError(f"stopped at step {state.step}")
 
-    def take(self, state: TrainState) -> TrainState:
-        """s_{t+1}, kept as the schedule says."""
-        stepped = self._apply_kept(state)
-        if stepped is None:
-            stepped, grads = self.steps.advance(state)
-            self.writer.take_gradient(state.step, grads)
-        self.writer.take_state(stepped)
-        return stepped
+    def advance(self, state: TrainState) -> TrainState:
+        """s_{t+1} from s_t, writing what the schedule says."""
+        next_state = self._apply_gradient_on_disk(state)
+        if next_state is None:
+            next_state, grads = self.loop.advance(state)
+            self.writer.write_gradient(state.step, grads)
+        self.writer.write_state(next_state)
+        return next_state
 
-    def _apply_kept(self, state: TrainState) -> TrainState | None:
-        """s_{t+1} from the g_t on disk, or None if it is not there."""
+    def _apply_gradient_on_disk(self, state: TrainState) -> TrainState | None:
+        """s_{t+1} from the g_t on disk; None if there is no intact g_t."""
         if ("gradient", state.step) not in self.writer.manifest.files:
             return None
         began = time.perf_counter()
         try:
             grads = self.reader.load_gradient(state.step)
         except DamagedStepError as error:
-            self._forget(error)
+            self._drop_damaged(error)
             return None
         assert grads is not None
-        stepped = self.steps.step.apply(state, grads)
+        next_state = self.loop.step.apply(state, grads)
         seconds = time.perf_counter() - began
-        self.steps.observer("rebuild_step", step=state.step, held=[], seconds=seconds)
-        return stepped
+        self.loop.observer("rebuild_step", step=state.step, held=[], seconds=seconds)
+        return next_state
 
-    def _forget(self, error: DamagedStepError) -> None:
+    def _drop_damaged(self, error: DamagedStepError) -> None:
         kind, step = error.key
         self.writer.drop(error.key)
-        self.steps.observer(
+        self.loop.observer(
             "warning",
-            message=f"the {kind} of step {step} on disk is damaged; it is made again from what "
-            "came before it",
+            message=f"the {kind} of step {step} on disk is damaged; it is computed again from the "
+            "steps before it",
         )
 
 
-def _nothing(steps: int) -> Remaining:
-    return Remaining(steps, steps, steps)
-
-
-def checked(state: TrainState, step: TrainStep) -> TrainState:
-    """The state that ``step`` has trained.
+def checked_final(state: TrainState, step: TrainStep) -> TrainState:
+    """s_T.
 
     Raises:
         DivergedError: if a parameter is not finite.

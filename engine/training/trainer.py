@@ -1,6 +1,6 @@
-"""Training that keeps its trajectory, and the replay that turns it into scores.
+"""Training that records its trajectory, and the replay that turns it into scores.
 
-The worker of ``magic run`` and a notebook use the same class:
+``magic run`` and a notebook use the same class:
 
     trainer, state = Trainer.initialize(model, torchopt.adamw(1e-4, eps_root=1e-8))
     state = trainer.train(state, stream, save_dir="trajectory")
@@ -33,34 +33,54 @@ from engine.replay.state import Params, TrainState
 from engine.replay.train_step import TrainStep
 from engine.runs.config import CheckpointingName, Reduction
 from engine.runs.errors import DerivativeError, RunError
+from engine.training.checkpointing import plan_checkpointing
 from engine.training.data_stream import DataStream
-from engine.training.loop import ResumableLoop, TrainControl, TrainingLoop, checked
-from engine.training.measurements import Measurement, measurements_of
-from engine.training.open_trajectory import keeper_of, settle_schedule
-from engine.training.query_gradient import QueryGradient
+from engine.training.loop import ResumableLoop, TrainControl, TrainingLoop, checked_final
+from engine.training.query_loss import QueryLoss, QueryLossEvaluator, query_losses_of
 from engine.trajectory.files import TrajectoryFiles
 from engine.trajectory.host_cache import HostCache
 from engine.trajectory.reader import TrajectoryReader
 from engine.trajectory.replay_checkpoints import ReplayState
+from engine.trajectory.writer import open_writer
 
 
 @dataclass(frozen=True)
 class Scores:
-    """∂φ/∂w for every measurement: negative is helpful, positive harmful.
+    """Influence scores: ∂φ/∂w, the derivative of every query loss in every data weight.
 
-    ``weights`` is (query, *shape of the stream's weights), ``steps`` (query, step) holds the sum
-    over each step, ``measurements`` (query,) the φ themselves at the end of training,
-    ``rounding`` (query,) an estimate of the scores' relative error, at most 1.
+    Raising a weight with a negative score lowers the query's loss: the data is helpful. A positive
+    score is harmful.
     """
 
     weights: Tensor
+    """(query, *weights), CPU: ∂φ/∂w; the trailing shape is that of ``stream.weights``. float64
+    for document weights, the training's dtype for token weights."""
     steps: Tensor
-    measurements: Tensor
+    """(query, step), float64: the sum of each training step's scores."""
+    query_losses: Tensor
+    """(query,), float64: φ at the end of training."""
     rounding: Tensor
+    """(query,): estimated relative rounding error of the scores, at most 1."""
 
 
 class Trainer:
-    """Trains one torch module with one torchopt optimizer, and replays what it trained."""
+    """Trains a torch module with a torchopt optimizer and differentiates through the training.
+
+    Create one with :meth:`initialize`, train with :meth:`train`, and compute influence scores with
+    :meth:`backward`.
+
+    Example:
+        Which training documents affect the loss on ``validation``? ::
+
+            stream = DataStream(dataset, batch_size=8, weight_shape=(documents,))
+            optimizer = torchopt.adamw(1e-4, eps_root=1e-8)
+            trainer, state = Trainer.initialize(model, optimizer)
+            trainer.train(state, stream, save_dir="trajectory")
+            scores = trainer.backward(
+                "trajectory", stream, DataStream(validation, 1), reduction="mean"
+            )
+            most_helpful = scores.weights[0].argsort()[:10]
+    """
 
     def __init__(self, loss: ModuleLoss, step: TrainStep, template: Params) -> None:
         """Use :meth:`initialize` instead."""
@@ -70,12 +90,12 @@ class Trainer:
         self.dtype, self.device = first.dtype, first.device
         self.ranks = step.ranks
         self._shards = loss.shards()
-        self.tier = HostCache()
-        """What of a trajectory stays in host memory between training and replay."""
+        self.host_cache = HostCache()
+        """States and gradients that stay in host memory between training and replay."""
         self.derivative: DerivativeCheck | None = None
-        """How far the model's derivatives are from finite differences, once that was measured."""
+        """The model's derivatives compared with finite differences; None before the check."""
         self.checks_derivatives = True
-        """Whether :meth:`train` measures it before its first step; it then need not again."""
+        """Whether :meth:`train` runs that check before its first step. It runs once."""
         self._forced: Sequence[str] = ()
 
     @classmethod
@@ -92,26 +112,41 @@ class Trainer:
         activation_checkpointing: Sequence[nn.Module] = (),
         force: Sequence[Literal["derivative"]] = (),
     ) -> tuple["Trainer", TrainState]:
-        """A trainer and the train state s_0 at the model's present parameters.
+        """Create a trainer, and the initial train state s_0 at the model's current parameters.
 
         Args:
-            model: any module that :class:`~engine.models.module_loss.ModuleLoss` accepts, in the
-                mode it is to be trained in; it is not changed.
-            optimizer: a torchopt chain.
-            micro_batch_size: rows differentiated at a time.
-            max_grad_norm: clip by global norm, inside the differentiated step.
-            elementwise: the optimizer treats every element alone, as Adam(W) and SGD do; lets
-                it run in cache-sized pieces.
-            dropout_seed: if the model draws random numbers, the seed that makes them a function
-                of the step.
-            mesh: the ranks that share the training; their optimizer has to be elementwise. The
-                model is then left empty, its parameters divided among them.
-            activation_checkpointing: layers whose activations are recomputed, not kept, so
-                that a micro-batch takes the memory of one layer; not with ``dropout_seed``.
-            force: ``["derivative"]`` trains a model whose derivatives are wrong, after a warning.
+            model: a module that returns a loss for every data weight of a batch, such as
+                :class:`~engine.models.causal_lm_loss.CausalLMLoss`; see
+                :class:`~engine.models.module_loss.ModuleLoss` for what is accepted. It trains in
+                its current mode (``train()`` or ``eval()``) and is not modified.
+            optimizer: a torchopt chain. Adam and AdamW need ``eps_root > 0``; otherwise the
+                derivative of their square root is infinite where a gradient is zero.
+            micro_batch_size: rows differentiated at a time; None differentiates whole batches.
+                Smaller micro-batches take less memory. Scores change only by rounding.
+            max_grad_norm: clip the gradient to this global 2-norm. Scores include the derivative
+                of the clipping.
+            elementwise: whether the optimizer updates every parameter element independently, as
+                Adam(W) and SGD do. It then runs in cache-sized pieces; ``mesh`` requires it.
+            dropout_seed: for a model that draws random numbers: the seed that makes them a
+                function of the step, so that replay draws the same ones.
+            mesh: ranks that share the training. The model's parameters are divided among the
+                ranks of a shard group, and ``model`` itself is left without parameters.
+            activation_checkpointing: layers whose activations are recomputed during
+                differentiation, so that a micro-batch takes the memory of one layer. Not
+                available with ``dropout_seed`` or batch norm.
+            force: ``["derivative"]`` trains a model that fails the derivative check of
+                :meth:`train`, after a warning.
+
+        Returns:
+            The trainer and s_0.
 
         Raises:
-            ModelError: if the model cannot be trained exactly as it is.
+            ModelError: if the model cannot be differentiated exactly.
+            ValueError: if the arguments contradict each other, or no parameter requires a gradient.
+
+        Example:
+            >>> optimizer = torchopt.adam(1e-3, eps_root=1e-8)
+            >>> trainer, state = Trainer.initialize(CausalLMLoss(model), optimizer)
         """
         ranks: Ranks = mesh or SINGLE_RANK
         loss = ModuleLoss(model, dropout_seed)
@@ -143,12 +178,12 @@ class Trainer:
         return trainer, trainer.step.start(params, buffers)
 
     @property
-    def measuring(self) -> QueryGradient:
-        """Measures φ on train states."""
-        return QueryGradient(self.loss, self.step)
+    def evaluator(self) -> QueryLossEvaluator:
+        """Evaluates query losses φ and their gradients at a train state."""
+        return QueryLossEvaluator(self.loss, self.step)
 
-    def of_micro_batch(self, rows: int) -> "Trainer":
-        """The same trainer with so many rows of a rank differentiated at a time."""
+    def with_micro_batch(self, rows: int) -> "Trainer":
+        """A copy of this trainer with ``micro_batch_size=rows``, in rows of one rank."""
         other = copy(self)
         other.step = copy(self.step)
         other.step.micro_batch_size = rows
@@ -160,53 +195,79 @@ class Trainer:
         stream: DataStream,
         *,
         save_dir: Path | str | None = None,
-        schedule: CheckpointingSchedule | CheckpointingName = "auto",
+        checkpointing: CheckpointingSchedule | CheckpointingName = "auto",
         observer: Observer = null_observer,
         control: TrainControl | None = None,
     ) -> TrainState:
-        """Train through the whole stream; returns s_T.
+        """Train on the whole stream.
 
-        Before the first step of a trainer the model's derivatives are compared with finite
-        differences; of a model divided among ranks they are not.
+        Before a trainer's first step, the model's derivatives are compared with finite differences
+        on the first micro-batch (not for a model that is divided among ranks).
 
         Args:
-            state: s_0.
-            stream: the batches.
-            save_dir: where to keep the trajectory; it is not kept if left out.
-            schedule: what to keep of it; a name is planned first, and refused if it won't fit.
-            observer: receives ``planned``, ``resumed``, ``train_step``, ``rebuild_step``,
-                ``checkpoint`` and ``warning``.
-            control: whether to go on with what is there, when to save and when to stop.
+            state: s_0 from :meth:`initialize`.
+            stream: the batches, in order; one step a batch.
+            save_dir: folder for the trajectory, which :meth:`backward` needs; created if missing.
+                None writes nothing.
+            checkpointing: which train states and gradients to write: ``"all"``, ``"gradients"``,
+                ``"sqrt"``, ``"log"``, or ``"auto"``, which measures a few steps and the disk and
+                chooses the cheapest that fits; see :mod:`engine.replay.checkpointing`. Scores do
+                not depend on it, bit for bit.
+            observer: called with an event's name and its facts: ``planned``, ``resumed``,
+                ``train_step``, ``rebuild_step``, ``checkpoint`` and ``warning``.
+            control: when to stop and save, and whether to resume the trajectory in ``save_dir``.
+
+        Returns:
+            s_T, the train state after the last step.
 
         Raises:
-            DerivativeError: if scores would not be the derivatives of this training.
-            DivergedError: if the loss or the gradient stops being finite.
-            RunError: if the trajectory cannot be written, or the folder holds one already.
-            StoppedError: if ``control`` says so, after saving.
+            DerivativeError: if the derivative check fails: scores would not be the derivatives of
+                this training.
+            DivergedError: if a loss, a gradient or a trained parameter is not finite.
+            RunError: if the trajectory cannot be written or does not fit on the disk or in memory,
+                or if ``save_dir`` already holds one and ``control`` does not resume it.
+            StoppedError: if ``control.should_stop`` returned True; the training is saved first.
+
+        Example:
+            >>> state = trainer.train(
+            ...     state, stream, save_dir="trajectory", control=TrainControl(resume=True)
+            ... )
         """
         self._check_derivatives(stream, observer)
         control = control or TrainControl()
-        steps = TrainingLoop(self.step, stream, observer)
-        # Bound to the same name throughout, so that s_t is freed once s_{t+1} is there.
+        loop = TrainingLoop(self.step, stream, observer)
+        # ``state`` is rebound in every step, so that s_t is freed once s_{t+1} exists.
         if save_dir is None:
             for _ in range(len(stream)):
-                state, _ = steps.advance(state)
-            return checked(state, self.step)
+                state, _ = loop.advance(state)
+            return checked_final(state, self.step)
         folder = Path(save_dir)
-        training = TrainingProfile(self.step, state, stream)
-        schedule = settle_schedule(training, folder, schedule, observer, control.resume)
-        seconds = control.save_seconds
-        with keeper_of(training, folder, schedule, observer, seconds, self.tier) as writer:
+        schedule = plan_checkpointing(
+            TrainingProfile(self.step, state, stream),
+            folder,
+            checkpointing,
+            observer,
+            control.resume,
+        )
+        with open_writer(
+            folder,
+            schedule,
+            self.step.stage,
+            stream.digests,
+            observer=observer,
+            save_seconds=control.save_seconds,
+            cache=self.host_cache,
+        ) as writer:
             files = TrajectoryFiles(folder, self._shards, writer.manifest)
             reader = TrajectoryReader(files, self.step.stage, self.device)
-            kept = ResumableLoop(steps, writer, reader)
-            state, end = kept.recover(state)
+            resumable = ResumableLoop(loop, writer, reader)
+            state, end = resumable.resume_state(state)
             while state.step < end:
-                kept.stop_if(control.should_stop, state)
-                state = kept.take(state)
+                resumable.stop_if(control.should_stop, state)
+                state = resumable.advance(state)
             if state.step < len(stream):
                 state = reader.load_state(len(stream))
-            checked(state, self.step)
+            checked_final(state, self.step)
         self.ranks.barrier()
         return state
 
@@ -230,47 +291,56 @@ class Trainer:
         self,
         save_dir: Path | str,
         stream: DataStream,
-        queries: DataStream | Sequence[Measurement],
+        queries: DataStream | Sequence[QueryLoss],
         *,
         reduction: Reduction = "none",
         queries_per_pass: int | None = None,
         observer: Observer = null_observer,
     ) -> Scores:
-        """Replay a kept trajectory: the derivative of every measurement in every data weight.
+        """Replay a trajectory backward: the scores ∂φ/∂w of every query loss φ.
 
         Args:
-            save_dir: the trajectory.
-            stream: the stream it was trained on.
-            queries: rows to measure the mean loss of, or measurements.
-            reduction: for a stream: ``none``, one measurement a row; ``mean`` or ``sum``, one
-                for all rows.
-            queries_per_pass: measurements that share one replay, over all groups of ranks; all if
-                left out.
-            observer: receives the facts of :class:`~engine.replay.replay.Replay`.
+            save_dir: the trajectory that :meth:`train` wrote.
+            stream: the stream it was trained on, with the same rows, order and data weights.
+            queries: a stream of query rows, or query losses
+                (:data:`~engine.training.query_loss.QueryLoss`).
+            reduction: for a stream: ``"none"`` scores every row's mean loss, ``"mean"`` or
+                ``"sum"`` one loss of all rows.
+            queries_per_pass: queries that share one replay, over all replica groups; None replays
+                all at once. Each needs memory for a cotangent as large as a train state and for
+                its scores. More passes take longer.
+            observer: receives the events of :class:`~engine.replay.replay.Replay`.
+
+        Returns:
+            The scores, one row a query.
 
         Raises:
-            DivergedError: if a cotangent stops being finite.
-            RunError: if the trajectory is missing or damaged.
+            DivergedError: if a query loss or a cotangent is not finite.
+            RunError: if the trajectory is missing or damaged, or belongs to another stream.
+
+        Example:
+            >>> scores = trainer.backward("trajectory", stream, queries, queries_per_pass=4)
+            >>> scores.weights.shape  # (queries, documents)
         """
-        measurements = (
-            measurements_of(queries, reduction, self.dtype)
+        losses = (
+            query_losses_of(queries, reduction, self.dtype)
             if isinstance(queries, DataStream)
             else queries
         )
-        scores = stream.new_scores(len(measurements), self.dtype)
-        steps = torch.zeros(len(measurements), len(stream), dtype=torch.float64)
-        values = torch.zeros(len(measurements), dtype=torch.float64)
-        signals = new_signals(len(measurements), len(stream))
-        size = queries_per_pass or max(1, len(measurements))
-        for first in range(0, len(measurements), size):
-            chosen = range(first, min(first + size, len(measurements)))
-            own = chosen[self.ranks.replica_index :: self.ranks.replicas]
+        scores = stream.new_scores(len(losses), self.dtype)
+        steps = torch.zeros(len(losses), len(stream), dtype=torch.float64)
+        values = torch.zeros(len(losses), dtype=torch.float64)
+        signals = new_signals(len(losses), len(stream))
+        size = queries_per_pass or max(1, len(losses))
+        for first in range(0, len(losses), size):
+            pass_queries = range(first, min(first + size, len(losses)))
+            own = pass_queries[self.ranks.replica_index :: self.ranks.replicas]
             with self.open(save_dir) as reader:
-                state = self.begin_replay(reader, stream, [measurements[query] for query in own])
+                state = self.begin_replay(reader, stream, [losses[query] for query in own])
                 self.replay(reader, stream, state, observer=observer)
-            found = (own, state.scores, state.steps, state.measurements, state.signals)
-            for places, *of_group in self.ranks.all_gather(found):
-                into = list(places)
+            results = (own, state.scores, state.steps, state.query_losses, state.signals)
+            for indices, *of_group in self.ranks.all_gather(results):
+                into = list(indices)
                 scores[into], steps[into], values[into], signals[into] = of_group
         return Scores(scores, steps, values, relative_rounding(signals, self.dtype, values))
 
@@ -278,18 +348,18 @@ class Trainer:
         self,
         reader: TrajectoryReader,
         stream: DataStream,
-        measurements: Sequence[Measurement],
+        queries: Sequence[QueryLoss],
     ) -> ReplayState:
-        """The measurements at s_T and their cotangents there, ready to be replayed together.
+        """Evaluate query losses and their cotangents at s_T, ready for :meth:`replay`.
 
         Args:
-            reader: the trajectory.
+            reader: the trajectory, from :meth:`open`.
             stream: the stream it was trained on.
-            measurements: the φ.
+            queries: the query losses φ of one pass.
 
         Raises:
-            DivergedError: if a measurement is not finite.
-            RunError: if the stream is not the one that was trained on.
+            DivergedError: if a φ is not finite.
+            RunError: if the trajectory belongs to another stream.
         """
         steps = reader.schedule.steps
         if steps != len(stream):
@@ -303,17 +373,17 @@ class Trainer:
                 f"{reader.folder} was trained on a stream that differs in its {other}; give the "
                 "stream it was trained on"
             )
-        # Measured with the first files of the replay on their way.
-        reader.expect(reader.schedule.reads_of_pass())
+        # The replay's first files are read while the query losses are evaluated.
+        reader.plan_reads(reader.schedule.reads_of_pass())
         final = reader.load_state(steps)
-        measured = [self.measuring.cotangent(final, each) for each in measurements]
+        evaluated = [self.evaluator.cotangent(final, query) for query in queries]
         return ReplayState(
             steps,
-            [cotangent for _, cotangent in measured],
-            stream.new_scores(len(measured), self.dtype),
-            torch.zeros(len(measured), steps, dtype=torch.float64),
-            torch.tensor([value for value, _ in measured], dtype=torch.float64),
-            new_signals(len(measured), steps),
+            [cotangent for _, cotangent in evaluated],
+            stream.new_scores(len(evaluated), self.dtype),
+            torch.zeros(len(evaluated), steps, dtype=torch.float64),
+            torch.tensor([value for value, _ in evaluated], dtype=torch.float64),
+            new_signals(len(evaluated), steps),
         )
 
     def replay(
@@ -325,23 +395,23 @@ class Trainer:
         observer: Observer = null_observer,
         after_step: Callable[[ReplayState], None] = lambda state: None,
     ) -> None:
-        """Carry a replay from where it stands to s_0, in place.
+        """Replay from ``state.step`` to s_0, updating ``state`` in place.
 
         Args:
-            reader: the trajectory.
+            reader: the trajectory; closed when this returns.
             stream: the stream it was trained on.
-            state: cotangents and scores so far.
-            observer: receives the facts of :class:`~engine.replay.replay.Replay`.
-            after_step: called between steps; may save the state, and may raise to stop.
+            state: cotangents and scores so far, from :meth:`begin_replay` or a checkpoint.
+            observer: receives the events of :class:`~engine.replay.replay.Replay`.
+            after_step: called after every step; may save the state, and may raise to stop.
 
         Raises:
             DivergedError: if a cotangent stops being finite.
             RunError: if the trajectory is damaged.
         """
 
-        def take(step: int, pulled: Tensor) -> None:
-            stream.collect(state.scores, step, pulled)
-            state.steps[:, step] = pulled.flatten(1).double().sum(1).cpu()
+        def collect(step: int, scores: Tensor) -> None:
+            stream.collect(state.scores, step, scores)
+            state.steps[:, step] = scores.flatten(1).double().sum(1).cpu()
             state.step = step
             after_step(state)
 
@@ -354,9 +424,13 @@ class Trainer:
             Signals(state.signals, self.ranks.shard_group),
         )
         with reader:
-            replay.run(state.cotangents, take, state.step)
+            replay.run(state.cotangents, collect, state.step)
 
     def open(self, save_dir: Path | str) -> TrajectoryReader:
-        """A kept trajectory of this trainer's model; to be closed once it is replayed."""
+        """Open a trajectory of this trainer's model. Use the reader as a context manager.
+
+        Raises:
+            RunError: if there is no complete trajectory in ``save_dir``.
+        """
         files = TrajectoryFiles(Path(save_dir), self._shards)
-        return TrajectoryReader(files, self.step.stage, self.device, self.tier)
+        return TrajectoryReader(files, self.step.stage, self.device, self.host_cache)

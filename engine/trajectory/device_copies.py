@@ -1,8 +1,7 @@
-"""Copies between the device and host memory that go on beside the computing.
+"""Copies between a device and host memory that overlap with computation.
 
-On CUDA they run on a stream of their own, through pinned host memory; the host waits for
-nothing but the end of a copy to the host. On a CPU the device's memory is the host's, and nothing
-is copied.
+On CUDA they run on a separate stream through pinned host memory; the host blocks only until a copy
+to the host has finished. On a CPU, device memory is host memory and nothing is copied.
 """
 
 from dataclasses import dataclass
@@ -11,65 +10,65 @@ import torch
 from torch import Tensor
 
 from engine.replay.state import Params
-from engine.trajectory.decoding import copied
+from engine.trajectory.tensor_files import copy_dense
 
 
 @dataclass(frozen=True)
-class Arriving:
-    """Tensors on their way to a device."""
+class DeviceCopy:
+    """Tensors that are being copied to a device."""
 
     tensors: Params
     device: torch.device
-    arrived: torch.cuda.Event | None
+    done: torch.cuda.Event | None
 
-    def taken(self) -> Params:
-        """The tensors; what is computed from now on waits on the device until they are there."""
-        if self.arrived is not None:
+    def result(self) -> Params:
+        """The tensors. Kernels launched from now on wait on the device for the copy."""
+        if self.done is not None:
             now = torch.cuda.current_stream(self.device)
-            now.wait_event(self.arrived)
+            now.wait_event(self.done)
             for tensor in self.tensors.values():
-                # Their memory is the copying stream's: not to be used again before the computing
-                # is done with it.
+                # The memory belongs to the copying stream, which must not reuse it before the
+                # computation has finished with it.
                 tensor.record_stream(now)
         return dict(self.tensors)
 
 
 class DeviceCopies:
-    """Copies to or from a device, in the order they are asked for."""
+    """Copies to or from one device, in the order of the calls."""
 
     def __init__(self, device: torch.device) -> None:
-        """To or from ``device``."""
+        """Copy to or from ``device``."""
         self._device = device
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
-    def begin(self, tensors: Params) -> Arriving:
+    def to_device(self, tensors: Params) -> DeviceCopy:
         """Start to copy pinned tensors to the device."""
         if self._stream is None:
-            return Arriving(tensors, self._device, None)
+            return DeviceCopy(tensors, self._device, None)
         with torch.cuda.stream(self._stream):
             moved = {n: t.to(self._device, non_blocking=True) for n, t in tensors.items()}
-            return Arriving(moved, self._device, self._stream.record_event())
+            return DeviceCopy(moved, self._device, self._stream.record_event())
 
-    def pinned(self, tensors: Params) -> Params:
-        """The same in host memory that the device can copy from by itself."""
+    def pin(self, tensors: Params) -> Params:
+        """Copy tensors to pinned host memory, from which the device copies asynchronously."""
         if self._stream is None:
             return tensors
         with torch.cuda.stream(self._stream):
             return {name: tensor.pin_memory() for name, tensor in tensors.items()}
 
-    def computed(self) -> torch.cuda.Event | None:
-        """A mark behind everything computed so far."""
+    def record_event(self) -> torch.cuda.Event | None:
+        """An event behind everything launched so far; None on a CPU."""
         if self._stream is None:
             return None
-        mark: torch.cuda.Event = torch.cuda.current_stream(self._device).record_event()
-        return mark
+        event: torch.cuda.Event = torch.cuda.current_stream(self._device).record_event()
+        return event
 
     def to_host(self, tensors: Params, computed: torch.cuda.Event | None) -> Params:
-        """Dense tensors in host memory (pinned), once the device has come to ``computed``.
+        """Copy tensors to dense (pinned) host memory after the event ``computed``.
 
-        Only the calling thread waits. The tensors must not be changed in place meanwhile.
+        Blocks only the calling thread. Do not change the tensors in place meanwhile.
         """
         if self._stream is None:
             return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
@@ -80,13 +79,13 @@ class DeviceCopies:
         self._stream.synchronize()
         return moved
 
-    def own(self, tensors: Params) -> Params:
-        """What :meth:`to_host` gave as nobody else has it."""
+    def unshared(self, tensors: Params) -> Params:
+        """The result of :meth:`to_host` without memory shared with the caller's tensors."""
         if self._stream is not None:
             return tensors
-        return {name: copied(tensor) for name, tensor in tensors.items()}
+        return {name: copy_dense(tensor) for name, tensor in tensors.items()}
 
 
 def _to_pinned(tensor: Tensor) -> Tensor:
-    into = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    return into.copy_(tensor, non_blocking=True)
+    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return pinned.copy_(tensor, non_blocking=True)

@@ -1,9 +1,9 @@
-"""The host tier of a trajectory: what of it is held in host memory, chosen by foresight.
+"""The host cache of a trajectory: states and gradients in host memory, evicted by future use.
 
-A replay asks for states and gradients in an order that is known in advance, and the next pass
-asks in the same order again. So what is held within the budget is what will be asked for soonest,
-and whatever is needed last makes room (L. A. Belady, IBM Systems Journal 5(2), 1966). The disk
-remains the truth: something held counts only while the manifests name the same bits.
+The order in which a replay reads states and gradients is known in advance, and the next pass reads
+them in the same order. The cache therefore evicts the entry whose next read is farthest away, which
+is optimal (L. A. Belady, IBM Systems Journal 5(2), 1966). The disk is authoritative: an entry is
+valid only while the manifests name the same bits.
 """
 
 import math
@@ -17,37 +17,37 @@ from engine.replay.state import Params
 from engine.runs.manifest import Key
 from engine.trajectory.files import Stamp
 
-TIER_SHARE = 0.2
-"""Part of the free host memory that the tier may take where nobody says how much."""
+CACHE_SHARE = 0.2
+"""Share of the free host memory that the cache takes by default."""
 
 
 class ReadPlan:
-    """A known sequence of reads, and how far it has come."""
+    """A known sequence of reads and the position of the next one."""
 
     def __init__(self, keys: Iterable[Key] = ()) -> None:
-        """Expect ``keys``, in order."""
+        """Plan to read ``keys`` in this order."""
         self.keys = tuple(keys)
-        self.place = 0
-        """Of the next read."""
-        self._places: dict[Key, list[int]] = {}
-        for place, key in enumerate(self.keys):
-            self._places.setdefault(key, []).append(place)
+        self.position = 0
+        """Index of the next read."""
+        self._positions: dict[Key, list[int]] = {}
+        for position, key in enumerate(self.keys):
+            self._positions.setdefault(key, []).append(position)
 
-    def next(self, key: Key) -> float:
-        """The place at which ``key`` is read next; infinite if it is not."""
-        places = self._places.get(key, [])
-        found = bisect_left(places, self.place)
-        return places[found] if found < len(places) else math.inf
+    def next_use(self, key: Key) -> float:
+        """The index of the next read of ``key``; infinite if there is none."""
+        positions = self._positions.get(key, [])
+        index = bisect_left(positions, self.position)
+        return positions[index] if index < len(positions) else math.inf
 
-    def passed(self, key: Key) -> bool:
-        """Whether the read of ``key`` was foreseen; if not, nothing has come any nearer."""
-        foreseen = self.place < len(self.keys) and self.keys[self.place] == key
-        self.place += foreseen
-        return foreseen
+    def advance(self, key: Key) -> bool:
+        """Count a read of ``key``. Returns False, without advancing, if it was not the next one."""
+        is_next = self.position < len(self.keys) and self.keys[self.position] == key
+        self.position += is_next
+        return is_next
 
 
 @dataclass
-class _Held:
+class _Entry:
     stamp: Stamp
     size: int
     tensors: Params | None
@@ -55,59 +55,59 @@ class _Held:
 
 
 class HostCache:
-    """States and gradients in host memory within a budget; for one thread at a time."""
+    """States and gradients in host memory within a budget. Not thread-safe: callers lock."""
 
     def __init__(self, budget: int | None = None) -> None:
-        """Hold at most ``budget`` bytes, by default a share of what is free; 0: nothing."""
+        """Hold at most ``budget`` bytes; None takes a share of the free memory, 0 holds nothing."""
         if budget is None:
-            budget = int(TIER_SHARE * psutil.virtual_memory().available)
+            budget = int(CACHE_SHARE * psutil.virtual_memory().available)
         self.budget = budget
-        self.foresight = ReadPlan()
+        self.read_plan = ReadPlan()
         self.used = 0
         """Bytes held."""
-        self._held: dict[Key, _Held] = {}
+        self._entries: dict[Key, _Entry] = {}
 
     def lacks(self, key: Key, stamp: Stamp) -> bool:
-        """Whether it is neither held nor being read."""
-        held = self._held.get(key)
-        return held is None or held.stamp != stamp
+        """Whether these bits are neither held nor being read."""
+        entry = self._entries.get(key)
+        return entry is None or entry.stamp != stamp
 
     def get(self, key: Key, stamp: Stamp) -> Params | None:
-        """The tensors of a key if these very bits are held."""
-        held = self._held.get(key)
-        return held.tensors if held is not None and held.stamp == stamp else None
+        """The tensors of ``key``, or None unless exactly these bits are held."""
+        entry = self._entries.get(key)
+        return entry.tensors if entry is not None and entry.stamp == stamp else None
 
     def put(self, key: Key, stamp: Stamp, size: int, tensors: Params | None) -> bool:
-        """Hold tensors, or room for them while they are read (None), unless it isn't worth it.
+        """Hold tensors, or reserve room for tensors that are being read (None).
 
-        To make room, things that are needed later are let go, those needed last first.
+        Entries with a later next use are evicted to make room, the latest first.
 
         Returns:
-            Whether they are held.
+            Whether they are held. False if only entries with an earlier next use would make room.
         """
         self.drop(key)
-        use = self.foresight.next(key)
+        use = self.read_plan.next_use(key)
         lacking = self.used + size - self.budget
         if lacking > 0:
-            later = self._needed_after(use)
-            if lacking > sum(self._held[other].size for other in later):
+            evictable = self._used_after(use)
+            if lacking > sum(self._entries[other].size for other in evictable):
                 return False
             while self.used + size > self.budget:
-                self.drop(later.pop())
-        self._held[key] = _Held(stamp, size, tensors)
+                self.drop(evictable.pop())
+        self._entries[key] = _Entry(stamp, size, tensors)
         self.used += size
         return True
 
-    def _needed_after(self, use: float) -> list[Key]:
-        """What is held and may make room, what is needed last at the end."""
-        found = [
-            (self.foresight.next(key), key)
-            for key, held in self._held.items()
-            if held.tensors is not None
+    def _used_after(self, use: float) -> list[Key]:
+        """The entries whose next use comes after ``use``, the latest at the end."""
+        uses = [
+            (self.read_plan.next_use(key), key)
+            for key, entry in self._entries.items()
+            if entry.tensors is not None
         ]
-        return [key for place, key in sorted(found) if place > use]
+        return [key for position, key in sorted(uses) if position > use]
 
     def drop(self, key: Key) -> None:
-        """Let go of a key, if it is held."""
-        held = self._held.pop(key, None)
-        self.used -= 0 if held is None else held.size
+        """Evict a key if it is held."""
+        entry = self._entries.pop(key, None)
+        self.used -= 0 if entry is None else entry.size

@@ -1,10 +1,10 @@
-"""Reading ahead: a thread reads what a replay will ask for next while the replay computes.
+"""Read-ahead: a thread reads what the replay needs next while the replay computes.
 
-The thread takes the first of the expected reads that the host tier lacks, as soon as the tier has
-room for it or holds something that is needed later (the "aggressive" strategy of Cao, Felten,
-Karlin and Li, SIGMETRICS 1995). Whoever asks waits only for what is being read, or reads what the
-budget left out. The next thing held is on its way to the device while the one before is computed
-with.
+The thread reads the first planned file that the host cache lacks, as soon as the cache has room for
+it or holds an entry with a later next use (the "aggressive" strategy of Cao, Felten, Karlin and Li,
+SIGMETRICS 1995). A load blocks only on a file that is being read, and reads files itself that the
+budget left out. The next cached file is copied to the device while the replay computes with the
+current one.
 """
 
 import threading
@@ -14,60 +14,60 @@ import torch
 
 from engine.replay.state import Params
 from engine.runs.manifest import Key
-from engine.trajectory.device_copies import Arriving, DeviceCopies
+from engine.trajectory.device_copies import DeviceCopies, DeviceCopy
 from engine.trajectory.files import TrajectoryFiles
 from engine.trajectory.host_cache import HostCache, ReadPlan
 
 
 class ReadAhead:
-    """Gives what is kept of a trajectory, from the host tier or from the disk."""
+    """Loads the tensors of a trajectory from the host cache or from disk."""
 
-    def __init__(self, files: TrajectoryFiles, tier: HostCache, device: torch.device) -> None:
-        """Read ``files`` through ``tier`` to ``device``."""
+    def __init__(self, files: TrajectoryFiles, cache: HostCache, device: torch.device) -> None:
+        """Read ``files`` through ``cache`` to ``device``."""
         self.files = files
-        self.tier = tier
+        self.cache = cache
         self._copies = DeviceCopies(device)
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
         self._end = 0
-        """Place in the tier's foresight up to which to read ahead."""
+        """Index in the cache's read plan at which reading ahead ends."""
         self._searched = 0
-        """Place up to which nothing is lacking."""
+        """Index up to which the cache lacks nothing."""
         self._busy: set[Key] = set()
-        """What is being read, by the thread or by who asked."""
+        """Keys that are being read, by the thread or by a load."""
         self._errors: dict[Key, BaseException] = {}
-        """What the thread could not read: raised when it is asked for."""
+        """Errors of the thread's reads, raised by the load of the key."""
         self._failure: BaseException | None = None
-        """What ended the thread, if anything did."""
-        self._next: tuple[Key, Arriving] | None = None
+        """The error that ended the thread, if any."""
+        self._next: tuple[Key, DeviceCopy] | None = None
 
-    def expect(self, keys: Sequence[Key], later: Sequence[Key]) -> None:
-        """Read ``keys`` ahead, in their order, in place of what was expected before.
+    def plan(self, keys: Sequence[Key], later: Sequence[Key]) -> None:
+        """Read ``keys`` ahead in this order, in place of any earlier plan.
 
-        ``later`` is what comes after them, perhaps: it is kept rather than let go.
+        ``later`` may be read afterwards: it is not read ahead, but kept in the cache if held.
         """
         with self._changed:
-            self.tier.foresight = ReadPlan((*keys, *later))
+            self.cache.read_plan = ReadPlan((*keys, *later))
             self._end, self._searched = len(keys), 0
             self._changed.notify_all()
-        if self._thread is None and keys and self.tier.budget > 0:
+        if self._thread is None and keys and self.cache.budget > 0:
             self._closed = False
             self._thread = threading.Thread(target=self._work, name="read-ahead", daemon=True)
             self._thread.start()
 
-    def take(self, key: Key) -> Params:
-        """The tensors of a key, on the device: the caller's own unless they were expected.
+    def load(self, key: Key) -> Params:
+        """The tensors of a key on the device. A planned load must not change them in place.
 
         Raises:
             DamagedFileError: if a file of it is missing or damaged.
         """
-        arriving = self._begun(key) or self._copies.begin(self._on_host(key))
-        self._begin_next()
-        return arriving.taken()
+        copy = self._started_copy(key) or self._copies.to_device(self._on_host(key))
+        self._start_next_copy()
+        return copy.result()
 
     def close(self) -> None:
-        """Stop reading ahead; returns once the thread has ended."""
+        """Stop reading ahead and join the thread."""
         with self._changed:
             self._closed, self._end = True, 0
             self._changed.notify_all()
@@ -75,69 +75,69 @@ class ReadAhead:
             self._thread.join()
         self._thread, self._next, self._errors = None, None, {}
 
-    def _begun(self, key: Key) -> Arriving | None:
-        (begun, arriving), self._next = self._next or (None, None), None
-        if begun != key:
+    def _started_copy(self, key: Key) -> DeviceCopy | None:
+        (started, copy), self._next = self._next or (None, None), None
+        if started != key:
             return None
         with self._changed:
-            self._pass(key)
-        return arriving
+            self._count_read(key)
+        return copy
 
-    def _begin_next(self) -> None:
-        """Start to copy what comes next to the device, if it has been read."""
+    def _start_next_copy(self) -> None:
+        """Copy the next planned key to the device if it is cached."""
         with self._changed:
-            foresight = self.tier.foresight
-            if foresight.place >= self._end:
+            plan = self.cache.read_plan
+            if plan.position >= self._end:
                 return
-            key = foresight.keys[foresight.place]
-            found = self.tier.get(key, self.files.stamp(key))
-        if found is not None:
-            self._next = key, self._copies.begin(found)
+            key = plan.keys[plan.position]
+            tensors = self.cache.get(key, self.files.stamp(key))
+        if tensors is not None:
+            self._next = key, self._copies.to_device(tensors)
 
     def _on_host(self, key: Key) -> Params:
-        """The tensors of a key in host memory, once they are there."""
+        """The tensors of a key in host memory: cached, awaited or read now."""
         with self._changed:
             self._changed.wait_for(lambda: key not in self._busy)
             error = self._errors.pop(key, self._failure)
             if error is not None:
                 raise error
-            found = self.tier.get(key, self.files.stamp(key))
-            expected = self._pass(key)
-            if found is None:
+            tensors = self.cache.get(key, self.files.stamp(key))
+            planned = self._count_read(key)
+            if tensors is None:
                 self._busy.add(key)
-        if found is None:
-            found = self._read_now(key)
-        if expected or self.tier.lacks(key, self.files.stamp(key)):
-            return found
-        # A replay changes nothing in place; of others that is not known.
-        return self._copies.own(found)
+        if tensors is None:
+            tensors = self._read_now(key)
+        if planned or self.cache.lacks(key, self.files.stamp(key)):
+            return tensors
+        # A replay changes nothing in place; an unplanned caller may, so it gets its own copy.
+        return self._copies.unshared(tensors)
 
     def _read_now(self, key: Key) -> Params:
-        found: Params | None = None
+        tensors: Params | None = None
         try:
-            found = self._read(key)
-            return found
+            tensors = self._read(key)
+            return tensors
         finally:
             with self._changed:
                 self._busy.discard(key)
-                if found is not None:
-                    self._hold(key, found)
+                if tensors is not None:
+                    self._put(key, tensors)
                 self._searched = 0
                 self._changed.notify_all()
 
-    def _pass(self, key: Key) -> bool:
-        """Count one read; whether it was the one expected."""
-        ahead = self.tier.foresight.place < self._end
-        foreseen = self.tier.foresight.passed(key)
+    def _count_read(self, key: Key) -> bool:
+        """Count one read; returns whether it was the next planned one."""
+        is_ahead = self.cache.read_plan.position < self._end
+        is_next = self.cache.read_plan.advance(key)
         self._changed.notify_all()
-        return ahead and foreseen
+        return is_ahead and is_next
 
     def _read(self, key: Key) -> Params:
-        return self._copies.pinned(self.files.read(key))
+        return self._copies.pin(self.files.read(key))
 
     def _work(self) -> None:
         try:
-            while (key := self._chosen()) is not None:
+            while (key := self._reserve_next()) is not None:
                 self._read_ahead(key)
         except BaseException as error:
             with self._changed:
@@ -146,43 +146,43 @@ class ReadAhead:
                 self._changed.notify_all()
 
     def _read_ahead(self, key: Key) -> None:
-        found: Params | None = None
+        tensors: Params | None = None
         error: BaseException | None = None
         try:
-            found = self._read(key)
+            tensors = self._read(key)
         except BaseException as raised:
             error = raised
         with self._changed:
             self._busy.discard(key)
-            if found is not None:
-                self._hold(key, found)
+            if tensors is not None:
+                self._put(key, tensors)
             elif error is not None:
-                self.tier.drop(key)
+                self.cache.drop(key)
                 self._errors[key] = error
             self._changed.notify_all()
 
-    def _chosen(self) -> Key | None:
-        """What to read next, with room kept for it; None once it is time to end."""
+    def _reserve_next(self) -> Key | None:
+        """Reserve room for the next key to read; blocks until there is room, None once closed."""
         with self._changed:
             while not self._closed:
-                key = self._lacking()
-                if key is not None and self._hold(key, None):
+                key = self._first_lacking()
+                if key is not None and self._put(key, None):
                     self._busy.add(key)
                     return key
                 self._changed.wait()
         return None
 
-    def _lacking(self) -> Key | None:
-        foresight = self.tier.foresight
-        for place in range(max(foresight.place, self._searched), self._end):
-            key = foresight.keys[place]
+    def _first_lacking(self) -> Key | None:
+        plan = self.cache.read_plan
+        for position in range(max(plan.position, self._searched), self._end):
+            key = plan.keys[position]
             known = key in self._busy or key in self._errors
-            if not known and self.tier.lacks(key, self.files.stamp(key)):
-                self._searched = place
+            if not known and self.cache.lacks(key, self.files.stamp(key)):
+                self._searched = position
                 return key
         self._searched = self._end
         return None
 
-    def _hold(self, key: Key, found: Params | None) -> bool:
-        """Hold in the tier what was read, or room for it (None)."""
-        return self.tier.put(key, self.files.stamp(key), self.files.size(key), found)
+    def _put(self, key: Key, tensors: Params | None) -> bool:
+        """Cache what was read, or reserve room for it (None)."""
+        return self.cache.put(key, self.files.stamp(key), self.files.size(key), tensors)

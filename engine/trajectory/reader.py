@@ -1,4 +1,4 @@
-"""Reading a trajectory: train states and gradients, from host memory or checked files."""
+"""Reading a trajectory: train states and gradients, from the host cache or from verified files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,18 +25,18 @@ _BUFFERS = "buffers/"
 
 
 class DamagedStepError(DamagedFileError):
-    """A file of the trajectory is damaged: ``key`` says which."""
+    """A file of the trajectory is damaged; ``key`` names its kind and step."""
 
     def __init__(self, message: str, key: Key) -> None:
-        """Keep which file it is, so that it can be made again."""
+        """``key`` lets the caller compute the file again."""
         super().__init__(message)
         self.key = key
 
 
 class TrajectoryReader:
-    """Reads what a training kept: this rank's part of it.
+    """Reads one rank's part of a trajectory.
 
-    As a context manager it ends, on the way out, the thread that reads ahead.
+    Use it as a context manager: leaving it joins the read-ahead thread.
     """
 
     def __init__(
@@ -44,19 +44,19 @@ class TrajectoryReader:
         files: TrajectoryFiles,
         stage: OptimizerStage,
         device: torch.device,
-        tier: HostCache | None = None,
+        cache: HostCache | None = None,
     ) -> None:
         """Read a trajectory.
 
         Args:
-            files: where it lies.
-            stage: the optimizer whose states it keeps.
-            device: where to load to.
-            tier: where some of it is held in host memory; without one every load reads a file.
+            files: the trajectory's files.
+            stage: the optimizer whose states it holds.
+            device: where to load tensors.
+            cache: the host cache; by default every load reads a file.
         """
         self._files = files
         self._stage = stage
-        self._ahead = ReadAhead(files, tier or HostCache(0), device)
+        self._ahead = ReadAhead(files, cache or HostCache(0), device)
         kind: CheckpointingKind = files.manifest.kind  # type: ignore[assignment]
         self.schedule: CheckpointingSchedule = checkpointing_schedule(kind, files.manifest.steps)
 
@@ -68,53 +68,56 @@ class TrajectoryReader:
 
     @property
     def folder(self) -> Path:
-        """Where the trajectory lies."""
+        """The trajectory's folder."""
         return self._files.folder
 
-    def other_stream(self, given: dict[str, str]) -> str:
-        """What of a stream with these digests is not as it was in training; empty if nothing is."""
-        return other_stream(self._files.manifest.stream, given)
+    def other_stream(self, digests: dict[str, str]) -> str:
+        """How a data stream with these digests differs from the training's; empty if it does not.
 
-    def expect(self, reads: Sequence[Read]) -> None:
-        """Read ahead what will be loaded, in this order, while other things are computed."""
-        self._ahead.expect(reads, self.schedule.reads_of_pass())
+        For example "rows and data weights".
+        """
+        return other_stream(self._files.manifest.stream, digests)
+
+    def plan_reads(self, reads: Sequence[Read]) -> None:
+        """Read these files ahead, in this order, while other work goes on."""
+        self._ahead.plan(reads, self.schedule.reads_of_pass())
 
     def load_state(self, step: int) -> TrainState:
-        """The kept s_t.
+        """The checkpointed s_t.
 
         Raises:
             DamagedStepError: if its file is missing or damaged.
-            RunError: if it is not kept, or belongs to another model.
+            RunError: if the schedule does not checkpoint it, or it belongs to another model.
         """
         return self._as_state(self._load(("state", step)), step)
 
     def load_saved_state(self, step: int) -> TrainState:
-        """s_t from whatever holds it: the trajectory, or what was saved to go on from.
+        """s_t from the checkpoint or from the save to resume from, whichever exists.
 
         Raises:
             DamagedStepError: if its file is missing or damaged.
         """
-        kept = ("state", step) in self._files.manifest.files
-        return self._as_state(self._load(("state" if kept else "resume", step)), step)
+        is_checkpoint = ("state", step) in self._files.manifest.files
+        return self._as_state(self._load(("state" if is_checkpoint else "resume", step)), step)
 
     def load_gradient(self, step: int) -> Gradient | None:
-        """The kept g_t, or None if the schedule keeps no gradients.
+        """The recorded g_t, or None if the schedule records no gradients.
 
         Raises:
             DamagedStepError: if its file is missing or damaged.
         """
         if not self.schedule.keep_gradients:
             return None
-        # Sums over parameters must go in the order of training: files keep none.
+        # A file does not keep the order of its tensors, but sums must follow training's order.
         grads = self._load(("gradient", step))
-        buffers = _take_buffers(grads)
+        buffers = _pop_buffers(grads)
         own = {name: self._shaped(name, grads.get(name)) for name in self._files.shards}
         return Gradient(own, buffers)
 
     def _as_state(self, tensors: Params, step: int) -> TrainState:
         shards = self._files.shards
         params = {n: self._shaped(n, tensors.pop(f"params/{n}", None)) for n in shards}
-        buffers = _take_buffers(tensors)
+        buffers = _pop_buffers(tensors)
         state = {name.removeprefix("optimizer/"): tensor for name, tensor in tensors.items()}
         try:
             optimizer = self._stage.state_from_tensors(state, params)
@@ -137,27 +140,27 @@ class TrajectoryReader:
         """This rank's part of the tensors of a key.
 
         Raises:
-            DamagedStepError: if a file of it is damaged, here or where another rank reads it.
+            DamagedStepError: if one of its files is damaged, on this rank or on another.
         """
         if key not in self._files.manifest.files:
-            raise RunError(f"{self.folder} does not keep the {key[0]} of step {key[1]}")
-        error, found = "", {}
+            raise RunError(f"{self.folder} has no {key[0]} of step {key[1]}")
+        error, tensors = "", {}
         try:
-            found = self._ahead.take(key)
+            tensors = self._ahead.load(key)
         except DamagedFileError as damage:
             error = str(damage)
         ranks = self._stage.ranks
         if ranks.any(bool(error)):
             raise DamagedStepError(next(filter(None, ranks.all_gather(error))), key)
-        return found
+        return tensors
 
 
 def state_tensors(state: TrainState, stage: OptimizerStage) -> Params:
     """A train state as the named tensors of its file."""
-    kept = stage.state_tensors(state.optimizer)
+    optimizer = stage.state_tensors(state.optimizer)
     return {
         **{f"params/{name}": tensor for name, tensor in state.params.items()},
-        **{f"optimizer/{name}": tensor for name, tensor in kept.items()},
+        **{f"optimizer/{name}": tensor for name, tensor in optimizer.items()},
         **_named_buffers(state.buffers),
     }
 
@@ -171,7 +174,7 @@ def _named_buffers(buffers: Params) -> Params:
     return {f"{_BUFFERS}{name}": tensor for name, tensor in buffers.items()}
 
 
-def _take_buffers(tensors: Params) -> Params:
-    """The buffers of a file, removed from its tensors."""
+def _pop_buffers(tensors: Params) -> Params:
+    """Remove the buffers from a file's tensors and return them."""
     names = [name for name in tensors if name.startswith(_BUFFERS)]
     return {name.removeprefix(_BUFFERS): tensors.pop(name) for name in names}

@@ -1,8 +1,8 @@
-"""Saving a replay between two of its steps, so that it can go on from there.
+"""Checkpoints of a replay between two of its steps, from which an interrupted replay resumes.
 
-A journal beside the scores names what is there: ``saved`` the files of one pass of queries at
-one step, ``written`` the queries whose scores are complete in the score store. Of the saves only
-the latest stays.
+A journal beside the scores lists them: a ``saved`` record names the files of one pass of queries at
+one step, a ``written`` record the queries whose scores are complete in the score store. Only the
+latest checkpoint is kept.
 """
 
 import shutil
@@ -18,7 +18,7 @@ from torch import Tensor
 from engine.replay.state import Cotangent
 from engine.runs.errors import RunError
 from engine.runs.journal import JournalWriter, read_journal
-from engine.trajectory.save_pace import SAVE_SECONDS, SavePace
+from engine.trajectory.recovery import SAVE_SECONDS, SaveTimer
 from engine.trajectory.tensor_files import (
     DamagedFileError,
     read_tensors,
@@ -27,53 +27,53 @@ from engine.trajectory.tensor_files import (
 )
 
 JOURNAL = "replay.jsonl"
-_REST = ("scores", "steps", "measurements", "signals")
-"""What of a :class:`ReplayState` is saved beside its cotangents, in its order."""
+_TENSORS = ("scores", "steps", "query_losses", "signals")
+"""Fields of a :class:`ReplayState` that are saved beside its cotangents, in its order."""
 
 
 @dataclass
 class ReplayState:
-    """A pass of queries on its way from s_T to s_0."""
+    """The state of one pass of queries during replay."""
 
     step: int
-    """The cotangents are those at s_step; steps below are still to come."""
+    """The cotangents are those at s_step; the steps below it are still to be replayed."""
     cotangents: list[Cotangent]
     """One per query."""
     scores: Tensor
-    """(query, *shape of the stream's weights), so far."""
+    """(query, *shape of the stream's weights): ∂φ/∂w of the steps replayed so far."""
     steps: Tensor
-    """(query, step): the sum over each step, so far."""
-    measurements: Tensor
+    """(query, step): the sum of each step's scores."""
+    query_losses: Tensor
     """(query,): φ at the end of training."""
     signals: Tensor
-    """(query, step, signal), so far: what :mod:`engine.replay.rounding` estimates from."""
+    """(query, step, signal): the input of the rounding estimate (:mod:`engine.replay.rounding`)."""
 
 
 @dataclass(frozen=True)
 class ReplayCheckpoint:
-    """A replay as it was saved, and for which queries."""
+    """A saved replay and its queries."""
 
     queries: list[int]
     state: ReplayState
     reproduced: bool | None
-    """Whether the last step of training was reproduced bit for bit, if that was seen."""
+    """Whether the last training step was reproduced bit for bit; None if not compared yet."""
 
 
-class ReplaySaves:
-    """What is saved of an attribution's replay in its folder."""
+class ReplayCheckpoints:
+    """The checkpoints of one attribution's replay."""
 
     def __init__(self, folder: Path, save_seconds: float = SAVE_SECONDS) -> None:
-        """Go on in ``folder``; temporary files of a killed writer are removed."""
+        """Open the checkpoints in ``folder``; temporary files of a killed writer are removed."""
         remove_unfinished(folder)
         self.folder = folder
         self.damage: str | None = None
-        """What is wrong with the journal, if it had to be given up."""
+        """What is wrong with the journal, if it was damaged and discarded."""
         self._records = self._read()
         self._journal = JournalWriter(folder / JOURNAL)
-        self._pace = SavePace(save_seconds)
+        self._timer = SaveTimer(save_seconds)
         self._remove_files(keep=self._latest())
 
-    def __enter__(self) -> "ReplaySaves":
+    def __enter__(self) -> "ReplayCheckpoints":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -85,45 +85,47 @@ class ReplaySaves:
         return {query for queries in done for query in queries}
 
     def passes(self) -> int:
-        """How many passes are complete."""
+        """The number of complete passes."""
         return sum(record["event"] == "written" for record in self._records)
 
     def latest(self, device: torch.device) -> ReplayCheckpoint | None:
-        """The replay that was under way, or None if there is none.
+        """The checkpoint of the interrupted pass, or None if there is none.
 
         Raises:
-            DamagedFileError: if it cannot be read; it is then forgotten.
+            DamagedFileError: if it cannot be read; it is then discarded.
         """
         record = self._latest()
         if record is None:
             return None
         try:
             *cotangents, rest = (read_tensors(self.folder, f) for f in record["files"])
-            if set(_REST) - set(rest):
-                raise DamagedFileError(f"{self.folder} holds a replay of another version")
+            if set(_TENSORS) - set(rest):
+                raise DamagedFileError(
+                    f"{self.folder} holds a replay checkpoint of another version of magic"
+                )
         except DamagedFileError:
-            self._append("forgotten")
+            self._append("discarded")
             raise
         state = ReplayState(
             record["step"],
             [_cotangent(tensors, record["groups"], device) for tensors in cotangents],
-            *(rest[name] for name in _REST),
+            *(rest[name] for name in _TENSORS),
         )
         return ReplayCheckpoint(record["queries"], state, record["reproduced"])
 
     def is_due(self) -> bool:
-        """Whether the last save is old enough for the next, given how long one takes."""
-        return self._pace.is_due()
+        """Whether the next save is due."""
+        return self._timer.is_due()
 
     def save(self, saved: ReplayCheckpoint) -> int:
-        """Save a replay durably in place of the one before; returns its bytes."""
+        """Save a replay durably in place of the previous checkpoint; returns its size in bytes."""
         began, state = time.monotonic(), saved.state
         name = f"step-{state.step:08d}.safetensors"
         files = [
-            write_tensors(self.folder / f"cotangent-{query}-{name}", _tensors(cotangent))
+            write_tensors(self.folder / f"cotangent-{query}-{name}", _cotangent_tensors(cotangent))
             for query, cotangent in zip(saved.queries, state.cotangents, strict=True)
         ]
-        rest = {name: getattr(state, name) for name in _REST}
+        rest = {name: getattr(state, name) for name in _TENSORS}
         files.append(write_tensors(self.folder / f"scores-{name}", rest))
         self._append(
             "saved",
@@ -134,51 +136,51 @@ class ReplaySaves:
             reproduced=saved.reproduced,
         )
         self._remove_files(keep=self._records[-1])
-        self._pace.took(time.monotonic() - began)
-        self._pace.saved()
+        self._timer.record(time.monotonic() - began)
+        self._timer.restart()
         return sum(int(file["bytes"]) for file in files)
 
     def reproduced(self) -> bool | None:
-        """Whether training was reproduced bit for bit, as the passes so far saw it."""
-        seen = [r["reproduced"] for r in self._records if r["event"] == "written"]
-        return seen[-1] if seen else None
+        """Whether the last training step was reproduced bit for bit; None before any pass."""
+        compared = [r["reproduced"] for r in self._records if r["event"] == "written"]
+        return compared[-1] if compared else None
 
     def signals(self) -> dict[int, tuple[Tensor, Tensor]]:
-        """By query whose scores are complete, its signals (step, signal) and its φ.
+        """Signals (step, signal) and φ of every query whose scores are complete.
 
         Raises:
             DamagedFileError: if they cannot be read.
         """
-        found: dict[int, tuple[Tensor, Tensor]] = {}
+        signals: dict[int, tuple[Tensor, Tensor]] = {}
         for record in self._records:
             if record["event"] == "written" and "signals" in record:
-                kept = read_tensors(self.folder, record["signals"])
-                of_query = zip(kept["signals"], kept["measurements"], strict=True)
-                found |= dict(zip(record["queries"], of_query, strict=True))
-        return found
+                tensors = read_tensors(self.folder, record["signals"])
+                of_query = zip(tensors["signals"], tensors["query_losses"], strict=True)
+                signals |= dict(zip(record["queries"], of_query, strict=True))
+        return signals
 
     def mark_written(
         self, queries: Sequence[int], reproduced: bool | None, signals: Tensor, phi: Tensor
     ) -> None:
-        """Say that the scores of these queries are complete and durable.
+        """Record that the scores of these queries are complete and durable.
 
         Args:
-            queries: which.
-            reproduced: whether the last step of training came out the same, if that was seen.
-            signals: (query, step, signal) theirs.
-            phi: (query,) their φ.
+            queries: indices of the queries.
+            reproduced: whether the last training step was reproduced bit for bit.
+            signals: (query, step, signal).
+            phi: (query,) their losses φ.
         """
-        kept = {"signals": signals, "measurements": phi}
-        file = write_tensors(self.folder / f"signals-{self.passes()}.safetensors", kept)
+        tensors = {"signals": signals, "query_losses": phi}
+        file = write_tensors(self.folder / f"signals-{self.passes()}.safetensors", tensors)
         self._append("written", queries=list(queries), reproduced=reproduced, signals=file)
         self._remove_files(keep=None)
 
     def _read(self) -> list[dict[str, Any]]:
-        """The records; none, for the replay to begin again, if they are damaged."""
+        """The records; none if they are damaged, so that the replay restarts."""
         try:
             return read_journal(self.folder / JOURNAL)
         except RunError as error:
-            self.damage = f"{str(error).split(';')[0]}; this replay begins again"
+            self.damage = f"{str(error).split(';')[0]}; the replay restarts"
             (self.folder / JOURNAL).unlink()
             return []
 
@@ -193,26 +195,26 @@ class ReplaySaves:
 
     def _remove_files(self, keep: dict[str, Any] | None) -> None:
         named = {file["file"] for file in keep["files"]} if keep is not None else set()
-        _remove_saved(self.folder, named)
+        _remove_files_except(self.folder, named)
 
 
-def remove_saves(folder: Path) -> None:
-    """Remove everything that was saved of an attribution that is complete."""
+def remove_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a complete attribution."""
     for part in folder.glob("rank-*-of-*"):
         shutil.rmtree(part)
-    _remove_saved(folder, set())
+    _remove_files_except(folder, set())
     for file in folder.glob("signals-*.safetensors"):
         file.unlink()
     (folder / JOURNAL).unlink(missing_ok=True)
 
 
-def _remove_saved(folder: Path, named: set[str]) -> None:
+def _remove_files_except(folder: Path, named: set[str]) -> None:
     for file in folder.glob("*-step-*.safetensors"):
         if file.name not in named:
             file.unlink(missing_ok=True)
 
 
-def _tensors(cotangent: Cotangent) -> dict[str, Tensor]:
+def _cotangent_tensors(cotangent: Cotangent) -> dict[str, Tensor]:
     tensors = {f"params/{name}": tensor for name, tensor in cotangent.params.items()}
     for index, group in enumerate(cotangent.optimizer):
         tensors |= {f"optimizer/{index}/{place}": leaf for place, leaf in enumerate(group)}

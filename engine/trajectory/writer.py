@@ -1,13 +1,13 @@
-"""Writing a trajectory while training goes on, and going on with one that was interrupted.
+"""Writing a trajectory while training runs, and resuming an interrupted one.
 
-A file counts only once the manifest names it with its size and crc32c, after it was written
-under another name, synced and renamed. Training hands its states to a writer thread; they are
-never changed in place, so the thread needs no copies, and training does not wait for those that
-it takes from a GPU. What is safely on disk may stay in host memory as well.
+A file counts only once the manifest names it with its size and crc32c, after it was written under
+a temporary name, synced and renamed. Training passes its states to a writer thread. States are
+never changed in place, so the thread needs no copies, and training does not block on copies from a
+GPU. Files on disk also stay in the host cache.
 
-What the schedule does not keep is saved from time to time under another kind, ``resume``, so that
-an interrupted training need not begin again; only the latest of these stays, and none once the
-trajectory is complete.
+States that the schedule does not checkpoint are saved from time to time under the kind ``resume``,
+so that an interrupted training does not start over. Only the latest of these saves is kept, and
+none once the trajectory is complete.
 """
 
 import errno
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from engine.replay.checkpointing import CheckpointingSchedule
 from engine.replay.optimizer_stage import OptimizerStage
+from engine.replay.ranks import Ranks
 from engine.replay.replay import Observer, null_observer
 from engine.replay.state import Gradient, TrainState
 from engine.runs.errors import DiskFullError, RunError, StoppedError
@@ -32,6 +33,7 @@ from engine.runs.manifest import (
     Key,
     Manifest,
     other_stream,
+    part_folder,
     parts_of,
     read_part,
 )
@@ -39,19 +41,17 @@ from engine.trajectory.device_copies import DeviceCopies
 from engine.trajectory.files import stamp_of
 from engine.trajectory.host_cache import HostCache, ReadPlan
 from engine.trajectory.reader import gradient_tensors, state_tensors
-from engine.trajectory.recovery import agree
-from engine.trajectory.save_pace import SAVE_SECONDS, SavePace
+from engine.trajectory.recovery import SAVE_SECONDS, SaveTimer, missing_elsewhere
 from engine.trajectory.tensor_files import remove_unfinished, write_tensors
 
-_WAITING = 2
-"""States that may wait for the writer before training waits for it."""
-Tensors = Callable[[], dict[str, Tensor]]
-Waiting = tuple[Key, dict[str, Tensor], torch.cuda.Event | None]
-"""What is to be written, and the mark behind its computing on the device."""
+_QUEUE_LENGTH = 2
+"""Files that may be queued before training blocks on the writer."""
+QueuedFile = tuple[Key, dict[str, Tensor], torch.cuda.Event | None]
+"""A key, its tensors, and the event after which the device has computed them."""
 
 
 class TrajectoryWriter:
-    """Keeps what a schedule asks for while training goes on."""
+    """Writes the checkpoints and gradients of a schedule while training runs."""
 
     def __init__(
         self,
@@ -60,17 +60,22 @@ class TrajectoryWriter:
         stage: OptimizerStage,
         observer: Observer = null_observer,
         save_seconds: float = SAVE_SECONDS,
-        tier: HostCache | None = None,
+        cache: HostCache | None = None,
         stream: dict[str, str] | None = None,
     ) -> None:
-        """Begin a trajectory in ``folder``, or go on with the unfinished one that is there.
+        """Begin a trajectory in ``folder``, or resume the unfinished one that is there.
 
-        What is written stays in ``tier`` as well, as far as there is room. The observer
-        receives ``checkpoint`` once something is safely on disk, and ``warning``. ``stream``
-        holds the digests of what is trained on.
+        Args:
+            folder: this rank's part of the trajectory.
+            schedule: which states and gradients to write.
+            stage: the optimizer whose states are written.
+            observer: receives ``checkpoint`` for every durable file, and ``warning``.
+            save_seconds: seconds of training that an interruption may lose.
+            cache: the host cache, which also holds what is written, as far as it has room.
+            stream: digests of the data stream.
 
         Raises:
-            RunError: if the folder holds a trajectory of another schedule or stream.
+            RunError: if the folder holds a trajectory of another schedule or data stream.
         """
         folder.mkdir(parents=True, exist_ok=True)
         remove_unfinished(folder)
@@ -78,23 +83,23 @@ class TrajectoryWriter:
         self.schedule = schedule
         self._stage = stage
         self._observer = observer
-        self._pace = SavePace(save_seconds)
+        self._timer = SaveTimer(save_seconds)
         self._journal = JournalWriter(folder / MANIFEST)
         self.manifest = self._begin(stream or {})
-        for key in agree(self.manifest, stage.ranks):
+        for key in missing_elsewhere(self.manifest, stage.ranks):
             self.drop(key)
-        self._remove_strays()
+        self._remove_unnamed_saves()
         self._copies = DeviceCopies(stage.device)
-        self._tier = tier or HostCache(0)
-        self._tier.foresight = ReadPlan(schedule.reads_of_pass())
-        self._queue: queue.Queue[Waiting | None] = queue.Queue(_WAITING)
+        self._cache = cache or HostCache(0)
+        self._cache.read_plan = ReadPlan(schedule.reads_of_pass())
+        self._queue: queue.Queue[QueuedFile | None] = queue.Queue(_QUEUE_LENGTH)
         self._error: BaseException | None = None
         self._abandoned = threading.Event()
         self._thread = threading.Thread(
             target=self._write_all, name="trajectory-writer", daemon=True
         )
         self._thread.start()
-        self._kept = {*schedule.checkpoints, schedule.steps}
+        self._checkpoints = {*schedule.checkpoints, schedule.steps}
 
     def __enter__(self) -> "TrajectoryWriter":
         return self
@@ -103,36 +108,36 @@ class TrajectoryWriter:
         stopped = kind is not None and issubclass(kind, StoppedError)
         self.close(complete=kind is None, flush=stopped)
 
-    def take_state(self, state: TrainState) -> None:
-        """Keep s_t if the schedule does; else save it if the last one saved is old enough."""
-        if state.step in self._kept:
+    def write_state(self, state: TrainState) -> None:
+        """Write s_t if the schedule checkpoints it; otherwise save it if a save is due."""
+        if state.step in self._checkpoints:
             self._put(("state", state.step), lambda: state_tensors(state, self._stage))
-            self._pace.saved()
-        elif self._stage.ranks.any(self._pace.is_due()):
+            self._timer.restart()
+        elif self._stage.ranks.any(self._timer.is_due()):
             self.save(state)
 
-    def take_gradient(self, step: int, grads: Gradient) -> None:
-        """Keep g_t if the schedule does."""
+    def write_gradient(self, step: int, grads: Gradient) -> None:
+        """Write g_t if the schedule records gradients."""
         if self.schedule.keep_gradients:
             self._put(("gradient", step), lambda: gradient_tensors(grads))
 
     def save(self, state: TrainState) -> None:
-        """Save s_t to go on from, unless what is kept anyway gives it."""
-        if state.step not in self._kept and not self.schedule.keep_gradients:
+        """Save s_t to resume from, unless it follows from what the schedule writes."""
+        if state.step not in self._checkpoints and not self.schedule.keep_gradients:
             self._put(("resume", state.step), lambda: state_tensors(state, self._stage))
-        self._pace.saved()
+        self._timer.restart()
 
     def drop(self, key: Key) -> None:
-        """Forget a file that is damaged; it will be written again."""
+        """Remove a damaged file from the manifest, so that it is written again."""
         self._journal.append("dropped", kind=key[0], step=key[1])
         self.manifest.take({"event": "dropped", "kind": key[0], "step": key[1]})
 
     def close(self, *, complete: bool, flush: bool = False) -> None:
-        """Wait for the writer; mark the trajectory complete if training came to its end.
+        """Join the writer thread; mark the trajectory complete if training finished.
 
         Args:
-            complete: training came to its end.
-            flush: it did not, but what waits is to be written all the same.
+            complete: training finished.
+            flush: training did not finish, but write what is queued.
         """
         if not complete and not flush:
             self._abandoned.set()
@@ -149,7 +154,7 @@ class TrajectoryWriter:
         finally:
             self._journal.close()
         if complete or flush:
-            self._raise()
+            self._raise_error()
 
     def _begin(self, stream: dict[str, str]) -> Manifest:
         manifest = read_part(self.folder)
@@ -164,12 +169,12 @@ class TrajectoryWriter:
         self._journal.close()
         if other:
             raise RunError(
-                f"{self.folder} was begun with a stream that differs in its {other}; go on with "
-                "that one, or give another folder"
+                f"{self.folder} was begun with a stream that differs in its {other}; resume with "
+                "that stream, or give another folder"
             )
         raise RunError(
-            f"{self.folder} already holds a trajectory of {manifest.steps} steps under the "
-            f"schedule {manifest.kind}; give another folder"
+            f"{self.folder} already holds a trajectory of {manifest.steps} steps with "
+            f"checkpointing {manifest.kind}; give another folder"
         )
 
     def _complete(self) -> None:
@@ -177,20 +182,20 @@ class TrajectoryWriter:
             self._journal.append("complete")
             self._journal.sync()
             self.manifest.complete = True
-        self._forget_saved()
+        self._remove_saves()
 
-    def _put(self, key: Key, tensors: Tensors) -> None:
-        self._raise()
+    def _put(self, key: Key, tensors: Callable[[], dict[str, Tensor]]) -> None:
+        self._raise_error()
         if key not in self.manifest.files:
-            found = tensors()
-            self._queue.put((key, found, self._copies.computed()))
+            file = key, tensors(), self._copies.record_event()
+            self._queue.put(file)
 
     def _write_all(self) -> None:
-        while (item := self._queue.get()) is not None:
+        while (file := self._queue.get()) is not None:
             if self._error is not None or self._abandoned.is_set():
                 continue
             try:
-                self._write(*item)
+                self._write(*file)
             except BaseException as error:
                 self._error = error
 
@@ -199,59 +204,135 @@ class TrajectoryWriter:
     ) -> None:
         (kind, step), began = key, time.monotonic()
         tensors = self._copies.to_host(tensors, computed)
-        facts = write_tensors(self.folder / f"{kind}-{step:08d}.safetensors", tensors)
+        record = write_tensors(self.folder / f"{kind}-{step:08d}.safetensors", tensors)
         before = self.manifest.dropped.get(key)
-        self._journal.append(kind, step=step, **facts)
+        self._journal.append(kind, step=step, **record)
         self._journal.sync()
         if kind != "gradient":
-            self._forget_saved()
-        self.manifest.take({"event": kind, "step": step, **facts})
+            self._remove_saves()
+        self.manifest.take({"event": kind, "step": step, **record})
         if kind != "resume":
-            self._hold(key, facts, tensors)
-        self._pace.took(time.monotonic() - began)
-        self._observer("checkpoint", kind=kind, step=step, bytes=facts["bytes"])
-        if before is not None and before["crc32c"] != facts["crc32c"]:
+            self._cache_file(key, record, tensors)
+        self._timer.record(time.monotonic() - began)
+        self._observer("checkpoint", kind=kind, step=step, bytes=record["bytes"])
+        if before is not None and before["crc32c"] != record["crc32c"]:
             self._observer(
                 "warning",
-                message=f"the {kind} of step {step}, made again, differs from the one that was "
-                "lost: this machine does not repeat its own bits; scores carry that difference",
+                message=f"the {kind} of step {step} was damaged and computed again, and the new "
+                "bits differ: this machine does not reproduce its own results; scores include "
+                "that difference",
             )
 
-    def _hold(self, key: Key, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        """Keep what was written in host memory too: copies, for s_0 and s_T are the caller's."""
-        stamp, size = (stamp_of(self.folder, facts),), int(facts["bytes"])
-        if self._tier.put(key, stamp, size, None):
-            self._tier.put(key, stamp, size, self._copies.own(tensors))
+    def _cache_file(self, key: Key, record: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Cache what was written, as copies: the caller may change s_0 and s_T."""
+        stamp, size = (stamp_of(self.folder, record),), int(record["bytes"])
+        if self._cache.put(key, stamp, size, None):
+            self._cache.put(key, stamp, size, self._copies.unshared(tensors))
 
-    def _forget_saved(self) -> None:
+    def _remove_saves(self) -> None:
         for key in [key for key in self.manifest.files if key[0] == "resume"]:
             file = self.manifest.files[key]["file"]
             self.drop(key)
             (self.folder / file).unlink(missing_ok=True)
 
-    def _remove_strays(self) -> None:
-        """Remove what a killed writer saved and could not name, or had dropped already."""
-        named = {facts["file"] for facts in self.manifest.files.values()}
+    def _remove_unnamed_saves(self) -> None:
+        """Remove saves that a killed writer had not named yet, or had already dropped."""
+        named = {record["file"] for record in self.manifest.files.values()}
         for file in self.folder.glob("resume-*.safetensors"):
             if file.name not in named:
                 file.unlink(missing_ok=True)
 
-    def _raise(self) -> None:
+    def _raise_error(self) -> None:
         if self._error is None:
             return
         if isinstance(self._error, OSError) and self._error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFullError(
                 f"no disk space left for the trajectory in {self.folder}; free some, point "
                 "--runs-dir elsewhere, or set trajectory.checkpointing: sqrt or log, "
-                "which keep less"
+                "which write less"
             ) from self._error
         raise RunError(
             f"cannot write the trajectory in {self.folder}: {self._error}"
         ) from self._error
 
 
-def forget(folder: Path, key: Key) -> None:
-    """Strike damaged files from the manifests of a trajectory that nobody writes."""
+class NullWriter:
+    """Writes nothing: the first replica group writes the same shards.
+
+    It takes part in the collective decisions of :class:`TrajectoryWriter`.
+    """
+
+    def __init__(self, folder: Path, schedule: CheckpointingSchedule, ranks: Ranks) -> None:
+        """Follow the part of a trajectory in ``folder``."""
+        self.schedule = schedule
+        self.manifest = read_part(folder) or Manifest(schedule.kind, schedule.steps)
+        self._ranks = ranks
+        self._checkpoints = {*schedule.checkpoints, schedule.steps}
+        for key in missing_elsewhere(self.manifest, ranks):
+            self.drop(key)
+
+    def __enter__(self) -> "NullWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def write_state(self, state: TrainState) -> None:
+        """Take part in the decision whether to save."""
+        if state.step not in self._checkpoints:
+            self._ranks.any(False)
+
+    def write_gradient(self, step: int, grads: Gradient) -> None:
+        """Write nothing."""
+
+    def save(self, state: TrainState) -> None:
+        """Write nothing."""
+
+    def drop(self, key: Key) -> None:
+        """Remove a damaged file from the manifest."""
+        self.manifest.take({"event": "dropped", "kind": key[0], "step": key[1]})
+
+
+def open_writer(
+    folder: Path,
+    schedule: CheckpointingSchedule,
+    stage: OptimizerStage,
+    digests: Callable[[], dict[str, str]],
+    *,
+    observer: Observer = null_observer,
+    save_seconds: float = SAVE_SECONDS,
+    cache: HostCache | None = None,
+) -> TrajectoryWriter | NullWriter:
+    """Open the writer of this rank's part of a trajectory.
+
+    The first replica group writes; the others get a :class:`NullWriter`.
+
+    Args:
+        folder: the whole trajectory's folder.
+        schedule: which states and gradients to write.
+        stage: the optimizer, which knows the ranks.
+        digests: computes the digests of the data stream; called only where they are written.
+        observer: see :class:`TrajectoryWriter`.
+        save_seconds: see :class:`TrajectoryWriter`.
+        cache: see :class:`TrajectoryWriter`.
+
+    Raises:
+        RunError: if the folder holds a trajectory of another number of ranks, schedule or stream.
+    """
+    ranks, group = stage.ranks, stage.ranks.shard_group
+    parts, part = parts_of(folder), part_folder(folder, group.index, group.count)
+    if part not in parts and any(read_part(other) is not None for other in parts):
+        raise RunError(
+            f"{folder} was begun with the model divided among {len(parts)} ranks; resume with as "
+            "many ranks"
+        )
+    if ranks.replica_index == 0:
+        return TrajectoryWriter(part, schedule, stage, observer, save_seconds, cache, digests())
+    return NullWriter(part, schedule, ranks)
+
+
+def drop_damaged(folder: Path, key: Key) -> None:
+    """Remove a damaged file from the manifests of a trajectory that has no open writer."""
     for part in parts_of(folder):
         journal = JournalWriter(part / MANIFEST)
         journal.append("dropped", kind=key[0], step=key[1])

@@ -51,8 +51,8 @@ from engine.runs.request import Request
 from engine.runs.run_folder import RunFolder
 from engine.training.loop import TrainControl
 from engine.trajectory.reader import DamagedStepError
-from engine.trajectory.save_pace import SAVE_SECONDS
-from engine.trajectory.writer import forget
+from engine.trajectory.recovery import SAVE_SECONDS
+from engine.trajectory.writer import drop_damaged
 
 PATIENCE_SECONDS = 10.0
 """An attempt before this one may still be letting go of the run."""
@@ -227,7 +227,7 @@ class _Run:
 
     def train_and_attribute(self, job: Job) -> None:
         """Bring the trajectory to its end, and ask it; damaged files of it are made again."""
-        job.trainer.tier.budget = host_tier_bytes(job)
+        job.trainer.host_cache.budget = host_tier_bytes(job)
         if self.request.work == "run":
             self._train(job)
         job.trainer.open(self.folder.trajectory)
@@ -255,7 +255,7 @@ class _Run:
                 job.start,
                 stream,
                 save_dir=self.folder.trajectory,
-                schedule=checkpointing_schedule(kind, len(stream)),
+                checkpointing=checkpointing_schedule(kind, len(stream)),
                 observer=watch,
                 control=self.control,
             )
@@ -294,6 +294,6 @@ class _Run:
             "came before it",
         )
         if self.ranks.index == 0:
-            forget(self.folder.trajectory, damaged)
+            drop_damaged(self.folder.trajectory, damaged)
         self.ranks.barrier()
         self._train(job)

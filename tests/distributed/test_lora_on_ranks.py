@@ -51,10 +51,10 @@ def attribute(case: Case, folder: Path, mesh: Mesh | None) -> Any:
         mesh=mesh,
     )
     stream = problem.stream()
-    trainer.train(start, stream, save_dir=folder, schedule=case.schedule)
+    trainer.train(start, stream, save_dir=folder, checkpointing=case.schedule)
     measurements = make_measurements("none", torch.float64)
     scores = trainer.backward(folder, stream, measurements, queries_per_pass=2)
-    return scores.weights.numpy(), scores.steps.numpy(), scores.measurements.numpy()
+    return scores.weights.numpy(), scores.steps.numpy(), scores.query_losses.numpy()
 
 
 def held_of(case: Case) -> tuple[int, int, int]:

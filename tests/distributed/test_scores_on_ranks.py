@@ -84,7 +84,7 @@ def trained(case: Case, folder: Path, mesh: Mesh | None) -> tuple[Any, Any, Prob
 def attribute(case: Case, folder: Path, mesh: Mesh | None) -> Any:
     """Scores, their sums over steps and the measurements, as arrays."""
     trainer, start, problem = trained(case, folder, mesh)
-    trainer.train(start, problem.stream(), save_dir=folder, schedule=case.schedule)
+    trainer.train(start, problem.stream(), save_dir=folder, checkpointing=case.schedule)
     return replayed(case, folder, mesh)
 
 
@@ -93,7 +93,7 @@ def replayed(case: Case, folder: Path, mesh: Mesh | None) -> Any:
     trainer, _, problem = trained(case, folder, mesh)
     measurements = make_measurements("none", case.dtype)
     scores = trainer.backward(folder, problem.stream(), measurements, queries_per_pass=2)
-    return scores.weights.numpy(), scores.steps.numpy(), scores.measurements.numpy()
+    return scores.weights.numpy(), scores.steps.numpy(), scores.query_losses.numpy()
 
 
 def attributed(shards: int, numbers: range, folder: Path) -> list[Any]:
@@ -149,7 +149,7 @@ def of_modules(folder: Path, mesh: Mesh | None) -> list[Any]:
         trainer.train(start, stream, save_dir=folder / str(number))
         queries = DataStream([{"ids": TOKENS[1]}], 1)
         scores = trainer.backward(folder / str(number), stream, queries)
-        found.append((scores.weights.numpy(), scores.measurements.numpy()))
+        found.append((scores.weights.numpy(), scores.query_losses.numpy()))
     return found
 
 

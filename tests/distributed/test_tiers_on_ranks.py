@@ -21,12 +21,12 @@ BUDGETS = [(0, 0), (PLENTY, 20_000)]
 
 def attributed(mesh: Mesh, folder: Path, budget: int, train: bool) -> Any:
     trainer, start, problem = trained(CASE, folder, mesh)
-    trainer.tier = HostCache(budget)
+    trainer.host_cache = HostCache(budget)
     if train:
-        trainer.train(start, problem.stream(), save_dir=folder, schedule=CASE.schedule)
+        trainer.train(start, problem.stream(), save_dir=folder, checkpointing=CASE.schedule)
     measurements = make_measurements("none", CASE.dtype)
     scores = trainer.backward(folder, problem.stream(), measurements, queries_per_pass=1)
-    return scores.weights.numpy(), scores.steps.numpy(), scores.measurements.numpy()
+    return scores.weights.numpy(), scores.steps.numpy(), scores.query_losses.numpy()
 
 
 def with_budgets(folder: Path) -> list[Any]:

@@ -38,7 +38,7 @@ def mean_phi(two: Two, weights: np.ndarray) -> np.ndarray:
     found = []
     for run, job in two:
         state, asked = retrained(job, weights), Retrainer(run, job, False)._asked["a0001"]
-        found.append([job.trainer.measuring.value(state, measurement) for measurement in asked])
+        found.append([job.trainer.evaluator.value(state, measurement) for measurement in asked])
     return np.mean(found, 0)
 
 

@@ -54,7 +54,7 @@ def scores(run: RunFolder) -> Any:
 def phi(run: RunFolder, job: Job, weights: Sequence[float]) -> Any:
     state = retrained(job, np.array(weights))
     asked = Retrainer(run, job, False)._asked["a0001"]
-    return np.array([job.trainer.measuring.value(state, measurement) for measurement in asked])
+    return np.array([job.trainer.evaluator.value(state, measurement) for measurement in asked])
 
 
 def test_the_error_of_predictions_falls_with_the_square_of_the_change(

@@ -13,7 +13,7 @@ from engine.models.layers import layers_of
 from engine.replay.checkpointing import CheckpointingKind
 from engine.replay.optimizers import build_optimizer
 from engine.replay.state import TrainState
-from engine.training.measurements import Measurement, measurements_of, scaled
+from engine.training.query_loss import QueryLoss, query_losses_of, scaled
 from tests.exactness import oracle
 from tests.exactness.cases import BATCH_SIZE, Data, make_queries
 from tests.exactness.conftest import Agree
@@ -85,13 +85,13 @@ def query_streams() -> tuple[DataStream, DataStream]:
 
 def make_measurements(
     reduction: Reduction, dtype: torch.dtype = torch.float64
-) -> Sequence[Measurement]:
+) -> Sequence[QueryLoss]:
     """The measurements of :data:`COEFFICIENTS`."""
     queries, others = query_streams()
     if reduction != "contrast":
-        return measurements_of(queries, reduction, dtype)
-    (ours,) = measurements_of(queries, "mean", dtype)
-    (theirs,) = measurements_of(others, "mean", dtype)
+        return query_losses_of(queries, reduction, dtype)
+    (ours,) = query_losses_of(queries, "mean", dtype)
+    (theirs,) = query_losses_of(others, "mean", dtype)
     return [[*ours, *(scaled(batch, -1.0) for batch in theirs)]]
 
 
@@ -99,7 +99,7 @@ def attribute(problem: Problem, how: Attribution, folder: Path) -> Scores:
     """The engine's scores: train, keep the trajectory, replay it."""
     stream = problem.stream()
     trainer, start = make_trainer(problem.loss, problem.training, how)
-    trainer.train(start, stream, save_dir=folder, schedule=how.schedule)
+    trainer.train(start, stream, save_dir=folder, checkpointing=how.schedule)
     if how.fresh:
         trainer, _ = make_trainer(problem.loss, problem.training, how)
     measurements = make_measurements(how.reduction, trainer.dtype)
@@ -130,7 +130,7 @@ def compare(
         scores = oracle.by_document(scores, data.documents, data.document_count)
     agree(group, ours.weights, scores, BOUND)
     agree(group, ours.steps, exact.steps, BOUND)
-    torch.testing.assert_close(ours.measurements, exact.phi, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(ours.query_losses, exact.phi, rtol=1e-9, atol=1e-12)
 
 
 def check(

@@ -98,7 +98,7 @@ def _scores(case: Case, dtype: torch.dtype) -> Scores:
     optimizer = build_optimizer(case.optimizer, rate)
     trainer, start = Trainer.initialize(_model(case, dtype), optimizer, elementwise=True)
     with tempfile.TemporaryDirectory() as folder:
-        trainer.train(start, stream, save_dir=folder, schedule="all")
+        trainer.train(start, stream, save_dir=folder, checkpointing="all")
         return trainer.backward(folder, stream, DataStream(rows(QUERIES, 77, dtype), 1))
 
 

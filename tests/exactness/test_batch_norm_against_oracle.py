@@ -20,7 +20,7 @@ from engine.replay.checkpointing import CheckpointingKind
 from engine.replay.optimizers import build_optimizer
 from engine.replay.state import TrainState
 from engine.runs.errors import StoppedError
-from engine.training.measurements import measurements_of
+from engine.training.query_loss import query_losses_of
 from tests.exactness import oracle
 from tests.exactness.attributing import BOUND
 from tests.exactness.cases import make_training
@@ -167,7 +167,7 @@ def test_scores(
 ) -> None:
     training, weights = make_problem(optimizer, clip), make_weights()
     (stream, queries), (trainer, start) = streams(training, weights), make_trainer(training)
-    trainer.train(start, stream, save_dir=tmp_path, schedule=schedule)
+    trainer.train(start, stream, save_dir=tmp_path, checkpointing=schedule)
     # As a later process does.
     seen: dict[str, Any] = {}
     ours = make_trainer(training)[0].backward(
@@ -187,20 +187,20 @@ def test_buffers_carry_some_of_the_influence() -> None:
 def test_interrupted_and_resumed(schedule: CheckpointingKind, tmp_path: Path) -> None:
     training, weights = make_problem("sgd"), make_weights()
     (stream, queries), (trainer, start) = streams(training, weights), make_trainer(training)
-    whole = trainer.train(start, stream, save_dir=tmp_path / "whole", schedule=schedule)
+    whole = trainer.train(start, stream, save_dir=tmp_path / "whole", checkpointing=schedule)
     expected = trainer.backward(tmp_path / "whole", stream, queries)
     asked = iter([False, False, False, True])
     control = TrainControl(should_stop=lambda: next(asked), save_seconds=0.0)
     with pytest.raises(StoppedError):
         make_trainer(training)[0].train(
-            start, stream, save_dir=tmp_path / "cut", schedule=schedule, control=control
+            start, stream, save_dir=tmp_path / "cut", checkpointing=schedule, control=control
         )
     trainer, start = make_trainer(training)
     final = trainer.train(
         start,
         stream,
         save_dir=tmp_path / "cut",
-        schedule=schedule,
+        checkpointing=schedule,
         control=TrainControl(resume=True),
     )
     assert set(final.buffers) == set(whole.buffers) and len(whole.buffers) == 6
@@ -236,13 +236,13 @@ def test_finite_differences(tmp_path: Path) -> None:
         (stream, queries) = streams(training, weights + shift * direction)
         trainer, start = make_trainer(training)
         final = trainer.train(start, stream)
-        asked = measurements_of(queries, "none", torch.float64)
+        asked = query_losses_of(queries, "none", torch.float64)
         return torch.tensor(
-            [trainer.measuring.cotangent(final, one)[0] for one in asked], dtype=weights.dtype
+            [trainer.evaluator.cotangent(final, one)[0] for one in asked], dtype=weights.dtype
         )
 
     (stream, queries), (trainer, start) = streams(training, weights), make_trainer(training)
-    trainer.train(start, stream, save_dir=tmp_path, schedule="gradients")
+    trainer.train(start, stream, save_dir=tmp_path, checkpointing="gradients")
     ours = trainer.backward(tmp_path, stream, queries).weights @ direction
     h = 1e-4
     difference = (8 * (phi(h) - phi(-h)) - (phi(2 * h) - phi(-2 * h))) / (12 * h)

@@ -13,7 +13,7 @@ from engine import CausalLMLoss, weighted_causal_lm_ce
 from engine.replay.checkpointing import CheckpointingKind
 from engine.replay.optimizer_stage import OptimizerStage
 from engine.replay.state import Params
-from engine.training.measurements import measurements_of
+from engine.training.query_loss import query_losses_of
 from tests.exactness.attributing import Attribution, Problem, attribute, make_trainer, query_streams
 from tests.exactness.cases import Layout, document_weights, make_data, make_training
 from tests.exactness.conftest import Agree
@@ -65,7 +65,7 @@ def test_every_schedule_gives_the_same_bits(
         ours = attribute(again, replace(how, schedule=schedule), tmp_path / schedule)
         assert torch.equal(ours.weights, first.weights), schedule
         assert torch.equal(ours.steps, first.steps), schedule
-        assert torch.equal(ours.measurements, first.measurements), schedule
+        assert torch.equal(ours.query_losses, first.query_losses), schedule
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -86,8 +86,8 @@ def test_queries_replayed_together_have_the_bits_of_each_alone(
     problem = problem_in_float32("gpt2 tied", "fused")
     how, stream = Attribution(micro_batch_size=micro_batch_size), problem.stream()
     trainer, start = make_trainer(problem.loss, problem.training, how)
-    trainer.train(start, stream, save_dir=tmp_path, schedule="all")
-    queries, others = (measurements_of(rows, "none", trainer.dtype) for rows in query_streams())
+    trainer.train(start, stream, save_dir=tmp_path, checkpointing="all")
+    queries, others = (query_losses_of(rows, "none", trainer.dtype) for rows in query_streams())
     asked = [*queries, *others, *queries]
     together = trainer.backward(tmp_path, stream, asked)
     alone = trainer.backward(tmp_path, stream, asked, queries_per_pass=1)
@@ -101,8 +101,8 @@ def test_one_direction_is_in_memory_at_a_time(
     problem = problem_in_float32("gpt2 tied", "fused")
     stream = problem.stream()
     trainer, start = make_trainer(problem.loss, problem.training, Attribution())
-    trainer.train(start, stream, save_dir=tmp_path, schedule="all")
-    queries = measurements_of(query_streams()[0], "none", trainer.dtype)
+    trainer.train(start, stream, save_dir=tmp_path, checkpointing="all")
+    queries = query_losses_of(query_streams()[0], "none", trainer.dtype)
     vjp, seen = OptimizerStage.vjp, []
 
     def noted(self: OptimizerStage, *arguments: Any) -> list[Params]:
@@ -143,7 +143,7 @@ def test_the_last_step_is_reproduced_to_the_bit(
     problem = problem_in_float32("llama untied", "fused", "sgd", "packed")
     how, stream = Attribution(schedule), problem.stream()
     trainer, start = make_trainer(problem.loss, problem.training, how)
-    trainer.train(start, stream, save_dir=tmp_path, schedule=schedule)
+    trainer.train(start, stream, save_dir=tmp_path, checkpointing=schedule)
     seen: list[tuple[str, dict[str, Any]]] = []
     trainer.backward(
         tmp_path, stream, query_streams()[0], observer=lambda e, /, **f: seen.append((e, f))

@@ -294,7 +294,7 @@ def relative_error(module: nn.Module, folder: Path) -> float:
         trainer, start = Trainer.initialize(module, torchopt.sgd(0.3), force=["derivative"])
         stream = DataStream(FLOAT64, 4)
         stream.weights = stream.weights if weights is None else weights
-        trainer.train(start, stream, save_dir=where, schedule="all")
+        trainer.train(start, stream, save_dir=where, checkpointing="all")
         return trainer.backward(where, stream, query)
 
     scores = run(None, folder / "scores").weights[0]
@@ -302,7 +302,7 @@ def relative_error(module: nn.Module, folder: Path) -> float:
     for row in range(len(FLOAT64)):
         one = torch.eye(len(FLOAT64), dtype=torch.float64)[row]
         high, low = (
-            run(1 + sign * 1e-4 * one, folder / f"{row}{sign}").measurements[0] for sign in (1, -1)
+            run(1 + sign * 1e-4 * one, folder / f"{row}{sign}").query_losses[0] for sign in (1, -1)
         )
         true[row] = (high - low) / 2e-4
     return ((scores - true).norm() / true.norm()).item()
@@ -340,12 +340,12 @@ def test_a_tied_embedding_is_differentiated_in_its_padding_row(
         stream = DataStream(rows, 2)
         stream.weights = weights
         where = tmp_path / str(len(list(tmp_path.iterdir())))
-        trainer.train(start, stream, save_dir=where, schedule="all")
+        trainer.train(start, stream, save_dir=where, checkpointing="all")
         return trainer.backward(where, stream, DataStream(rows[:1], 1))
 
     ones = torch.ones(4, dtype=torch.float64)
     change = torch.tensor([1.0, -2.0, 0.5, 1.0], dtype=torch.float64)
-    high, low = (phi(ones + sign * 1e-4 * change).measurements[0] for sign in (1, -1))
+    high, low = (phi(ones + sign * 1e-4 * change).query_losses[0] for sign in (1, -1))
     assert (phi(ones).weights[0] @ change).item() == pytest.approx(
         ((high - low) / 2e-4).item(), rel=1e-6
     )

@@ -176,7 +176,7 @@ def test_the_trajectory_holds_adapters_alone(schedule: CheckpointingKind, tmp_pa
     wanted = {name: p.shape for name, p in model.named_parameters() if p.requires_grad}
     problem = problem_of(model)
     trainer, start = make_trainer(problem.loss, problem.training, Attribution())
-    trainer.train(start, problem.stream(), save_dir=tmp_path, schedule=schedule)
+    trainer.train(start, problem.stream(), save_dir=tmp_path, checkpointing=schedule)
     elements = sum(shape.numel() for shape in wanted.values())
     files = list(tmp_path.rglob("*.safetensors"))
     assert len(files) > 5
@@ -186,7 +186,7 @@ def test_the_trajectory_holds_adapters_alone(schedule: CheckpointingKind, tmp_pa
         floats = sum(torch.Size(shape).numel() for shape in sizes.values())
         assert elements <= floats <= 3 * elements + 10, file
     measurement = [problem.stream().batch(0, torch.float64)]
-    _, cotangent = trainer.measuring.cotangent(start, measurement)
+    _, cotangent = trainer.evaluator.cotangent(start, measurement)
     assert {n.removeprefix("model."): t.shape for n, t in cotangent.params.items()} == wanted
     assert sum(leaf.numel() for group in cotangent.optimizer for leaf in group) == 2 * elements
 

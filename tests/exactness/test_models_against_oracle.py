@@ -232,7 +232,7 @@ def test_a_trainer_that_trains_twice(optimizer: str, agree: Agree, tmp_path: Pat
     how, stream = Attribution("log"), problem.stream()
     trainer, start = make_trainer(problem.loss, problem.training, how)
     trainer.train(start, stream)
-    trainer.train(start, stream, save_dir=tmp_path, schedule="log")
+    trainer.train(start, stream, save_dir=tmp_path, checkpointing="log")
     ours = trainer.backward(tmp_path, stream, query_streams()[0])
     truth = exact_language_model(model, problem.data, problem.weights, problem.training)
     compare(agree, "a trainer that trains twice", problem, how, ours, truth)

@@ -85,7 +85,7 @@ def test_what_does_nothing_at_first_is_trained(kind: str, tmp_path: Path) -> Non
     end = trainer.train(state, stream, save_dir=tmp_path)
     ours = trainer.backward(tmp_path, stream, DataStream([{"input_ids": np.array(ROWS[1])}], 1))
     truth, phi = trained_plainly(Neutral(kind), torch.ones(4))
-    assert ours.measurements.item() == pytest.approx(phi, rel=1e-10)
+    assert ours.query_losses.item() == pytest.approx(phi, rel=1e-10)
     for name, value in end.params.items():
         expected = truth[name.removeprefix("model.")].detach()
         torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-12)

@@ -158,7 +158,7 @@ def test_another_stream_of_equal_length(
     change, what = OTHERS[other]
     stream = DataStream(rows_of(None), 1, weight_shape=(4,))
     trainer, state = Trainer.initialize(CausalLMLoss(tiny_model("gpt2 tied")), torchopt.sgd(0.5))
-    trainer.train(state, stream, save_dir=tmp_path, schedule=schedule)
+    trainer.train(state, stream, save_dir=tmp_path, checkpointing=schedule)
     queries = DataStream(rows_of(None)[:1], 1)
     trainer.backward(tmp_path, stream, queries)
     # The same rows with weights for tokens are the same training.

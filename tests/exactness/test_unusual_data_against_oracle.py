@@ -155,7 +155,7 @@ def test_regression(
     stream = DataStream(rows[:7], 3, weight_shape=shape, order=training.order)
     stream.weights = weights
     trainer, start = make_trainer(model, training, how)
-    trainer.train(start, stream, save_dir=tmp_path, schedule="sqrt")
+    trainer.train(start, stream, save_dir=tmp_path, checkpointing="sqrt")
     # The queries' weights are one a row, so their losses are summed over the outputs.
     ours = trainer.backward(tmp_path, stream, DataStream(rows[7:], 1))
 
@@ -172,7 +172,7 @@ def test_regression(
     phi = queries(final, Table(x[7:], y[7:]))[0]
     expected = torch.stack([torch.autograd.grad(p, leaf, retain_graph=True)[0] for p in phi])
     agree("regression", ours.weights, expected, BOUND)
-    torch.testing.assert_close(ours.measurements, phi.detach(), rtol=1e-9, atol=0)
+    torch.testing.assert_close(ours.query_losses, phi.detach(), rtol=1e-9, atol=0)
 
 
 def test_document_scores_are_sums_of_token_scores(agree: Agree, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_an_infinite_learning_rate_is_noticed_at_the_next_loss(name: str, tmp_pa
     optimizer = build_optimizer(spec, LearningRateSpec("constant", STEPS))
     trainer, start = Trainer.initialize(Line(), optimizer)
     with pytest.raises(DivergedError, match=r"the loss is not finite at step 1$") as caught:
-        trainer.train(start, make_stream(), save_dir=tmp_path, schedule="all")
+        trainer.train(start, make_stream(), save_dir=tmp_path, checkpointing="all")
     assert caught.value.step == 1
 
 
@@ -63,7 +63,7 @@ def test_a_divergence_in_the_last_step_is_noticed(tmp_path: Path) -> None:
     trainer, start = make_trainer(math.inf)
     stream = make_stream(steps=1)
     with pytest.raises(DivergedError, match=r"the trained model is not finite at step 1$"):
-        trainer.train(start, stream, save_dir=tmp_path, schedule="all")
+        trainer.train(start, stream, save_dir=tmp_path, checkpointing="all")
     with pytest.raises(RunError, match="holds no complete trajectory"):
         trainer.backward(tmp_path, stream, make_stream(steps=1))
 
@@ -74,7 +74,7 @@ def test_without_eps_root_an_idle_parameter_has_no_derivative(
 ) -> None:
     trainer, start = make_trainer(0.1, eps_root=0.0)
     stream = make_stream()
-    trainer.train(start, stream, save_dir=tmp_path, schedule=schedule)  # type: ignore[arg-type]
+    trainer.train(start, stream, save_dir=tmp_path, checkpointing=schedule)  # type: ignore[arg-type]
     with pytest.raises(DivergedError, match=f"the cotangent is not finite at step {STEPS - 1}$"):
         trainer.backward(tmp_path, stream, make_stream(steps=1))
 
@@ -83,7 +83,7 @@ def test_without_eps_root_an_idle_parameter_has_no_derivative(
 def test_a_cotangent_that_is_no_number_stops_the_replay(value: float, tmp_path: Path) -> None:
     trainer, start = make_trainer(0.1)
     stream = make_stream()
-    trainer.train(start, stream, save_dir=tmp_path, schedule="sqrt")
+    trainer.train(start, stream, save_dir=tmp_path, checkpointing="sqrt")
     with trainer.open(tmp_path) as reader:
         final = reader.load_state(STEPS)
         params = {name: torch.full_like(p, value) for name, p in final.params.items()}

@@ -32,7 +32,7 @@ class Listening:
         self.loaded: list[Read] = []
         self.stage, self.ranks = self, SINGLE_RANK
 
-    def expect(self, reads: Sequence[Read]) -> None:
+    def plan_reads(self, reads: Sequence[Read]) -> None:
         assert not self.loaded
         self.expected.append(list(reads))
 

@@ -48,7 +48,7 @@ class Counting:
         self.pulled: list[int] = []
         self.stage, self.ranks = self, SINGLE_RANK
 
-    def expect(self, reads: Sequence[Read]) -> None:
+    def plan_reads(self, reads: Sequence[Read]) -> None:
         """Nothing is read ahead."""
 
     def load_state(self, step: int) -> TrainState:

@@ -64,13 +64,13 @@ def ahead_of(files: Any, budget: int) -> Iterator[ReadAhead]:
 
 
 def value(ahead: ReadAhead, key: Key) -> int:
-    return int(ahead.take(key)["g"])
+    return int(ahead.load(key)["g"])
 
 
 def test_what_comes_next_is_read_before_it_is_asked_for() -> None:
     files = Files()
     with ahead_of(files, 2) as ahead:
-        ahead.expect(KEYS, [])
+        ahead.plan(KEYS, [])
         files.wait(lambda: len(files.read_by) == 2)
         assert value(ahead, KEYS[0]) == 3
         files.wait(lambda: len(files.read_by) == 3)
@@ -84,7 +84,7 @@ def test_what_comes_next_is_read_before_it_is_asked_for() -> None:
 def test_nothing_is_read_beyond_the_budget() -> None:
     files = Files()
     with ahead_of(files, 2) as ahead:
-        ahead.expect(KEYS, [])
+        ahead.plan(KEYS, [])
         files.wait(lambda: len(files.read_by) == 2)
     assert files.read_so_far == KEYS[:2]
 
@@ -94,9 +94,9 @@ def test_any_budget_gives_the_same(budget: int) -> None:
     files = Files()
     with ahead_of(files, budget) as ahead:
         for _ in range(2):
-            ahead.expect(KEYS, KEYS)
+            ahead.plan(KEYS, KEYS)
             assert [value(ahead, key) for key in KEYS] == [step for _, step in KEYS]
-        assert ahead.tier.used <= budget
+        assert ahead.cache.used <= budget
     reads = {0: 2 * len(KEYS), 9: len(set(KEYS))}
     assert len(files.read_by) == reads.get(budget, len(files.read_by)) <= 2 * len(KEYS)
     if budget == 0:
@@ -106,7 +106,7 @@ def test_any_budget_gives_the_same(budget: int) -> None:
 def test_what_nobody_expected_is_read_all_the_same() -> None:
     files = Files()
     with ahead_of(files, 2) as ahead:
-        ahead.expect(KEYS, [])
+        ahead.plan(KEYS, [])
         assert value(ahead, ("gradient", 7)) == 7
         assert [value(ahead, key) for key in KEYS] == [step for _, step in KEYS]
 
@@ -116,13 +116,13 @@ def test_what_nobody_expected_is_read_all_the_same() -> None:
 def test_errors_are_raised_where_the_thing_is_asked_for(error: BaseException, budget: int) -> None:
     files = Files({KEYS[2]: error})
     with ahead_of(files, budget) as ahead:
-        ahead.expect(KEYS, [])
+        ahead.plan(KEYS, [])
         assert value(ahead, KEYS[0]) == 3
         if budget == 9:
             files.wait(lambda: KEYS[4] in files.read_so_far)
         assert value(ahead, KEYS[1]) == 2
         with pytest.raises(type(error)):
-            ahead.take(KEYS[2])
+            ahead.load(KEYS[2])
 
 
 def test_a_thread_that_breaks_does_not_leave_the_replay_waiting() -> None:
@@ -132,18 +132,18 @@ def test_a_thread_that_breaks_does_not_leave_the_replay_waiting() -> None:
 
     files = Broken()
     with ahead_of(files, 2) as ahead:
-        ahead.expect(KEYS, [])
+        ahead.plan(KEYS, [])
         assert ahead._thread is not None
         ahead._thread.join(PATIENCE)
         with pytest.raises(ZeroDivisionError):
-            ahead.take(KEYS[0])
+            ahead.load(KEYS[0])
 
 
 def test_it_goes_on_after_an_end() -> None:
     files = Files()
     with ahead_of(files, 9) as ahead:
         for _ in range(2):
-            ahead.expect(KEYS[:1], [])
+            ahead.plan(KEYS[:1], [])
             files.wait(lambda: len(files.read_by) == 1)
             ahead.close()
         assert value(ahead, KEYS[0]) == 3

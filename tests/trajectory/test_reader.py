@@ -31,7 +31,7 @@ def test_a_trajectory_of_something_else(
     model: str, optimizer: str, message: str, tmp_path: Path
 ) -> None:
     trainer, start, problem = trainer_of("gpt2 tied", "sgd")
-    trainer.train(start, problem.stream(), save_dir=tmp_path, schedule="all")
+    trainer.train(start, problem.stream(), save_dir=tmp_path, checkpointing="all")
     other, _, _ = trainer_of(model, optimizer)
     with pytest.raises(RunError, match=message):
         other.open(tmp_path).load_state(0)

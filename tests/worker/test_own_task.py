@@ -106,7 +106,7 @@ def test_a_task_of_one_s_own(
         stream = job.stream("document")
         stream.weights = stream.weights + shift * direction
         final = job.trainer.train(job.start, stream)
-        return np.array([job.trainer.measuring.gradient(final, one)[0] for one in asked])
+        return np.array([job.trainer.evaluator.gradient(final, one)[0] for one in asked])
 
     h = 1e-4
     difference = (8 * (phi(h) - phi(-h)) - (phi(2 * h) - phi(-2 * h))) / (12 * h)

@@ -13,7 +13,7 @@ from engine.replay.checkpointing import checkpointing_schedule
 from engine.runs.errors import RunError, StoppedError
 from engine.runs.run_folder import RunFolder
 from engine.training.loop import TrainControl
-from engine.trajectory import replay_checkpoints as replay_saves
+from engine.trajectory import replay_checkpoints
 from engine.worker import run
 from tests.crash.ranks import fingerprint, leftovers
 
@@ -47,14 +47,14 @@ def stopped_in_replay(
 ) -> RunFolder:
     """A run r2 that was stopped after it had saved its replay once."""
     monkeypatch.setenv("MAGIC_SAVE_SECONDS", "0")
-    saved = replay_saves.ReplaySaves.save
+    saved = replay_checkpoints.ReplayCheckpoints.save
     with monkeypatch.context() as patch:
 
         def save_and_stop(self: Any, state: Any) -> int:
             saved(self, state)
             raise StoppedError("stopped by the test")
 
-        patch.setattr(replay_saves.ReplaySaves, "save", save_and_stop)
+        patch.setattr(replay_checkpoints.ReplayCheckpoints, "save", save_and_stop)
         assert start(config, "r2")["ending"] == "stopped"
     return RunFolder(runs / "r2")
 
@@ -275,18 +275,22 @@ def test_a_notebook_is_not_given_an_old_trajectory(tmp_path: Path) -> None:
     schedule = checkpointing_schedule("sqrt", 4)
     with pytest.raises(StoppedError):
         trainer.train(
-            state, stream, save_dir=tmp_path, schedule=schedule, control=TrainControl(StopAt(3))
+            state,
+            stream,
+            save_dir=tmp_path,
+            checkpointing=schedule,
+            control=TrainControl(StopAt(3)),
         )
     with pytest.raises(RunError, match="already holds a trajectory"):
-        trainer.train(state, stream, save_dir=tmp_path, schedule=schedule)
+        trainer.train(state, stream, save_dir=tmp_path, checkpointing=schedule)
     resumed = trainer.train(state, stream, save_dir=tmp_path, control=TrainControl(resume=True))
-    whole = trainer.train(state, stream, save_dir=tmp_path / "b", schedule=schedule)
+    whole = trainer.train(state, stream, save_dir=tmp_path / "b", checkpointing=schedule)
     assert torch.equal(resumed.params["w"], whole.params["w"])
     with pytest.raises(RunError, match="schedule sqrt; give another folder"):
         trainer.train(
             state,
             stream,
             save_dir=tmp_path,
-            schedule=checkpointing_schedule("all", 4),
+            checkpointing=checkpointing_schedule("all", 4),
             control=TrainControl(resume=True),
         )

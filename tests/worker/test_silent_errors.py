@@ -126,7 +126,7 @@ def test_parameters_that_share_a_gradient(tmp_path: Path, schedule: Any) -> None
         optimizer = torchopt.adamw(1e-2, eps_root=1e-8)
         trainer, state = Trainer.initialize(Sum(), optimizer, micro_batch_size=micro_batch_size)
         folder = tmp_path / f"{micro_batch_size}"
-        trainer.train(state, stream, save_dir=folder, schedule=schedule)
+        trainer.train(state, stream, save_dir=folder, checkpointing=schedule)
         each = trainer.backward(folder, stream, queries).weights.sum(0)
         total = trainer.backward(folder, stream, queries, reduction="sum").weights[0]
         assert torch.allclose(total, each, rtol=1e-5)
@@ -144,7 +144,7 @@ def test_transformers_model_without_the_weighted_loss(model_folder: Path, tmp_pa
     # Derivatives are compared before anything is trained, whatever the schedule.
     for schedule in ("auto", "all"):
         with pytest.raises(TypeError, match="does not depend on example_weight"):
-            trainer.train(state, stream, save_dir=tmp_path / schedule, schedule=schedule)
+            trainer.train(state, stream, save_dir=tmp_path / schedule, checkpointing=schedule)
         assert not (tmp_path / schedule).exists()
 
 

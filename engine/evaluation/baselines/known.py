@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from engine.attribution.prepared_run import Job
 from engine.attribution.queries import Query
 from engine.replay.state import Batch, Params, TrainState
-from engine.training.measurements import Measurement
+from engine.training.query_loss import QueryLoss
 
 Scores = NDArray[np.float64]
 """(query, document) Like ∂φ/∂w: negative where a document helps. Only the order has to mean
@@ -31,7 +31,7 @@ class Known:
     texts: list[str]
     """Of every document; none if they are not texts."""
     queries: list[Query]
-    measurements: list[Measurement]
+    measurements: list[QueryLoss]
 
     def batch(self, document: int) -> Batch:
         """One document's own losses, as a batch whose loss is their mean over its rows."""
@@ -50,9 +50,9 @@ class Known:
         """Every φ and its gradient at s_T."""
         return map(self.measured, self.measurements)
 
-    def measured(self, measurement: Measurement) -> tuple[float, Params]:
+    def measured(self, measurement: QueryLoss) -> tuple[float, Params]:
         """φ and its gradient in the parameters at s_T."""
-        value, gradient = self.job.trainer.measuring.gradient(self.final, measurement)
+        value, gradient = self.job.trainer.evaluator.gradient(self.final, measurement)
         return value, {name: gradient[name] for name in self.final.params}
 
     @cached_property

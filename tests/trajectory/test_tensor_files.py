@@ -9,9 +9,13 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from engine.trajectory import decoding
-from engine.trajectory.decoding import copied
-from engine.trajectory.tensor_files import DamagedFileError, read_tensors, write_tensors
+from engine.trajectory import tensor_files
+from engine.trajectory.tensor_files import (
+    DamagedFileError,
+    copy_dense,
+    read_tensors,
+    write_tensors,
+)
 
 
 def tensors() -> dict[str, Tensor]:
@@ -28,13 +32,13 @@ def tensors() -> dict[str, Tensor]:
 def test_what_was_written_is_read(
     chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "CHUNK", chunk)
+    monkeypatch.setattr(tensor_files, "CHUNK_BYTES", chunk)
     written = tensors()
     facts = write_tensors(tmp_path / "x.safetensors", written)
     found, theirs = read_tensors(tmp_path, facts), load((tmp_path / "x.safetensors").read_bytes())
     assert found.keys() == theirs.keys() == written.keys()
     for name, tensor in found.items():
-        for other in (theirs[name], written[name], copied(tensor)):
+        for other in (theirs[name], written[name], copy_dense(tensor)):
             assert tensor.dtype == other.dtype and tensor.shape == other.shape
             assert torch.equal(tensor, other)
         assert tensor.is_contiguous() and tensor.data_ptr() % 64 == 0

@@ -1,4 +1,4 @@
-"""What the host tier holds is what saves the most reads, and never more than its budget."""
+"""What the host cache holds is what saves the most reads, and never more than its budget."""
 
 from functools import cache
 
@@ -16,16 +16,16 @@ KEYS: list[Key] = [("state", step) for step in range(5)]
 
 
 def misses(order: list[Key], budget: int) -> int:
-    """How many of these reads, of one byte each, the tier could not serve."""
-    tier, count = HostCache(budget), 0
-    tier.foresight = ReadPlan(order)
+    """How many of these reads, of one byte each, the cache could not serve."""
+    cache, count = HostCache(budget), 0
+    cache.read_plan = ReadPlan(order)
     for key in order:
-        found = tier.get(key, STAMP)
-        tier.foresight.passed(key)
+        found = cache.get(key, STAMP)
+        cache.read_plan.advance(key)
         if found is None:
             count += 1
-            tier.put(key, STAMP, 1, TENSORS)
-        assert tier.used <= budget
+            cache.put(key, STAMP, 1, TENSORS)
+        assert cache.used <= budget
     return count
 
 
@@ -59,20 +59,20 @@ def test_no_choice_of_what_to_hold_saves_more_reads(order: list[Key], budget: in
 def test_the_budget_holds_whatever_the_sizes(
     puts: list[tuple[Key, int]], order: list[Key], budget: int
 ) -> None:
-    tier, sizes = HostCache(budget), dict[Key, int]()
-    tier.foresight = ReadPlan(order)
+    cache, sizes = HostCache(budget), dict[Key, int]()
+    cache.read_plan = ReadPlan(order)
     for key, size in puts:
-        if tier.put(key, STAMP, size, TENSORS):
+        if cache.put(key, STAMP, size, TENSORS):
             sizes[key] = size
         else:
-            assert tier.lacks(key, STAMP)
-        sizes = {key: size for key, size in sizes.items() if not tier.lacks(key, STAMP)}
-        assert tier.used == sum(sizes.values()) <= budget
+            assert cache.lacks(key, STAMP)
+        sizes = {key: size for key, size in sizes.items() if not cache.lacks(key, STAMP)}
+        assert cache.used == sum(sizes.values()) <= budget
 
 
 def test_other_bits_are_not_what_is_held() -> None:
-    tier = HostCache(1)
-    assert tier.put(KEYS[0], STAMP, 1, TENSORS)
+    cache = HostCache(1)
+    assert cache.put(KEYS[0], STAMP, 1, TENSORS)
     other: Stamp = (("file", "01"),)
-    assert tier.get(KEYS[0], STAMP) is TENSORS
-    assert tier.get(KEYS[0], other) is None and tier.lacks(KEYS[0], other)
+    assert cache.get(KEYS[0], STAMP) is TENSORS
+    assert cache.get(KEYS[0], other) is None and cache.lacks(KEYS[0], other)

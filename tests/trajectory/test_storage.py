@@ -54,13 +54,13 @@ def problem() -> Problem:
 
 def trainer_with(problem: Problem, budget: int) -> tuple[Trainer, Any]:
     trainer, start = make_trainer(problem.loss, problem.training, Attribution())
-    trainer.tier = HostCache(budget)
+    trainer.host_cache = HostCache(budget)
     return trainer, start
 
 
 def trained(problem: Problem, budget: int, folder: Path, kind: CheckpointingKind) -> Trainer:
     trainer, start = trainer_with(problem, budget)
-    trainer.train(start, problem.stream(), save_dir=folder, schedule=kind)
+    trainer.train(start, problem.stream(), save_dir=folder, checkpointing=kind)
     return trainer
 
 
@@ -73,16 +73,16 @@ def scores_of(trainer: Trainer, problem: Problem, folder: Path) -> Scores:
 
 
 def assert_same(some: Scores, others: Scores) -> None:
-    for name in ("weights", "steps", "measurements"):
+    for name in ("weights", "steps", "query_losses"):
         assert torch.equal(getattr(some, name), getattr(others, name))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_tier_gives_the_same_bits(
+def test_every_cache_size_gives_the_same_bits(
     kind: CheckpointingKind, problem: Problem, reads: Reads, tmp_path: Path
 ) -> None:
     trainer = trained(problem, PLENTY, tmp_path, kind)
-    size = trainer.tier.used
+    size = trainer.host_cache.used
     in_memory = scores_of(trainer, problem, tmp_path)
     assert reads.files == []
 
@@ -98,7 +98,7 @@ def test_every_tier_gives_the_same_bits(
         reads.files.clear()
         other, _ = trainer_with(problem, budget)
         assert_same(from_disk, scores_of(other, problem, tmp_path))
-        assert other.tier.used <= budget and len(reads.files) <= 2 * of_pass
+        assert other.host_cache.used <= budget and len(reads.files) <= 2 * of_pass
 
 
 @pytest.mark.parametrize("kind", ["gradients", "sqrt"])
@@ -108,9 +108,9 @@ def test_a_replay_that_was_stopped(
 ) -> None:
     trainer = trained(problem, PLENTY, tmp_path, kind)
     whole = scores_of(trainer, problem, tmp_path)
-    trainer.tier.budget = int(share * trainer.tier.used)
+    trainer.host_cache.budget = int(share * trainer.host_cache.used)
     stream, measurements = problem.stream(), make_measurements("none", trainer.dtype)
-    other, _ = trainer_with(problem, trainer.tier.budget)
+    other, _ = trainer_with(problem, trainer.host_cache.budget)
 
     def stop(state: Any) -> None:
         if state.step == len(stream) // 2:
@@ -152,7 +152,7 @@ def test_what_is_held_of_another_trajectory_is_not_taken(problem: Problem, tmp_p
     changed = Problem(problem.loss, problem.data, problem.training, weights)
     _, start = trainer_with(problem, 0)
     (tmp_path / "first").rename(tmp_path / "old")
-    trainer.train(start, changed.stream(), save_dir=tmp_path / "first", schedule="gradients")
+    trainer.train(start, changed.stream(), save_dir=tmp_path / "first", checkpointing="gradients")
     for folder, of in ((tmp_path / "first", changed), (tmp_path / "old", problem)):
         fresh, _ = trainer_with(problem, 0)
         final, known = (t.open(folder).load_state(len(of.stream())) for t in (trainer, fresh))
@@ -162,7 +162,7 @@ def test_what_is_held_of_another_trajectory_is_not_taken(problem: Problem, tmp_p
 
 def test_nothing_that_was_handed_out_is_shared(problem: Problem, tmp_path: Path) -> None:
     trainer, start = trainer_with(problem, PLENTY)
-    states = [start, trainer.train(start, problem.stream(), save_dir=tmp_path, schedule="all")]
+    states = [start, trainer.train(start, problem.stream(), save_dir=tmp_path, checkpointing="all")]
     whole = scores_of(trainer_with(problem, 0)[0], problem, tmp_path)
     with trainer.open(tmp_path) as reader:
         states += [reader.load_state(step) for step in range(len(problem.stream()) + 1)]
