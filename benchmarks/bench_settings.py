@@ -19,9 +19,8 @@ from typing import Any
 import yaml
 
 from benchmarks.scatter import write_scatter
-from engine.evaluation.baseline_predictions import read_baselines
-from engine.evaluation.predictions import Validation, read_validation
 from engine.evaluation.trust import read_trust
+from engine.evaluation.validation import Validation, read_baselines, read_validation
 from engine.runs.events import Event, Phase
 from engine.runs.run_folder import RunFolder
 from engine.scores.attribution import Attribution, open_attribution

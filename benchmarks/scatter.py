@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.evaluation.predictions import Points, Validation, read_validation
+from engine.evaluation.validation import Points, Validation, read_validation
 from engine.scores.attribution import Attribution
 
 PANEL, EDGE, GAP = 220, 34, 14

@@ -1,7 +1,9 @@
-"""Exact training-data attribution: train, keep the trajectory, replay a query's gradient.
+"""Exact training-data attribution: train, record every step, differentiate a query's loss back.
 
-The names below load torch only when they are first asked for, so that the command line and
-the daemon can import :mod:`engine` for its contract alone.
+Training and attribution: :class:`Trainer`, :class:`DataStream`, :class:`ExampleTask`. Reading a
+finished run and judging its scores, without torch: :func:`open_run`, :func:`lds`, :func:`verdict`.
+
+Names are loaded on first use, so that importing :mod:`engine` loads neither torch nor numpy.
 """
 
 from importlib import import_module
@@ -9,6 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from engine.data.examples import Examples as Examples
+    from engine.evaluation.finished_run import FinishedRun as FinishedRun
+    from engine.evaluation.finished_run import open_run as open_run
+    from engine.evaluation.lds import Lds as Lds
+    from engine.evaluation.lds import lds as lds
+    from engine.evaluation.verdict import Verdict as Verdict
+    from engine.evaluation.verdict import verdict as verdict
     from engine.models.causal_lm_loss import CausalLMLoss as CausalLMLoss
     from engine.models.causal_lm_loss import weighted_causal_lm_ce as weighted_causal_lm_ce
     from engine.tasks.task import ExampleTask as ExampleTask
@@ -17,14 +25,20 @@ if TYPE_CHECKING:
     from engine.training.trainer import Scores as Scores
     from engine.training.trainer import Trainer as Trainer
 
-_HOMES = {
-    "Trainer": "engine.training.trainer",
-    "Scores": "engine.training.trainer",
-    "TrainControl": "engine.training.loop",
+_MODULES = {
+    "CausalLMLoss": "engine.models.causal_lm_loss",
     "DataStream": "engine.training.data_stream",
     "ExampleTask": "engine.tasks.task",
     "Examples": "engine.data.examples",
-    "CausalLMLoss": "engine.models.causal_lm_loss",
+    "FinishedRun": "engine.evaluation.finished_run",
+    "Lds": "engine.evaluation.lds",
+    "Scores": "engine.training.trainer",
+    "TrainControl": "engine.training.loop",
+    "Trainer": "engine.training.trainer",
+    "Verdict": "engine.evaluation.verdict",
+    "lds": "engine.evaluation.lds",
+    "open_run": "engine.evaluation.finished_run",
+    "verdict": "engine.evaluation.verdict",
     "weighted_causal_lm_ce": "engine.models.causal_lm_loss",
 }
 
@@ -33,14 +47,20 @@ __all__ = [
     "DataStream",
     "ExampleTask",
     "Examples",
+    "FinishedRun",
+    "Lds",
     "Scores",
     "TrainControl",
     "Trainer",
+    "Verdict",
+    "lds",
+    "open_run",
+    "verdict",
     "weighted_causal_lm_ce",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'engine' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

@@ -35,12 +35,12 @@ def metasmoothness(first: Params, half: Params, last: Params, ranks: Ranks) -> f
     return agreed / moved if moved else 1.0
 
 
-def probe_smoothness(
+def measure_metasmoothness(
     folder: RunFolder, job: Job, retrainer: Retrainer, subset: Subset, observers: Iterator[Observer]
 ) -> None:
     """Train with half of a subset's weight and without it, and record what that says.
 
-    The record is ``smoothness`` with the ``subset``, and by attribution φ of every query at the
+    The record is ``metasmoothness`` with the ``subset``, and by attribution φ of every query at the
     three weights. Nothing is done if it is there.
     """
     if job.trainer.ranks.all_gather(is_probed(folder))[0]:
@@ -53,13 +53,13 @@ def probe_smoothness(
     measured = [retrainer.measure(state) for state in (first, half, last)]
     if job.trainer.ranks.index == 0:
         by_attribution = {name: [each[name] for each in measured] for name in measured[0]}
-        facts = {"smoothness": found, "subset": subset.name, "measurements": by_attribution}
-        write_record(folder.smoothness_file, facts)
+        facts = {"metasmoothness": found, "subset": subset.name, "measurements": by_attribution}
+        write_record(folder.metasmoothness_file, facts)
 
 
 def is_probed(folder: RunFolder) -> bool:
     """Whether smoothness was measured already."""
-    return read_record(folder.smoothness_file) is not None
+    return read_record(folder.metasmoothness_file) is not None
 
 
 def _parts(first: Tensor, half: Tensor, last: Tensor) -> Tensor:

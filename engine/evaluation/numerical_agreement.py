@@ -20,14 +20,14 @@ from engine.runs.errors import UsageError
 from engine.runs.run_folder import RunFolder
 from engine.runs.score_store import ScoreReader
 
-AGREEMENT_FILE = "agreement.json"
+AGREEMENT_FILE = "numerical_agreement.json"
 MOST_QUERIES = 4
 """Rounding grows alike for all queries of a training: a few tell of it."""
 
 Floats = NDArray[np.float64]
 
 
-def probe_agreement(folder: RunFolder, attribution: Path, job: Job, observer: Observer) -> None:
+def measure_agreement(folder: RunFolder, attribution: Path, job: Job, observer: Observer) -> None:
     """Replay the first queries of an attribution in smaller micro-batches and compare.
 
     The record is ``micro_batch_size``, and of each query the ``correlation`` of its documents'
@@ -41,8 +41,8 @@ def probe_agreement(folder: RunFolder, attribution: Path, job: Job, observer: Ob
     again = _in_other_pieces(job)
     if not folder.has_trajectory():
         raise UsageError(
-            f"--agreement needs the trajectory of run {folder.id}, which was removed; run the "
-            "config again"
+            f"--numerical-agreement needs the trajectory of run {folder.id}, which was removed; "
+            "run the config again"
         )
     measurements = measurement_batches(queries_of(attribution), job)
     count = min(len(measurements), MOST_QUERIES, fitting(again, needs_of(again, "document")))
@@ -65,13 +65,13 @@ def probe_agreement(folder: RunFolder, attribution: Path, job: Job, observer: Ob
 def _in_other_pieces(job: Job) -> Job:
     """The same job with batches split in another way."""
     if job.trainer.ranks.count > 1:
-        raise UsageError("--agreement needs a run on one rank")
+        raise UsageError("--numerical-agreement needs a run on one rank")
     together = job.trainer.step.micro_batch_size or job.config.training.batch_size
     size = min(together, len(job.rows)) // 2
     if size == 0 or job.trainer.loss.buffers():
         why_not = "they are of one row" if size == 0 else "batch norm takes them whole"
         raise UsageError(
-            f"--agreement splits batches in another way, and here {why_not}; train with "
+            f"--numerical-agreement splits batches in another way, and here {why_not}; train with "
             "model.dtype: float64 and compare the scores instead"
         )
     return job.of_micro_batch(size)

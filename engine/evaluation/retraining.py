@@ -127,7 +127,7 @@ class Retrainer:
 
     @property
     def _models(self) -> Path:
-        return self._folder.bank_file.with_name("models")
+        return self._folder.retrainings_file.with_name("models")
 
 
 def queries_of(attribution: Path) -> Queries:

@@ -9,8 +9,8 @@ from engine.attribution.fingerprint import identity_of
 from engine.attribution.prepared_run import Job
 from engine.attribution.reporter import Reporter
 from engine.evaluation.baselines.scoring import score_baselines
-from engine.evaluation.metasmoothness import TRAININGS, is_probed, probe_smoothness
-from engine.evaluation.numerical_agreement import probe_agreement
+from engine.evaluation.metasmoothness import TRAININGS, is_probed, measure_metasmoothness
+from engine.evaluation.numerical_agreement import measure_agreement
 from engine.evaluation.on_cluster import finished_by_lost_owners, on_cluster
 from engine.evaluation.pace import Pace
 from engine.evaluation.retraining import Retrained, Retrainer, Task
@@ -71,13 +71,13 @@ class Validating:
             self._probe(job, retrainer)
             return
         bank = Retrainings(
-            self.folder.bank_file, identity_of(self.folder.prepared().get("fingerprint"))
+            self.folder.retrainings_file, identity_of(self.folder.prepared().get("fingerprint"))
         )
         if bank.left_aside:
             self.report(
                 Event.WARNING,
-                message=f"{bank.left_aside} retrainings in {self.folder.bank_file} were made from "
-                "other weights, data or code than this run; they are left aside",
+                message=f"{bank.left_aside} retrainings in {self.folder.retrainings_file} "
+                "were made from other weights, data or code than this run; they are not used",
             )
         try:
             for each in finished_by_lost_owners(self.folder):
@@ -113,16 +113,16 @@ class Validating:
     def _probe(self, job: Job, retrainer: Retrainer) -> None:
         """What tells of trust without many retrainings."""
         name, steps = self.attribution.name, len(job.order)
-        if self.asked.smoothness:
+        if self.asked.metasmoothness:
             subset = probed_subset(job.documents, self.asked)
             if not job.trainer.ranks.all_gather(is_probed(self.folder))[0]:
                 self.report.phase(Phase.RETRAIN, TRAININGS * steps, name)
             observers = (Pace(self.report, n * steps, steps).observer(subset) for n in range(2))
-            probe_smoothness(self.folder, job, retrainer, subset, observers)
-        if self.asked.agreement:
+            measure_metasmoothness(self.folder, job, retrainer, subset, observers)
+        if self.asked.numerical_agreement:
             self.report.phase(Phase.PROBE, steps, name)
             pace = Pace(self.report, 0, steps)
-            probe_agreement(self.folder, self.attribution, job, pace.probe)
+            measure_agreement(self.folder, self.attribution, job, pace.probe)
         if self.asked.baselines:
             self.report.phase(Phase.SCORE, 0, name)
             for method, why_not in score_baselines(self.folder, self.attribution, job, retrainer):

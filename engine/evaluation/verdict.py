@@ -1,64 +1,69 @@
-"""Whether to believe an attribution's scores: one function from facts to a verdict.
+"""Whether an attribution's scores can be trusted: one function from measured facts to a verdict.
 
-An LDS measures what scores are for, and decides where there is one. Smoothness and agreement are
-signs of it that cost less, and speak only where there is none; but scores that other rounding
-changes altogether are none, whatever was measured of them.
+The LDS measures what scores are for, so it decides when it is known. Metasmoothness, linearity and
+numerical agreement are cheaper indicators that count only when there is no LDS. One exception: when
+another rounding changes the scores altogether, they are not trusted whatever their LDS.
+
+Imports neither numpy nor torch.
 """
 
+import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 TRUSTED, DOUBTFUL = 0.8, 0.5
-"""Mean LDS from which scores are trusted, and under which they are not to be believed."""
-FEWEST = 5
-"""Retrained subsets without which an LDS says nothing."""
+"""Scores are trusted from the first mean LDS and rejected below the second."""
+FEWEST_SUBSETS = 5
+"""With fewer retrained subsets an LDS is not judged."""
 SMOOTH, ROUGH = 0.8, 0.5
-"""Metasmoothness from which nothing is said against scores, and under which they are not to be
-believed: a tenth, and a quarter, of all movement of the weights turns back on the way."""
-STRAIGHT = 0.6
-"""How alike the two halves of φ's way must be. Of a pretrained model of 15 M parameters they were
-0.2 and 0.4 alike where the LDS was 0.58 and 0.04, and 0.8 or more where it was 0.74 to 0.96."""
-AGREED, APART = 0.99, 0.9
-"""Correlation of two replays that differ in rounding: the same from the first, useless below."""
+"""Scores are doubtful below the first metasmoothness and rejected below the second. At 0.8 a tenth
+of the parameters' movement reverses direction, at 0.5 a quarter."""
+LINEAR = 0.6
+"""Scores are doubtful below this linearity. For a pretrained model of 15 M parameters linearity was
+0.2 and 0.4 where the LDS was 0.58 and 0.04, and 0.8 or more where the LDS was 0.74 to 0.96."""
+AGREED, DISAGREED = 0.99, 0.9
+"""Scores are doubtful below the first correlation of two replays that differ in rounding, and
+rejected below the second."""
 ROUNDED, LOST = 0.01, 0.3
-"""Estimated relative error from rounding from which scores are doubtful, and not to be believed."""
+"""Scores are doubtful above the first estimated relative rounding error and rejected above the
+second."""
 _BROKEN = {
     "exploded": "exploding gradient",
     "absurd": "exploding gradient",
     "diverged": "training diverged",
     "zero": "scores are 0",
 }
-"""Findings of a training or a replay that leave nothing to believe, unless an LDS is known."""
+"""Findings in the training or the replay that reject the scores unless an LDS is known."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of an attribution and its training; None where nothing was measured."""
+    """What was measured of an attribution and its training; None where nothing was measured."""
 
     lds: float | None = None
-    """Mean over queries of the rank correlation of predicted and actual over the subsets of one
-    kind: of several, the lowest; may be no number."""
-    lds_of: str = ""
-    """Which kind, as in ``at 5 %``."""
+    """Mean LDS over queries, for the kind of subset whose LDS is lowest; may be NaN."""
+    lds_label: str = ""
+    """The kind in words, as in ``at 5 %``."""
     subsets: int = 0
-    """Retrained subsets that it rests on."""
-    unmoved: int = 0
-    """Queries whose φ came out the same whatever was left out; they have no part in the LDS."""
-    smoothness: float | None = None
-    straightness: float | None = None
-    """How alike the changes of φ are when half of a subset's weight goes, and then the rest: 1 if
-    they are the same, 0 if one half does it all or they are opposed."""
-    agreement: float | None = None
+    """Retrained subsets behind the LDS."""
+    constant_queries: int = 0
+    """Queries whose φ was the same in every retraining. They have no LDS."""
+    metasmoothness: float | None = None
+    linearity: float | None = None
+    """How equal the changes of φ are when the first and the second half of a subset's weight is
+    removed: 1 if equal, 0 if one half causes all of the change or the two are opposed."""
+    numerical_agreement: float | None = None
     """Lowest correlation over queries with a replay in other micro-batches."""
     reproduced: bool | None = None
-    """Whether the last training step, taken again, gave the same bits."""
+    """Whether repeating the last training step gave the same bits."""
     rounding: float | None = None
-    """Largest estimate over queries of the scores' relative error from rounding."""
+    """Largest estimate over queries of the scores' relative rounding error."""
     findings: tuple[tuple[str, str], ...] = ()
-    """What is wrong with the training and the replay, though finite: its kind, and a sentence."""
+    """Problems of the training and the replay: the kind, and a sentence."""
     derivative: str = ""
-    """What is wrong with the derivatives that the scores are made of, if it was forced."""
+    """Why the derivatives are wrong, if the run was forced to use them."""
     optimizer: str = "adamw"
     eps_root: float = 1e-8
     dtype: str = "float32"
@@ -67,49 +72,115 @@ class Facts:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the head of every screen says, why, and what to do."""
+    """The judgement of an attribution, its reason and what may improve the scores."""
 
-    sign: str
-    """``✓``, ``!``, ``✗`` or ``○``."""
+    symbol: str
+    """``✓`` trusted, ``!`` doubtful, ``✗`` not to be trusted, ``○`` not validated."""
     words: str
     style: str
+    """Style of the words on a terminal."""
     reason: str = ""
     remedy: str = ""
-    """What would make it better; nothing where that is not known or not needed."""
+    """What may improve the scores; empty if that is unknown or not needed."""
 
 
-def verdict_facts(verdict: Verdict) -> dict[str, str]:
-    """The same as JSON-ready values."""
-    names = ("sign", "words", "reason", "remedy")
-    return {name: getattr(verdict, name) for name in names}
+def verdict(facts: Facts | None = None, /, **measured: Any) -> Verdict:
+    """Judge scores by the worst of what was measured; an LDS overrides its cheaper indicators.
+
+    Args:
+        facts: what was measured.
+        measured: the fields of :class:`Facts` by keyword, in place of ``facts``.
+
+    Example:
+        >>> verdict(lds=0.93, subsets=20).words
+        'trusted, LDS 0.93'
+    """
+    facts = Facts(**measured) if facts is None else facts
+    return (
+        _of_unusable_numbers(facts)
+        or _of_lds(facts)
+        or _of_broken_training(facts)
+        or _of_indicators(facts)
+        or _unknown(facts)
+    )
 
 
-def judge(facts: Facts) -> Verdict:
-    """The verdict: the worst of what is known, measured predictions before signs of them."""
+def verdict_facts(judged: Verdict) -> dict[str, str]:
+    """A verdict as JSON-ready values."""
+    return {name: getattr(judged, name) for name in ("symbol", "words", "reason", "remedy")}
+
+
+def kind_text(kind: str) -> str:
+    """The subsets of an LDS in words, to follow its number: ``at 5 %`` for ``drop 0.05``."""
+    name, _, value = kind.rpartition(" ")
+    if name == "drop":
+        with contextlib.suppress(ValueError):
+            return f"at {100 * float(value):g} %"
+    if name == "drop-top":
+        return f"without the {value} most helpful"
+    return {"": "", "leave-one-out": "of single documents"}.get(kind, f"of {kind}")
+
+
+def drop_kind(share: float) -> str:
+    """The kind of random subsets of a share of the documents."""
+    return f"drop {share:g}"
+
+
+def _of_unusable_numbers(facts: Facts) -> Verdict | None:
     if facts.derivative:
-        return _not_to_be_trusted("wrong derivatives", facts.derivative, facts)
-    if facts.agreement is not None and facts.agreement < APART:
-        return _not_to_be_trusted(
-            "rounding",
-            f"a replay that differs in rounding alone gave other scores (correlation "
-            f"{facts.agreement:.2f})",
-            facts,
+        return _rejected("wrong derivatives", facts.derivative, facts)
+    agreement = facts.numerical_agreement
+    if agreement is not None and agreement < DISAGREED:
+        reason = (
+            f"a replay that differs only in rounding gave other scores (correlation "
+            f"{agreement:.2f})"
         )
+        return _rejected("rounding", reason, facts)
     if facts.rounding is not None and facts.rounding > LOST:
-        return _not_to_be_trusted("rounding", _rounding(facts.rounding), facts)
-    if facts.subsets >= FEWEST and facts.lds is not None and not math.isnan(facts.lds):
-        return _of_lds(facts.lds, facts)
+        return _rejected("rounding", _rounding(facts.rounding), facts)
+    return None
+
+
+def _of_lds(facts: Facts) -> Verdict | None:
+    lds = facts.lds
+    if facts.subsets < FEWEST_SUBSETS or lds is None or math.isnan(lds):
+        return None
+    words = f"LDS {lds:.2f} {facts.lds_label}".strip()
+    subsets = f"{facts.subsets} retrained subsets"
+    if lds < DOUBTFUL:
+        return _rejected(words, f"predictions hardly rank {subsets}", facts)
+    if lds < TRUSTED:
+        return _doubtful(words, f"predictions rank {subsets} only roughly", facts)
+    if facts.constant_queries:
+        count = facts.constant_queries
+        which = "one query" if count == 1 else f"{count} queries"
+        reason = f"φ of {which} was the same in every retraining: rounding may hide the changes"
+        return _doubtful(words, reason, facts)
+    reason = f"predictions rank {subsets} nearly as the retrainings do"
+    if facts.rounding is not None and facts.rounding > ROUNDED:
+        return _doubtful(words, f"{reason}, but {_rounding(facts.rounding)}", facts)
+    return Verdict("✓", f"trusted, {words}", "bold", reason)
+
+
+def _of_broken_training(facts: Facts) -> Verdict | None:
     for kind, sentence in facts.findings:
         if kind in _BROKEN:
-            return _not_to_be_trusted(_BROKEN[kind], sentence, facts)
-    if facts.smoothness is not None and facts.smoothness < ROUGH:
-        return _not_to_be_trusted("rough training", _smoothness(facts.smoothness), facts)
-    if facts.smoothness is not None and facts.smoothness < SMOOTH:
-        return _doubtful("rough training", _smoothness(facts.smoothness), facts)
-    if facts.straightness is not None and facts.straightness < STRAIGHT:
+            return _rejected(_BROKEN[kind], sentence, facts)
+    return None
+
+
+def _of_indicators(facts: Facts) -> Verdict | None:
+    smooth, agreement = facts.metasmoothness, facts.numerical_agreement
+    if smooth is not None and smooth < SMOOTH:
         reason = (
-            f"φ does not follow a straight line when a subset's weight goes: its two halves are "
-            f"{facts.straightness:.2f} of 1 alike"
+            f"φ is not a smooth function of the data weights (metasmoothness {smooth:.2f} of 1)"
+        )
+        judge = _rejected if smooth < ROUGH else _doubtful
+        return judge("rough training", reason, facts)
+    if facts.linearity is not None and facts.linearity < LINEAR:
+        reason = (
+            "φ is not linear in a subset's weight: the changes over the two halves of the weight "
+            f"are unequal (linearity {facts.linearity:.2f} of 1)"
         )
         return _doubtful("rough training", reason, facts)
     if facts.rounding is not None and facts.rounding > ROUNDED:
@@ -117,77 +188,50 @@ def judge(facts: Facts) -> Verdict:
     for kind, sentence in facts.findings:
         if kind == "jump":
             return _doubtful("the loss jumped", sentence, facts)
-    if facts.agreement is not None and facts.agreement < AGREED:
-        reason = f"rounding changes the scores (correlation {facts.agreement:.3f} of two replays)"
+    if agreement is not None and agreement < AGREED:
+        reason = f"rounding changes the scores (correlation {agreement:.3f} of two replays)"
         return _doubtful("rounding", reason, facts)
+    return None
+
+
+def _unknown(facts: Facts) -> Verdict:
     if facts.reproduced is False:
         reason = (
-            "the last training step, taken again, did not come out the same, and no retraining "
-            "has checked the scores"
+            "repeating the last training step gave other bits, and no retraining has checked the "
+            "scores"
         )
         return Verdict("!", "not reproduced", "bold", reason)
     if facts.subsets:
-        reason = f"{FEWEST} retrained subsets are the least to judge by"
-        return Verdict("!", f"{facts.subsets} retrained", "bold", reason, "magic validate")
-    return _not_validated(facts)
-
-
-def _of_lds(lds: float, facts: Facts) -> Verdict:
-    words = f"LDS {lds:.2f} {facts.lds_of}".strip()
-    if lds >= TRUSTED and facts.unmoved:
-        which = "one query" if facts.unmoved == 1 else f"{facts.unmoved} queries"
-        reason = f"φ of {which} came out the same whatever was left out: rounding may hide it"
-        return _doubtful(words, reason, facts)
-    if lds >= TRUSTED:
-        reason = f"predictions rank {facts.subsets} retrained subsets much as they came out"
-        if facts.rounding is not None and facts.rounding > ROUNDED:
-            return _doubtful(words, f"{reason}, but {_rounding(facts.rounding)}", facts)
-        return Verdict("✓", f"trusted, {words}", "bold", reason)
-    if lds >= DOUBTFUL:
-        reason = f"predictions rank {facts.subsets} retrained subsets only roughly"
-        return _doubtful(words, reason, facts)
-    reason = f"predictions hardly rank {facts.subsets} retrained subsets"
-    return _not_to_be_trusted(words, reason, facts)
-
-
-def _not_validated(facts: Facts) -> Verdict:
-    probes = ["the scores are exact derivatives"]
-    if facts.smoothness is not None:
-        probes.append(f"training answers smoothly ({facts.smoothness:.2f})")
-    if facts.agreement is not None:
-        probes.append(f"rounding does not change them ({facts.agreement:.4f})")
-    reason = (
-        f"nobody has left documents out, trained again and compared: {', '.join(probes)}, but how "
-        " far they predict such changes is not known"
-    )
-    return Verdict("○", "not validated", "dim", reason, "magic validate")
+        reason = f"an LDS needs at least {FEWEST_SUBSETS} retrained subsets"
+        return Verdict("!", f"{facts.subsets} retrained", "bold", reason, "run `magic validate`")
+    known = []
+    if facts.metasmoothness is not None:
+        known.append(f"metasmoothness {facts.metasmoothness:.2f}")
+    if facts.numerical_agreement is not None:
+        known.append(f"numerical agreement {facts.numerical_agreement:.4f}")
+    reason = "no retraining has been compared with the predictions; run `magic validate`"
+    reason += f" ({', '.join(known)})" if known else ""
+    return Verdict("○", "not validated", "dim", reason)
 
 
 def _doubtful(words: str, reason: str, facts: Facts) -> Verdict:
-    return Verdict("!", f"doubtful, {words}", "bold", reason, _remedy(facts))
+    return Verdict("!", f"doubtful, {words}", "bold", reason, "; ".join(_remedies(facts)))
 
 
-def _not_to_be_trusted(words: str, reason: str, facts: Facts) -> Verdict:
-    reason += ": do not believe the scores"
-    return Verdict("✗", f"don't trust, {words}", "bold reverse", reason, _remedy(facts))
+def _rejected(words: str, reason: str, facts: Facts) -> Verdict:
+    reason += ": do not trust the scores"
+    remedy = "; ".join(_remedies(facts))
+    return Verdict("✗", f"don't trust, {words}", "bold reverse", reason, remedy)
 
 
 def _rounding(error: float) -> str:
-    """Nobody computed it: it is estimated from how the cotangent grew."""
-    size = "as much as they are large" if error >= 1 else f"about {100 * error:.2g} % of their size"
-    return f"rounding in training and replay puts the scores off by {size}, by an estimate"
-
-
-def _smoothness(value: float) -> str:
-    return f"training does not answer changed weights smoothly (metasmoothness {value:.2f} of 1)"
-
-
-def _remedy(facts: Facts) -> str:
-    """What most likely is to blame, first; the run has to be trained again but for the first."""
-    return "; ".join(_remedies(facts))
+    """What rounding does to the scores, estimated from the growth of the cotangent."""
+    size = "as much as their size" if error >= 1 else f"about {100 * error:.2g} % of their size"
+    return f"rounding in training and replay changes the scores by {size} (an estimate)"
 
 
 def _remedies(facts: Facts) -> Iterator[str]:
+    """What may improve the scores, the most likely cause first."""
     if facts.derivative:
         yield "train without force: [derivative]"
         return

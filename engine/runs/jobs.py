@@ -179,7 +179,7 @@ def progress_marker(run: RunFolder) -> list[int]:
         *((0, 0, -1) if manifest is None else manifest.progress_marker()),
         sum(map(_count_lines, journals)),
         int((run.path / "prepared.json").exists()),
-        _count_lines(run.bank_file),
+        _count_lines(run.retrainings_file),
     ]
 
 

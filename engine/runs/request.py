@@ -54,10 +54,10 @@ class ValidationRequest(Section):
     """How many documents are left out alone, drawn from the seed."""
     drop_top: tuple[PositiveInt, ...] = ()
     """For every query, so many of the documents that help it most are left out together."""
-    smoothness: bool = False
-    """Measure from three trainings how smoothly training answers changed weights."""
-    agreement: bool = False
-    """Replay again in other micro-batches, and compare."""
+    metasmoothness: bool = False
+    """Measure from three trainings whether φ is a smooth function of the data weights."""
+    numerical_agreement: bool = False
+    """Replay again in other micro-batches, and compare the scores."""
     baselines: bool = False
     """Score the documents by other methods too."""
     jobs: Annotated[int, Field(ge=1, le=256)] = 1
@@ -78,8 +78,8 @@ class ValidationRequest(Section):
     @property
     def elsewhere(self) -> bool:
         """Whether nothing is computed on the machine of whoever keeps the books."""
-        probes = self.smoothness or self.agreement or self.baselines
-        return self.cluster == "slurm" and not probes
+        indicators = self.metasmoothness or self.numerical_agreement or self.baselines
+        return self.cluster == "slurm" and not indicators
 
 
 def read_validation(values: dict[str, Any]) -> ValidationRequest:

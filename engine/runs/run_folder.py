@@ -87,19 +87,19 @@ class RunFolder:
         return self.path / "attributions"
 
     @property
-    def bank_file(self) -> Path:
-        """The journal of models that were trained without some documents."""
-        return self.path / "validation" / "bank.jsonl"
+    def retrainings_file(self) -> Path:
+        """The cache of retrainings: a journal of the models trained without some documents."""
+        return self.path / "validation" / "retrainings.jsonl"
 
     @property
     def cluster_jobs(self) -> Path:
-        """What is shared with jobs on a cluster that retrain: a folder a fan-out."""
+        """Task pools shared with cluster jobs that retrain: one folder for each fan-out."""
         return self.path / "validation" / "jobs"
 
     @property
-    def smoothness_file(self) -> Path:
-        """What three trainings said of how smoothly it answers changed data weights."""
-        return self.path / "validation" / "smoothness.json"
+    def metasmoothness_file(self) -> Path:
+        """The metasmoothness of the training, measured from three trainings."""
+        return self.path / "validation" / "metasmoothness.json"
 
     @property
     def prepared_file(self) -> Path:

@@ -1,15 +1,16 @@
-"""One attribution of a run, opened for reading: its queries, their documents and the scores."""
+"""One attribution of a run, opened for reading: its queries and the scores of the documents."""
 
 import contextlib
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from engine.runs.arrays import rows_per_chunk
 from engine.runs.errors import MagicError, RunError, UsageError
 from engine.runs.lru import Recent
 from engine.runs.run_folder import RunFolder
@@ -20,33 +21,36 @@ from engine.runs.score_store import (
     list_attributions,
     read_completion,
 )
-from engine.runs.tables import column_names, read_table
-from engine.scores.texts import DocumentTexts, as_read
+from engine.runs.tables import RowTable, read_table
+from engine.scores.ranking import Aggregation, Ranked, strongest
+from engine.scores.texts import as_read
 
-_PLAIN = {
+_ADDED = {
     *("id", "text", "input_ids", "targets"),
     *("loss_before", "loss_after", "measurement", "coefficient"),
     *("cut_tokens", "text_end"),
 }
-"""Columns of a queries table that are not those of the query data."""
-_KEPT_QUERIES = 4
-"""Queries whose document scores stay in memory: those of millions of documents take room."""
+"""Columns of a queries table that magic added to those of the query data."""
+_CACHED_QUERIES = 4
+"""Queries whose document scores stay in memory."""
 
 
 @dataclass(frozen=True)
 class QueryDocument:
-    """One document of the query data and its mean loss before and after training."""
+    """One document of the query data, and its mean loss before and after training."""
 
     text: str
-    """As far as the model reads it, with a mark if it goes on."""
+    """The text that the model reads, with a mark if the document is longer."""
     loss_before: float
     loss_after: float
     coefficient: float
+    """Weight of its loss in the measurement."""
     columns: dict[str, Any]
+    """The columns of the query data."""
     whole: str | None = None
-    """All of the text, if it is cut."""
+    """The whole text, if it is cut."""
     cut_tokens: int = 0
-    """How many tokens of it the model does not read."""
+    """Tokens that the model does not read."""
 
 
 @dataclass(frozen=True)
@@ -68,38 +72,29 @@ class Query:
 
     @property
     def cut_tokens(self) -> list[int]:
-        """How many tokens each of its documents that is cut has lost."""
+        """Tokens that the model does not read, for each document that is cut."""
         return [document.cut_tokens for document in self.documents if document.cut_tokens]
 
     @property
     def reduction(self) -> str | None:
-        """How several documents make one measurement; None if there is just one."""
+        """How several documents make one measurement; None for a single document."""
         if len(self.documents) == 1:
             return None
         weights = [d.coefficient for d in self.documents]
-        asked = _combined([w for w in weights if w >= 0])
-        against = [w for w in weights if w < 0]
-        return f"{asked} less {_combined(against)}" if against else asked
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """A training document, its score, and its share of the query's total |score|."""
-
-    document: int
-    score: float
-    share: float
+        added = _combined([w for w in weights if w >= 0])
+        subtracted = [w for w in weights if w < 0]
+        return f"{added} less {_combined(subtracted)}" if subtracted else added
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """Reads what is asked for, when it is asked for."""
+    """Reads queries and scores on first use."""
 
     run: RunFolder
     path: Path
     scores: ScoreReader
     _scores: Recent[int, Floats] = field(
-        default_factory=lambda: Recent(_KEPT_QUERIES), repr=False, compare=False
+        default_factory=lambda: Recent(_CACHED_QUERIES), repr=False, compare=False
     )
 
     @property
@@ -109,14 +104,14 @@ class Attribution:
 
     @cached_property
     def queries(self) -> list[Query]:
-        """All measurements, in the order of the scores' query axis."""
+        """All queries, in the order of the scores' query axis."""
         return _read_queries(self.path / "queries.parquet", self.scores.queries)
 
     def query(self, index: int) -> Query:
-        """One measurement.
+        """One query.
 
         Raises:
-            UsageError: if there is none of this index.
+            UsageError: if there is no query of this index.
         """
         if not 0 <= index < len(self.queries):
             known = f"0 to {len(self.queries) - 1}" if len(self.queries) > 1 else "only query 0"
@@ -126,14 +121,11 @@ class Attribution:
         return self.queries[index]
 
     def ranked(self, query: int, count: int, harmful: bool = False) -> list[Ranked]:
-        """The documents that help (or harm) a query most, strongest first.
-
-        Documents whose score has the other sign, or is zero, are never listed.
-        """
+        """The most helpful (or harmful) documents; see :func:`engine.scores.ranking.strongest`."""
         return strongest(self.document_scores(query), count, harmful)
 
     def rank(self, query: int, document: int) -> int:
-        """Place of a document among those of its sign, the strongest being 1."""
+        """Rank of a document among those with a score of its sign; the strongest has rank 1."""
         scores = self.document_scores(query)
         score = scores[document]
         return int(((scores > score) if score > 0 else (scores < score)).sum()) + 1
@@ -142,110 +134,108 @@ class Attribution:
         """Scores (document,) of a query."""
         return self._scores.made(query, lambda: self.scores.document_scores(query))
 
+    def aggregated_scores(self, query: int, rows: RowTable, aggregation: Aggregation) -> Floats:
+        """One value for each document, (document,), made from the scores of its tokens.
 
-def strongest(scores: Floats, count: int, harmful: bool = False) -> list[Ranked]:
-    """The documents of the lowest (or highest) scores, (document,), that have that sign."""
-    total = float(np.abs(scores).sum())
-    order = np.argsort(scores, kind="stable")
-    chosen = order[::-1] if harmful else order
-    sign = 1 if harmful else -1
-    return [
-        Ranked(int(d), float(scores[d]), float(abs(scores[d])) / total)
-        for d in chosen[:count]
-        if sign * scores[d] > 0
-    ]
+        Args:
+            query: index of the query.
+            rows: the run's rows.
+            aggregation: "sum" is the document's score; "mean" divides it by the number of tokens
+                with a loss; "strongest" is the token score of largest size, with its sign. All
+                tokens are read unless it is "sum".
+        """
+        scores = self.document_scores(query)
+        if aggregation == "sum":
+            return scores
+        extremes = np.zeros(len(scores), np.float64)
+        counts = np.zeros(len(scores), np.int64)
+        block = rows_per_chunk(8 * rows.tokens)
+        for start in range(0, rows.rows, block):
+            part = slice(start, start + block)
+            targets = rows.targets(part)
+            owners = rows.document_ids(part)[targets]
+            if aggregation == "strongest":
+                _update_extremes(extremes, owners, self.scores.token_scores(query, part)[targets])
+            else:
+                counts += np.bincount(owners, minlength=len(scores))
+        return scores / np.maximum(counts, 1) if aggregation == "mean" else extremes
 
 
-def open_attribution(run: RunFolder, wanted: str | None = None) -> Attribution:
-    """A complete attribution of a run; the latest if no id is given.
+def open_attribution(run: RunFolder, attribution: str | None = None) -> Attribution:
+    """Open a complete attribution of a run, by default the latest.
 
     Raises:
         UsageError: if there is none, or the run is of an unknown format version.
     """
     run.record()
-    path = find_attribution(run.attributions, wanted)
+    path = find_attribution(run.attributions, attribution)
     return Attribution(run, path, ScoreReader(path))
 
 
-def attribution_with(run: RunFolder, query: int, wanted: str | None = None) -> Attribution:
-    """The attribution that a query is read from: every attribution counts its queries from 0.
-
-    It is the one named, else the latest that has a query of this number.
+def attribution_with(run: RunFolder, query: int, attribution: str | None = None) -> Attribution:
+    """Open an attribution that has a query of an index: the one named, or the latest that has.
 
     Raises:
-        UsageError: if there is none, saying which attribution has such a query.
+        UsageError: if there is none; the message names an attribution that has such a query.
     """
-    opened = open_attribution(run, wanted)
+    opened = open_attribution(run, attribution)
     if 0 <= query < opened.scores.queries:
         return opened
-    having = [name for name in _attributions_of(run) if 0 <= query < _query_count(run, name)]
-    if wanted is None and having:
-        return open_attribution(run, having[-1])
-    if having:
+    names = [folder.name for folder in list_attributions(run.attributions)]
+    candidates = [name for name in names if 0 <= query < _query_count(run, name)]
+    if attribution is None and candidates:
+        return open_attribution(run, candidates[-1])
+    if candidates:
         raise UsageError(
-            f"attribution {opened.id} of run {run.id} has no query {query}, but {having[-1]} has: "
-            f"add --attribution {having[-1]}"
+            f"attribution {opened.id} of run {run.id} has no query {query}, but {candidates[-1]} "
+            f"has: add --attribution {candidates[-1]}"
         )
     opened.query(query)
     return opened
 
 
-def _attributions_of(run: RunFolder) -> list[str]:
-    return [folder.name for folder in list_attributions(run.attributions)]
+def _update_extremes(extremes: Floats, owners: NDArray[np.int64], values: Floats) -> None:
+    """Replace each document's value by the value of largest size, sign kept."""
+    order = np.argsort(np.abs(values), kind="stable")
+    owners, values = owners[order], values[order]
+    stronger = np.abs(values) > np.abs(extremes[owners])
+    # Of several values for one document the last assignment stays, which is the largest.
+    extremes[owners[stronger]] = values[stronger]
 
 
 def _query_count(run: RunFolder, attribution: str) -> int:
-    # A damaged one is not the one that is looked for.
+    # A damaged attribution counts as one without queries.
     with contextlib.suppress(MagicError, KeyError, IndexError, TypeError):
         record = read_completion(run.attributions / attribution) or {}
         return int(record["arrays"]["document_scores"]["shape"][0])
     return 0
 
 
-def document_texts(run: RunFolder, documents: Sequence[int]) -> list[str]:
-    """Texts of some training documents, in the order asked: the text, or prompt → completion."""
-    return DocumentTexts(run.documents_file).texts(documents)
-
-
-def data_column(run: RunFolder, name: str) -> list[Any]:
-    """One column of the training data, a value a document.
-
-    Raises:
-        UsageError: if there is no such column.
-    """
-    known = column_names(run.documents_file)
-    if name not in known:
-        raise UsageError(
-            f"the documents of run {run.id} have no column {name!r}; there are {', '.join(known)}"
-        )
-    return list(read_table(run.documents_file, [name]).column(name).to_pylist())
-
-
 def _read_queries(path: Path, count: int) -> list[Query]:
     table = read_table(path)
     try:
         groups: dict[int, list[QueryDocument]] = {index: [] for index in range(count)}
-        unread = [name for name in table.column_names if name == "input_ids"]
-        for row in table.drop_columns(unread).to_pylist():
+        columns = [name for name in table.column_names if name != "input_ids"]
+        for row in table.select(columns).to_pylist():
             groups[row["measurement"]].append(_query_document(row))
     except (KeyError, TypeError) as error:
         raise RunError(f"{path} is damaged ({type(error).__name__}: {error})") from None
     if not all(groups.values()):
-        raise RunError(f"{path} does not name every query that has scores; make it again")
+        raise RunError(f"{path} does not list every query that has scores; attribute again")
     return [Query(index, tuple(documents)) for index, documents in groups.items()]
 
 
 def _query_document(row: dict[str, Any]) -> QueryDocument:
-    others = {name: value for name, value in row.items() if name not in _PLAIN}
+    columns = {name: value for name, value in row.items() if name not in _ADDED}
     before, after = float(row["loss_before"]), float(row["loss_after"])
     text, end = _text_of(row), row.get("text_end")
-    (shown,) = as_read([text], end)
+    (read,) = as_read([text], end)
     return QueryDocument(
-        shown,
+        read,
         before,
         after,
         float(row["coefficient"]),
-        others,
+        columns,
         None if end is None else text,
         int(row.get("cut_tokens") or 0),
     )

@@ -1,7 +1,7 @@
-"""The texts of a run's training documents, read a row group at a time.
+"""The texts and columns of a run's training documents.
 
-A table of millions of documents is never held: one row group is decoded when a document of it is
-asked for, the latest few are kept, and a search goes through all of them one after the other.
+Texts are read one row group at a time, so that a table of millions of documents is never in memory.
+The most recent row groups are cached.
 """
 
 import threading
@@ -14,35 +14,58 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.runs.checksummed import verify
-from engine.runs.errors import RunError
+from engine.runs.errors import RunError, UsageError
+from engine.runs.run_folder import RunFolder
 from engine.runs.safe_open import check_regular
+from engine.runs.tables import column_names, read_table
 
-KEPT_BYTES = 8 * 2**20
-"""Row groups kept decoded, in bytes; the latest one is kept whatever its size."""
+CACHED_BYTES = 8 * 2**20
+"""Size of the cached row groups in bytes; the latest one is cached whatever its size."""
 CUT_MARK = " […]"
-"""Stands where a text goes on beyond what the model reads."""
+"""Follows a text that is longer than the model reads."""
 _CUT = ("cut_tokens", "text_end")
 
 
 def as_read(texts: Sequence[str], end: int | None) -> list[str]:
-    """A text, or a prompt and its completion, as far as the model reads: ``end`` characters.
+    """The part of a text, or of a prompt and its completion, that the model reads.
 
-    None is all of it; otherwise a mark follows.
+    Args:
+        texts: the text, or prompt and completion.
+        end: characters that the model reads, followed by a mark; None for all of them.
     """
     if end is None:
         return list(texts)
-    shown, left = [], end
+    parts, left = [], end
     for text in texts:
-        shown.append(text[:left])
-        left -= len(shown[-1])
-    return [*shown[:-1], shown[-1] + CUT_MARK]
+        parts.append(text[:left])
+        left -= len(parts[-1])
+    return [*parts[:-1], parts[-1] + CUT_MARK]
+
+
+def document_texts(run: RunFolder, documents: Sequence[int]) -> list[str]:
+    """The texts of some training documents; see :meth:`DocumentTexts.texts`."""
+    return DocumentTexts(run.documents_file).texts(documents)
+
+
+def data_column(run: RunFolder, name: str) -> list[Any]:
+    """One column of the training data, (document,).
+
+    Raises:
+        UsageError: if there is no such column.
+    """
+    columns = column_names(run.documents_file)
+    if name not in columns:
+        raise UsageError(
+            f"the documents of run {run.id} have no column {name!r}; there are {', '.join(columns)}"
+        )
+    return list(read_table(run.documents_file, [name]).column(name).to_pylist())
 
 
 class DocumentTexts:
-    """Random access to the texts of ``documents.parquet``, and a search through them."""
+    """Random access to the texts of ``documents.parquet``, and a search; thread-safe."""
 
     def __init__(self, path: Path) -> None:
-        """Open the table; nothing but its footer is read.
+        """Open the table and read its footer.
 
         Raises:
             RunError: if it is missing or damaged.
@@ -50,7 +73,7 @@ class DocumentTexts:
         self.path = path
         verify(path)
         self._lock = threading.Lock()
-        self._kept: OrderedDict[int, Any] = OrderedDict()
+        self._cached: OrderedDict[int, Any] = OrderedDict()
         self._file = self._open()
         try:
             metadata = self._file.metadata
@@ -66,33 +89,33 @@ class DocumentTexts:
         return int(self._starts[-1])
 
     def texts(self, documents: Sequence[int]) -> list[str]:
-        """Texts of some documents, in the order asked: the text, or prompt → completion.
+        """Texts of some documents in the given order: the text, or prompt → completion.
 
-        They end where the model's text ends, with a mark if that is not the end of the document.
+        A text that is longer than the model reads is cut there and marked.
         """
-        # Each row group is decoded once, however its documents are spread over the request.
-        found = {
-            document: self._text(*self._place(document)) for document in sorted(set(documents))
+        # In sorted order each row group is decoded once.
+        by_document = {
+            document: self._text(*self._locate(document)) for document in sorted(set(documents))
         }
-        return [found[document] for document in documents]
+        return [by_document[document] for document in documents]
 
     def cut_tokens(self, document: int) -> int:
-        """How many tokens of a document the model does not read."""
+        """Tokens of a document that the model does not read."""
         if not self._cut:
             return 0
-        table, row = self._place(document)
+        table, row = self._locate(document)
         return int(table["cut_tokens"][row].as_py() or 0)
 
     def search(self, wanted: str) -> Iterator[tuple[NDArray[np.int64], int]]:
-        """Documents that hold ``wanted``, whatever its case, a row group at a time.
+        """Find the documents that contain ``wanted``, ignoring case, one row group at a time.
 
         Yields:
-            The documents found in one row group, and how many documents were looked at so far.
+            The matching documents of a row group, and the number of documents searched so far.
         """
         import pyarrow.compute as pc
 
         for group in range(len(self._starts) - 1):
-            table = self._group(group, keep=False)
+            table = self._group(group, cache=False)
             hits = np.zeros(table.num_rows, bool)
             for name in self._columns:
                 match = pc.match_substring(table[name], wanted, ignore_case=True)
@@ -101,8 +124,8 @@ class DocumentTexts:
                 hits[row] = wanted.casefold() in self._text(table, int(row)).casefold()
             yield np.nonzero(hits)[0] + self._starts[group], int(self._starts[group + 1])
 
-    def _place(self, document: int) -> tuple[Any, int]:
-        """The row group of a document, and its row there."""
+    def _locate(self, document: int) -> tuple[Any, int]:
+        """The row group of a document, and its row in the group."""
         group = int(np.searchsorted(self._starts, document, side="right")) - 1
         return self._group(group), document - int(self._starts[group])
 
@@ -111,30 +134,30 @@ class DocumentTexts:
         end = table["text_end"][row].as_py() if self._cut else None
         return " → ".join(as_read(values, end))
 
-    def _group(self, group: int, keep: bool = True) -> Any:
+    def _group(self, group: int, cache: bool = True) -> Any:
         with self._lock:
-            if group in self._kept:
-                self._kept.move_to_end(group)
-                return self._kept[group]
+            if group in self._cached:
+                self._cached.move_to_end(group)
+                return self._cached[group]
             try:
                 columns = [*self._columns, *self._cut]
                 table = self._file.read_row_group(group, columns, use_threads=False)
             except Exception as error:
                 raise self._damaged(error) from None
-            if keep:
-                self._kept[group] = table
-                while len(self._kept) > 1 and self._size() > KEPT_BYTES:
-                    self._kept.popitem(last=False)
+            if cache:
+                self._cached[group] = table
+                while len(self._cached) > 1 and self._size() > CACHED_BYTES:
+                    self._cached.popitem(last=False)
             return table
 
     def _size(self) -> int:
-        return sum(int(table.nbytes) for table in self._kept.values())
+        return sum(int(table.nbytes) for table in self._cached.values())
 
     def _open(self) -> Any:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        # Arrow's own pool keeps what was read once; the system's gives it back.
+        # Arrow's own memory pool does not return memory to the system.
         pa.set_memory_pool(pa.system_memory_pool())
         try:
             return pq.ParquetFile(check_regular(self.path), page_checksum_verification=True)

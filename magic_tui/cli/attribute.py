@@ -1,4 +1,4 @@
-"""``magic attribute``: ask a kept trajectory something new, without training again."""
+"""``magic attribute``: attribute new queries to the training data of a stored run."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,33 +17,35 @@ def attribute(
     run: Run = None,
     text: Annotated[
         list[str] | None,
-        typer.Option("--text", metavar="TEXT", help="A query's text; may be repeated."),
+        typer.Option("--text", metavar="TEXT", help="Text of a query; may be repeated."),
     ] = None,
     prompt: Annotated[
         list[str] | None,
-        typer.Option("--prompt", metavar="TEXT", help="What stands before each --text, given."),
+        typer.Option("--prompt", metavar="TEXT", help="Prompt before each --text, without loss."),
     ] = None,
     queries: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Query data: a file, folder or hub id.")
+        str | None,
+        typer.Option(metavar="FILE", help="Query data: a file, folder or Hugging Face id."),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(metavar="SPLIT", help="Part of it: test, train[:20], …")
+        str | None,
+        typer.Option(metavar="SPLIT", help="Split of the query data: test, train[:20], …"),
     ] = None,
     text_column: Annotated[str | None, typer.Option(metavar="C")] = None,
     prompt_column: Annotated[str | None, typer.Option(metavar="P")] = None,
     completion_column: Annotated[str | None, typer.Option(metavar="C")] = None,
     reduction: Annotated[
-        Reduction, typer.Option(help="none: one measurement a text; else one for all.")
+        Reduction, typer.Option(help="none: one query for each text; mean, sum: one of all.")
     ] = "none",
     granularity: Annotated[
-        Granularity, typer.Option(help="Keep scores of tokens, or of documents alone.")
+        Granularity, typer.Option(help="Store token scores, or document scores only.")
     ] = "token",
     trust: Trust = False,
     detach: Detach = False,
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a kept trajectory new queries; nothing is retrained."""
+    """Attribute new queries with the stored trajectory, without training again."""
     from magic_tui.cli.foreign_code import accept_code
     from magic_tui.client.engine import connect
     from magic_tui.queries.check_queries import ask_checked
@@ -55,15 +57,15 @@ def attribute(
         "completion_column": completion_column,
     }
     request = {
-        **_asked(text, queries, columns),
+        **_queries(text, queries, columns),
         **_prompts(prompt, text),
         "reduction": reduction,
         "granularity": granularity,
     }
     engine = connect(runs_dir)
-    found = engine.find(run)
-    accept_code(engine, found, trust)
-    view = ask_checked(engine, found, request)
+    run_view = engine.find(run)
+    accept_code(engine, run_view, trust)
+    view = ask_checked(engine, run_view, request)
     job = view["jobs"][-1]
     if detach:
         _print_queued(view, job["attribution"], as_json)
@@ -91,27 +93,31 @@ def _prompts(prompts: list[str] | None, texts: list[str] | None) -> dict[str, An
     if prompts is None:
         return {}
     if len(prompts) != len(texts or ()):
-        raise UsageError("give one --prompt for each --text, empty where there is none")
+        raise UsageError("give one --prompt for each --text; a prompt may be empty")
     return {"prompts": prompts}
 
 
-def _asked(
+def _queries(
     texts: list[str] | None, queries: str | None, columns: dict[str, str | None]
 ) -> dict[str, Any]:
-    """The ``texts`` or the ``queries`` of a request, after checking that it is one of them."""
+    """The ``texts`` or the ``queries`` of a request.
+
+    Raises:
+        UsageError: unless exactly one of them is given, with columns that fit it.
+    """
     from engine.runs.errors import UsageError
     from engine.runs.read_config import absolute_path
 
     given = {name: column for name, column in columns.items() if column is not None}
     if (texts is None) == (queries is None):
-        raise UsageError("what to ask? give --text TEXT, or --queries FILE")
+        raise UsageError("no query: give --text TEXT or --queries FILE")
     if texts is not None:
         if given:
             raise UsageError(
-                "columns belong to --queries FILE, and so does --split; leave them out with --text"
+                "--split and the column options need --queries FILE; leave them out with --text"
             )
         if not all(text.strip() for text in texts):
-            raise UsageError("--text is empty; give the text to ask about")
+            raise UsageError("--text is empty; give the text of the query")
         return {"texts": texts, "queries": None}
     if ("prompt_column" in given) != ("completion_column" in given):
         raise UsageError("--prompt-column and --completion-column go together")

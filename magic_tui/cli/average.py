@@ -1,4 +1,4 @@
-"""``magic average``: scores on average over runs that differ only in their seed."""
+"""``magic average``: mean scores over runs that differ only in their seed."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,14 +9,14 @@ from magic_tui.cli.options import AsJson, Attribution, Query, RunsDir
 from magic_tui.cli.output import print_json, reports_errors, stdout
 
 if TYPE_CHECKING:
-    from engine.evaluation.average import Average
+    from engine.evaluation.seeds import SeedMean
 
 
 @reports_errors
 def average(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN RUN…", help="Ids, unique prefixes of them, or names."),
+        typer.Argument(metavar="RUN RUN…", help="Ids, unique prefixes of ids, or names."),
     ],
     attribution: Attribution = None,
     query: Query = 0,
@@ -30,13 +30,12 @@ def average(
 ) -> None:
     """Average the scores of runs that differ only in their seed.
 
-    The mean tells how a query's loss answers a document's weight on average over trainings, not in
-    one of them. Start the runs with: magic run CONFIG --seed N.
+    The mean is the effect of a document's weight on a query's expected loss over trainings; a
+    single run's scores hold for its own training. Start the runs with: magic run CONFIG --seed N.
     """
-    from engine.evaluation.average import average_facts, average_top, read_average
-    from engine.evaluation.seeds import open_seeds
+    from engine.evaluation.seeds import mean_facts, mean_over_seeds, mean_top
+    from engine.evaluation.summary import verdict_of
     from engine.evaluation.verdict import verdict_facts
-    from engine.evaluation.verdict_of import verdict_of
     from engine.runs.listing import find_run
     from engine.runs.naming import runs_folder
     from magic_tui.explore.export import free_folder
@@ -44,21 +43,21 @@ def average(
     from magic_tui.trust.average_lines import average_lines
 
     folder = None if out is None else free_folder(out)
-    seeds = open_seeds([find_run(runs_folder(runs_dir), run) for run in runs], attribution)
-    seeds[0].opened.query(query)
-    found = read_average(seeds)
-    top = average_top(found, query, count)
-    verdicts = {each.run: verdict_of(each.opened.run.path, each.opened.id) for each in seeds}
-    file = None if folder is None else _written(found, folder)
+    folders = [find_run(runs_folder(runs_dir), run) for run in runs]
+    mean = mean_over_seeds(folders, attribution)
+    top = mean_top(mean, query, count)
+    opened = [each.attribution for each in mean.runs]
+    verdicts = {each.run.id: verdict_of(each.run.path, each.id) for each in opened}
+    file = None if folder is None else _write(mean, folder)
     if as_json:
-        facts = average_facts(found, top)
+        facts = mean_facts(mean, top)
         for run in facts["runs"]:
             verdict = verdicts[run["run"]]
             run["verdict"] = None if verdict is None else verdict_facts(verdict)
         print_json({**facts, "file": file})
         return
     console = stdout()
-    for line in average_lines(found, verdicts, console.width):
+    for line in average_lines(mean, verdicts, console.width):
         console.print(line)
     console.print()
     for line in top_lines(top, console.width):
@@ -69,13 +68,13 @@ def average(
         console.print(safe_text(file), soft_wrap=True)
 
 
-def _written(average: "Average", folder: Path) -> str:
-    from engine.evaluation.average import average_columns
+def _write(mean: "SeedMean", folder: Path) -> str:
+    from engine.evaluation.seeds import mean_columns
     from engine.runs.atomic import new_folder
     from engine.scores.texts import DocumentTexts
-    from magic_tui.explore.export_csv import write_documents_csv
+    from magic_tui.explore.export import write_documents_csv
 
-    texts = DocumentTexts(average.seeds[0].opened.run.documents_file)
+    texts = DocumentTexts(mean.runs[0].attribution.run.documents_file)
     with new_folder(folder) as staging:
-        file = write_documents_csv(average_columns(average), texts, staging)
+        file = write_documents_csv(mean_columns(mean), texts, staging)
     return str(folder / file.name)

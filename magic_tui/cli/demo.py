@@ -1,4 +1,4 @@
-"""``magic demo``: a small run from beginning to end, and whether its scores make sense."""
+"""``magic demo``: train and attribute a small model, and check that its scores are plausible."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,28 +10,26 @@ from magic_tui.runs.samples import demo_config
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from engine.evaluation.same_label import LabelMatches
     from engine.scores.attribution import Attribution
-    from engine.scores.top import Top
+    from engine.scores.top import LabelMatches, Top
 
 _LISTED, _COUNTED, _LABEL = 5, 20, "book"
 
 
 @reports_errors
 def demo(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
-    """Train a small model and ask what taught it.
+    """Train a small model and attribute two queries to its training documents.
 
-    It learns passages of books; nothing is downloaded.
+    The model learns passages of books. Nothing is downloaded.
     """
-    from engine.evaluation.same_label import label_matches
     from engine.runs.run_folder import RunFolder
     from engine.scores.attribution import open_attribution
-    from engine.scores.top import read_top, top_facts
+    from engine.scores.top import label_matches, read_top, top_facts
     from magic_tui.cli.submit import submit_config
     from magic_tui.cli.work import finish, next_commands, print_try_next
 
     config = demo_config()
-    stderr().print("a small language model learns passages of books; nothing is downloaded")
+    stderr().print("training a small language model on passages of books; nothing is downloaded")
     facts = finish(*submit_config(config, runs_dir), job=1)
     attribution = open_attribution(RunFolder(Path(facts["path"])), facts["attribution"])
     tables = [
@@ -54,7 +52,7 @@ def demo(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
 
 
 def _print_tables(console: "Console", attribution: "Attribution", tables: list["Top"]) -> None:
-    from engine.scores.document_scores import read_shown
+    from engine.scores.document import read_document_scores
     from magic_tui.explore.show_lines import show_lines
     from magic_tui.explore.top_lines import top_lines
 
@@ -62,11 +60,12 @@ def _print_tables(console: "Console", attribution: "Attribution", tables: list["
         console.rule(style="dim")
         for line in top_lines(table, console.width):
             console.print(line)
-    if tables and tables[0].shown:
+    if tables and tables[0].listed:
         console.rule(style="dim")
         console.print("the most helpful document of query 0, token by token\n", style="bold")
-        shown = read_shown(attribution, tables[0].query.index, tables[0].shown[0].document)
-        for line in show_lines(shown, console.width, has_colour(console)):
+        strongest = tables[0].listed[0].document
+        scores = read_document_scores(attribution, tables[0].query.index, strongest)
+        for line in show_lines(scores, console.width, has_colour(console)):
             console.print(line)
 
 
@@ -75,13 +74,14 @@ def _print_matches(console: "Console", matches: list["LabelMatches"]) -> None:
     from magic_tui.text.cells import fit
 
     console.rule(style="dim")
-    console.print("do the helpful documents come from the query's own book?\n", style="bold")
+    console.print("are the most helpful documents from the query's own book?\n", style="bold")
     for match in matches:
         line = (
-            f"query {match.query}  {match.matches:>2} of its {match.listed} most helpful; "
-            f"chance would be {match.chance:.1f}  {one_line(match.label)}"
+            f"query {match.query}  {match.matches:>2} of the {match.listed} most helpful "
+            f"({match.chance:.1f} expected by chance)  {one_line(match.label)}"
         )
         console.print(fit(line, console.width))
-    found, listed = sum(m.matches for m in matches), sum(m.listed for m in matches)
+    total, listed = sum(m.matches for m in matches), sum(m.listed for m in matches)
     chance = sum(m.chance for m in matches)
-    console.print(f"together {found:>2} of {listed}; chance would be {chance:.1f}", style="bold")
+    summary = f"in all {total:>2} of {listed} ({chance:.1f} expected by chance)"
+    console.print(summary, style="bold")

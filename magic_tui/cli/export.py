@@ -25,13 +25,13 @@ def export(
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the scores in a format that other tools read.
+    """Write the scores to files for other tools.
 
-    csv: documents.csv, a line a document with its score for each query.
+    csv: documents.csv, one line for each document with its score for each query.
 
     pt: query-N/scores.pt for each query and doc_ids.pt, of shape (tokens,) without padding, or
-    (documents,) for scores by document; README.txt beside them shows how to read them. Document
-    scores are per_doc = torch.zeros(documents);
+    (documents,) with granularity: document; README.txt shows how to read them. Document scores
+    are per_doc = torch.zeros(documents);
     per_doc.scatter_add_(0, doc_ids.flatten(), scores.flatten())
     """
     from engine.runs.listing import find_run

@@ -10,7 +10,7 @@ from magic_tui.cli.output import narrate, print_json, reports_errors, stdout
 @reports_errors
 def ls(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
     """List the runs, newest first."""
-    from engine.scores.attribution_list import attribution_list
+    from engine.scores.run_records import attribution_list
     from magic_tui.client.engine import connect
 
     engine = connect(runs_dir)

@@ -1,4 +1,4 @@
-"""``magic show``: a training document with its tokens coloured by their effect on a query."""
+"""``magic show``: a training document, its tokens coloured by score."""
 
 from typing import Annotated
 
@@ -14,7 +14,8 @@ def show(
     which: Annotated[
         list[str],
         typer.Argument(
-            metavar="[RUN] DOC", help="A document's id, as magic top lists it; RUN before it."
+            metavar="[RUN] DOC",
+            help="A document's id, as listed by magic top; optionally a run before it.",
         ),
     ],
     attribution: Attribution = None,
@@ -24,23 +25,23 @@ def show(
 ) -> None:
     """Show a training document, its tokens coloured by score.
 
-    Without --attribution the query is that of the latest attribution that has a query N.
+    Without --attribution, the latest attribution that has a query N is used.
     """
     from engine.runs.listing import find_run
     from engine.runs.naming import runs_folder
     from engine.scores.attribution import attribution_with
-    from engine.scores.document_scores import read_shown, shown_facts
+    from engine.scores.document import document_facts, read_document_scores
     from magic_tui.explore.show_lines import show_lines
 
     run, document = _run_and_document(which)
     opened = attribution_with(find_run(runs_folder(runs_dir), run), query, attribution)
-    shown = read_shown(opened, query, document)
+    scores = read_document_scores(opened, query, document)
     if as_json:
-        print_json(shown_facts(shown))
+        print_json(document_facts(scores))
         return
     console = stdout()
-    console.print(f"run {shown.run}  attribution {shown.attribution}", style="dim")
-    for line in show_lines(shown, console.width, has_colour(console)):
+    console.print(f"run {scores.run}  attribution {scores.attribution}", style="dim")
+    for line in show_lines(scores, console.width, has_colour(console)):
         console.print(line)
 
 
@@ -54,5 +55,5 @@ def _run_and_document(which: list[str]) -> tuple[str | None, int]:
         return run, int(which[-1])
     except ValueError:
         raise UsageError(
-            f"{which[-1]!r} is not a document's id, which is a number; see: magic top"
+            f"{which[-1]!r} is not a document's id; ids are numbers, see: magic top"
         ) from None

@@ -22,12 +22,14 @@ def status(
 
     Without RUN, those that are not finished.
     """
-    from engine.evaluation.verdict_of import verdict_of
-    from engine.scores.attribution_list import attribution_list
-    from engine.scores.derivative import derivative_of
-    from engine.scores.findings import warnings_view
-    from engine.scores.inputs import made_from_of
-    from engine.scores.unused_data import unused_data
+    from engine.evaluation.summary import verdict_of
+    from engine.scores.run_records import (
+        attribution_list,
+        derivative_of,
+        made_from_of,
+        unused_data,
+        warnings_view,
+    )
     from magic_tui.client.engine import connect, is_finished
 
     engine = connect(runs_dir)

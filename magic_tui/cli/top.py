@@ -13,43 +13,47 @@ def top(
     run: Run = None,
     attribution: Attribution = None,
     query: Query = 0,
-    count: Annotated[int, typer.Option("-k", metavar="K", help="Documents listed.", min=1)] = 10,
-    harmful: Annotated[bool, typer.Option("--harmful", help="Only the harmful ones.")] = False,
+    count: Annotated[
+        int, typer.Option("-k", metavar="K", help="Number of documents to list.", min=1)
+    ] = 10,
+    harmful: Annotated[
+        bool, typer.Option("--harmful", help="List harmful documents only.")
+    ] = False,
     label: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Data column shown before each text.")
+        str | None, typer.Option(metavar="COLUMN", help="Data column to show before each text.")
     ] = None,
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
     """List the training documents that help and harm a query most.
 
-    Every attribution counts its queries from 0: without --attribution it is the latest one that has
-    a query N.
+    Queries are numbered from 0 in every attribution. Without --attribution, the latest one that
+    has a query N is used.
     """
+    from engine.evaluation.summary import verdict_of
     from engine.evaluation.verdict import verdict_facts
-    from engine.evaluation.verdict_of import verdict_of
     from engine.runs.listing import find_run
     from engine.runs.naming import runs_folder
     from engine.scores.attribution import attribution_with
-    from engine.scores.findings import warnings_view
+    from engine.scores.run_records import warnings_view
     from engine.scores.top import read_top, top_facts
     from magic_tui.explore.top_lines import top_lines
     from magic_tui.explore.verdict_lines import judged_lines, warning_lines
 
     opened = attribution_with(find_run(runs_folder(runs_dir), run), query, attribution)
     directions = ("harmful",) if harmful else ("helpful", "harmful")
-    judged = verdict_of(opened.run.path, opened.id)
-    found = read_top(opened, query, count, directions, label)
+    verdict = verdict_of(opened.run.path, opened.id)
+    listed = read_top(opened, query, count, directions, label)
     view = warnings_view(opened.run.path, opened.id)
     if as_json:
-        facts = {} if judged is None else {"verdict": verdict_facts(judged)}
-        print_json({**top_facts(opened, found), **view, **facts})
+        facts = {} if verdict is None else {"verdict": verdict_facts(verdict)}
+        print_json({**top_facts(opened, listed), **view, **facts})
         return
     console = stdout()
     console.print(f"run {opened.run.id}  attribution {opened.id}", style="dim")
-    for line in judged_lines(judged, console.width):
+    for line in judged_lines(verdict, console.width):
         console.print(line)
     for line in warning_lines(view, query, console.width):
         console.print(line)
-    for line in top_lines(found, console.width):
+    for line in top_lines(listed, console.width):
         console.print(line)

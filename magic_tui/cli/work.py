@@ -108,8 +108,8 @@ def print_result(console: Console, facts: dict[str, Any], runs_dir: Path | None)
 
 def next_commands(tables: list[Top], run: RunFolder, runs_dir: Path | None) -> dict[str, str]:
     """Commands that go on from here, by what they do."""
-    best = next((table for table in tables if table.shown), None)
-    query, document = (best.query.index, best.shown[0].document) if best else (0, 0)
+    best = next((table for table in tables if table.listed), None)
+    query, document = (best.query.index, best.listed[0].document) if best else (0, 0)
     chosen = f"{document} --query {query}"
     one = "one document" + (", token by token" if RowTable(run.rows_store).has_tokens else "")
     return {

@@ -6,9 +6,9 @@ import io
 from rich.text import Text
 
 from engine.runs.safe_text import safe_text
-from engine.scores.document_scores import ShownDocument
+from engine.scores.document import DocumentScores
 from magic_tui.explore import show_lines as show
-from magic_tui.explore.export_csv import text_cell
+from magic_tui.explore.export import text_cell
 from magic_tui.explore.score_browser import SCALE_DOCUMENTS
 from magic_tui.explore.show_lines import no_token_scores, ordinal, show_lines, size_text
 from magic_tui.explore.top_lines import HARMFUL, HELPFUL
@@ -19,7 +19,7 @@ from magic_tui.text.tokens import THRESHOLDS, legend
 _COPY_WIDTH = 100
 
 
-def document_line(shown: ShownDocument, width: int) -> Text:
+def document_line(shown: DocumentScores, width: int) -> Text:
     """Which document it is, its score, its place, how long it is and when it was seen."""
     line = Text(no_wrap=True).append(f"document {shown.document}", "bold")
     line.append(f" of {count_text(shown.documents)}", "dim")
@@ -33,7 +33,7 @@ def document_line(shown: ShownDocument, width: int) -> Text:
     return line.append(fit(rest, max(0, width - line.cell_len)), "dim")
 
 
-def legend_line(shown: ShownDocument, scale: float | None, colour: bool, width: int) -> Text:
+def legend_line(shown: DocumentScores, scale: float | None, colour: bool, width: int) -> Text:
     """What the colours mean, and relative to what."""
     if shown.scores is None:
         return Text(fit(no_token_scores(shown), width), "dim")
@@ -48,12 +48,12 @@ def legend_line(shown: ShownDocument, scale: float | None, colour: bool, width: 
     return line.append(join_that_fit(parts, max(0, width - line.cell_len), " · "), "dim")
 
 
-def strongest_lines(shown: ShownDocument, width: int, count: int) -> list[Text]:
+def strongest_lines(shown: DocumentScores, width: int, count: int) -> list[Text]:
     """The strongest tokens with their scores, as ``magic show`` lists them."""
     return list(show.strongest_lines(shown, width))[: count + 1] if count > 0 else []
 
 
-def token_line(shown: ShownDocument, index: int, width: int) -> Text:
+def token_line(shown: DocumentScores, index: int, width: int) -> Text:
     """The token under the cursor with its exact score and where it stands."""
     piece = shown.pieces[index]
     if shown.tokens.whole:
@@ -69,7 +69,7 @@ def token_line(shown: ShownDocument, index: int, width: int) -> Text:
     return line.append(_place(shown, index, max(0, width - line.cell_len)), "dim")
 
 
-def _place(shown: ShownDocument, index: int, width: int) -> str:
+def _place(shown: DocumentScores, index: int, width: int) -> str:
     piece, tokens = shown.pieces[index], shown.tokens
     if not tokens.targets[piece.start : piece.stop].any():
         return fit("  no loss was taken here", width)
@@ -84,13 +84,13 @@ def _place(shown: ShownDocument, index: int, width: int) -> str:
     return "  " + join_that_fit(parts, width - 2, " · ")
 
 
-def plain_document(shown: ShownDocument, width: int = _COPY_WIDTH) -> str:
+def plain_document(shown: DocumentScores, width: int = _COPY_WIDTH) -> str:
     """The document as ``magic show`` prints it without colour."""
     lines = show_lines(shown, width, False)
     return "\n".join(line.plain.rstrip() for line in lines) + "\n"
 
 
-def tokens_csv(shown: ShownDocument) -> str:
+def tokens_csv(shown: DocumentScores) -> str:
     """Every token with its place and score, as a table that a spreadsheet opens."""
     out = io.StringIO()
     writer = csv.writer(out)

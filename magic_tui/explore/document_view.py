@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from engine.runs.errors import UsageError
-from engine.scores.document_scores import ShownDocument
+from engine.scores.document import DocumentScores
 from magic_tui.explore.score_browser import ScoreBrowser
 
 
@@ -11,11 +11,11 @@ from magic_tui.explore.score_browser import ScoreBrowser
 class Sheet:
     """What one reading made; ``scale`` is None for the document's own."""
 
-    shown: ShownDocument
+    shown: DocumentScores
     scale: float | None
 
 
-def find_piece(shown: ShownDocument, wanted: str, after: int) -> int | None:
+def find_piece(shown: DocumentScores, wanted: str, after: int) -> int | None:
     """The first piece behind ``after``, going round, at which a text begins, whatever its case."""
     text = "".join(piece.text for piece in shown.pieces).lower()
     starts: list[int] = []
@@ -49,5 +49,5 @@ def read_sheet(query: int, document: int | None, everything: bool, explored: Sco
 def neighbour(query: int, document: int, step: int, explored: ScoreBrowser) -> int:
     """The document some places further on in the ranking of a query."""
     ranking = explored.ranking(query)
-    place = ranking.place(document) or 0
+    place = ranking.index(document) or 0
     return int(ranking.order[min(max(0, place + step), len(ranking) - 1)])

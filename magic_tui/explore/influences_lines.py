@@ -7,9 +7,8 @@ from rich.text import Text
 
 from engine.runs.safe_text import one_line
 from engine.scores.attribution import Query
-from engine.scores.document_scores import ShownDocument
-from engine.scores.ranking import Histogram, Ranking
-from engine.scores.token_figures import MEASURE_NAMES, Measure
+from engine.scores.document import DocumentScores
+from engine.scores.ranking import AGGREGATION_NAMES, Aggregation, Histogram, Ranking
 from magic_tui.explore.show_lines import in_context, ordinal
 from magic_tui.explore.top_lines import HARMFUL, HELPFUL
 from magic_tui.text.cells import fit, join_that_fit, pad
@@ -31,12 +30,12 @@ def query_line(query: Query, queries: int, width: int) -> Text:
     return line.append(fit(text, max(0, width - line.cell_len)), "italic")
 
 
-def listed_line(ranking: Ranking, measure: Measure, found: str | None, width: int) -> Text:
+def listed_line(ranking: Ranking, aggregation: Aggregation, found: str | None, width: int) -> Text:
     """What is listed: which sign, by what figure, of how many documents."""
-    helpful, harmful = ranking.signs
-    names = {"both": "both", "helpful": "helpful only", "harmful": "harmful only"}
+    helpful, harmful = ranking.sign_counts
+    names = {"all": "all", "helpful": "helpful only", "harmful": "harmful only"}
     whole = counted(len(ranking.values), "document")
-    how = f"{names[ranking.direction]}, by {MEASURE_NAMES[measure]}"
+    how = f"{names[ranking.direction]}, by {AGGREGATION_NAMES[aggregation]}"
     parts = [f"{whole}: {count_text(helpful)} help, {count_text(harmful)} harm", how]
     if found is not None:
         parts = [f"{found}: {counted(len(ranking), 'document')}", how, parts[0]]
@@ -46,8 +45,10 @@ def listed_line(ranking: Ranking, measure: Measure, found: str | None, width: in
 def carried_line(ranking: Ranking, cursor: int, width: int) -> Text:
     """How much of the total |influence| the first documents carry, and those to the cursor."""
     marks = [mark for mark in _LANDMARKS if mark < len(ranking)]
-    here = f"to the cursor {share_text(ranking.carried(cursor + 1))}"
-    parts = [f"top {count_text(mark)} = {share_text(ranking.carried(mark))}" for mark in marks]
+    here = f"to the cursor {share_text(ranking.cumulative_share(cursor + 1))}"
+    parts = [
+        f"top {count_text(mark)} = {share_text(ranking.cumulative_share(mark))}" for mark in marks
+    ]
     line = join_that_fit(["share of all |influence|:", here, *parts], width)
     return Text(line, "dim", no_wrap=True)
 
@@ -77,7 +78,7 @@ def histogram_bins(width: int) -> int:
     return max(9, min(121, width - 54))
 
 
-def detail_lines(shown: ShownDocument, width: int) -> list[Text]:
+def detail_lines(shown: DocumentScores, width: int) -> list[Text]:
     """A document in two lines: its place, size and steps; its strongest token where it stands."""
     head = Text(no_wrap=True).append(f"document {shown.document}", "bold")
     if shown.score:

@@ -6,7 +6,7 @@ from typing import Any
 from rich.text import Text
 from textual.worker import get_current_worker
 
-from engine.scores.document_scores import ShownDocument
+from engine.scores.document import DocumentScores
 from engine.scores.ranking import Ranking
 from magic_tui.explore import influences_lines as render
 from magic_tui.explore import influences_view as making
@@ -29,7 +29,7 @@ class ListedScreen(ExploringScreen):
         self.view = View()
         self.ranked: Ranked | None = None
         self._searched: Found | None = None
-        self._detailed: ShownDocument | None = None
+        self._detailed: DocumentScores | None = None
 
     @property
     def ranks(self) -> RankedList:
@@ -40,7 +40,7 @@ class ListedScreen(ExploringScreen):
         """Copy the marked documents, or the current one."""
         if self.ranked is None:
             return
-        marked = sorted(self.ranks.marked, key=lambda d: self._ranking().place(d) or 0)
+        marked = sorted(self.ranks.marked, key=lambda d: self._ranking().index(d) or 0)
         current = [] if self.ranks.document is None else [self.ranks.document]
         self._listing(marked or current, lambda text: self.magic.copy(text, "documents"))
 
@@ -67,7 +67,11 @@ class ListedScreen(ExploringScreen):
     def _ranking(self) -> Ranking:
         assert self.ranked is not None
         found = self._searched
-        return self.ranked.ranking if found is None else self.ranked.ranking.only(found.documents)
+        return (
+            self.ranked.ranking
+            if found is None
+            else self.ranked.ranking.restricted_to(found.documents)
+        )
 
     def _listing(self, documents: list[int], give: Any) -> None:
         if self.ranked is not None:

@@ -11,9 +11,8 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.worker import get_current_worker
 
-from engine.scores.document_scores import ShownDocument
-from engine.scores.ranking import DIRECTIONS
-from engine.scores.token_figures import MEASURE_NAMES, MEASURES
+from engine.scores.document import DocumentScores
+from engine.scores.ranking import AGGREGATION_NAMES, AGGREGATIONS, DIRECTIONS
 from magic_tui.explore import influences_view as making
 from magic_tui.explore.influences_list import ListedScreen
 from magic_tui.explore.influences_view import Found, Ranked
@@ -39,8 +38,8 @@ class InfluencesScreen(ListedScreen):
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "search", "search", tooltip="List only documents that hold a text."),
-        Binding("s", "direction", "sign", tooltip="Helpful and harmful, or one of them."),
-        Binding("m", "measure", "measure", tooltip="Rank by sum, mean or strongest token."),
+        Binding("s", "direction", "direction", tooltip="All documents, helpful or harmful ones."),
+        Binding("m", "aggregation", "aggregation", tooltip="Rank by sum, mean or strongest token."),
         Binding("Q", "query(1)", "query", tooltip="Next query."),
         Binding("right_square_bracket", "query(1)", show=False),
         Binding("left_square_bracket", "query(-1)", show=False, tooltip="Query before."),
@@ -89,21 +88,30 @@ class InfluencesScreen(ListedScreen):
             lacks.append("the search")
         if view.beside is not None:
             lacks.append(f"query {view.beside} beside it")
-        if view.measure != "sum":
-            lacks.append(f"the order by {MEASURE_NAMES[view.measure]}")
+        if view.aggregation != "sum":
+            lacks.append(f"the order by {AGGREGATION_NAMES[view.aggregation]}")
         return f"without {' and '.join(lacks)}" if lacks else ""
 
     def disabled_reason(self, action: str) -> str | None:
         """What cannot be done now."""
         if self.explored is None:
-            needs = ("search", "direction", "measure", "query", "beside", "copy", "export", "pager")
+            needs = (
+                "search",
+                "direction",
+                "aggregation",
+                "query",
+                "beside",
+                "copy",
+                "export",
+                "pager",
+            )
             return "nothing has been read yet" if action in needs else None
         if action in ("query", "beside", "next_beside") and self.explored.queries == 1:
             return "this attribution has only one query"
         if action == "next_beside" and self.view.beside is None:
             return "no other query is shown; v shows one"
-        if action == "measure":
-            reasons = [self.explored.why_not_measure(m) for m in MEASURES[1:]]
+        if action == "aggregation":
+            reasons = [self.explored.why_not_aggregation(m) for m in AGGREGATIONS[1:]]
             return reasons[0] if all(reasons) else None
         return None
 
@@ -113,16 +121,16 @@ class InfluencesScreen(ListedScreen):
         self.query_one(Prompt).open("documents with:", before, self._search)
 
     def action_direction(self) -> None:
-        """List the next of both signs, helpful, harmful."""
+        """List the next of all, helpful or harmful documents."""
         place = DIRECTIONS.index(self.view.direction)
         self._change(direction=DIRECTIONS[(place + 1) % len(DIRECTIONS)])
 
-    def action_measure(self) -> None:
+    def action_aggregation(self) -> None:
         """Rank by the next figure that can be had."""
         assert self.explored is not None
-        possible = [m for m in MEASURES if self.explored.why_not_measure(m) is None]
-        place = possible.index(self.view.measure)
-        self._change(measure=possible[(place + 1) % len(possible)])
+        possible = [m for m in AGGREGATIONS if self.explored.why_not_aggregation(m) is None]
+        place = possible.index(self.view.aggregation)
+        self._change(aggregation=possible[(place + 1) % len(possible)])
 
     def action_query(self, step: int) -> None:
         """Look at another query."""
@@ -213,7 +221,7 @@ class InfluencesScreen(ListedScreen):
         self.view = replace(self.view, **changes)
         self.selection_changed(self.selection)
 
-    def _detail(self, shown: ShownDocument | None) -> None:
+    def _detail(self, shown: DocumentScores | None) -> None:
         self._detailed = shown
         self._show_facts()
 
@@ -246,7 +254,7 @@ class InfluencesScreen(ListedScreen):
                 "a place is a number, a document d and its id, as d412", "warning"
             )
             return
-        index = self._ranking().place(int(digits)) if kind else int(digits) - 1
+        index = self._ranking().index(int(digits)) if kind else int(digits) - 1
         if index is None:
             self.magic.show_message(f"document {digits} is not in this list", "warning")
         else:

@@ -12,9 +12,8 @@ from textual.worker import get_current_worker
 
 from engine.runs.errors import MagicError
 from engine.runs.safe_text import one_line
-from engine.scores.document_scores import ShownDocument
-from engine.scores.ranking import Direction, Ranking, agreement
-from engine.scores.token_figures import Measure
+from engine.scores.document import DocumentScores
+from engine.scores.ranking import Aggregation, Direction, Ranking, score_correlation
 from magic_tui.explore import influences_lines as render
 from magic_tui.explore.export import Format, export_scores
 from magic_tui.explore.score_browser import ScoreBrowser
@@ -29,8 +28,8 @@ _SETTLE_SECONDS = 0.08
 class View:
     """What is listed, and how."""
 
-    direction: Direction = "both"
-    measure: Measure = "sum"
+    direction: Direction = "all"
+    aggregation: Aggregation = "sum"
     beside: int | None = None
     """Another query whose scores stand beside."""
 
@@ -39,8 +38,8 @@ class View:
         beside = self.beside
         if beside is not None and (beside == query or beside >= explored.queries):
             beside = None
-        measure = self.measure if explored.why_not_measure(self.measure) is None else "sum"
-        return replace(self, beside=beside, measure=measure)
+        possible = explored.why_not_aggregation(self.aggregation) is None
+        return replace(self, beside=beside, aggregation=self.aggregation if possible else "sum")
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Ranked:
     view: View
     ranking: Ranking
     other: Ranking | None
-    agreement: float | None
+    correlation: float | None
 
 
 @dataclass(frozen=True)
@@ -75,15 +74,15 @@ def rank(query: int, view: View, explored: ScoreBrowser) -> Ranked:
     """Put the documents of a query in order."""
     run, attribution = explored.attribution.run.id, explored.attribution.id
     view = view.fitting(explored, query)
-    ranking = explored.ranking(query, view.measure, view.direction)
+    ranking = explored.ranking(query, view.aggregation, view.direction)
     if view.beside is None:
         return Ranked(run, attribution, query, view, ranking, None, None)
-    other = explored.ranking(view.beside, view.measure)
-    agrees = agreement(ranking.values, other.values)
+    other = explored.ranking(view.beside, view.aggregation)
+    agrees = score_correlation(ranking.values, other.values)
     return Ranked(run, attribution, query, view, ranking, other, agrees)
 
 
-def settled(query: int, document: int, explored: ScoreBrowser) -> ShownDocument | None:
+def settled(query: int, document: int, explored: ScoreBrowser) -> DocumentScores | None:
     """A document once the cursor has stood on it for a moment; None if it moved on."""
     time.sleep(_SETTLE_SECONDS)
     if get_current_worker().is_cancelled:
@@ -134,7 +133,7 @@ def fact_lines(
     cursor, found = place
     query = explored.attribution.query(ranked.query)
     note = found.note(len(explored.texts)) if found is not None else None
-    second = render.listed_line(listed, ranked.view.measure, note, width)
+    second = render.listed_line(listed, ranked.view.aggregation, note, width)
     first = render.query_line(query, explored.queries, width)
     carried = render.carried_line(listed, cursor, width)
     if ranked.view.beside is None:
@@ -145,7 +144,7 @@ def fact_lines(
 
 
 def _beside_line(explored: ScoreBrowser, ranked: Ranked, width: int) -> Text:
-    other, agrees = explored.attribution.query(ranked.view.beside or 0), ranked.agreement
+    other, agrees = explored.attribution.query(ranked.view.beside or 0), ranked.correlation
     line = Text(no_wrap=True).append(f"beside query {other.index}", "bold")
     if agrees is not None:
         whole = counted(len(ranked.ranking.values), "document")

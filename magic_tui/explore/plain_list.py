@@ -25,7 +25,7 @@ def listing(explored: ScoreBrowser, query: int, ranking: Ranking, documents: Seq
 
 
 def _line(explored: ScoreBrowser, ranking: Ranking, document: int) -> str:
-    place = ranking.place(document)
+    place = ranking.index(document)
     shown = "–" if place is None else count_text(place + 1)
     score = score_text(float(ranking.values[document]))
     share = share_text(ranking.share(document))

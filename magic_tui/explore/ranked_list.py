@@ -98,7 +98,7 @@ class RankedList(ScrollView, can_focus=True):
     def show(self, ranking: Ranking, other: Ranking | None, document: int | None) -> None:
         """Show a ranking, beside it what another query says, and a document as the current one."""
         self.ranking, self.other = ranking, other
-        place = None if document is None else ranking.place(document)
+        place = None if document is None else ranking.index(document)
         self.cursor = place or 0
         self.virtual_size = Size(self.room, len(ranking))
         self._keep_cursor_visible()

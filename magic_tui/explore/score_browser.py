@@ -13,10 +13,9 @@ from engine.runs.run_folder import RunFolder
 from engine.runs.score_store import Floats, find_attribution
 from engine.runs.tables import RowTable
 from engine.scores.attribution import Attribution, open_attribution
-from engine.scores.document_scores import Parts, ShownDocument, read_parts, read_shown
-from engine.scores.ranking import Direction, Ranking, rank_documents
+from engine.scores.document import DocumentScores, Parts, read_document_scores, read_parts
+from engine.scores.ranking import Aggregation, Direction, Ranking, rank_documents
 from engine.scores.texts import DocumentTexts
-from engine.scores.token_figures import Measure, figures
 from engine.scores.top import snippet
 
 RANKABLE_TOKENS = 20_000_000
@@ -36,10 +35,10 @@ class ScoreBrowser:
         self.texts = DocumentTexts(attribution.run.documents_file)
         self.rows = RowTable(attribution.run.rows_store)
         self.snippets: Recent[int, str] = Recent(8192)
-        self._rankings: Recent[tuple[int, Measure, Direction], Ranking] = Recent(3)
-        self._figures: Recent[tuple[int, Measure], Floats] = Recent(4)
+        self._rankings: Recent[tuple[int, Aggregation, Direction], Ranking] = Recent(3)
+        self._aggregated: Recent[tuple[int, Aggregation], Floats] = Recent(4)
         self._parts: Recent[int, Parts] = Recent(KEPT_TOKENS, lambda parts: len(parts[0].ids))
-        self._shown: Recent[tuple[int, int], ShownDocument] = Recent(
+        self._shown: Recent[tuple[int, int], DocumentScores] = Recent(
             KEPT_TOKENS, lambda shown: len(shown.tokens.ids)
         )
         self._scales: Recent[int, float] = Recent(64)
@@ -54,9 +53,9 @@ class ScoreBrowser:
         """Whether scores of tokens were kept."""
         return self.attribution.scores.has_tokens
 
-    def why_not_measure(self, measure: Measure) -> str | None:
-        """Why documents cannot be ranked by a figure; None if they can."""
-        if measure == "sum":
+    def why_not_aggregation(self, aggregation: Aggregation) -> str | None:
+        """Why documents cannot be ranked by an aggregation; None if they can."""
+        if aggregation == "sum":
             return None
         if not self.has_tokens:
             return "this attribution keeps no scores of tokens (granularity: document)"
@@ -66,26 +65,27 @@ class ScoreBrowser:
         return None
 
     def ranking(
-        self, query: int, measure: Measure = "sum", direction: Direction = "both"
+        self, query: int, aggregation: Aggregation = "sum", direction: Direction = "all"
     ) -> Ranking:
         """The documents of a query in their order."""
-        key = (query, measure, direction)
+        key = (query, aggregation, direction)
         return self._rankings.made(
-            key, lambda: rank_documents(self.values(query, measure), direction)
+            key, lambda: rank_documents(self.values(query, aggregation), direction)
         )
 
-    def values(self, query: int, measure: Measure = "sum") -> Floats:
+    def values(self, query: int, aggregation: Aggregation = "sum") -> Floats:
         """One figure a document, (document,).
 
         Raises:
             UsageError: if there is no such query, or the figure would take too long.
         """
         self.attribution.query(query)
-        reason = self.why_not_measure(measure)
+        reason = self.why_not_aggregation(aggregation)
         if reason is not None:
             raise UsageError(reason)
-        return self._figures.made(
-            (query, measure), lambda: figures(self.attribution, self.rows, query, measure)
+        return self._aggregated.made(
+            (query, aggregation),
+            lambda: self.attribution.aggregated_scores(query, self.rows, aggregation),
         )
 
     def load_snippets(self, documents: Sequence[int]) -> None:
@@ -94,7 +94,7 @@ class ScoreBrowser:
         for document, text in zip(missing, self.texts.texts(missing), strict=True):
             self.snippets.put(document, snippet(text))
 
-    def shown(self, query: int, document: int) -> ShownDocument:
+    def shown(self, query: int, document: int) -> DocumentScores:
         """A document's tokens, their texts and scores.
 
         Raises:
@@ -102,7 +102,7 @@ class ScoreBrowser:
         """
         return self._shown.made((query, document), lambda: self._read(query, document))
 
-    def kept(self, query: int, document: int) -> ShownDocument | None:
+    def kept(self, query: int, document: int) -> DocumentScores | None:
         """A document if it was read before: never reads."""
         return self._shown.get((query, document))
 
@@ -115,15 +115,15 @@ class ScoreBrowser:
         ranking = self.ranking(query, "sum", "harmful" if harmful else "helpful")
         return [int(document) for document in ranking.order[:count]]
 
-    def _read(self, query: int, document: int) -> ShownDocument:
+    def _read(self, query: int, document: int) -> DocumentScores:
         count = len(self.attribution.document_scores(query))
         if not 0 <= document < count:
             # Its rows would be searched for in vain.
-            return read_shown(self.attribution, query, document)
+            return read_document_scores(self.attribution, query, document)
         parts = self._parts.made(
             document, lambda: read_parts(self.attribution, document, self.rows, self.texts)
         )
-        return read_shown(self.attribution, query, document, parts)
+        return read_document_scores(self.attribution, query, document, parts)
 
     def _scale(self, query: int) -> float:
         documents = [

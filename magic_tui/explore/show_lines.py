@@ -6,8 +6,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from engine.runs.safe_text import safe_text
-from engine.scores.document import Piece
-from engine.scores.document_scores import ShownDocument
+from engine.scores.document import DocumentScores, Piece
 from magic_tui.explore.top_lines import HARMFUL, HELPFUL, query_lines
 from magic_tui.text.bars import CENTRE, signed_bar
 from magic_tui.text.cells import fit, wrap
@@ -28,7 +27,7 @@ _STEP_LINES = 2
 _MARGIN = "  "
 
 
-def show_lines(shown: ShownDocument, width: int, colour: bool) -> Iterator[Text]:
+def show_lines(shown: DocumentScores, width: int, colour: bool) -> Iterator[Text]:
     """Header, coloured text, legend and the strongest tokens with their exact scores."""
     yield from query_lines(shown.query, shown.queries, width)
     yield Text()
@@ -50,7 +49,7 @@ def show_lines(shown: ShownDocument, width: int, colour: bool) -> Iterator[Text]
     yield from strongest_lines(shown, width)
 
 
-def size_text(shown: ShownDocument) -> str:
+def size_text(shown: DocumentScores) -> str:
     """How long a document is."""
     if shown.tokens.whole:
         return "one example"
@@ -58,14 +57,14 @@ def size_text(shown: ShownDocument) -> str:
     return counted(len(shown.tokens.ids), "token") + cut
 
 
-def no_token_scores(shown: ShownDocument) -> str:
+def no_token_scores(shown: DocumentScores) -> str:
     """Why there are none."""
     if shown.tokens.whole:
         return "the document is one example: it has one score"
     return "no scores of tokens: this attribution keeps those of documents alone"
 
 
-def shades(shown: ShownDocument, scale: float | None = None) -> list[Shade]:
+def shades(shown: DocumentScores, scale: float | None = None) -> list[Shade]:
     """The document's text, piece by piece, with levels relative to its strongest piece.
 
     Args:
@@ -76,7 +75,7 @@ def shades(shown: ShownDocument, scale: float | None = None) -> list[Shade]:
     return [found.shade(index, piece.text) for index, piece in enumerate(shown.marked_pieces)]
 
 
-def colours(shown: ShownDocument, scale: float | None = None) -> Colours:
+def colours(shown: DocumentScores, scale: float | None = None) -> Colours:
     """How to show each piece of a document; see :func:`shades`."""
     learned = shown.learned.copy()
     # Nothing follows the last token, so it never has a loss; that needs no showing.
@@ -93,7 +92,7 @@ def plain_line(line: list[Shade]) -> Text:
     return text
 
 
-def _document_head(shown: ShownDocument, width: int) -> Iterator[Text]:
+def _document_head(shown: DocumentScores, width: int) -> Iterator[Text]:
     head = Text().append(f"document {shown.document}", "bold")
     head.append(f" of {count_text(shown.documents)}", "dim")
     head.append(f"  {score_text(shown.score)}", HELPFUL if shown.score < 0 else HARMFUL)
@@ -109,7 +108,7 @@ def _document_head(shown: ShownDocument, width: int) -> Iterator[Text]:
         yield Text(line, "dim")
 
 
-def strongest_lines(shown: ShownDocument, width: int) -> Iterator[Text]:
+def strongest_lines(shown: DocumentScores, width: int) -> Iterator[Text]:
     """A head, and a line for each of the strongest tokens: its score, and where it stands."""
     indices = shown.strongest_pieces(STRONGEST)
     if not indices:
@@ -129,7 +128,7 @@ def strongest_lines(shown: ShownDocument, width: int) -> Iterator[Text]:
         yield line.append(in_context(shown, index, width - line.cell_len))
 
 
-def in_context(shown: ShownDocument, index: int, room: int) -> Text:
+def in_context(shown: DocumentScores, index: int, room: int) -> Text:
     """A token between what stands before and after it; tokens of several lines stand aligned."""
     before = "".join(_visible(piece) for piece in shown.pieces[max(0, index - _CONTEXT) : index])
     after = "".join(_visible(piece) for piece in shown.pieces[index + 1 : index + _CONTEXT])

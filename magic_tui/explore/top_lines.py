@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from rich.text import Text
 
 from engine.runs.safe_text import one_line
-from engine.scores.attribution import Query, Ranked
+from engine.scores.attribution import Query
+from engine.scores.ranking import Ranked
 from engine.scores.top import Top
 from magic_tui.text.bars import CENTRE, signed_bar
 from magic_tui.text.cells import fit, pad, wrap
@@ -85,8 +86,8 @@ def ranked_line(top: Top, place: int, ranked: Ranked, width: int) -> Text:
 
 
 def _footer(top: Top) -> str:
-    shown = counted(len(top.shown), "document")
-    carry = "carries" if len(top.shown) == 1 else "carry"
+    shown = counted(len(top.listed), "document")
+    carry = "carries" if len(top.listed) == 1 else "carry"
     return (
         f"the {shown} above {carry} {share_text(top.share)} of the total |influence| "
         f"of {counted(top.documents, 'document')}"

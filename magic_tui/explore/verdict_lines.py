@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from engine.runs.safe_text import one_line
-from engine.scores.findings import rounding_text
+from engine.scores.run_records import rounding_text
 from magic_tui.text.cells import fit, wrap
 
 if TYPE_CHECKING:
@@ -16,11 +16,11 @@ _MOST_LINES = 4
 
 
 def judged_lines(verdict: "Verdict | None", width: int) -> Iterator[Text]:
-    """Sign and words; of what is doubtful or worse also why, and what may help."""
+    """Symbol and words; if the scores are doubtful or worse, also the reason and the remedy."""
     if verdict is None:
         return
-    quiet = verdict.sign not in "!✗"
-    yield Text(f"{verdict.sign} {verdict.words}", "dim" if quiet else "bold", no_wrap=True)
+    quiet = verdict.symbol not in "!✗"
+    yield Text(f"{verdict.symbol} {verdict.words}", "dim" if quiet else "bold", no_wrap=True)
     for sentence in () if quiet else filter(None, (verdict.reason, verdict.remedy)):
         for line in wrap(one_line(sentence), width - 2, _MOST_LINES):
             yield Text(f"  {line}", "dim", no_wrap=True)

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.evaluation.summary import verdict_of
 from engine.evaluation.verdict import Verdict
-from engine.evaluation.verdict_of import verdict_of
 from engine.runs.score_store import Floats
 from engine.scores.attribution import Query
-from engine.scores.document_scores import ShownDocument
+from engine.scores.document import DocumentScores
 from magic_tui.explore.overlap import shared_runs
 from magic_tui.explore.score_browser import ScoreBrowser
 
@@ -20,7 +20,7 @@ DOCUMENTS = 4
 class Reason:
     """One document's part."""
 
-    shown: ShownDocument
+    shown: DocumentScores
     strongest: int | None
     """Its strongest piece; None if there are no scores of tokens."""
     shared: list[str]

@@ -173,7 +173,7 @@ def _trust_lines(why: Why, width: int) -> Iterator[Text]:
     yield Text()
     yield Text("how far to trust it", "bold")
     if verdict is not None:
-        yield Text(fit(f"  {verdict.sign} {verdict.words}", width))
+        yield Text(fit(f"  {verdict.symbol} {verdict.words}", width))
     note = (
         "These are exact derivatives: first-order predictions of small changes of one document's "
         f"weight. The {counted(len(why.helpful) + len(why.harmful), 'document')} above were not "

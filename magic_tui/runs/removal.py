@@ -38,7 +38,7 @@ def removal_facts(run: View, trajectory: bool) -> dict[str, Any]:
         "bytes": size_on_disk(folder.path),
         "attributions": run["attributions"],
         "replay_seconds": seconds["replay"],
-        "retrainings": _lines(folder.bank_file),
+        "retrainings": _lines(folder.retrainings_file),
         "validation_seconds": seconds["validation"],
     }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from engine.evaluation.lds_index import kind_text
+from engine.evaluation.verdict import kind_text
 from engine.runs.safe_text import one_line
 from engine.runs.states import RunState, View
 from magic_tui.client.engine import UNREADABLE, standing

@@ -13,7 +13,7 @@ from textual.timer import Timer
 from textual.widgets import Static
 from textual.worker import get_current_worker
 
-from engine.evaluation.lds_index import KnownLds
+from engine.evaluation.summary import LdsIndex
 from engine.runs.errors import MagicError
 from engine.runs.safe_text import one_line
 from engine.runs.states import RunState, View
@@ -69,7 +69,7 @@ class RunsScreen(RunActions, MagicScreen):
         self._marked: str | None = None
         self._timer: Timer | None = None
         self._shown = 0.0
-        self._lds = KnownLds()
+        self._lds = LdsIndex()
 
     def body(self) -> ComposeResult:
         """Columns, list, detail."""

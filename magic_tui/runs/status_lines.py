@@ -7,7 +7,7 @@ from rich.text import Text
 
 from engine.runs.safe_text import one_line
 from engine.runs.states import View
-from engine.scores.findings import rounding_text
+from engine.scores.run_records import rounding_text
 from magic_tui.client.engine import is_finished, standing
 from magic_tui.client.start import engine_log
 from magic_tui.runs.run_lines import queries_text, run_age, run_lines, steps_text
@@ -144,8 +144,8 @@ def _made_from(made_from: View) -> str:
 
 
 def _trust(verdict: View) -> str:
-    said = f"{verdict['sign']} {verdict['words']}"
-    if verdict["sign"] not in "!✗":
+    said = f"{verdict['symbol']} {verdict['words']}"
+    if verdict["symbol"] not in "!✗":
         return said
     return ": ".join(filter(None, (said, verdict["reason"], verdict["remedy"])))
 

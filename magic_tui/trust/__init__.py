@@ -1,1 +1,1 @@
-"""Trust: how well the scores predict retrainings."""
+"""The Trust screen: how well scores predict retrainings."""

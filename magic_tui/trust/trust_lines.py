@@ -1,125 +1,98 @@
-"""What is known of how far scores can be trusted, as lines; and the scatter of retrainings."""
+"""The trust in scores as lines: the Trust screen's facts, and the report of ``magic validate``."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.text import Text
 
-from engine.evaluation.lds_index import kind_text
-from engine.evaluation.predictions import Points, Validation
-from engine.evaluation.trust import Numerics, Probes, Trust
+from engine.evaluation.trust import Indicators, Numerics, Trust, kind_facts, points_facts
+from engine.evaluation.validation import Points, Validation
+from engine.evaluation.verdict import kind_text
 from engine.runs.safe_text import one_line
-from engine.scores.findings import rounding_text
+from engine.scores.run_records import rounding_text
 from magic_tui.text.cells import wrap
 from magic_tui.text.numbers import counted
 
-POINT, SEVERAL, OUTLIER, LINE, CURSOR = "•", "●", "◆", "·", "◎"
-GROWTH = 1e4
-"""A cotangent that grows by more over the replay makes much of little rounding."""
-_NAME_WIDTH = 14
+LARGE_GROWTH = 1e4
+"""If the gradient norm grows by more over the replay, rounding grows noticeably with it."""
+_LABEL_WIDTH = 18
 _MOST_LINES = 4
-
-Floats = NDArray[np.float64]
+_MOST_QUERIES = 20
+_NAME_WIDTH = 18
+_HEAD = (
+    f"{{:<{_NAME_WIDTH}}}{'count':>6}{'LDS':>8}{'95 %':>16}{'Pearson':>9}{'error':>10}"
+    f"{'spread':>10}"
+)
+LEGEND = "error: mean |actual − predicted|; spread: standard deviation of the actual values"
 
 
 def verdict_lines(trust: Trust, width: int) -> Iterator[Text]:
-    """The verdict, its reason and what may help."""
+    """The verdict, its reason and its remedy."""
     verdict = trust.verdict
-    yield Text(f"{verdict.sign} {verdict.words}", "bold", no_wrap=True)
-    said = [verdict.reason, verdict.remedy and f"What may help: {verdict.remedy}."]
-    for sentence in filter(None, said):
+    yield Text(f"{verdict.symbol} {verdict.words}", "bold", no_wrap=True)
+    sentences = [verdict.reason, verdict.remedy and f"What may help: {verdict.remedy}."]
+    for sentence in filter(None, sentences):
         for line in wrap(one_line(sentence), width, _MOST_LINES):
             yield Text(line, no_wrap=True)
 
 
 def trust_lines(trust: Trust, query: int, width: int) -> Iterator[Text]:
-    """Every fact with its name, wrapped."""
+    """Every fact after its label, wrapped."""
     for name, value in _facts(trust, query):
-        wrapped = wrap(one_line(value), width - _NAME_WIDTH, _MOST_LINES) or [""]
+        wrapped = wrap(one_line(value), width - _LABEL_WIDTH, _MOST_LINES) or [""]
         for index, line in enumerate(wrapped):
             label = name if index == 0 else ""
-            yield Text().append(label.ljust(_NAME_WIDTH), "dim").append(line)
+            yield Text().append(label.ljust(_LABEL_WIDTH), "dim").append(line)
 
 
-@dataclass(frozen=True)
-class Frame:
-    """What part of the plane a scatter shows; both axes alike, so that y = x is the diagonal."""
+def report_lines(trust: Trust, baselines: Mapping[str, Validation], width: int) -> Iterator[Text]:
+    """The verdict, then tables by kind of subset, by query and by baseline method.
 
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, points: Points) -> "Frame":
-        """The frame that holds all points, with a little room."""
-        values = np.concatenate([points.predicted, points.actual])
-        low, high = float(values.min()), float(values.max())
-        room = 0.04 * (high - low) or 0.5
-        return cls(low - room, high + room)
-
-    def place(self, values: Floats, cells: int) -> NDArray[np.int64]:
-        """The cell of every value."""
-        share = (values - self.low) / (self.high - self.low)
-        return np.clip((share * cells).astype(np.int64), 0, cells - 1)
-
-
-def scatter_rows(points: Points, width: int, height: int, cursor: int | None) -> list[Text]:
-    """Predicted to the right, what came out upwards, the line where both agree."""
-    frame, off = Frame.of(points), points.outliers()
-    columns, rows = frame.place(points.predicted, width), frame.place(points.actual, height)
-    grid = [[(" ", "") for _ in range(width)] for _ in range(height)]
-    for column in range(width):
-        grid[min(height - 1, column * height // width)][column] = (LINE, "dim")
-    for index, (column, row) in enumerate(zip(columns.tolist(), rows.tolist(), strict=True)):
-        taken = grid[row][column][0] in (POINT, SEVERAL)
-        sign, style = (SEVERAL if taken else POINT), "color(75)"
-        if off[index]:
-            sign, style = OUTLIER, "color(208)"
-        grid[row][column] = (sign, style)
-    if cursor is not None:
-        grid[int(rows[cursor])][int(columns[cursor])] = (CURSOR, "bold reverse")
-    made = []
-    for row_cells in reversed(grid):
-        text = Text(no_wrap=True, end="")
-        for sign, style in row_cells:
-            text.append(sign, style)
-        made.append(text)
-    return made
+    Args:
+        trust: the attribution.
+        baselines: other methods' predictions of the same retrainings.
+        width: cells of a line.
+    """
+    yield from verdict_lines(trust, width)
+    if trust.validation is not None:
+        yield Text()
+        yield from _kind_table(trust.validation)
+        yield Text()
+        yield from _query_table(trust.validation)
+        yield Text()
+        yield Text(LEGEND, "dim", no_wrap=True, overflow="fold")
+        if baselines:
+            yield Text()
+            yield from _method_table({"magic": trust.validation, **baselines})
+    yield Text()
+    yield Text(f"every subset: {trust.file}", "dim", no_wrap=True, overflow="fold")
 
 
-def point_text(points: Points, index: int) -> str:
-    """One retrained subset in a line."""
-    predicted, actual = float(points.predicted[index]), float(points.actual[index])
-    far = ", an outlier" if points.outliers()[index] else ""
-    subset = one_line(points.subsets[index])
-    return (
-        f"subset {subset}: predicted {predicted:.5g}, came out {actual:.5g} "
-        f"({actual - predicted:+.2g}{far})"
-    )
+def number_text(value: float) -> str:
+    """A correlation with three decimals; a dash if it is undefined."""
+    return "–" if math.isnan(value) else f"{value:.3f}"
 
 
 def _facts(trust: Trust, query: int) -> Iterator[tuple[str, str]]:
-    validation = trust.validation
-    if validation is not None:
-        yield from _validated(validation, query)
-    yield from _probed(trust.probes)
+    if trust.validation is not None:
+        yield from _validated(trust.validation, query)
+    yield from _indicators(trust.indicators)
     yield from _arithmetic(trust.numerics, query)
-    if validation is None:
+    if trust.validation is None:
         yield "", ""
-        yield from _to_do(trust)
+        yield from _next_steps(trust)
 
 
 def _validated(validation: Validation, query: int) -> Iterator[tuple[str, str]]:
-    for kind, found in validation.ranked.items():
-        value = f"{_number(found.lds)} on average of {counted(len(found.points), 'query')}"
-        if not math.isnan(found.interval[0]):
-            value += f", 95 % within {found.interval[0]:.2f} and {found.interval[1]:.2f}"
-        yield _lds_name(kind), f"{value}, {counted(found.subsets, 'subset')}"
+    for kind, each in validation.ranked.items():
+        value = f"{number_text(each.lds)}, mean of {counted(len(each.points), 'query')}"
+        if not math.isnan(each.interval[0]):
+            value += f", 95 % interval {each.interval[0]:.2f} to {each.interval[1]:.2f}"
+        yield f"LDS {kind_text(kind)}".strip(), f"{value}, {counted(each.subsets, 'subset')}"
     retrained = counted(validation.subsets, "subset")
     if validation.skipped:
-        retrained += f", {counted(validation.skipped, 'line')} left out: not finite"
+        retrained += f", {counted(validation.skipped, 'line')} skipped: not finite"
     yield "retrained", retrained
     points = validation.of_query(query)
     if points is None:
@@ -133,38 +106,33 @@ def _validated(validation: Validation, query: int) -> Iterator[tuple[str, str]]:
 
 def _of_query(points: Points) -> str:
     return (
-        f"LDS {_number(points.lds)}, Pearson {_number(points.pearson)}, mean absolute error "
-        f"{points.error:.2g} where φ spreads by {points.spread:.2g}, "
+        f"LDS {number_text(points.lds)}, Pearson {number_text(points.pearson)}, mean absolute "
+        f"error {points.error:.2g} (φ has a standard deviation of {points.spread:.2g}), "
         f"{counted(int(points.outliers().sum()), 'outlier')}"
     )
 
 
-def _lds_name(kind: str) -> str:
-    return f"LDS {kind_text(kind)}".strip()
-
-
-def _probed(probes: Probes) -> Iterator[tuple[str, str]]:
-    if probes.smoothness is not None:
-        said = f"{probes.smoothness:.3f} of 1 (metasmoothness, three trainings)"
-        if probes.straightness is not None:
-            said += f"; the two halves of φ's way are {probes.straightness:.2f} of 1 alike"
-        yield "smoothness", said
-    if probes.agreement is not None:
-        correlation, difference = probes.agreement
+def _indicators(indicators: Indicators) -> Iterator[tuple[str, str]]:
+    if indicators.metasmoothness is not None:
+        yield "metasmoothness", f"{indicators.metasmoothness:.3f} of 1, from three trainings"
+    if indicators.linearity is not None:
+        yield "linearity", f"{indicators.linearity:.2f} of 1, φ over two halves of a weight"
+    if indicators.numerical_agreement is not None:
+        correlation, difference = indicators.numerical_agreement
         yield (
             "agreement",
-            f"a replay in other micro-batches: scores correlate {correlation:.4f} and differ by "
-            f"{difference:.1e} of their size at most",
+            f"a replay in other micro-batches gives scores that correlate {correlation:.4f} and "
+            f"differ by at most {difference:.1e} of their size",
         )
 
 
 def _arithmetic(numerics: Numerics, query: int) -> Iterator[tuple[str, str]]:
-    yield "computed in", numerics.dtype + "".join(f", {name} forced" for name in numerics.forced)
+    yield "dtype", numerics.dtype + "".join(f", {name} forced" for name in numerics.forced)
     yield "eps_root", f"{numerics.eps_root:g}"
     if numerics.reproduced is not None:
         off = f" (gradients differ by {numerics.difference:.1e})" if numerics.difference else ""
-        same = "came out the same, bit for bit" if numerics.reproduced else f"differs{off}"
-        yield "last step", f"taken again, it {same}"
+        result = "the same bits" if numerics.reproduced else f"other bits{off}"
+        yield "last step", f"repeating it gave {result}"
     if query < len(numerics.rounding):
         yield "rounding", rounding_text(numerics.rounding[query])
     for sentence in numerics.findings:
@@ -172,33 +140,77 @@ def _arithmetic(numerics: Numerics, query: int) -> Iterator[tuple[str, str]]:
     if query in numerics.norms:
         end, start, most = numerics.norms[query]
         growth = most / end if end > 0 else math.inf
-        value = f"{end:.3g} at the last step, {start:.3g} at the first, {most:.3g} at most"
-        if growth > GROWTH:
-            value += "; it grows much, and rounding with it"
-        yield "cotangent", value
+        value = f"norm {end:.3g} at the last step, {start:.3g} at the first, {most:.3g} at most"
+        if growth > LARGE_GROWTH:
+            value += "; it grows much, and rounding grows with it"
+        yield "gradient ∂φ/∂s", value
 
 
-def _to_do(trust: Trust) -> Iterator[tuple[str, str]]:
-    """What tells more of scores that nobody has validated."""
+def _next_steps(trust: Trust) -> Iterator[tuple[str, str]]:
+    """What to do about scores that are not validated."""
     if trust.numerics.dtype != "float64":
         yield (
             "rounding",
-            "magic validate --count 0 --agreement replays once more in other micro-batches: what "
-            "differs much is rounding",
+            "magic validate --count 0 --numerical-agreement replays again in other micro-batches; "
+            "the difference is rounding",
         )
     if not trust.numerics.eps_root > 0:
         yield (
-            "smoothness",
-            "eps_root is 0: where a gradient is near 0 a step is not smooth, and scores may be "
-            "far too large; train with a larger one, as 1e-8, and compare",
+            "eps_root",
+            "with eps_root: 0 a step is not smooth where a gradient is near 0, and scores may be "
+            "far too large; train with 1e-8 and compare",
         )
     yield (
         "validation",
-        "leaves documents out, trains again and compares; this screen shows LDS and every subset "
-        "as they come",
+        "retrains without some documents and compares; this screen shows every subset and the LDS "
+        "while it runs",
     )
     yield "command", f"magic validate {trust.run} -a {trust.attribution}"
 
 
-def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.3f}"
+def _kind_table(validation: Validation) -> Iterator[Text]:
+    yield Text(_HEAD.format("subsets"), "dim")
+    for kind in validation.kinds:
+        facts = kind_facts(validation, kind)
+        yield _row(one_line(kind or "subsets"), facts, _interval_text(facts["interval"]))
+
+
+def _query_table(validation: Validation) -> Iterator[Text]:
+    """One line for each query and kind of subset."""
+    yield Text(_HEAD.format("query"), "dim")
+    several = len(validation.kinds) > 1
+    for points in validation.points[:_MOST_QUERIES]:
+        for each in points.by_kind:
+            facts = points_facts(each)
+            name = f"{points.query} {facts['kind']}" if several else str(points.query)
+            yield _row(one_line(name), facts)
+    hidden = len(validation.points) - _MOST_QUERIES
+    if hidden > 0:
+        yield Text(f"and {counted(hidden, 'more query')}: see --json", "dim")
+
+
+def _row(name: str, facts: Mapping[str, Any], interval: str = "") -> Text:
+    return Text(
+        f"{name:<{_NAME_WIDTH}}{facts['subsets']:>6}{number_text(facts['lds']):>8}{interval:>16}"
+        f"{number_text(facts['pearson']):>9}{facts['error']:>10.2g}{facts['spread']:>10.2g}"
+    )
+
+
+def _method_table(methods: Mapping[str, Validation]) -> Iterator[Text]:
+    """One line for each method and kind of subset that has an LDS."""
+    yield Text(f"{'method':<{_NAME_WIDTH}}{'count':>6}{'LDS':>8}{'95 %':>16}{'Pearson':>9}", "dim")
+    kinds = next(iter(methods.values())).ranked
+    for kind in kinds:
+        if len(kinds) > 1:
+            yield Text(f"LDS {one_line(kind_text(kind))}", "dim")
+        for name, validation in methods.items():
+            facts = kind_facts(validation, kind)
+            yield Text(
+                f"{name:<{_NAME_WIDTH}}{facts['subsets']:>6}{number_text(facts['lds']):>8}"
+                f"{_interval_text(facts['interval']):>16}{number_text(facts['pearson']):>9}"
+            )
+
+
+def _interval_text(interval: Sequence[float]) -> str:
+    low, high = interval
+    return "–" if math.isnan(low) else f"{low:.2f} to {high:.2f}"

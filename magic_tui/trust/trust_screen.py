@@ -1,4 +1,4 @@
-"""How far the scores can be trusted: the verdict, what it rests on, and every retrained subset."""
+"""The Trust screen: the verdict on the scores, its reasons, and every retrained subset."""
 
 from typing import ClassVar
 
@@ -9,17 +9,17 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.timer import Timer
 
-from engine.evaluation.predictions import Points
 from engine.evaluation.trust import Trust, read_trust
+from engine.evaluation.validation import Points
 from magic_tui.explore.explore_screen import ExploringScreen
 from magic_tui.trust.scatter import Scatter
 from magic_tui.trust.trust_lines import trust_lines, verdict_lines
 from magic_tui.widgets.lines import Lines
 from magic_tui.widgets.selection import Selection
 
-_BESIDE = 110
-"""From this width on the plot stands beside the facts."""
-_LOOK_SECONDS = 5.0
+_WIDE = 110
+"""From this width on the plot is to the right of the facts, else below them."""
+_REFRESH_SECONDS = 5.0
 
 
 class TrustScreen(ExploringScreen):
@@ -27,26 +27,26 @@ class TrustScreen(ExploringScreen):
 
     NUMBER, NAME = 8, "Trust"
     ABOUT = (
-        "Whether the scores predicted what happened when documents were left out and the model "
-        "was trained again. LDS is the rank correlation of predicted and actual: 1 is perfect."
+        "How well the scores predict a query's loss after retraining without some documents. The "
+        "LDS is the rank correlation of predicted and actual losses: 1 is perfect."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("Q", "next_query", "query", tooltip="The next query."),
-        Binding("y", "copy", "copy", tooltip="Copy what stands here."),
+        Binding("y", "copy", "copy", tooltip="Copy the text of this screen."),
     ]
     DEFAULT_CSS = """
     TrustScreen Container { height: 1fr; layout: vertical; }
     TrustScreen #facts { width: 100%; }
-    TrustScreen.-beside Container { layout: horizontal; }
-    TrustScreen.-beside #facts { width: 48; }
-    TrustScreen.-beside Scatter { width: 1fr; height: 100%; }
+    TrustScreen.-wide Container { layout: horizontal; }
+    TrustScreen.-wide #facts { width: 52; }
+    TrustScreen.-wide Scatter { width: 1fr; height: 100%; }
     """
 
     def __init__(self) -> None:
-        """Nothing is known yet."""
+        """Start without an attribution."""
         super().__init__()
         self._trust: Trust | None = None
-        self._look: Timer | None = None
+        self._refresh_timer: Timer | None = None
 
     def body(self) -> ComposeResult:
         """The facts and the plot."""
@@ -57,36 +57,36 @@ class TrustScreen(ExploringScreen):
             yield scatter
 
     def on_mount(self) -> None:
-        """Look now and then whether there are more retrainings."""
-        self._look = self.set_interval(_LOOK_SECONDS, self._again)
+        """Read the validation again every few seconds, for new retrainings."""
+        self._refresh_timer = self.set_interval(_REFRESH_SECONDS, self._reread)
 
     def selection_changed(self, selection: Selection) -> None:
-        """Read what is known of another attribution."""
-        self.read("trust", lambda explored: read_trust(explored.attribution), self._take)
+        """Read another attribution."""
+        self.read("trust", lambda explored: read_trust(explored.attribution), self._set_trust)
 
     def clear(self) -> None:
-        """Show nothing: what was shown is not what is selected."""
+        """Clear the screen: the selection has changed."""
         self._trust = None
-        self.query_one(Scatter).show(None)
+        self.query_one(Scatter).set_points(None)
         self._draw()
 
     def cli_equivalent(self) -> str:
-        """Validate it, or show what that found."""
+        """The command that validates, or shows the validation."""
         validated = self._trust is not None and self._trust.validation is not None
         return self.command("validate", *(("--count", "0") if validated else ()))
 
     def disabled_reason(self, action: str) -> str | None:
-        """Why a key does nothing now."""
+        """Why an action is not available."""
         if action == "copy" and self._trust is None:
-            return "there is no attribution to show: ask a query in screen 3"
+            return "there is no attribution to show: attribute a query on screen 3"
         if action == "point" and self._points() is None:
-            return "no retrained subset of this query is there to look at"
+            return "this query has no retrained subsets"
         if action == "next_query" and self._trust is not None and self._trust.queries == 1:
             return "this attribution has only one query"
         return None
 
     def action_next_query(self) -> None:
-        """Look at the next query."""
+        """Select the next query."""
         self.select_query(1)
 
     def action_copy(self) -> None:
@@ -94,23 +94,23 @@ class TrustScreen(ExploringScreen):
         self.magic.copy("\n".join(line.plain for line in self._lines(200)), "trust")
 
     def on_resize(self, event: events.Resize) -> None:
-        """Put the plot where there is room."""
+        """Choose the place of the plot for the width."""
         self._draw()
 
-    def _again(self) -> None:
+    def _reread(self) -> None:
         if self.magic.current_screen is self:
             self.selection_changed(self.selection)
 
-    def _take(self, trust: Trust) -> None:
+    def _set_trust(self, trust: Trust) -> None:
         self._trust = trust
-        self.query_one(Scatter).show(self._points())
+        self.query_one(Scatter).set_points(self._points())
         self._draw()
 
     def _draw(self) -> None:
-        beside = self.size.width >= _BESIDE and self._points() is not None
-        self.set_class(beside, "-beside")
+        wide = self.size.width >= _WIDE and self._points() is not None
+        self.set_class(wide, "-wide")
         facts = self.query_one("#facts", Lines)
-        lines = self._lines((48 if beside else self.size.width) - 2)
+        lines = self._lines((52 if wide else self.size.width) - 2)
         facts.styles.height = len(lines)
         facts.show(lines)
         scatter = self.query_one(Scatter)

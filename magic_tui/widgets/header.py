@@ -58,7 +58,7 @@ class Header(Widget):
     def render(self) -> Content:
         """One line; the verdict at its end is kept, the rest is shortened to fit."""
         known = self._verdict if self._has_scores() else None
-        verdict = f"{known.sign} {known.words}" if known is not None else ""
+        verdict = f"{known.symbol} {known.words}" if known is not None else ""
         room = self.size.width - cell_len(verdict) - 2
         name, rest = self._title()
         left = fit(f"{name}  {rest}" if rest else name, max(0, room))

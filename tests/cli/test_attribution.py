@@ -6,13 +6,8 @@ import pytest
 from engine.runs.errors import UsageError
 from engine.runs.run_folder import RunFolder
 from engine.runs.tables import write_documents
-from engine.scores.attribution import (
-    Query,
-    QueryDocument,
-    data_column,
-    document_texts,
-    open_attribution,
-)
+from engine.scores.attribution import Query, QueryDocument, open_attribution
+from engine.scores.texts import data_column, document_texts
 
 
 def query(*coefficients: float) -> Query:

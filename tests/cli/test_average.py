@@ -72,18 +72,18 @@ def scores_of(runs: list[RunFolder]) -> np.ndarray:
 
 
 def validate(run: RunFolder, seed: int, shared: int = 9) -> Validated:
-    """Write a bank and a table: subsets that all runs have, and others that only look the same."""
+    """Write retrainings: subsets that all runs share, and one of the same name that they do not."""
     drawn, own = np.random.default_rng(7), np.random.default_rng([7, seed])
     left_out = {f"0.1-seed0-{n}": drawn.choice(23, 3, replace=False).tolist() for n in range(9)}
-    # In another order in every run, as a bank grows; and the same name for other documents.
+    # The order differs between runs; the last subset has other documents in each run.
     names = list(own.permutation(list(left_out)[:shared]))
     left_out["top3-a0001-query0"] = own.choice(23, 3, replace=False).tolist()
-    run.bank_file.parent.mkdir()
-    bank = JournalWriter(run.bank_file)
+    run.retrainings_file.parent.mkdir()
+    journal = JournalWriter(run.retrainings_file)
     lines = ["query,subset,kind,predicted,actual"]
     predicted, actual = np.zeros((2, 9, 2))
     for name in [*names, "top3-a0001-query0"]:
-        bank.append("retrained", subset=str(name), documents=left_out[name])
+        journal.append("retrained", subset=str(name), documents=left_out[name])
         kind = "drop-top 3" if name.startswith("top") else "drop 0.1"
         for query, sums in enumerate(scores_of([run])[0][:, left_out[name]].sum(1)):
             values = query + 3 - sums, query + 3 - sums + 4e-4 * own.normal()
@@ -91,7 +91,7 @@ def validate(run: RunFolder, seed: int, shared: int = 9) -> Validated:
             if kind == "drop 0.1":
                 place = list(left_out).index(name)
                 predicted[place, query], actual[place, query] = values
-    bank.close()
+    journal.close()
     (run.attributions / "a0001" / "validation.csv").write_text("\n".join(lines) + "\n")
     return Validated(predicted, actual)
 
@@ -115,7 +115,7 @@ def test_means_errors_and_how_alike_the_seeds_are(three: list[RunFolder], magic:
     for query in (0, 1):
         alike = sum(spearman(scores[a, query], scores[b, query]) for a, b in pairs) / 3
         assert facts["by_query"][query] == {
-            "query": query, "agreement": pytest.approx(alike), "lds": None,
+            "query": query, "correlation": pytest.approx(alike), "lds": None,
         }  # fmt: skip
     assert facts["lds"] is None and facts["identical"] is False and facts["file"] is None
 
@@ -127,7 +127,7 @@ def test_lds_of_the_mean_and_of_single_runs(three: list[RunFolder], magic: Magic
     actual = np.mean([one.actual for one in found], 0)
     expected = [
         {
-            "averaged": spearman(predicted[:, query], actual[:, query]),
+            "mean_scores": spearman(predicted[:, query], actual[:, query]),
             "own": np.mean([spearman(f.predicted[:, query], f.actual[:, query]) for f in found]),
             "single": np.mean([spearman(f.predicted[:, query], actual[:, query]) for f in found]),
         }
@@ -142,8 +142,8 @@ def test_lds_of_the_mean_and_of_single_runs(three: list[RunFolder], magic: Magic
         both = (expected[0][name] + expected[1][name]) / 2
         assert lds[name] == pytest.approx(both)
     low, high = lds["interval"]
-    assert low <= lds["averaged"] <= high
-    assert facts["runs"][0]["verdict"]["sign"] in "✓!✗"
+    assert low <= lds["mean_scores"] <= high
+    assert facts["runs"][0]["verdict"]["symbol"] in "✓!✗"
 
 
 def test_what_is_shown_and_written(three: list[RunFolder], magic: Magic, tmp_path: Path) -> None:
@@ -153,8 +153,8 @@ def test_what_is_shown_and_written(three: list[RunFolder], magic: Magic, tmp_pat
     result = magic("average", *IDS, "-k", 2, "--out", tmp_path / "mean")
     assert result.exit_code == 0
     text = " ".join(result.stdout.split())
-    assert "on average over trainings that differ only in their seed" in text
-    assert "over 9 subsets, mean scores, all queries: 95 % within" in text
+    assert "averaged over trainings that differ only in their seed" in text
+    assert "over 9 subsets, mean scores, all queries: 95 % interval" in text
     assert len(re.findall(r"^run \S+  attribution a0001  seed [123]", result.stdout, re.M)) == 3
     assert len(re.findall(r" [+-]\d\.\d{3}e-\d\d  ± \d\.\de-\d\d  ", result.stdout)) == 4
     assert all(len(line) <= 80 for line in result.stdout.splitlines()[:-1])
@@ -177,7 +177,7 @@ def test_without_subsets_in_common_it_says_what_is_lacking(
 ) -> None:
     validate(three[0], 0)
     text = " ".join(magic("average", *IDS).stdout.split())
-    assert f"no LDS of the mean: not validated: {IDS[1]}, {IDS[2]}; see: magic validate" in text
+    assert f"no LDS of the mean: {IDS[1]}, {IDS[2]} not validated; see: magic validate" in text
     validate(three[1], 1, shared=2)
     result = magic("average", *IDS[:2])
     assert "share fewer than three validated subsets" in " ".join(result.stdout.split())
@@ -210,11 +210,11 @@ CHANGED = [*TEXTS[:4], "rain on the mat", *TEXTS[5:]]
             r"training\.optimizer\.learning_rate is 0\.0001 in the first and 0\.5 in the second "
             r"\(1 more\)",
         ),
-        ({"texts": CHANGED}, "text of document 4 is not the same"),
-        ({"texts": TEXTS[:22]}, "the last document is 22 in the first and 21 in the second"),
+        ({"texts": CHANGED}, "the documents are not the same"),
+        ({"texts": TEXTS[:22]}, "the documents are not the same"),
         (
             {"queries": ["who sat on the mat?", "tea"]},
-            "text of query 1 is not the same; name an attribution .*",
+            "the queries are not the same; name an attribution .*",
         ),
     ],
 )
@@ -234,7 +234,7 @@ def test_any_other_difference_is_named(
 def test_rows_of_another_tokenizer_are_noticed(three: list[RunFolder], magic: Magic) -> None:
     open_array(three[1].rows_store, "input_ids", "r+")[3, 0] = 7
     result = magic("average", *IDS)
-    assert result.exit_code == 2 and "input_ids of their rows are not the same" in result.stderr
+    assert result.exit_code == 2 and "input_ids of the rows are not the same" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.evaluation.same_label import label_matches
 from engine.runs.errors import UsageError
 from engine.scores.attribution import open_attribution
+from engine.scores.top import label_matches
 from magic_tui.cli import demo
 from tests.cli.conftest import Magic
 from tests.cli.fake_engine import FakeEngine

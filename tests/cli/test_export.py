@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from engine.runs.score_store import ScoreReader
-from magic_tui.explore.export_csv import text_cell
+from magic_tui.explore.export import text_cell
 from tests.cli.conftest import Magic
 from tests.cli.fake_run import FakeRun
 
@@ -80,7 +80,7 @@ def test_a_full_disk_leaves_nothing(
             file.write(text.encode())
         return text
 
-    monkeypatch.setattr("magic_tui.explore.export_csv.text_cell", full)
+    monkeypatch.setattr("magic_tui.explore.export.text_cell", full)
     result = magic("export", "--format", "csv", "--out", tmp_path / "out" / "x")
     assert result.exit_code == 1
     assert result.stderr.count("\n") == 1 and "disk full while writing" in result.stderr

@@ -11,7 +11,7 @@ from engine.runs.config import RunConfig
 from engine.runs.request import AttributionRequest
 from engine.runs.run_folder import RunFolder
 from engine.runs.submission import submit_attribution
-from engine.scores.attribution_list import attribution_list
+from engine.scores.run_records import attribution_list
 from magic_tui.client.engine import is_finished, standing
 from tests.cli.conftest import Magic
 from tests.cli.fake_engine import FakeEngine, run_view

@@ -27,8 +27,8 @@ def test_it_says_what_is_lost(runs: Path, engine: FakeEngine, magic: Magic) -> N
     journal.append("replay_step", step=0, seconds=90.0)
     journal.append("retrain_step", step=0, done=4, seconds=7200.0)
     journal.close()
-    run.bank_file.parent.mkdir()
-    run.bank_file.write_text("{}\n{}\n")
+    run.retrainings_file.parent.mkdir()
+    run.retrainings_file.write_text("{}\n{}\n")
     engine.add(RUN, "succeeded", path=str(run.path))
     said = magic("rm", RUN).stderr
     assert said.startswith("  trajectory: 5.0 kB, 12 trained steps, 0.6 s of computing\n")

@@ -7,9 +7,8 @@ import pytest
 
 from engine.runs.run_folder import RunFolder
 from engine.scores.attribution import open_attribution
-from engine.scores.attribution_list import attribution_list
+from engine.scores.run_records import attribution_list, unused_data
 from engine.scores.texts import CUT_MARK, DocumentTexts, as_read
-from engine.scores.unused_data import unused_data
 from magic_tui.queries.candidates import candidate_of
 from magic_tui.runs.status_lines import run_detail
 from tests.cli.conftest import Magic

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.evaluation.predictions import spearman
+from engine.evaluation.lds import spearman
 from engine.runs.journal import JournalWriter
 from engine.runs.run_folder import RunFolder
 from tests.cli.conftest import Magic
@@ -62,7 +62,7 @@ def test_what_is_asked_and_what_is_shown(validated: FakeEngine, magic: Magic) ->
     assert wanted["attribution"] == "a0001"
     assert wanted["asked"] == {
         "drop": [0.05, 0.2], "count": 30, "seed": 4, "leave_one_out": 4, "drop_top": [3],
-        "smoothness": False, "agreement": False, "baselines": False, "jobs": 2,
+        "metasmoothness": False, "numerical_agreement": False, "baselines": False, "jobs": 2,
         "cluster": None, "cluster_options": {}, "keep_models": False,
     }  # fmt: skip
     assert "retraining" in result.stderr and "240 steps" in result.stderr
@@ -72,7 +72,7 @@ def test_what_is_asked_and_what_is_shown(validated: FakeEngine, magic: Magic) ->
     assert float(random[3]) > 0.9 and random[5] == "to"
     of_queries = [line[:4] for line in lines if line[1:3] == ["drop", "0.05"]]
     assert of_queries == [["0", "drop", "0.05", "20"], ["1", "drop", "0.05", "20"]]
-    assert "spread: standard deviation of what came out" in result.stdout
+    assert "spread: standard deviation of the actual values" in result.stdout
 
 
 def test_json_and_the_threshold(validated: FakeEngine, magic: Magic) -> None:
@@ -86,9 +86,9 @@ def test_json_and_the_threshold(validated: FakeEngine, magic: Magic) -> None:
     kinds = facts["queries"][0]["kinds"]
     assert [(k["kind"], k["subsets"]) for k in kinds] == [("drop 0.05", 20), ("leave-one-out", 4)]
     assert all(0 < kind["error"] < kind["spread"] for kind in (*kinds, *facts["kinds"]))
-    assert (facts["lds_of"], facts["ranked"]) == ("drop 0.05", ["drop 0.05"])
+    assert (facts["lds_kind"], facts["ranked"]) == ("drop 0.05", ["drop 0.05"])
     assert facts["lds"] == facts["kinds"][0]["lds"]
-    assert facts["verdict"]["sign"] == "✓" and facts["file"].endswith("validation.csv")
+    assert facts["verdict"]["symbol"] == "✓" and facts["file"].endswith("validation.csv")
     poor = magic("validate", "--threshold", "0.9999")
     assert poor.exit_code == 5 and "under the threshold 0.9999" in poor.stderr
     assert "✓ trusted" in poor.stdout
@@ -121,12 +121,12 @@ def test_every_share_asked_for_has_to_reach_the_threshold(run: RunFolder, magic:
     assert unknown.exit_code == 5
     facts = json.loads(unknown.stdout)
     assert "no LDS at 10 % is known" in facts["error"]["message"]
-    assert (facts["lds"], facts["lds_of"]) == (-1.0, "drop 0.2")
+    assert (facts["lds"], facts["lds_kind"]) == (-1.0, "drop 0.2")
 
 
 def test_baselines_are_judged_by_the_same_subsets(run: RunFolder, magic: Magic) -> None:
     file = write_table(run, 0.05)
-    bank = JournalWriter(make_parent(run.bank_file))
+    bank = JournalWriter(make_parent(run.retrainings_file))
     random = np.random.default_rng(1)
     left_out = {f"0.05-seed0-{n}": random.choice(23, 3, replace=False).tolist() for n in range(20)}
     for name, documents in left_out.items():
@@ -170,7 +170,7 @@ def test_status_and_top_carry_the_verdict(run: RunFolder, engine: FakeEngine, ma
         assert "✗ don't trust, LDS" in text and "raise eps_root (it is 1e-08" in text
     for verb in (("top",), ("status", RUN)):
         verdict = json.loads(magic(*verb, "--json").stdout)["verdict"]
-        assert verdict["sign"] == "✗" and verdict["reason"] and verdict["remedy"]
+        assert verdict["symbol"] == "✗" and verdict["reason"] and verdict["remedy"]
     (run.attributions / "a0001" / "validation.csv").write_text("query\nx\n")
     assert "! the validation cannot be read" in magic("top").stdout
 

@@ -161,7 +161,7 @@ def test_a_desired_state_records_the_folder_as_home(waiting: JobFolder) -> None:
 def test_whoever_has_a_cluster_compute_needs_no_gpu(
     waiting: JobFolder, nvml: FakeNvml, tmp_path: Path, probed: bool, waits: bool
 ) -> None:
-    asked = ValidationRequest(cluster="slurm", smoothness=probed)
+    asked = ValidationRequest(cluster="slurm", metasmoothness=probed)
     request = waiting.request().model_copy(update={"work": "validate", "validation": asked})
     (waiting.path / "request.json").write_text(request.model_dump_json())
     nvml.gpus = []

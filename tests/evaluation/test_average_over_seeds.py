@@ -10,9 +10,8 @@ from engine.attribution.prepare import stored_job
 from engine.attribution.prepared_run import Job
 from engine.attribution.reporter import Reporter
 from engine.attribution.stop import Stop
-from engine.evaluation.average import mean_scores, read_average
 from engine.evaluation.retraining import Retrainer, retrained
-from engine.evaluation.seeds import open_seeds
+from engine.evaluation.seeds import mean_over_seeds, mean_scores
 from engine.evaluation.validate import Validating
 from engine.runs.journal import read_journal
 from engine.runs.request import ValidationRequest
@@ -46,19 +45,18 @@ def test_against_finite_differences_and_against_the_banks(two: Two) -> None:
     for run, job in two:
         request = ValidationRequest(drop=(0.3,), count=5)
         Validating(run, "a0001", request, Reporter(None)).run(job)
-    seeds = open_seeds([run for run, _ in two])
+    mean = mean_over_seeds([run for run, _ in two])
     steps = [RowTable(run.rows_store).steps() for run, _ in two]
-    assert [each.seed for each in seeds] == [0, 1] and (steps[0] != steps[1]).any()
-    means = np.array([mean_scores(seeds, query)[0] for query in (0, 1)])
+    assert [each.seed for each in mean.runs] == [0, 1] and (steps[0] != steps[1]).any()
+    means = np.array([mean_scores(mean.runs, query)[0] for query in (0, 1)])
     nudge = np.zeros(7)
     nudge[2] = 1e-4
     slopes = (mean_phi(two, 1 + nudge) - mean_phi(two, 1 - nudge)) / 2e-4
     assert slopes == pytest.approx(means[:, 2], rel=1e-5)
 
-    average = read_average(seeds)
-    assert average.lds is not None and average.lds.kinds == ["drop 0.3"]
-    assert average.lds.averaged.by_kind["drop 0.3"].subsets == 5
-    banks = [{r["subset"]: r for r in read_journal(run.bank_file)} for run, _ in two]
+    assert mean.kinds == ["drop 0.3"] and mean.validations is not None
+    assert mean.validations[0].by_kind["drop 0.3"].subsets == 5
+    banks = [{r["subset"]: r for r in read_journal(run.retrainings_file)} for run, _ in two]
     names = [f"0.3-seed0-{number}" for number in range(5)]
     actual = np.mean([[b[n]["measurements"]["a0001"] for n in names] for b in banks], 0)
     left_out = [banks[1][name]["documents"] for name in names]
@@ -66,4 +64,4 @@ def test_against_finite_differences_and_against_the_banks(two: Two) -> None:
     for query in (0, 1):
         ranks = [values[:, query].argsort().argsort() for values in (predicted, actual)]
         expected = 1 - 6 * ((ranks[0] - ranks[1]) ** 2).sum() / (5 * 24)
-        assert average.lds.figures("drop 0.3", query)["averaged"] == pytest.approx(expected)
+        assert mean.lds("drop 0.3", query).mean_scores == pytest.approx(expected)

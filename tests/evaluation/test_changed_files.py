@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from engine.attribution.prepared_run import Job
 from engine.daemon.views import RunMonitor
 from engine.evaluation.retraining import queries_of
-from engine.evaluation.verdict_of import verdict_of
+from engine.evaluation.summary import verdict_of
 from engine.runs.checksummed import ChangedError, read_record, write_record
 from engine.runs.errors import MagicError
 from engine.runs.history import read_history
@@ -23,7 +23,12 @@ from magic_tui.cli.verbs import app
 from tests.evaluation.test_validating import validate
 
 ALL = ValidationRequest(
-    drop=(0.3,), count=3, smoothness=True, agreement=True, baselines=True, keep_models=True
+    drop=(0.3,),
+    count=3,
+    metasmoothness=True,
+    numerical_agreement=True,
+    baselines=True,
+    keep_models=True,
 )
 CHANGES = 1
 """Of each file; 3 took 3 minutes and found no more."""
@@ -107,7 +112,7 @@ def changed(content: bytes, draw: random.Random) -> Iterator[bytes]:
 
 def test_no_changed_file_is_believed(validated: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     # Most of the time of magic validate.
-    monkeypatch.setattr("engine.evaluation.predictions._RESAMPLES", 3, raising=False)
+    monkeypatch.setattr("engine.evaluation.validation.RESAMPLES", 3)
     whole = shown(validated)
     assert all(code == 0 for code, _ in whole.values()), whole
     wrong, told = [], set()
@@ -128,9 +133,9 @@ def test_no_changed_file_is_believed(validated: RunFolder, monkeypatch: pytest.M
     kinds = {Path(name).name for name in told}
     assert {
         "run_config.yaml", "prepared.json", "tokenizer.json", "documents.parquet", "events.jsonl",
-        "queries.parquet", "asked.parquet", "complete.json", "validation.csv", "agreement.json",
-        "smoothness.json", "request.json", "exit.json", "desired_state.json", "zarr.json",
-        "bank.jsonl", "cosine.npy", "digests.json",
+        "queries.parquet", "asked.parquet", "complete.json", "validation.csv",
+        "numerical_agreement.json", "metasmoothness.json", "request.json", "exit.json",
+        "desired_state.json", "zarr.json", "retrainings.jsonl", "cosine.npy", "digests.json",
     } <= kinds, kinds  # fmt: skip
 
 

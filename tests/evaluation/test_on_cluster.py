@@ -103,7 +103,7 @@ def test_a_job_that_is_killed_costs_what_it_was_at(
         validate(run, job, LOCAL)
     (log,) = (word for word in str(told.value).split() if "_log." in word)
     assert Path(log.rstrip(";")).is_file()
-    assert [record["subset"] for record in read_journal(run.bank_file)] == [
+    assert [record["subset"] for record in read_journal(run.retrainings_file)] == [
         NOTHING.name, "0.3-seed0-0", "0.3-seed0-1",
     ]  # fmt: skip
     events = validate(run, job)
@@ -111,7 +111,7 @@ def test_a_job_that_is_killed_costs_what_it_was_at(
     assert resumed["done"] == 12
     assert table(run) == whole
     # What the job had finished and its owner taken is not taken again from what it left.
-    subsets = [record["subset"] for record in read_journal(run.bank_file)]
+    subsets = [record["subset"] for record in read_journal(run.retrainings_file)]
     assert len(subsets) == len(set(subsets)) == 7
     assert not any(run.cluster_jobs.iterdir())
 

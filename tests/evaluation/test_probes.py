@@ -16,7 +16,7 @@ from engine.runs.request import ValidationRequest
 from engine.runs.run_folder import RunFolder
 from tests.evaluation.test_validating import phi, scores, validate
 
-PROBES = ValidationRequest(count=0, drop=(0.3,), smoothness=True, agreement=True)
+PROBES = ValidationRequest(count=0, drop=(0.3,), metasmoothness=True, numerical_agreement=True)
 
 
 def test_metasmoothness_weighs_coordinates_by_how_far_they_move() -> None:
@@ -31,8 +31,8 @@ def test_metasmoothness_weighs_coordinates_by_how_far_they_move() -> None:
 
 def test_probes_of_a_smooth_training(run: RunFolder, job: Job) -> None:
     events = validate(run, job, PROBES)
-    smooth = json.loads(run.smoothness_file.read_text())
-    assert 0.9 < smooth["smoothness"] <= 1.0 and smooth["subset"] == "0.3-seed0-0"
+    smooth = json.loads(run.metasmoothness_file.read_text())
+    assert 0.9 < smooth["metasmoothness"] <= 1.0 and smooth["subset"] == "0.3-seed0-0"
     full, half, last = (np.array(each) for each in smooth["measurements"]["a0001"])
     assert np.array_equal(full, phi(run, job, [1.0] * 7))
     assert np.allclose(half - full, last - half, atol=1e-3) and (full != last).all()
@@ -48,9 +48,9 @@ def test_probes_of_a_smooth_training(run: RunFolder, job: Job) -> None:
 
 def test_probes_are_not_taken_twice(run: RunFolder, job: Job) -> None:
     validate(run, job, PROBES)
-    before = run.smoothness_file.stat().st_mtime_ns
+    before = run.metasmoothness_file.stat().st_mtime_ns
     events = validate(run, job, PROBES)
-    assert run.smoothness_file.stat().st_mtime_ns == before
+    assert run.metasmoothness_file.stat().st_mtime_ns == before
     assert not [e for e in events if e["event"] == "probe_step"]
 
 

@@ -82,14 +82,14 @@ def test_retrainings_of_other_inputs_are_left_aside(run: RunFolder, job: Job) ->
     run.write_prepared({**facts, "fingerprint": other})
     events = validate(run, job, few)
     [warning] = [event["message"] for event in events if event["event"] == "warning"]
-    assert warning.startswith("3 retrainings in ") and "left aside" in warning
-    records = read_journal(run.bank_file)
+    assert warning.startswith("3 retrainings in ") and "not used" in warning
+    records = read_journal(run.retrainings_file)
     assert [record["subset"] for record in records[3:]] == [r["subset"] for r in records[:3]]
     assert len({record["made_from"] for record in records}) == 2
     assert table(run) == first
     run.write_prepared(facts)
     validate(run, job, few)
-    assert len(read_journal(run.bank_file)) == len(records)
+    assert len(read_journal(run.retrainings_file)) == len(records)
 
 
 def test_a_bank_and_its_table(run: RunFolder, job: Job) -> None:
@@ -116,7 +116,7 @@ def test_a_bank_and_its_table(run: RunFolder, job: Job) -> None:
 
 
 def documents_of(run: RunFolder, subset: str) -> list[int]:
-    records = read_journal(run.bank_file)
+    records = read_journal(run.retrainings_file)
     return next(r["documents"] for r in records if r["subset"] == subset)
 
 
@@ -125,7 +125,7 @@ def test_everything_is_the_same_bits_again_in_any_number_of_processes(
 ) -> None:
     validate(run, job)
     first = (run.attributions / "a0001" / "validation.csv").read_bytes()
-    run.bank_file.unlink()
+    run.retrainings_file.unlink()
     validate(run, job, SMALL.model_copy(update={"jobs": 2}))
     again = (run.attributions / "a0001" / "validation.csv").read_bytes()
     assert sorted(again.splitlines()) == sorted(first.splitlines())
@@ -136,7 +136,7 @@ def test_what_was_interrupted_goes_on(
 ) -> None:
     validate(run, job)
     whole = (run.attributions / "a0001" / "validation.csv").read_bytes()
-    run.bank_file.unlink()
+    run.retrainings_file.unlink()
     done: list[str] = []
 
     class Interrupted(Retrainer):
@@ -152,7 +152,7 @@ def test_what_was_interrupted_goes_on(
     # An interruption may leave a part of a line in either file.
     file = run.attributions / "a0001" / "validation.csv"
     file.write_bytes(file.read_bytes()[:-7])
-    run.bank_file.write_bytes(run.bank_file.read_bytes() + b'{"seq":4,')
+    run.retrainings_file.write_bytes(run.retrainings_file.read_bytes() + b'{"seq":4,')
     monkeypatch.setattr(validating, "Retrainer", Retrainer)
     events = validate(run, job)
     assert done[0] == NOTHING.name
@@ -187,8 +187,8 @@ def test_kept_models_are_measured_again_without_training(
     )
     heard = Heard()
     Validating(run, "a0002", ValidationRequest(drop=(0.3,), count=2), heard).run(job)
-    first, second, *_ = read_journal(run.bank_file)[1:]
-    later = read_journal(run.bank_file)[-2:]
+    first, second, *_ = read_journal(run.retrainings_file)[1:]
+    later = read_journal(run.retrainings_file)[-2:]
     assert [r["measurements"]["a0002"] for r in later] == [
         r["measurements"]["a0001"] for r in (first, second)
     ]
@@ -208,8 +208,8 @@ def test_what_does_not_fit_is_refused(run: RunFolder, job: Job) -> None:
     with pytest.raises(UsageError, match="no complete attribution 'a0007'"):
         Validating(run, "a0007", SMALL, Heard())
     validate(run, job, ValidationRequest(drop=(0.3,), count=2))
-    lines = run.bank_file.read_bytes().replace(b"0.3-seed0-0", b"0.3-seed0-9")
-    run.bank_file.write_bytes(lines)
+    lines = run.retrainings_file.read_bytes().replace(b"0.3-seed0-0", b"0.3-seed0-9")
+    run.retrainings_file.write_bytes(lines)
     with pytest.raises(RunError, match="remove it to train"):
         validate(run, job)
 
@@ -235,4 +235,4 @@ def test_a_model_without_its_trajectory_is_trained_again(run: RunFolder, job: Jo
     full = phi(run, job, [1.0] * 7)
     assert [float(line["full"]) for line in table(run)] == full.tolist()
     assert torch.get_num_threads() == 1
-    assert Path(run.bank_file).exists()
+    assert Path(run.retrainings_file).exists()

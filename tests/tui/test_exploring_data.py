@@ -10,10 +10,10 @@ from engine.runs.errors import RunError, UsageError
 from engine.runs.lru import Recent
 from engine.runs.run_folder import RunFolder
 from engine.runs.tables import RowTable
-from engine.scores.attribution import document_texts, open_attribution
+from engine.scores.attribution import open_attribution
 from engine.scores.document import Piece, read_document
-from engine.scores.ranking import agreement, rank_documents
-from engine.scores.texts import DocumentTexts
+from engine.scores.ranking import rank_documents, score_correlation
+from engine.scores.texts import DocumentTexts, document_texts
 from magic_tui.explore.layout import Layout
 from magic_tui.explore.overlap import shared_runs
 from magic_tui.explore.score_browser import ScoreBrowser, explore
@@ -95,8 +95,8 @@ def test_ranking() -> None:
     histogram = both.histogram(6)
     assert histogram.counts.sum() == 5 and len(histogram.counts) == 5
     assert rank_documents(np.zeros(3)).carried(2) == 0.0
-    assert agreement(values, -values) == pytest.approx(-1.0)
-    assert agreement(values, np.zeros(5)) is None
+    assert score_correlation(values, -values) == pytest.approx(-1.0)
+    assert score_correlation(values, np.zeros(5)) is None
 
 
 def test_figures_made_from_tokens(finished: RunFolder) -> None:

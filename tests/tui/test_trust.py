@@ -1,4 +1,4 @@
-"""Screen 8 and the verdict: what retrained subsets say of the scores."""
+"""The Trust screen, and reading validations and verdicts."""
 
 import json
 import math
@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from textual.pilot import Pilot
 
-from engine.evaluation.lds_index import kind_text
-from engine.evaluation.predictions import read_validation, spearman
+from engine.evaluation.lds import spearman
 from engine.evaluation.trust import read_trust, read_verdict
+from engine.evaluation.validation import read_validation
+from engine.evaluation.verdict import kind_text
 from engine.runs.checksummed import read_record, write_record
 from engine.runs.errors import RunError
 from engine.runs.run_folder import RunFolder
@@ -56,15 +57,15 @@ def test_spearman_is_the_correlation_of_mean_ranks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("noise", "subsets", "sign", "words"),
+    ("noise", "subsets", "symbol", "words"),
     [(0.05, 20, "✓", "trusted"), (1.2, 40, "!", "doubtful"), (9.0, 20, "✗", "don't"),
      (0.05, 4, "!", "4 retrained")],
 )  # fmt: skip
-def test_verdicts(kept: RunFolder, noise: float, subsets: int, sign: str, words: str) -> None:
+def test_verdicts(kept: RunFolder, noise: float, subsets: int, symbol: str, words: str) -> None:
     assert read_verdict(kept.path, None).words == "not validated"
     validated(kept, noise, subsets)
     verdict = read_verdict(kept.path, "a0001")
-    assert verdict.sign == sign and words in verdict.words
+    assert verdict.symbol == symbol and words in verdict.words
 
 
 def test_kinds_of_subsets_are_ranked_apart(kept: RunFolder) -> None:
@@ -86,12 +87,12 @@ def test_kinds_of_subsets_are_ranked_apart(kept: RunFolder) -> None:
     assert by_kind["drop 0.1"] == pytest.approx((6, -1.0, -1.0, -1.0))
     assert by_kind["drop 0.2"] == pytest.approx((6, 1.0, 1.0, 1.0))
     assert by_kind["leave-one-out"] == pytest.approx((9, 1.0, 1.0, 1.0))
-    with pytest.raises(AssertionError, match="of one kind"):
+    with pytest.raises(AssertionError, match="one kind"):
         found.lds  # noqa: B018
     # The lowest decides, not a mean of 0 that no share has.
     assert found.deciding is not None and found.deciding[0] == "drop 0.1"
     verdict = read_verdict(kept.path, None)
-    assert (verdict.sign, verdict.words) == ("✗", "don't trust, LDS -1.00 at 10 %")
+    assert (verdict.symbol, verdict.words) == ("✗", "don't trust, LDS -1.00 at 10 %")
     file.write_text("".join([lines[0], *lines[-9:]]))
     alone = read_validation(file.parent)
     assert alone is not None and alone.deciding is not None
@@ -105,7 +106,7 @@ def test_kinds_of_subsets_are_ranked_apart(kept: RunFolder) -> None:
         ("drop 0.05", "at 5 %"),
         ("drop 0.001", "at 0.1 %"),
         ("leave-one-out", "of single documents"),
-        ("drop-top 3", "without the 3 that help most"),
+        ("drop-top 3", "without the 3 most helpful"),
         ("drop x", "of drop x"),
         ("", ""),
     ],
@@ -143,7 +144,7 @@ def test_a_query_that_nothing_moves_is_told(kept: RunFolder) -> None:
              for line in file.read_text().splitlines(keepends=True)]  # fmt: skip
     file.write_text("".join(lines))
     verdict = read_verdict(kept.path, None)
-    assert verdict.sign == "!" and "one query came out the same" in verdict.reason
+    assert verdict.symbol == "!" and "φ of one query was the same" in verdict.reason
 
 
 def test_a_step_that_was_not_reproduced_is_doubtful(tmp_path: Path) -> None:
@@ -154,23 +155,23 @@ def test_a_step_that_was_not_reproduced_is_doubtful(tmp_path: Path) -> None:
 
 
 def test_probes_speak_where_nothing_was_retrained(kept: RunFolder) -> None:
-    kept.smoothness_file.parent.mkdir()
+    kept.metasmoothness_file.parent.mkdir()
     measured = [[1.0, 5.0], [1.1, 5.0], [1.2, 4.9]]
-    facts = {"smoothness": 0.97, "subset": "s", "measurements": {"a0001": measured}}
-    kept.smoothness_file.write_text(json.dumps(facts))
-    assert read_verdict(kept.path, "a0001").sign == "○"
+    facts = {"metasmoothness": 0.97, "subset": "s", "measurements": {"a0001": measured}}
+    kept.metasmoothness_file.write_text(json.dumps(facts))
+    assert read_verdict(kept.path, "a0001").symbol == "○"
     opened = open_attribution(kept, "a0001")
     # Of the one query both halves are the same, of the other only the second is any.
-    assert read_trust(opened).probes.straightness == pytest.approx(1 - 0.1 / 0.3)
+    assert read_trust(opened).indicators.linearity == pytest.approx(1 - 0.1 / 0.3)
     measured[1] = [1.2, 5.1]
-    kept.smoothness_file.write_text(json.dumps(facts) + " ")
+    kept.metasmoothness_file.write_text(json.dumps(facts) + " ")
     assert "rough training" in read_verdict(kept.path, "a0001").words
     agreed = {"micro_batch_size": 1, "correlation": [1.0, 0.3], "difference": [0.0, 2.0]}
-    (kept.attributions / "a0001" / "agreement.json").write_text(json.dumps(agreed))
+    (kept.attributions / "a0001" / "numerical_agreement.json").write_text(json.dumps(agreed))
     verdict = read_verdict(kept.path, "a0001")
-    assert verdict.sign == "✗" and "rounding" in verdict.words and "0.30" in verdict.reason
-    kept.smoothness_file.write_text("{}")
-    with pytest.raises(RunError, match=r"smoothness\.json"):
+    assert verdict.symbol == "✗" and "rounding" in verdict.words and "0.30" in verdict.reason
+    kept.metasmoothness_file.write_text("{}")
+    with pytest.raises(RunError, match=r"metasmoothness\.json"):
         read_verdict(kept.path, "a0001")
 
 
@@ -205,11 +206,11 @@ def test_a_damaged_file(kept: RunFolder, text: str) -> None:
 
 def test_not_validated(kept: RunFolder, terminal: Terminal) -> None:
     async def task(pilot: Pilot[None]) -> None:
-        await shows(pilot, "nobody has left documents out")
+        await shows(pilot, "no retraining has been compared")
         shown = screen_text(pilot.app)
         assert "○ not validated" in shown and "float32" in shown
         assert "1 at the last step, 1 at the first" in " ".join(shown.split())
-        assert "magic validate --count 0 --agreement replays" in " ".join(shown.split())
+        assert "magic validate --count 0 --numerical-agreement replays" in " ".join(shown.split())
         assert f"magic validate {kept.id} -a a0001" in " ".join(shown.split())
         await pilot.press("Q")
         await shows(pilot, "2 at the last step")
@@ -220,7 +221,7 @@ def test_not_validated(kept: RunFolder, terminal: Terminal) -> None:
 def test_the_scatter_its_outlier_and_more_of_it(
     kept: RunFolder, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("magic_tui.trust.trust_screen._LOOK_SECONDS", 0.2)
+    monkeypatch.setattr("magic_tui.trust.trust_screen._REFRESH_SECONDS", 0.2)
     validated(kept, 0.05, outlier="13")
 
     async def task(pilot: Pilot[None]) -> None:

@@ -12,7 +12,7 @@ from engine.attribution.findings import Finding, LossWatch, replay_findings
 from engine.evaluation.trust import read_verdict
 from engine.runs.checksummed import read_record
 from engine.runs.run_folder import RunFolder
-from engine.scores.findings import warnings_view
+from engine.scores.run_records import warnings_view
 
 Outcome = dict[str, Any]
 
@@ -111,7 +111,7 @@ def test_an_explosion_is_told_in_the_run_and_in_its_verdict(
     told = {finding["kind"] for finding in record["findings"]}
     assert told & {"exploded", "absurd"} and record["cotangents"]["growth"] > 1e3
     assert {finding["message"] for finding in record["findings"]} <= set(warned(run))
-    assert read_verdict(run.path, None).sign == "✗"
+    assert read_verdict(run.path, None).symbol == "✗"
     view = warnings_view(run.path)
     assert view["rounding"] == record["rounding"] and view["warnings"]
 
@@ -123,7 +123,7 @@ def test_an_ordinary_run_is_not_warned_of(
     record = json.loads((run.attributions / "a0001" / "complete.json").read_text())
     assert record["findings"] == [] and not run.findings_file.exists()
     assert all(0 < error < 1e-4 for error in record["rounding"])
-    assert read_verdict(run.path, None).sign == "○"
+    assert read_verdict(run.path, None).symbol == "○"
 
 
 def test_a_training_that_diverges_is_told_though_nobody_asked(

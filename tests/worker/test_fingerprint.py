@@ -106,7 +106,7 @@ def test_a_validation_of_changed_weights_leaves_the_bank_alone(
     folder = RunFolder(Path(runs[0]["path"]))
     refused = validate(runs[0], 1)
     assert refused["exit_code"] == 2 and "mlp.c_fc.weight" in refused["message"]
-    assert not folder.bank_file.exists()
+    assert not folder.retrainings_file.exists()
     file.write_bytes(before)
     tables = []
     for run in runs:

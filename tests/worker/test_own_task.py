@@ -206,7 +206,7 @@ def test_a_stop_gradient_is_refused_unless_forced(
     record = ScoreReader(folder.attributions / "a0001").record
     assert record is not None and not record["derivative"]["passed"]
     verdict = read_verdict(folder.path, None)
-    assert verdict.sign == "✗" and verdict.words == "don't trust, wrong derivatives"
+    assert verdict.symbol == "✗" and verdict.words == "don't trust, wrong derivatives"
     assert "train without force" in verdict.remedy
 
 
