@@ -13,7 +13,7 @@ from engine.runs.run_folder import RunFolder
 from engine.runs.score_store import Floats, find_attribution
 from engine.runs.tables import RowTable
 from engine.scores.attribution import Attribution, open_attribution
-from engine.scores.document import DocumentScores, Parts, read_document_scores, read_parts
+from engine.scores.document import DocumentParts, DocumentScores, read_document_scores, read_parts
 from engine.scores.ranking import Aggregation, Direction, Ranking, rank_documents
 from engine.scores.texts import DocumentTexts
 from engine.scores.top import snippet
@@ -37,7 +37,9 @@ class ScoreBrowser:
         self.snippets: Recent[int, str] = Recent(8192)
         self._rankings: Recent[tuple[int, Aggregation, Direction], Ranking] = Recent(3)
         self._aggregated: Recent[tuple[int, Aggregation], Floats] = Recent(4)
-        self._parts: Recent[int, Parts] = Recent(KEPT_TOKENS, lambda parts: len(parts[0].ids))
+        self._parts: Recent[int, DocumentParts] = Recent(
+            KEPT_TOKENS, lambda parts: len(parts[0].ids)
+        )
         self._shown: Recent[tuple[int, int], DocumentScores] = Recent(
             KEPT_TOKENS, lambda shown: len(shown.tokens.ids)
         )

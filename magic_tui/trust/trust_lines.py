@@ -24,7 +24,7 @@ _HEAD = (
     f"{{:<{_NAME_WIDTH}}}{'count':>6}{'LDS':>8}{'95 %':>16}{'Pearson':>9}{'error':>10}"
     f"{'spread':>10}"
 )
-LEGEND = "error: mean |actual − predicted|; spread: standard deviation of the actual values"
+LEGEND = "error: mean |actual − predicted|; spread: standard deviation of actual"
 
 
 def verdict_lines(trust: Trust, width: int) -> Iterator[Text]:

@@ -71,7 +71,7 @@ def test_a_document_packed_over_two_rows_is_read_in_order(tmp_path: Path) -> Non
     assert tokens.positions.tolist() == [2, 3, 0, 1, 2]
     assert tokens.steps == [0, 3, 4, 5]
     assert read_document(run, 2).targets.tolist() == [True, True, False]
-    with pytest.raises(UsageError, match=r"no row of run .* holds document 9"):
+    with pytest.raises(UsageError, match=r"no row of run .* contains document 9"):
         read_document(run, 9)
 
 

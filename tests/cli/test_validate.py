@@ -72,7 +72,7 @@ def test_what_is_asked_and_what_is_shown(validated: FakeEngine, magic: Magic) ->
     assert float(random[3]) > 0.9 and random[5] == "to"
     of_queries = [line[:4] for line in lines if line[1:3] == ["drop", "0.05"]]
     assert of_queries == [["0", "drop", "0.05", "20"], ["1", "drop", "0.05", "20"]]
-    assert "spread: standard deviation of the actual values" in result.stdout
+    assert "spread: standard deviation of actual" in result.stdout
 
 
 def test_json_and_the_threshold(validated: FakeEngine, magic: Magic) -> None:
