@@ -14,7 +14,7 @@ BENCH_MODEL ?= $(wildcard ../shared/data/models/stories15M)
 TEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint test test-slow test-all test-crash check bench bench-plan bench-peer bench-settings pictures snapshots clean
+.PHONY: help setup demo lint test test-slow test-all test-crash check docs bench bench-plan bench-peer bench-settings pictures snapshots clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ test-crash: $(INSTALLED) ## kill, cut off and fill up everything everywhere: an 
 
 check: lint test ## lint, then test
 
+docs: $(INSTALLED) ## build the pages into docs/_build; warnings are errors
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+
 bench: $(INSTALLED) ## time training and replay; BENCH_MODEL=folder for a model of your own
 	OMP_WAIT_POLICY=PASSIVE THP_MEM_ALLOC_ENABLE=1 $(BIN)/python -m benchmarks.bench_step $(if $(BENCH_MODEL),--model $(BENCH_MODEL))
 
@@ -67,7 +70,7 @@ snapshots: $(INSTALLED) ## accept how the dashboard looks now, where tests/tui/s
 	MAGIC_ACCEPT_SNAPSHOTS=1 $(BIN)/pytest tests/tui/test_snapshots.py
 
 clean: ## remove .venv, caches and built packages; runs stay
-	rm -rf $(VENV) $(PEER) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(PEER) build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -76,7 +79,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "'$(PYTHON)' cannot make virtual environments: install its venv and pip (on Debian and Ubuntu: apt install python3-venv)." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,docs]'
 	@touch $@
 
 # Without what its requirements name and MAGIC never loads, hence without its requirements.

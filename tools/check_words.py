@@ -5,8 +5,7 @@ status 1 if there is one. ``--report`` prints counts per folder and word and exi
 Paths on the command line restrict the check to them.
 
 A line is exempt if it carries a comment with ``words: ok`` (``# words: ok``,
-``<!-- words: ok -->``). A part of a page is exempt between ``<!-- words: off -->`` and
-``<!-- words: on -->``.
+``<!-- words: ok -->``). Lines between comments with ``words: off`` and ``words: on`` are exempt.
 """
 
 import argparse
@@ -206,7 +205,7 @@ def _comments_of_yaml(lines: list[str]) -> list[tuple[int, str]]:
 def _switched_off(lines: list[str]) -> set[int]:
     off, numbers = False, set()
     for number, line in enumerate(lines, 1):
-        off = (off or "<!-- words: off -->" in line) and "<!-- words: on -->" not in line
+        off = (off or "words: off" in line) and "words: on" not in line
         if off:
             numbers.add(number)
     return numbers

@@ -7,8 +7,67 @@ change what libraries compute must come from the run and never from the engine.
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Variable:
+    """An environment variable that users set: the default and the meaning are documentation."""
+
+    name: str
+    default: str
+    meaning: str
+    read_by: str
+
+
+VARIABLES = (
+    Variable(
+        "MAGIC_RUNS",
+        "$XDG_DATA_HOME/magic/runs, else ~/.local/share/magic/runs",
+        "Folder of the runs; --runs-dir overrides it.",
+        "every verb",
+    ),
+    Variable(
+        "MAGIC_STATE_DIR",
+        "$XDG_STATE_HOME/magic/HOSTNAME, else ~/.local/state/magic/HOSTNAME",
+        "The engine's lock, registry, log, and the path of its socket.",
+        "the engine and every verb",
+    ),
+    Variable(
+        "MAGIC_RUNTIME_DIR",
+        "$XDG_RUNTIME_DIR/magic, else /tmp/magic-UID",
+        "Folder of the engine's socket.",
+        "the engine and every verb",
+    ),
+    Variable(
+        "MAGIC_DISK_FLOOR_GB",
+        "1.0",
+        "No run starts while less than this is free on its disk, in GB.",
+        "the engine, when it starts",
+    ),
+    Variable(
+        "MAGIC_CPU_RUNS",
+        "1",
+        "Number of runs that work at the same time without a GPU.",
+        "the engine, when it starts",
+    ),
+    Variable(
+        "MAGIC_SAVE_SECONDS",
+        "60",
+        "Seconds of work that an interruption may cost; 0 saves after every step. Stored with the "
+        "run.",
+        "a run",
+    ),
+    Variable(
+        "MAGIC_COLLECTIVE_SECONDS",
+        "1800",
+        "Seconds that a rank waits for the other ranks.",
+        "a run on several ranks",
+    ),
+)
+"""Every variable of magic that users set."""
 
 PARENT_PIPE = "MAGIC_SUPERVISOR_PIPE"
 """Names the descriptor of a pipe that whoever started a worker holds open: it ends with them."""

@@ -9,12 +9,19 @@ class ExitCode(IntEnum):
     """Exit codes of every ``magic`` verb."""
 
     OK = 0
+    """The work is done."""
     RUN_FAILED = 1
+    """The run or one of its jobs failed. The message names the cause and the remedy."""
     USAGE = 2
+    """The command, the config or the data is wrong. Nothing was started."""
     UNREACHABLE = 3
+    """No engine answers, or its socket may not be opened."""
     TIMEOUT_OR_CANCELLED = 4
+    """The run is paused or cancelled, or did not finish within ``--timeout``."""
     UNTRUSTED = 5
+    """``magic validate --threshold``: an LDS is below the threshold."""
     INTERRUPTED = 130
+    """Ctrl+c. The run continues in the background."""
 
 
 class MagicError(Exception):

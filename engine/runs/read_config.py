@@ -16,12 +16,14 @@ RECORD_KEY = "magic"
 
 _PATHS = (("model",), ("data",), ("queries",), ("queries", "contrast"))
 
+# words: off
 _RENAMED = {
     "training.schedule": "training.lr_schedule",
     "training.recompute": "training.activation_checkpointing",
     "training.optimizer.bias_scale": "training.optimizer.bias_lr_multiplier",
     "trajectory.schedule": "trajectory.checkpointing",
 }
+# words: on
 """Keys of earlier versions, and what they are called now."""
 _REMOVED = {"attribution.query_tolerance": "queries are replayed exactly"}
 """Keys of earlier versions that are gone, and why."""
@@ -164,8 +166,6 @@ def _sentence(error: ValidationError) -> str:
         return f"{key} is not a known key; {_suggestion(location)}{more}"
     if first["type"] == "missing":
         return f"{key} is missing; add it{more}"
-    if key in ("devices.ranks", "devices.nodes"):
-        return f"{key}: one rank on one machine is all there is yet; leave it out{more}"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":
         return f"{key}: {message}{more}"

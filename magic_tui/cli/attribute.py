@@ -31,9 +31,16 @@ def attribute(
         str | None,
         typer.Option(metavar="SPLIT", help="Split of the query data: test, train[:20], …"),
     ] = None,
-    text_column: Annotated[str | None, typer.Option(metavar="C")] = None,
-    prompt_column: Annotated[str | None, typer.Option(metavar="P")] = None,
-    completion_column: Annotated[str | None, typer.Option(metavar="C")] = None,
+    text_column: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column of --queries with the text.")
+    ] = None,
+    prompt_column: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column of --queries with a prompt.")
+    ] = None,
+    completion_column: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column of --queries that follows the prompt."),
+    ] = None,
     reduction: Annotated[
         Reduction, typer.Option(help="none: one query for each text; mean, sum: one of all.")
     ] = "none",

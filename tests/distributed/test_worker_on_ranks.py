@@ -141,7 +141,7 @@ class Agent:
 
 def test_two_agents_of_torchrun(config: Config, alone: Path, tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
-    file.write_text(yaml.safe_dump({**config, "devices": {"nodes": 2, "shards": 2}}))
+    file.write_text(yaml.safe_dump({**config, "devices": {"shards": 2}}))
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     run = ("run", "--config", file, "--runs", tmp_path, "--id", "run")
