@@ -144,7 +144,7 @@ class ReplayRunner:
         if not left:
             return first, reason
         needs = needs_of(self.job, self.request.granularity)
-        schedule = self.request.folder.prepared()["schedule"]
+        schedule = self.request.folder.prepared()["checkpointing"]
         # Planned for all queries, so that a resumed attempt takes passes of the same size.
         budget = budget_of(self.job, needs, len(distinct), schedule)
         size = budget.queries_per_pass

@@ -1,21 +1,16 @@
 """What a run's files say apart from its jobs, each kept until its file changes."""
 
 import contextlib
-import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from engine.daemon.job_monitor import changed_at
-from engine.daemon.progress import Progress
 from engine.runs.atomic import size_on_disk
 from engine.runs.checksummed import verify
-from engine.runs.journal import JournalReader
 from engine.runs.loaded_code import code_of
 from engine.runs.run_folder import RunFolder
 from engine.runs.safe_open import check_regular
 
-_PIECE_BYTES = 1 << 18
 _SIZE_SECONDS = 5.0
 _SIZE_SHARE = 50
 """Counting a folder's bytes may take one part in so many of the time."""
@@ -46,40 +41,6 @@ class Identity:
             code_of(config),
             float(created) if isinstance(created, int | float) else None,
         )
-
-
-class Fold:
-    """The progress of a run, brought up to date from its journal."""
-
-    def __init__(self, journal: Path) -> None:
-        """Begin with the first event."""
-        self._journal = journal
-        self._reader = JournalReader(journal)
-        self.progress = Progress()
-
-    def update(self, keep_open: bool) -> Progress:
-        """Read what was added, in pieces, so that a long journal takes little memory.
-
-        Raises:
-            RunError: if the journal is damaged.
-        """
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.getsize(self._journal) < self._reader.offset:
-                    # Somebody put back an older one.
-                    self._reader.close()
-                    self._reader, self.progress = JournalReader(self._journal), Progress()
-            while events := self._reader.poll(_PIECE_BYTES):
-                for event in events:
-                    self.progress.take(event)
-        finally:
-            if not keep_open:
-                self._reader.close()
-        return self.progress
-
-    def close(self) -> None:
-        """Let go of the journal."""
-        self._reader.close()
 
 
 class Sizes:

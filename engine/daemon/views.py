@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Literal
 
 from engine.daemon.job_monitor import WAITING, JobMonitor, Waiting, changed_at, changes_at, is_sure
-from engine.daemon.run_facts import Fold, Identity, Sizes, count_documents
-from engine.runs.api_schema import JobView, RunView
+from engine.daemon.run_facts import Identity, Sizes, count_documents
+from engine.runs.api_schema import JobView, PhaseView, RunView
 from engine.runs.errors import MagicError
 from engine.runs.jobs import jobs_of
 from engine.runs.manifest import MANIFEST, parts_of
 from engine.runs.run_folder import RunFolder
+from engine.runs.run_progress import JournalFold, RunProgress
 from engine.runs.score_store import list_attributions
 from engine.runs.states import RunState
 
@@ -48,7 +49,7 @@ class RunMonitor:
         self._identity: tuple[tuple[int, ...], Identity] | None = None
         self._documents: tuple[int, int | None] = (0, None)
         self._trained: tuple[tuple[int, ...], bool] | None = None
-        self._fold = Fold(self.folder.events_file)
+        self._progress = JournalFold(self.folder.events_file, RunProgress)
         self._sizes = Sizes(self.folder)
 
     @property
@@ -118,11 +119,11 @@ class RunMonitor:
     def close(self) -> None:
         """Let go of its journal."""
         with self._lock:
-            self._fold.close()
+            self._progress.close()
 
     def _read(self) -> RunView:
         identity = self._identify()
-        progress = self._fold.update(keep_open=self.at_work)
+        progress = self._progress.update(keep_open=self.at_work)
         jobs = [_job_view(job, self._waiting(job)) for job in self.jobs]
         self._sizes.update(tuple(job.state for job in jobs), self.at_work and not self.settled)
         current = self.current()
@@ -131,7 +132,7 @@ class RunMonitor:
             return unreadable(self.folder, _NO_JOBS)
         state, reason = self._stands(jobs)
         over = job is None or job.state.finished
-        phase = progress.phase(moving=self.at_work)
+        phase = progress.phase and PhaseView(**progress.phase.view(moving=self.at_work))
         return RunView(
             id=self.folder.id,
             path=str(self.folder.path),
@@ -173,7 +174,7 @@ class RunMonitor:
         stamp = changes_at([run.trajectory, *manifests, run.attributions])
         if self._trained is None or self._trained[0] != stamp:
             removed = not run.trajectory.exists()
-            reached = removed and self._fold.progress.is_trained
+            reached = removed and self._progress.fold.is_trained
             attributed = bool(list_attributions(run.attributions))
             self._trained = (stamp, reached or attributed or run.has_trajectory())
         return self._trained[1]

@@ -12,10 +12,10 @@ from engine.evaluation.trust import read_verdict
 from engine.evaluation.validation import Validation, read_validation
 from engine.evaluation.verdict import Verdict
 from engine.runs.errors import NotFoundError
-from engine.runs.history import read_history
 from engine.runs.listing import find_run
 from engine.runs.naming import runs_folder
 from engine.runs.run_folder import RunFolder
+from engine.runs.run_history import read_history
 from engine.runs.score_store import Floats, list_attributions
 from engine.runs.tables import read_table
 from engine.scores.attribution import Attribution, Query, open_attribution
@@ -131,7 +131,7 @@ class FinishedRun:
     def losses(self) -> NDArray[np.float64]:
         """Training loss of each step, (step,); NaN where none was recorded."""
         history = read_history(self._folder)
-        return history.by_step(history.losses, history.total_steps or len(history.losses))
+        return history.by_step("loss", history.total_steps or len(history.step_seconds))
 
     @cached_property
     def validation(self) -> "pa.Table | None":

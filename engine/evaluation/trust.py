@@ -12,8 +12,8 @@ from engine.evaluation.validation import VALIDATION_FILE, Points, Validation, re
 from engine.evaluation.verdict import Facts, Verdict, kind_text, verdict, verdict_facts
 from engine.runs.checksummed import read_record
 from engine.runs.errors import ExitCode, MagicError, RunError
-from engine.runs.history import read_history
 from engine.runs.run_folder import RunFolder
+from engine.runs.run_history import read_history
 from engine.runs.score_store import find_attribution, read_completion
 from engine.scores.attribution import Attribution
 from engine.scores.run_records import findings_of, largest_rounding
@@ -293,12 +293,7 @@ def _numerics(run: RunFolder, attribution: str, record: dict[str, Any]) -> Numer
     norms: dict[int, tuple[float, float, float]] = {}
     for each in history.passes_of(attribution):
         for place, query in enumerate(each.queries):
-            by_step = {
-                step: value[place]
-                for step, value in sorted(each.norms.items())
-                if place < len(value) and value[place] is not None
-            }
-            values = [float(value) for value in by_step.values() if value is not None]
+            values = each.norms(place).tolist()
             if values:
                 norms[query] = (values[-1], values[0], max(values))
     for query, first in enumerate(record.get("replayed") or ()):
@@ -310,7 +305,7 @@ def _numerics(run: RunFolder, attribution: str, record: dict[str, Any]) -> Numer
         config.training.optimizer.eps_root,
         tuple(config.force),
         record.get("reproduced"),
-        None if known is None else known[1],
+        None if known is None else known.difference,
         tuple(record.get("rounding") or ()),
         tuple(sentence for _, sentence in findings_of(run, record)),
         norms,

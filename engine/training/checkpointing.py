@@ -50,5 +50,5 @@ def plan_checkpointing(
     if plan.why_not is not None:
         raise RunError(f"checkpointing {plan.schedule.kind} {plan.why_not}")
     checkpoints = [*plan.schedule.checkpoints, plan.schedule.steps]
-    observer("planned", schedule=plan.schedule.kind, reason=reason, checkpoints=checkpoints)
+    observer("planned", checkpointing=plan.schedule.kind, reason=reason, checkpoints=checkpoints)
     return plan.schedule

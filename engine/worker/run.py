@@ -183,7 +183,7 @@ class _Run:
         plan, peak = found.chosen, found.peak(found.chosen)
         self.report(
             Event.PLANNED,
-            schedule=plan.schedule.kind,
+            checkpointing=plan.schedule.kind,
             reason=found.reason,
             checkpoints=[*plan.schedule.checkpoints, plan.schedule.steps],
             memory=peak and peak.device,
@@ -192,7 +192,7 @@ class _Run:
         )
         settled = {"micro_batch_size": job.trainer.step.micro_batch_size}
         facts: dict[str, Any] = {
-            "schedule": plan.schedule.kind,
+            "checkpointing": plan.schedule.kind,
             **settled,
             **arithmetic(job.device),
         }
@@ -245,7 +245,7 @@ class _Run:
             self._mend(job, damaged)
 
     def _train(self, job: Job) -> None:
-        kind: CheckpointingKind = self.folder.prepared()["schedule"]
+        kind: CheckpointingKind = self.folder.prepared()["checkpointing"]
         stream = job.stream(job.config.attribution.granularity)
         if not self.ranks.all_gather(self.folder.has_trajectory())[0]:
             self.report.phase(Phase.TRAIN, len(stream))

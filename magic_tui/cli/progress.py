@@ -1,4 +1,4 @@
-"""What a run is doing, on stderr: a bar a phase on a terminal, else a line every 10 %."""
+"""The progress of a run on stderr: a bar for each phase on a terminal, else a line every 10 %."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,166 +8,168 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID
 from rich.text import Text
 
-from engine.runs.events import Event, Phase
+from engine.runs import events
+from engine.runs.events import Phase
+from engine.runs.run_progress import PhaseProgress, RunProgress
 from engine.runs.safe_text import safe_text
 from engine.runs.states import RunState
 from magic_tui.client.engine import standing
 from magic_tui.client.stream import Message
-from magic_tui.live.event_lines import sentences
-from magic_tui.live.phases import PhaseProgress
+from magic_tui.live.live_lines import sentences
 from magic_tui.text.cells import join_that_fit, wrap
 from magic_tui.text.numbers import share_text
-from magic_tui.text.states import MEANINGS
+from magic_tui.text.phase_text import details, extent, summary
+from magic_tui.text.states import MEANINGS, PHASE_NAMES
 
 _LINES = 10
+"""Lines for each phase where there is no terminal."""
 _NAME_WIDTH = 10
 _BAR_WIDTH = 20
 _REASON_LINES = 3
-_ENDINGS = (Event.ATTRIBUTED, Event.FINISHED, Event.FAILED, Event.INTERRUPTED)
 _WAITING = (RunState.QUEUED, RunState.BLOCKED, RunState.STARTING, RunState.INTERRUPTED)
 _ENDING = (RunState.PAUSING, RunState.CANCELLING)
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """Shown in a phase's place while none is at work."""
+    """Shown in place of the phase while no process works on the run."""
 
     name: str
     reason: str
 
 
 class ProgressView:
-    """Shows what a stream of events says as it comes; use as a context manager around it."""
+    """Shows the messages of a run's stream; use as a context manager around it."""
 
     def __init__(self, console: Console) -> None:
         """Write to ``console``: bars if it is a terminal, plain lines if not."""
         self.console = console
+        self._progress = RunProgress()
         self._phase: PhaseProgress | None = None
+        """The phase on screen."""
         self._bar: _Bar | None = _Bar(console) if console.is_terminal else None
         self._tenths = 0
-        self._said: set[str] = set()
-        self._left: dict[tuple[str, str | None], PhaseProgress] = {}
+        self._printed: set[str] = set()
         self._waiting: Waiting | None = None
 
     def __enter__(self) -> "ProgressView":
-        """Begin showing."""
+        """Start the bar."""
         if self._bar is not None:
             self._bar.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Leave the terminal as it was."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
 
-    def take(self, message: Message) -> None:
+    def add(self, message: Message) -> None:
         """Show one message."""
         if message.kind == "record":
-            self._event(message.data)
+            self._add_record(message.data)
         elif message.kind == "state":
-            self._state(message.data)
+            self._set_state(message.data)
         elif message.kind == "reset":
-            self._end_phase(well=False)
+            self._end_phase(succeeded=False)
+            self._progress = RunProgress()
         elif message.kind == "waiting":
-            self._wait(Waiting("no engine", "the engine was stopped; the run goes on without it"))
+            reason = "the engine was stopped; the run continues without it"
+            self._set_waiting(Waiting("no engine", reason))
 
-    def _state(self, run: dict[str, Any]) -> None:
+    def _set_state(self, run: dict[str, Any]) -> None:
         state, reason = standing(run)
         if state in _WAITING:
-            self._wait(Waiting(str(state), reason or MEANINGS[state]))
+            self._set_waiting(Waiting(str(state), reason or MEANINGS[state]))
             return
-        self._wait(None)
+        self._set_waiting(None)
         if state in _ENDING:
-            self._say_once(f"{state}: {MEANINGS[state]}", "")
+            self._print_once(f"{state}: {MEANINGS[state]}", "")
 
-    def _wait(self, waiting: Waiting | None) -> None:
+    def _set_waiting(self, waiting: Waiting | None) -> None:
         if waiting == self._waiting:
             return
         self._waiting = waiting
         if self._bar is not None:
             self._bar.wait(waiting)
         elif waiting is not None:
-            self._line(waiting.name, waiting.reason)
+            self._print_line(waiting.name, waiting.reason)
 
-    def _event(self, event: dict[str, Any]) -> None:
-        kind = event["event"]
-        if kind == Event.STARTED:
-            # What an attempt before it began and did not end has come to nothing.
-            self._end_phase(well=False)
-            self._begin_phase({**event, "phase": Phase.PREPARE, "total": 0})
-            for warning in event.get("warnings", ()):
-                self._say_once(f"warning: {warning}", "yellow")
-        elif kind == Event.WARNING:
-            self._say_once(f"warning: {event['message']}", "yellow")
-        elif kind == Event.PLANNED:
-            self._line("trajectory", f"{event['schedule']}: {event['reason']}")
-        elif kind == Event.SUBMITTED:
-            self._line("submitted", next(sentences(event)))
-        elif kind == Event.PHASE:
+    def _add_record(self, record: dict[str, Any]) -> None:
+        event = self._progress.add(record)
+        current = self._progress.phase
+        if isinstance(event, events.Started):
+            self._end_phase(succeeded=False)
+            self._begin_phase(PhaseProgress(Phase.PREPARE, 0))
+        elif isinstance(event, events.PhaseStarted):
             self._end_phase()
-            self._begin_phase(event)
-        elif kind in _ENDINGS:
-            self._end_phase(well=kind in (Event.ATTRIBUTED, Event.FINISHED))
+            if current is not None:
+                self._begin_phase(current)
+        elif isinstance(event, events.Attributed | events.Finished):
+            self._end_phase()
+        elif isinstance(event, events.Failed | events.Interrupted):
+            self._end_phase(succeeded=False)
         elif self._phase is not None:
-            self._phase.take(event)
-            self._show()
-        if kind == Event.REPRODUCED and not event["exact"]:
-            self._say_once(
-                "warning: the last step, taken again, did not give the trained state bit for bit; "
-                "scores carry that rounding difference", "yellow"
+            self._update()
+        self._print_event(event)
+
+    def _print_event(self, event: events.RunEvent | None) -> None:
+        if isinstance(event, events.Started):
+            for warning in event.warnings:
+                self._print_once(f"warning: {warning}", "yellow")
+        elif isinstance(event, events.Warned):
+            self._print_once(f"warning: {event.message}", "yellow")
+        elif isinstance(event, events.Planned):
+            self._print_line("trajectory", f"{event.checkpointing}: {event.reason}")
+        elif isinstance(event, events.Submitted):
+            self._print_line("submitted", next(sentences(event)))
+        elif isinstance(event, events.Reproduced) and not event.exact:
+            self._print_once(
+                "warning: repeating the last step did not give the trained state bit for bit; "
+                "the scores contain this rounding difference", "yellow"
             )  # fmt: skip
 
-    def _begin_phase(self, event: dict[str, Any]) -> None:
-        time = event.get("time", 0.0)
-        self._phase = PhaseProgress(event["phase"], int(event.get("total") or 0), time, time)
-        self._phase.attribution = event.get("attribution")
-        left = self._left.pop(self._phase.key, None)
-        if left is not None:
-            self._phase.go_on_from(left)
-        self._tenths = 0
+    def _begin_phase(self, phase: PhaseProgress) -> None:
+        self._phase, self._tenths = phase, 0
         if self._bar is not None:
-            self._bar.begin(self._phase)
+            self._bar.begin(phase)
 
-    def _end_phase(self, well: bool = True) -> None:
+    def _end_phase(self, succeeded: bool = True) -> None:
         phase, self._phase = self._phase, None
         if self._bar is not None:
             self._bar.end()
-        if phase is None or phase.phase == Phase.PREPARE:
-            return
-        if not well:
-            self._left[phase.key] = phase
-        elif phase.done:
-            self._line(phase.name, phase.summary(), done=True)
+        if succeeded and phase is not None and phase.done and phase.phase is not Phase.PREPARE:
+            self._print_line(PHASE_NAMES[phase.phase], summary(phase), done=True)
 
-    def _show(self) -> None:
+    def _update(self) -> None:
         phase = self._phase
         assert phase is not None
         if self._bar is not None:
-            self._bar.show(phase)
+            self._bar.update(phase)
             return
         tenths = _LINES * phase.done // phase.total if phase.total else 0
         if self._tenths < tenths < _LINES:
             self._tenths = tenths
             share = share_text(phase.done / phase.total)
-            self._line(phase.name, "  ".join([share, *phase.extent(), *phase.details()]))
+            facts = "  ".join([share, *extent(phase), *details(phase)])
+            self._print_line(PHASE_NAMES[phase.phase], facts)
 
-    def _line(self, name: str, facts: str, done: bool = False) -> None:
+    def _print_line(self, name: str, facts: str, done: bool = False) -> None:
         line = Text()
         line.append("✓ " if done else "  ", "green")
         line.append(name.ljust(_NAME_WIDTH + 1))
         line.append(safe_text(facts), "" if done else "dim")
         self.console.print(line, soft_wrap=not self.console.is_terminal)
 
-    def _say_once(self, sentence: str, style: str) -> None:
-        if sentence not in self._said:
-            self._said.add(sentence)
+    def _print_once(self, sentence: str, style: str) -> None:
+        if sentence not in self._printed:
+            self._printed.add(sentence)
             self.console.print(
                 Text(safe_text(sentence), style), soft_wrap=not self.console.is_terminal
             )
 
 
 class _Bar:
-    """The bar of the phase that runs; it goes away when the phase has ended."""
+    """The bar of the current phase; removed when the phase ends."""
 
     def __init__(self, console: Console) -> None:
         self._progress = _TwoLines(
@@ -190,10 +192,13 @@ class _Bar:
 
     def begin(self, phase: PhaseProgress) -> None:
         self._task = self._progress.add_task(
-            phase.name, total=phase.total or None, visible=self._wait is None, shown=phase
+            PHASE_NAMES[phase.phase],
+            total=phase.total or None,
+            visible=self._wait is None,
+            content=phase,
         )
 
-    def show(self, phase: PhaseProgress) -> None:
+    def update(self, phase: PhaseProgress) -> None:
         if self._task is not None:
             self._progress.update(self._task, completed=phase.done, total=phase.total or None)
 
@@ -203,25 +208,25 @@ class _Bar:
             self._task = None
 
     def wait(self, waiting: Waiting | None) -> None:
-        """Show why nothing happens in the phase's place, or the phase again."""
+        """Show a reason in place of the phase; with None, show the phase again."""
         if self._wait is not None:
             self._progress.remove_task(self._wait)
         self._wait = None
         if waiting is not None:
-            self._wait = self._progress.add_task(waiting.name, total=None, shown=waiting)
+            self._wait = self._progress.add_task(waiting.name, total=None, content=waiting)
         if self._task is not None:
             self._progress.update(self._task, visible=waiting is None)
 
 
 class _TwoLines(Progress):
-    """A bar, and below it as many of the latest figures as the terminal has room for."""
+    """A bar, and below it as many of the latest figures as fit into the terminal's width."""
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield self.make_tasks_table(self.tasks)
         indent = " " * (_NAME_WIDTH + 2)
         for task in self.tasks:
             if task.visible:
-                for line in _details(task.fields["shown"], self.console.width - len(indent)):
+                for line in _second_lines(task.fields["content"], self.console.width - len(indent)):
                     yield Text(indent + line, "dim", no_wrap=True)
 
 
@@ -232,12 +237,12 @@ class _Name(ProgressColumn):
 
 class _Extent(ProgressColumn):
     def render(self, task: Task) -> Text:
-        shown = task.fields["shown"]
-        extent = shown.extent() if isinstance(shown, PhaseProgress) else []
-        return Text("  ".join(extent), no_wrap=True)
+        content = task.fields["content"]
+        facts = extent(content) if isinstance(content, PhaseProgress) else []
+        return Text("  ".join(facts), no_wrap=True)
 
 
-def _details(shown: PhaseProgress | Waiting, width: int) -> list[str]:
-    if isinstance(shown, Waiting):
-        return wrap(safe_text(shown.reason), width, _REASON_LINES)
-    return [join_that_fit(shown.details(), width)]
+def _second_lines(content: PhaseProgress | Waiting, width: int) -> list[str]:
+    if isinstance(content, Waiting):
+        return wrap(safe_text(content.reason), width, _REASON_LINES)
+    return [join_that_fit(details(content), width)]

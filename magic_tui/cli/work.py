@@ -49,11 +49,11 @@ def attend(engine: Engine, view: View, job: int | None = None, after: int = -1) 
     try:
         with (
             signals_as_interrupt(),
-            ProgressView(stderr()) as shown,
+            ProgressView(stderr()) as progress,
             closing(follow_events(engine, view, after)) as messages,
         ):
             for message in messages:
-                shown.take(message)
+                progress.add(message)
                 if end.is_here(message):
                     break
     except KeyboardInterrupt:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.runs.errors import UsageError
-from engine.runs.history import read_history
+from engine.runs.run_history import read_history
 from engine.runs.tables import RowTable
 from engine.scores.attribution import Attribution
 
@@ -82,8 +82,8 @@ def read_curves(opened: Attribution, query: int) -> Curves:
         measured.documents[0].text,
         len(opened.queries),
         influence,
-        history.by_step(history.losses, steps),
-        history.by_step(history.rates, steps),
+        history.by_step("loss", steps),
+        history.by_step("learning_rate", steps),
     )
 
 

@@ -1,193 +1,208 @@
-"""Where Live gets its facts: the journal from disk, the state and the machine from the engine."""
+"""The data of the Live screen: the journal from disk, run state and machine from the engine.
+
+The journal and the logs are read from the run folder, so that a run can be followed while no engine
+is running.
+"""
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textual import work
-from textual.widget import Widget
 from textual.worker import Worker, get_current_worker
 
-from engine.runs.errors import MagicError
+from engine.runs.errors import MagicError, RunError
+from engine.runs.journal import JournalReader
 from engine.runs.run_folder import RunFolder
+from engine.runs.safe_open import open_regular
 from engine.runs.states import View
 from magic_tui.client.engine import is_settled
-from magic_tui.live.follow_journal import Follower, last_printed
 from magic_tui.runs.glance import Glance, glance
+from magic_tui.widgets.screen import MagicScreen
 
 if TYPE_CHECKING:
-    from magic_tui.live.run_history import RunHistory
-    from magic_tui.widgets.screen import Dashboard
+    from engine.runs.run_history import RunHistory
 
-_GOES_ON = "a run at work goes on by itself"
-_LOST = f"no engine answers; {_GOES_ON}"
-_LOOK_SECONDS, _ASK_SECONDS, _QUIET_SECONDS = 0.5, 1.0, 3.0
+_CONTINUES = "a running run continues without it"
+_LOST = f"no engine answers; {_CONTINUES}"
+_JOURNAL_SECONDS, _ENGINE_SECONDS, _RETRY_SECONDS = 0.5, 1.0, 3.0
+_JOURNAL_PIECE = 2**20
+_LOG_PIECE = 2**16
 
 
-class Feed(Widget):
-    """Follows one run while its screen is shown."""
+class LiveFeed:
+    """Follows one run in two threads; its attributes change on the UI thread only."""
 
-    if TYPE_CHECKING:
-
-        @property
-        def magic(self) -> Dashboard:
-            """The app."""
-
-        def show_problem(self, sentence: str | None) -> None:
-            """Say what is wrong."""
-
-        def repaint(self) -> None:
-            """Show everything anew."""
-
-    dirty = False
-    """Whether something changed since the last repaint."""
-    run_view: View | None = None
-    engine_view: View | None = None
-    budget: float | None = None
-    is_removed = False
-    """Whether the trajectory was removed since it was recorded."""
-    wants_printed = False
-    """Whether what was printed is looked at."""
-
-    def __init__(self) -> None:
-        """Nothing is followed yet."""
-        super().__init__()
-        self.recording: RunHistory | None = None
-        """What was read of the journal; None until reading began."""
+    def __init__(self, screen: MagicScreen, on_first_events: Callable[[], None]) -> None:
+        """Follow nothing yet; ``on_first_events`` is called when the first events were read."""
+        self.history: RunHistory | None = None
+        """The journal as read so far; None until reading began."""
         self.printed: list[str] = []
-        self._follower: Follower | None = None
-        self._resting = threading.Event()
+        """The end of the newest log file, once ``wants_printed``."""
+        self.wants_printed = False
+        self.run_view: View | None = None
+        self.engine_view: View | None = None
+        self.budget: float | None = None
+        """The config's memory budget in bytes."""
+        self.is_removed = False
+        """Whether the trajectory has been removed."""
+        self.is_dirty = False
+        """Whether something changed since the screen was painted."""
+        self._screen, self._on_first_events = screen, on_first_events
+        self._run: RunFolder | None = None
+        self._reader: JournalReader | None = None
+        self._stopped = threading.Event()
         self._workers: list[Worker[None]] = []
         self._problems: dict[str, str] = {}
 
     def follow(self, run: RunFolder) -> bool:
-        """Follow a run from now on; whether it is another one than before."""
-        another = self._follower is None or self._follower.run != run
-        if another:
-            self.rest()
-            if self._follower is not None:
-                self._follower.close()
-            self._follower = Follower(run)
-            self.recording, self.printed = None, []
+        """Follow a run; returns whether it is another one than before."""
+        is_other = self._run != run
+        if is_other:
+            self.stop()
+            if self._reader is not None:
+                self._reader.close()
+            self._run, self._reader = run, JournalReader(run.events_file)
+            self.history, self.printed, self.wants_printed = None, [], False
             self.run_view = self.engine_view = self.budget = None
             self.is_removed = False
-        if another or self._resting.is_set():
-            self._resting = threading.Event()
+        if is_other or self._stopped.is_set():
+            self._stopped = threading.Event()
             self._problems = {}
-            # Behind the next frame: what reads takes long to load.
-            self.call_after_refresh(self._start, run, self._resting)
-        return another
+            # After the next frame: the threads import slow modules.
+            self._screen.call_after_refresh(self._start, run, self._stopped)
+        return is_other
 
-    def _start(self, run: RunFolder, resting: threading.Event) -> None:
-        if not resting.is_set():
-            assert self._follower is not None
-            self._workers = [self._read(self._follower, resting), self._ask(run, resting)]
-
-    def rest(self) -> None:
-        """Stop reading until asked to follow again."""
-        self._resting.set()
+    def stop(self) -> None:
+        """Stop reading until :meth:`follow` is called again."""
+        self._stopped.set()
         for worker in self._workers:
             worker.cancel()
 
-    def on_unmount(self) -> None:
-        """Stop for good."""
-        self.rest()
+    def _start(self, run: RunFolder, stopped: threading.Event) -> None:
+        if stopped.is_set():
+            return
+        assert self._reader is not None
+        journal = functools.partial(self._follow_journal, run, self._reader, stopped)
+        engine = functools.partial(self._follow_engine, run, stopped)
+        self._workers = [
+            self._screen.run_worker(journal, thread=True, group="journal", exit_on_error=False),
+            self._screen.run_worker(engine, thread=True, group="engine", exit_on_error=False),
+        ]
 
-    @work(thread=True, group="journal", exit_on_error=False)
-    def _read(self, follower: Follower, resting: threading.Event) -> None:
+    def _follow_journal(
+        self, run: RunFolder, reader: JournalReader, stopped: threading.Event
+    ) -> None:
         """Read the journal in pieces, then what is added to it."""
-        if self.recording is None:
-            from magic_tui.live.run_history import RunHistory
+        if self.history is None:
+            from engine.runs.run_history import RunHistory
 
-            self._tell(resting, self._begin, RunHistory())
-        self._find_budget(follower.run, resting)
-        while not resting.is_set():
-            try:
-                records = follower.read()
-            except (MagicError, OSError) as error:
-                self._tell(resting, self._trouble, "journal", str(error))
-                resting.wait(_QUIET_SECONDS)
-                continue
-            if "journal" in self._problems:
-                self._tell(resting, self._trouble, "journal", None)
-            removed = not follower.run.trajectory.is_dir()
-            if removed != self.is_removed:
-                self._tell(resting, self._keep, removed)
-            if records:
-                self._tell(resting, self._take, records)
-            else:
-                if self.wants_printed:
-                    self._tell(resting, self._print, last_printed(follower.run))
-                resting.wait(_LOOK_SECONDS)
-
-    @work(thread=True, group="engine", exit_on_error=False)
-    def _ask(self, run: RunFolder, resting: threading.Event) -> None:
-        """Ask the engine how the run and the machine are."""
-
-        def lost() -> None:
-            self._tell(resting, self._trouble, "engine", f"{_LOST}; one is being started")
-
-        while not resting.is_set():
-            try:
-                seen = glance(self.magic.engine(), run.id, lost)
-            except MagicError as error:
-                if run.path.is_dir():
-                    sentence = f"{error}; {_GOES_ON}; trying again"
-                    self._tell(resting, self._trouble, "engine", sentence)
-                resting.wait(_QUIET_SECONDS)
-                continue
-            if "engine" in self._problems:
-                self._tell(resting, self._trouble, "engine", None)
-            self._tell(resting, self._glanced, seen)
-            resting.wait(_QUIET_SECONDS if is_settled(seen.runs[0]) else _ASK_SECONDS)
-
-    def _find_budget(self, run: RunFolder, resting: threading.Event) -> None:
+            self._post(stopped, self._set, history=RunHistory())
         with contextlib.suppress(MagicError, OSError):
             gigabytes = run.config().attribution.memory_budget_gb
             if gigabytes is not None:
-                self._tell(resting, self._take_budget, gigabytes * 1e9)
+                self._post(stopped, self._set, budget=gigabytes * 1e9)
+        while not stopped.is_set():
+            try:
+                records = _read(run, reader)
+            except (MagicError, OSError) as error:
+                self._post(stopped, self._set_problem, "journal", str(error))
+                stopped.wait(_RETRY_SECONDS)
+                continue
+            if "journal" in self._problems:
+                self._post(stopped, self._set_problem, "journal", None)
+            self._post(stopped, self._set, is_removed=not run.trajectory.is_dir())
+            if records:
+                self._post(stopped, self._add, records)
+                continue
+            if self.wants_printed:
+                self._post(stopped, self._set, printed=last_printed(run))
+            stopped.wait(_JOURNAL_SECONDS)
 
-    def _tell(self, resting: threading.Event, taker: Callable[..., None], *what: Any) -> None:
-        """Pass something to the screen, unless it does not follow this any more."""
+    def _follow_engine(self, run: RunFolder, stopped: threading.Event) -> None:
+        """Poll the engine for the state of the run and of the machine."""
 
-        def take() -> None:
-            if not resting.is_set():
-                taker(*what)
+        def lost() -> None:
+            self._post(stopped, self._set_problem, "engine", f"{_LOST}; one is being started")
 
-        if not resting.is_set() and not get_current_worker().is_cancelled:
-            self.app.call_from_thread(take)
+        while not stopped.is_set():
+            try:
+                seen: Glance = glance(self._screen.magic.engine(), run.id, lost)
+            except MagicError as error:
+                if run.path.is_dir():
+                    sentence = f"{error}; {_CONTINUES}; trying again"
+                    self._post(stopped, self._set_problem, "engine", sentence)
+                stopped.wait(_RETRY_SECONDS)
+                continue
+            if "engine" in self._problems:
+                self._post(stopped, self._set_problem, "engine", None)
+            self._post(stopped, self._set, run_view=seen.runs[0], engine_view=seen.engine)
+            stopped.wait(_RETRY_SECONDS if is_settled(seen.runs[0]) else _ENGINE_SECONDS)
 
-    def _begin(self, recording: "RunHistory") -> None:
-        self.recording, self.dirty = recording, True
+    def _post(
+        self, stopped: threading.Event, action: Callable[..., None], *args: Any, **kwargs: Any
+    ) -> None:
+        """Run ``action`` on the UI thread, unless the run is no longer followed."""
 
-    def _take(self, records: list[dict[str, Any]]) -> None:
-        assert self.recording is not None
-        first = not self.recording.count
-        self.recording.take(records)
-        self.dirty = True
-        if first and self.is_mounted:
-            self.repaint()
+        def act() -> None:
+            if not stopped.is_set():
+                action(*args, **kwargs)
 
-    def _take_budget(self, budget: float) -> None:
-        self.budget = budget
+        if not stopped.is_set() and not get_current_worker().is_cancelled:
+            self._screen.app.call_from_thread(act)
 
-    def _keep(self, removed: bool) -> None:
-        self.is_removed, self.dirty = removed, True
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            if getattr(self, name) != value:
+                setattr(self, name, value)
+                self.is_dirty = True
 
-    def _print(self, lines: list[str]) -> None:
-        if lines != self.printed:
-            self.printed, self.dirty = lines, True
+    def _add(self, records: list[dict[str, Any]]) -> None:
+        assert self.history is not None
+        is_first = not self.history.count
+        for record in records:
+            self.history.add(record)
+        self.is_dirty = True
+        if is_first:
+            self._on_first_events()
 
-    def _glanced(self, seen: Glance) -> None:
-        run = seen.runs[0]
-        if (run, seen.engine) != (self.run_view, self.engine_view):
-            self.run_view, self.engine_view, self.dirty = run, seen.engine, True
-
-    def _trouble(self, about: str, sentence: str | None) -> None:
+    def _set_problem(self, source: str, sentence: str | None) -> None:
         before = dict(self._problems)
-        self._problems.pop(about, None)
+        self._problems.pop(source, None)
         if sentence is not None:
-            self._problems[about] = sentence
+            self._problems[source] = sentence
         if before != self._problems:
-            self.show_problem(self._problems.get("journal") or self._problems.get("engine"))
+            problems = self._problems
+            self._screen.show_problem(problems.get("journal") or problems.get("engine"))
+
+
+def last_printed(run: RunFolder, lines: int = 500) -> list[str]:
+    """The end of the newest log file; empty if there is none."""
+    try:
+        files = sorted(path for path in run.logs.iterdir() if path.is_file())
+        return _end_of(files[-1])[-lines:] if files else []
+    except (OSError, RunError):
+        return []
+
+
+def _read(run: RunFolder, reader: JournalReader) -> list[dict[str, Any]]:
+    """The next records; empty if there are no more for now.
+
+    Raises:
+        RunError: if the folder is gone, or its journal is damaged or was replaced.
+    """
+    if not run.path.is_dir():
+        raise RunError(f"the folder of run {run.id} is gone: {run.path}")
+    if reader.has_shrunk():
+        raise RunError(f"{run.events_file} was replaced; open the run again: 1, then ⏎")
+    return reader.poll(_JOURNAL_PIECE)
+
+
+def _end_of(path: Path) -> list[str]:
+    with open_regular(path) as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - _LOG_PIECE))
+        lines = file.read().decode(errors="replace").splitlines()
+    return lines[1:] if size > _LOG_PIECE else lines

@@ -1,4 +1,4 @@
-"""Screen 2: what a run does now, or did at any moment of its recorded history."""
+"""Screen 2: what a run does now, or did at any point of its recorded history."""
 
 import time
 from typing import TYPE_CHECKING, ClassVar
@@ -10,14 +10,11 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.widgets import Static
 
-from engine.runs.events import Event
+from engine.runs.events import PhaseStarted
 from engine.runs.states import View
-from magic_tui.live.charts import Charts
-from magic_tui.live.event_list import StoryList
-from magic_tui.live.live_feed import Feed
-from magic_tui.live.now_lines import now_lines
-from magic_tui.live.residency_widget import Residency
-from magic_tui.live.usage_lines import usage_lines
+from magic_tui.live.live_feed import LiveFeed
+from magic_tui.live.live_lines import now_lines, usage_lines
+from magic_tui.live.live_widgets import Charts, MessageList, ResidencyStrip
 from magic_tui.runs.run_actions import RunActions
 from magic_tui.text.numbers import share_text
 from magic_tui.widgets.header import Header
@@ -26,37 +23,36 @@ from magic_tui.widgets.screen import MagicScreen
 from magic_tui.widgets.selection import Selection
 
 if TYPE_CHECKING:
-    from magic_tui.live.run_history import Snapshot
+    from engine.runs.run_history import Snapshot
 
 _REPAINT_SECONDS = 1.0
-_SCRUBS = 50
+_STRIDES = 50
 """Presses of ``[`` from the end of the history to its beginning."""
 
 
-class LiveScreen(RunActions, Feed, MagicScreen):
+class LiveScreen(RunActions, MagicScreen):
     """The residency strip, curves, memory and log of one run."""
 
     NUMBER = 2
     NAME = "Live"
     ABOUT = (
-        "TRAIN: steps trained. STORE: which train states are on disk (D) or in memory (R). REPLAY: "
-        "the cotangent, the derivative of the query's loss, is carried from the last step back to "
-        "the first; states that were not kept are rebuilt on the way. [ and ] go through the "
-        "recorded history."
+        "TRAIN: trained steps. STORE: train states on disk (D) or in memory (R). REPLAY: the query "
+        "loss φ is differentiated back from the last step to the first, and states that are not "
+        "stored are rebuilt on the way. [ and ] step through the recorded history."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left_square_bracket", "scrub(-1)", "back", tooltip="Back in the history."),
-        Binding("right_square_bracket", "scrub(1)", "forth", tooltip="On in the history."),
-        Binding("left_curly_bracket", "chapter(-1)", show=False, tooltip="To the phase before."),
+        Binding("right_square_bracket", "scrub(1)", "forth", tooltip="Forward in the history."),
+        Binding("left_curly_bracket", "chapter(-1)", show=False, tooltip="To the previous phase."),
         Binding("right_curly_bracket", "chapter(1)", show=False, tooltip="To the next phase."),
-        Binding("full_stop", "now", "now", tooltip="Leave the history: to what is now."),
+        Binding("full_stop", "now", "now", tooltip="Back to the present."),
         Binding("plus,equals_sign", "zoom(2)", "zoom", tooltip="Show fewer steps, larger."),
         Binding("minus", "zoom(0.5)", show=False, tooltip="Show more steps."),
         Binding("0", "zoom(0.000001)", show=False, tooltip="Show all steps."),
         Binding("less_than_sign,H", "pan(-0.25)", show=False, tooltip="Earlier steps."),
         Binding("greater_than_sign,L", "pan(0.25)", show=False, tooltip="Later steps."),
-        Binding("o", "log", "log", tooltip="The log of events, or what libraries printed."),
-        Binding("colon", "go_to", show=False, tooltip="Go to when a step was trained."),
+        Binding("o", "log", "log", tooltip="Switch between events and library output."),
+        Binding("colon", "go_to", show=False, tooltip="Go to the training of a step."),
         Binding("i", "influences", "influences", tooltip="Go to the latest scores."),
         Binding("y", "copy", show=False, tooltip="Copy the log."),
     ]
@@ -66,185 +62,204 @@ class LiveScreen(RunActions, Feed, MagicScreen):
     """
 
     def __init__(self) -> None:
-        """Nothing is known yet."""
+        """Follow nothing yet."""
         super().__init__()
+        self.feed = LiveFeed(self, self._show_first_events)
         self._at: int | None = None
-        """The event that the history stands at; None for now."""
-        self._printed = False
-        self._states: tuple[str | None, bool] = (None, False)
-        """What the keys that can be pressed depend on."""
+        """Number of the event that the screen shows the run at; None for the latest."""
+        self._shows_printed = False
+        self._binding_state: tuple[str | None, bool] = (None, False)
+        """What the enabled keys depend on."""
         self._painted: dict[str, Text] = {}
 
     def body(self) -> ComposeResult:
-        """State, strip, curves, machine, log."""
+        """State, strip, curves, machine, messages."""
         yield Static(id="now")
-        yield Residency()
+        yield ResidencyStrip()
         yield Charts()
         yield Static(id="usage")
-        yield StoryList()
+        yield MessageList()
         yield Prompt()
 
     def on_mount(self) -> None:
-        """Repaint once a second at most, and only if something changed."""
+        """Repaint at most once a second, and only if something changed."""
         self.set_interval(_REPAINT_SECONDS, self._repaint_if_needed)
-        self.query_one(StoryList).focus()
+        self.query_one(MessageList).focus()
 
     def selection_changed(self, selection: Selection) -> None:
         """Follow another run."""
         if selection.folder is None:
-            self.show_problem("no run is chosen: 1 lists them, n there starts one")
+            self.show_problem("no run is selected: 1 lists the runs, n there starts one")
         else:
             self.show_problem(None)
-            if self.follow(selection.folder):
-                self._at, self._printed, self.wants_printed = None, False, False
-        self.dirty = True
+            if self.feed.follow(selection.folder):
+                self._at, self._shows_printed = None, False
+        self.feed.is_dirty = True
         self._repaint_if_needed()
 
     def on_screen_suspend(self, event: events.ScreenSuspend) -> None:
-        """Read nothing while nobody looks, except under a dialog."""
+        """Stop reading while the screen is hidden, unless a dialog covers it."""
         if self.magic.current_screen is not self:
-            self.rest()
+            self.feed.stop()
+
+    def on_unmount(self) -> None:
+        """Stop reading."""
+        self.feed.stop()
 
     def on_resize(self, event: events.Resize) -> None:
-        """Share the height out anew."""
+        """Divide the new height."""
         height = self.size.height
         self.query_one(Charts).styles.height = max(5, min(14, (height - 12) // 2))
-        self.dirty = True
+        self.feed.is_dirty = True
         self.call_after_refresh(self._repaint_if_needed)
 
     def cli_equivalent(self) -> str:
-        """Follow the run."""
+        """``magic watch``, or ``magic logs`` for library output."""
         run = self.selection.run
         if run is None:
             return "magic ls"
-        return f"magic logs {run}" if self._printed else f"magic watch {run}"
+        return f"magic logs {run}" if self._shows_printed else f"magic watch {run}"
 
     def chosen_run(self) -> View | None:
-        """The run that is followed, as the engine knows it."""
-        return self.run_view
+        """The engine's view of the followed run."""
+        return self.feed.run_view
 
     def disabled_reason(self, action: str) -> str | None:
-        """Scrubbing needs a history, scores have to be there."""
+        """Scrubbing needs recorded events, zooming a trained step."""
         count = self._count
         if action in ("scrub", "chapter", "now", "go_to") and not count:
             return "nothing is recorded yet"
         if action == "now" and self._at is None:
-            return "this is now"
-        if action == "zoom" and self.query(Residency) and not self.query_one(Residency).moment:
+            return "this is the present"
+        if (
+            action == "zoom"
+            and self.query(ResidencyStrip)
+            and not self.query_one(ResidencyStrip).snapshot
+        ):
             return "no step was trained yet"
-        return self.why_unavailable(action, self.run_view)
+        return self.why_unavailable(action, self.feed.run_view)
 
     def action_scrub(self, way: int) -> None:
-        """Go back or on by a fiftieth of the history."""
+        """Go back or forward by 1/50 of the history."""
         last = self._count - 1
-        stride = max(1, round(last / _SCRUBS))
+        stride = max(1, round(last / _STRIDES))
         here = last if self._at is None else self._at
         self._go(here + way * stride)
 
     def action_chapter(self, way: int) -> None:
-        """Go to where a phase begins."""
+        """Go to the beginning of the previous or next phase."""
         last = self._count - 1
         here = last if self._at is None else self._at
-        assert self.recording is not None
-        starts = [e["seq"] for e in self.recording.story if e["event"] == Event.PHASE]
-        found = [s for s in starts if (s < here if way < 0 else s > here)]
-        self._go((found[-1] if way < 0 else found[0]) if found else (0 if way < 0 else last))
+        assert self.feed.history is not None
+        messages = self.feed.history.messages
+        starts = [each.number for each in messages if isinstance(each.event, PhaseStarted)]
+        if way < 0:
+            self._go(max((start for start in starts if start < here), default=0))
+        else:
+            self._go(min((start for start in starts if start > here), default=last))
 
     def action_now(self) -> None:
-        """Leave the history."""
+        """Go to the latest event."""
         self._go(self._count)
 
     def action_zoom(self, factor: float) -> None:
         """Show fewer or more steps."""
-        self.query_one(Residency).zoom(factor)
+        self.query_one(ResidencyStrip).zoom(factor)
         self.repaint()
 
     def action_pan(self, share: float) -> None:
         """Show earlier or later steps."""
-        self.query_one(Residency).pan(share)
+        self.query_one(ResidencyStrip).pan(share)
         self.repaint()
 
     def action_log(self) -> None:
-        """Change between the events and what was printed."""
-        self._printed = self.wants_printed = not self._printed
+        """Switch between the events and what libraries printed."""
+        self._shows_printed = self.feed.wants_printed = not self._shows_printed
         self.repaint()
 
     def action_go_to(self) -> None:
-        """Ask for a step and go to when it was trained."""
+        """Ask for a step and go to the event of its training."""
         self.query_one(Prompt).open("step", "", self._go_to_step)
 
     def action_influences(self) -> None:
-        """Go to the scores that were made last."""
+        """Go to the latest scores."""
         self.magic.select(attribution=self.selection.latest)
         self.magic.open_screen(4)
 
     def action_copy(self) -> None:
         """Copy the log."""
-        story = self.query_one(StoryList)
-        text = "\n".join(story.line(index, 200).plain for index in range(story.count()))
+        messages = self.query_one(MessageList)
+        text = "\n".join(messages.line(i, 200).plain for i in range(messages.count()))
         self.magic.copy(text, "log")
 
     @property
     def _count(self) -> int:
         """How many events were read."""
-        return 0 if self.recording is None else self.recording.count
+        return 0 if self.feed.history is None else self.feed.history.count
 
-    def _go(self, seq: int) -> None:
-        self._at = None if seq >= self._count - 1 else max(0, seq)
+    def _go(self, number: int) -> None:
+        self._at = None if number >= self._count - 1 else max(0, number)
         self.refresh_bindings()
         self.repaint()
 
     def _go_to_step(self, text: str) -> None:
-        assert self.recording is not None
-        steps = self.recording.train.values["step"]
+        assert self.feed.history is not None
+        train = self.feed.history.train
         try:
-            place = steps.index(float(text))
+            row = train.values["step"].index(float(text))
         except ValueError:
             self.magic.show_message(f"no step {text!r} was trained; steps count from 0", "warning")
             return
-        self._go(self.recording.train.seqs[place])
+        self._go(train.numbers[row])
 
     def _repaint_if_needed(self) -> None:
-        if self.dirty and self.is_mounted:
+        if self.feed.is_dirty and self.is_mounted:
+            self.repaint()
+
+    def _show_first_events(self) -> None:
+        if self.is_mounted:
             self.repaint()
 
     def repaint(self) -> None:
-        """Show everything anew."""
-        self.dirty = False
-        states = (self.run_view or {}).get("state"), self._count > 0
-        if states != self._states:
-            self._states = states
+        """Paint all regions."""
+        feed = self.feed
+        feed.is_dirty = False
+        state = (feed.run_view or {}).get("state"), self._count > 0
+        if state != self._binding_state:
+            self._binding_state = state
             self.refresh_bindings()
-        if self.recording is None:
-            self._show("#now", [Text("reading what was recorded …", "dim"), Text()])
+        if feed.history is None:
+            self._paint("#now", [Text("reading the journal …", "dim"), Text()])
             return
-        moment = self.recording.at(self._at)
-        if self._at is None and self.is_removed:
-            moment = moment.without_states()
-        strip = self.query_one(Residency)
-        strip.show(moment)
-        self.query_one(Charts).show(moment, strip.window)
-        width = max(20, self.size.width - 2)
-        now = self.run_view if self._at is None else None
-        self._show("#now", now_lines(moment, now, width))
-        lines = usage_lines(moment, self.run_view, self.engine_view, self.budget, width)
-        self._show("#usage", list(lines))
-        story = self.query_one(StoryList)
-        if self._printed:
-            story.print(self.printed)
+        snapshot = feed.history.at(self._at)
+        if self._at is None and feed.is_removed:
+            snapshot = snapshot.without_states()
+        self._paint_snapshot(snapshot)
+        messages = self.query_one(MessageList)
+        if self._shows_printed:
+            messages.set_printed(feed.printed)
         else:
-            story.tell(self.recording.story_until(moment.seq))
-        self.query_one(Header).note("" if self._at is None else self._note(moment))
+            messages.set_messages(feed.history.messages_until(snapshot.number))
+        self.query_one(Header).note("" if self._at is None else self._note(snapshot))
 
-    def _show(self, where: str, lines: list[Text]) -> None:
-        shown = Text("\n", no_wrap=True).join(lines)
-        if shown == self._painted.get(where):
+    def _paint_snapshot(self, snapshot: "Snapshot") -> None:
+        feed, width = self.feed, max(20, self.size.width - 2)
+        strip = self.query_one(ResidencyStrip)
+        strip.set_snapshot(snapshot)
+        self.query_one(Charts).set_snapshot(snapshot, strip.window)
+        self._paint("#now", now_lines(snapshot, feed.run_view if self._at is None else None, width))
+        usage = usage_lines(snapshot, feed.run_view, feed.engine_view, feed.budget, width)
+        self._paint("#usage", list(usage))
+
+    def _paint(self, selector: str, lines: list[Text]) -> None:
+        text = Text("\n", no_wrap=True).join(lines)
+        if text == self._painted.get(selector):
             return
-        self._painted[where] = shown
-        place = self.query_one(where, Static)
-        # Laying out all of a screen takes ten times as long as painting one region.
-        place.update(Content.from_rich_text(shown), layout=place.size.height != len(lines))
+        self._painted[selector] = text
+        region = self.query_one(selector, Static)
+        # A layout of the whole screen takes ten times as long as painting one region.
+        region.update(Content.from_rich_text(text), layout=region.size.height != len(lines))
 
-    def _note(self, moment: "Snapshot") -> str:
-        share = share_text(moment.seq / max(1, self._count - 1))
-        return f"history {share}, {time.strftime('%H:%M:%S', time.localtime(moment.time))}"
+    def _note(self, snapshot: "Snapshot") -> str:
+        share = share_text(snapshot.number / max(1, self._count - 1))
+        return f"history {share}, {time.strftime('%H:%M:%S', time.localtime(snapshot.time))}"

@@ -10,8 +10,8 @@ from engine.runs.arrays import open_array
 from engine.runs.atomic import size_on_disk
 from engine.runs.config import RunConfig
 from engine.runs.errors import RunError
-from engine.runs.history import History, Replayed, read_history
 from engine.runs.run_folder import RunFolder
+from engine.runs.run_history import ReplayPass, RunHistory, read_history
 from engine.runs.score_store import list_attributions, read_completion
 
 FIRST_QUERY, NEXT_QUERY = 3.1, 2.3
@@ -42,7 +42,7 @@ def query_cost(run: RunFolder, queries: int) -> QueryCost:
         UsageError: if the config cannot be read.
     """
     history, config = read_history(run), run.config()
-    steps = history.total_steps or len(history.losses)
+    steps = history.total_steps or len(history.step_seconds)
     replayed = [each for each in history.passes if each.seconds]
     at_once = _at_once(run, config, history, queries)
     passes = -(-queries // at_once)
@@ -55,7 +55,7 @@ def query_cost(run: RunFolder, queries: int) -> QueryCost:
     return QueryCost(queries, steps, total, memory, disk, passes, bool(replayed))
 
 
-def _at_once(run: RunFolder, config: RunConfig, history: History, queries: int) -> int:
+def _at_once(run: RunFolder, config: RunConfig, history: RunHistory, queries: int) -> int:
     """Queries in one pass, judged by the passes of this run so far.
 
     All together, or where memory is spared as many as are enough. It was more than enough where
@@ -77,17 +77,17 @@ def _at_once(run: RunFolder, config: RunConfig, history: History, queries: int) 
 def _spares_memory(run: RunFolder, config: RunConfig) -> bool:
     with contextlib.suppress(RunError):
         prepared = run.prepared()
-        return is_sparing(config, prepared["schedule"], prepared["device"])
+        return is_sparing(config, prepared["checkpointing"], prepared["device"])
     return False
 
 
-def _step_seconds(history: History, replayed: list[Replayed], queries: int) -> float | None:
+def _step_seconds(history: RunHistory, replayed: list[ReplayPass], queries: int) -> float | None:
     if replayed:
         latest = replayed[-1]
-        took = statistics.median(latest.seconds.values())
+        took = statistics.median(latest.seconds)
         return took * _units(queries) / _units(len(latest.queries))
     if history.step_seconds:
-        return statistics.median(history.step_seconds.values()) * _units(queries)
+        return statistics.median(history.step_seconds) * _units(queries)
     return None
 
 
@@ -95,19 +95,16 @@ def _units(queries: int) -> float:
     return FIRST_QUERY + NEXT_QUERY * (max(1, queries) - 1)
 
 
-def _rebuild_seconds(history: History) -> float:
-    """What rebuilding states took in the costliest attribution, per pass."""
-    totals: dict[str | None, float] = {}
-    for (attribution, _), seconds in history.rebuild_seconds.items():
-        totals[attribution] = totals.get(attribution, 0.0) + seconds
-    return max(totals.values(), default=0.0)
+def _rebuild_seconds(history: RunHistory) -> float:
+    """Seconds of rebuilding states in the slowest pass."""
+    return max((each.rebuild_seconds for each in history.passes), default=0.0)
 
 
 def _memory(
     run: RunFolder,
     config: RunConfig,
-    history: History,
-    replayed: list[Replayed],
+    history: RunHistory,
+    replayed: list[ReplayPass],
     queries: int,
 ) -> int | None:
     if not replayed or not history.state_bytes:
@@ -116,7 +113,7 @@ def _memory(
     return max(0, most.memory + (queries - len(most.queries)) * _per_query(run, config, history))
 
 
-def _per_query(run: RunFolder, config: RunConfig, history: History) -> int:
+def _per_query(run: RunFolder, config: RunConfig, history: RunHistory) -> int:
     """A cotangent as large as a train state, the scores, and a direction if all are held."""
     held, training = history.state_bytes, config.training
     rows = training.micro_batch_size

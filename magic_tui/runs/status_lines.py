@@ -18,11 +18,9 @@ from magic_tui.text.numbers import (
     count_text,
     counted,
     derivative_text,
-    duration_text,
-    loss_text,
-    pace_text,
 )
-from magic_tui.text.states import MEANINGS, PHASE_NAMES, sign
+from magic_tui.text.phase_text import phase_facts
+from magic_tui.text.states import MEANINGS, sign
 
 Fact = tuple[str, str]
 
@@ -180,21 +178,6 @@ def _state(run: View) -> str:
     if position:
         reason = f"{reason} ({counted(position, 'job')} before it)"
     return f"{state}: {reason}" if reason else state
-
-
-def phase_facts(phase: View) -> list[str]:
-    """What a run does now, the most telling first."""
-    name = PHASE_NAMES.get(phase["phase"], str(phase["phase"]))
-    facts = [f"{name} {phase['done']}/{phase['total']}" if phase["total"] else name]
-    if phase["remaining_seconds"] is not None:
-        facts.append(f"{duration_text(phase['remaining_seconds'])} left")
-    if phase["step_seconds"] is not None:
-        facts.append(pace_text(phase["step_seconds"]))
-    if phase["loss"] is not None:
-        facts.append(f"loss {loss_text(phase['loss'])}")
-    if phase["step"] is not None:
-        facts.append(f"at step {phase['step']}")
-    return facts
 
 
 def _job(job: View, jobs: int) -> str:

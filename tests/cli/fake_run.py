@@ -133,7 +133,7 @@ def training_events(steps: int) -> list[tuple[str, dict[str, Any]]]:
     events: list[tuple[str, dict[str, Any]]] = [
         ("started", {"pid": 1, "work": "run", "warnings": ["bfloat16 makes scores unreliable"]}),
         ("phase", {"phase": "prepare", "total": 0, "attribution": None}),
-        ("planned", {"schedule": "all", "reason": "all states fit", "checkpoints": [0]}),
+        ("planned", {"checkpointing": "all", "reason": "all states fit", "checkpoints": [0]}),
         ("phase", {"phase": "train", "total": steps, "attribution": None}),
     ]
     for step in range(steps):

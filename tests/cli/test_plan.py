@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from magic_tui.live.run_history import RunHistory
-from magic_tui.live.usage_lines import usage_lines
+from engine.runs.run_history import RunHistory
+from magic_tui.live.live_lines import usage_lines
 from magic_tui.runs.plan_lines import plan_lines
 from tests.cli.conftest import Magic
 from tests.cli.fake_worker import PLAN
@@ -85,13 +85,16 @@ def test_a_gpu_has_memory_of_its_own() -> None:
 
 
 def test_memory_stands_beside_what_was_predicted() -> None:
-    recording = RunHistory()
-    recording.take([{"event": "train_step", "step": 0, "memory": 400_000_000}])
-    [unknown] = usage_lines(recording.at(), None, None, None, 120)
+    history = RunHistory()
+    history.add(
+        {"event": "train_step", "step": 0, "loss": 1.0, "seconds": 1.0, "memory": 400_000_000}
+    )
+    [unknown] = usage_lines(history.at(), None, None, None, 120)
     assert "predicted" not in unknown.plain
-    recording.take([{"event": "planned", "memory": 800_000_000}])
-    [line] = usage_lines(recording.at(), None, None, None, 120)
-    assert "400 MB with Python, most 400 MB · predicted 800 MB" in line.plain
+    planned = {"checkpointing": "all", "reason": "it fits", "memory": 800_000_000}
+    history.add({"event": "planned", **planned})
+    [line] = usage_lines(history.at(), None, None, None, 120)
+    assert "400 MB with Python, peak 400 MB · predicted 800 MB" in line.plain
     bar = line.plain.split()[1]
     assert bar.count("█") == bar.count("░") > 0
 

@@ -68,7 +68,7 @@ def shown(*messages: Message) -> str:
     console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
     with ProgressView(console) as view:
         for message in messages:
-            view.take(message)
+            view.add(message)
         assert view._bar is not None
         view._bar._progress.refresh()
         assert isinstance(console.file, io.StringIO)

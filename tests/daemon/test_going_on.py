@@ -89,7 +89,7 @@ def admitted(
     folder: JobFolder, devices: Devices, leases: Leases, device: str | None, **environment: str
 ) -> Allocation | Denied:
     """What becomes of a job whose run was prepared on ``device``."""
-    facts = {"schedule": "x", "threads": 1} | ({"device": device} if device else {})
+    facts = {"checkpointing": "x", "threads": 1} | ({"device": device} if device else {})
     folder.run.write_prepared(facts)
     job = JobMonitor(folder)
     job.request.environment.clear()
@@ -136,7 +136,7 @@ def test_what_began_without_a_gpu_gets_none(bench: Bench, nvml: FakeNvml) -> Non
     run = bench.submit(engine, {"wait_for": "go"})
     bench.until(engine, run, "running")
     assert bench.attempts(run)[0].about()["gpu"] is True
-    facts = {"schedule": "x", "threads": 1, "device": "cpu"}
+    facts = {"checkpointing": "x", "threads": 1, "device": "cpu"}
     bench.job(run).run.write_prepared(facts)
     bench.act(engine, run, "pause")
     bench.until(engine, run, "paused")

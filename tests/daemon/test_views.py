@@ -12,6 +12,7 @@ from engine.daemon import run_facts
 from engine.daemon.views import RunMonitor
 from engine.runs.errors import ConflictError
 from engine.runs.journal import JournalWriter
+from engine.runs.run_progress import JournalFold, RunProgress
 from engine.runs.submission import submit_run
 from tests.cli.fake_run import FakeRun
 from tests.daemon.conftest import CONFIG, Bench
@@ -62,7 +63,7 @@ def test_a_settled_run_is_not_read_again(finished: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(run_facts.Identity, "read", fail)
     monkeypatch.setattr("engine.runs.jobs.JobFolder.facts", fail)
     assert run.view() == first and changes == [1]
-    assert run._fold._reader._file is None
+    assert run._progress._reader._file is None
 
 
 def test_the_bytes_of_a_run_at_work_are_counted_seldom(
@@ -163,7 +164,7 @@ def test_a_long_journal_takes_little_memory(tmp_path: Path) -> None:
         journal.append("train_step", step=step, loss=1.0, seconds=0.1, memory=5, text="x" * 500)
     journal.close()
     tracemalloc.start()
-    progress = run_facts.Fold(tmp_path / "events.jsonl").update(keep_open=False)
+    progress = JournalFold(tmp_path / "events.jsonl", RunProgress).update()
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert progress.steps == 5_000

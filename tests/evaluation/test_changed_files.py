@@ -15,10 +15,10 @@ from engine.evaluation.retraining import queries_of
 from engine.evaluation.summary import verdict_of
 from engine.runs.checksummed import ChangedError, read_record, write_record
 from engine.runs.errors import MagicError
-from engine.runs.history import read_history
 from engine.runs.listing import find_run
 from engine.runs.request import ValidationRequest
 from engine.runs.run_folder import RunFolder
+from engine.runs.run_history import read_history
 from magic_tui.cli.verbs import app
 from tests.evaluation.test_validating import validate
 
@@ -166,7 +166,7 @@ def test_facts_one_level_down_are_read_and_checked(tmp_path: Path) -> None:
     import hashlib
 
     run = RunFolder(tmp_path)
-    facts = {"schedule": "all", "micro_batch_size": None}
+    facts = {"checkpointing": "all", "micro_batch_size": None}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     run.prepared_file.write_text(json.dumps({"facts": facts, "sha256": digest}))
     assert run.prepared() == facts

@@ -73,11 +73,11 @@ def test_a_run_that_had_to_split_its_queries_splits_again(kept: RunFolder) -> No
 
 def test_a_run_that_spares_memory_splits_its_queries(kept: RunFolder) -> None:
     assert query_cost(kept, 8).passes == 1
-    kept.write_prepared({"schedule": "gradients", "device": "cpu"})
+    kept.write_prepared({"checkpointing": "gradients", "device": "cpu"})
     assert (query_cost(kept, 8).passes, query_cost(kept, 2).passes) == (3, 1)
-    kept.write_prepared({"schedule": "gradients", "device": "cuda"})
+    kept.write_prepared({"checkpointing": "gradients", "device": "cuda"})
     assert query_cost(kept, 8).passes == 1
-    kept.write_prepared({"schedule": "sqrt", "device": "cpu"})
+    kept.write_prepared({"checkpointing": "sqrt", "device": "cpu"})
     assert query_cost(kept, 8).passes == 1
 
 
@@ -95,7 +95,7 @@ def test_a_run_that_spares_memory_splits_its_queries(kept: RunFolder) -> None:
 def test_passes_so_far_tell_of_the_next(
     kept: RunFolder, sizes: list[int], asked: int, passes: int
 ) -> None:
-    kept.write_prepared({"schedule": "gradients", "device": "cpu"})
+    kept.write_prepared({"checkpointing": "gradients", "device": "cpu"})
     journal = JournalWriter(kept.events_file)
     journal.append("phase", phase="replay", total=24, attribution="a0002")
     for number, size in enumerate(sizes):

@@ -9,9 +9,9 @@ import pytest
 from textual.pilot import Pilot
 
 from engine.runs.arrays import open_array
-from engine.runs.history import read_history
 from engine.runs.journal import JournalWriter
 from engine.runs.run_folder import RunFolder
+from engine.runs.run_history import read_history
 from engine.runs.tables import RowTable
 from engine.scores.attribution import open_attribution
 from magic_tui.dashboard.app import MagicApp
@@ -60,14 +60,14 @@ def test_curves_are_those_of_the_store_and_the_journal(kept: RunFolder) -> None:
 
 
 def test_a_step_taken_twice_counts_as_it_was_taken_last(kept: RunFolder) -> None:
-    assert read_history(kept).losses[3] == pytest.approx(5.7)
+    assert read_history(kept).by_step("loss", 12)[3] == pytest.approx(5.7)
     journal = JournalWriter(kept.events_file)
     journal.append("train_step", step=3, loss=9.5, seconds=0.1, learning_rate=2e-3)
     journal.close()
     history = read_history(kept)
-    assert (history.losses[3], history.rates[3]) == (9.5, 2e-3)
+    assert (history.by_step("loss", 12)[3], history.by_step("learning_rate", 12)[3]) == (9.5, 2e-3)
     kept.events_file.unlink()
-    assert not read_history(kept).losses
+    assert not read_history(kept).step_seconds
 
 
 def test_the_documents_of_a_batch(kept: RunFolder) -> None:

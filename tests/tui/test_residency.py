@@ -1,13 +1,13 @@
-"""What a journal tells of every moment of a run, and how the strip and the curves draw it."""
+"""Snapshots of a run's history, and how the strip and the curves draw them."""
 
 from typing import Any
 
 import numpy as np
 import pytest
 
+from engine.runs.run_history import RunHistory
 from magic_tui.dashboard.line_filters import as_ascii
 from magic_tui.live.residency_strip import LABEL_WIDTH, strip_lines
-from magic_tui.live.run_history import RunHistory
 from magic_tui.text.chart import curve_lines
 from tests.cli.fake_run import replay_events, training_events
 
@@ -15,41 +15,41 @@ STEPS = 6
 
 
 def recorded(*parts: list[tuple[str, dict[str, Any]]]) -> RunHistory:
-    recording = RunHistory()
-    events = [pair for part in parts for pair in part]
-    recording.take({"event": e, "time": float(i), **facts} for i, (e, facts) in enumerate(events))
-    return recording
+    history = RunHistory()
+    for number, (kind, facts) in enumerate(pair for part in parts for pair in part):
+        history.add({"event": kind, "time": float(number), **facts})
+    return history
 
 
 def checkpoints(*steps: int) -> list[tuple[str, dict[str, Any]]]:
     return [("checkpoint", {"kind": "state", "step": step, "bytes": 1}) for step in steps]
 
 
-def strip(recording: RunHistory, seq: int | None = None, width: int = 40) -> list[str]:
-    moment = recording.at(seq)
-    return [line.plain for line in strip_lines(moment, 0, moment.steps, width)]
+def strip(history: RunHistory, seq: int | None = None, width: int = 40) -> list[str]:
+    snapshot = history.at(seq)
+    return [line.plain for line in strip_lines(snapshot, 0, snapshot.steps, width)]
 
 
 def test_training_fills_the_strip_step_by_step() -> None:
-    recording = recorded(training_events(STEPS)[:-2], checkpoints(0, 3))
-    moment = recording.at()
-    assert (moment.trained, moment.steps, moment.cursor) == (4, STEPS, None)
-    train, store, replay = strip(recording, width=LABEL_WIDTH + STEPS + 2 + 7)
+    history = recorded(training_events(STEPS)[:-2], checkpoints(0, 3))
+    snapshot = history.at()
+    assert (snapshot.trained, snapshot.steps, snapshot.cursor) == (4, STEPS, None)
+    train, store, replay = strip(history, width=LABEL_WIDTH + STEPS + 2 + 7)
     assert train == "TRAIN   ████░░  4/6"
     assert store == "STORE   D··D··· 2 D"
     assert replay.startswith("REPLAY  ······  –")
 
 
-def test_replay_carries_the_cursor_and_shows_what_it_holds() -> None:
+def test_replay_moves_the_cursor_and_shows_the_states_in_memory() -> None:
     replay = replay_events(STEPS)
     begun = recorded(training_events(STEPS), checkpoints(0, STEPS), replay[: -2 - 2 * 2 - 1])
-    moment = begun.at()
-    assert moment.cursor == 3 and moment.rebuilding == (2, 2)
-    assert np.flatnonzero(moment.held).tolist() == [2]
+    snapshot = begun.at()
+    assert snapshot.cursor == 3 and snapshot.rebuilding == (2, 2)
+    assert np.flatnonzero(snapshot.held).tolist() == [2]
     _, store, line = strip(begun, width=LABEL_WIDTH + STEPS + 2 + 7)
     assert store == "STORE   D·R···D 2 D 1 R"
     assert line == "REPLAY  ··▒◀▓▓  3/6"
-    assert (moment.done, moment.total) == (3, STEPS)
+    assert (snapshot.done, snapshot.total) == (3, STEPS)
     broken_off = recorded(training_events(STEPS), replay[: -2 - 2 * 2 - 1], [("interrupted", {})])
     assert broken_off.at().cursor == 3 and not broken_off.at().held.any()
     done = recorded(training_events(STEPS), checkpoints(0, STEPS), replay).at()
@@ -57,7 +57,7 @@ def test_replay_carries_the_cursor_and_shows_what_it_holds() -> None:
     assert not done.held.any()
 
 
-def test_any_moment_of_the_history_is_what_it_was_then() -> None:
+def test_any_snapshot_equals_the_fold_of_the_events_before_it() -> None:
     events = [*training_events(STEPS), *checkpoints(0), *replay_events(STEPS)]
     whole = recorded(events)
     for seq in range(len(events)):
@@ -65,28 +65,28 @@ def test_any_moment_of_the_history_is_what_it_was_then() -> None:
         then, now = whole.at(seq), part.at()
         assert (then.trained, then.cursor, then.phase) == (now.trained, now.cursor, now.phase)
         assert (then.disk == now.disk).all() and (then.held == now.held).all()
-        assert then.seconds == now.seconds and then.memory == now.memory
+        assert then.step_seconds == now.step_seconds and then.memory == now.memory
         for name, (steps, values) in now.curves.items():
             assert np.array_equal(then.curves[name][0], steps)
             assert np.array_equal(then.curves[name][1], values)
-        assert whole.story_until(seq) == part.story
+        assert whole.messages_until(seq) == part.messages
     assert whole.at(0).steps == 0 and strip(whole, 0)[0].rstrip().endswith("0/0")
 
 
 def test_what_an_earlier_attempt_did_stays() -> None:
     resumed = ("resumed", {"phase": "train", "step": 3, "done": 3})
     phase = ("phase", {"phase": "train", "total": STEPS, "attribution": None})
-    recording = recorded(training_events(STEPS)[:-1], [phase, resumed])
-    assert recording.at().trained == 3
+    history = recorded(training_events(STEPS)[:-1], [phase, resumed])
+    assert history.at().trained == 3
     replay = replay_events(STEPS)[:-6]
     again = ("resumed", {"phase": "replay", "step": 4, "done": 2})
-    recording = recorded(training_events(STEPS), replay[:3], replay[3:5], [again])
-    assert recording.at().cursor == 4 and recording.at().done == 2
+    history = recorded(training_events(STEPS), replay[:3], replay[3:5], [again])
+    assert history.at().cursor == 4 and history.at().done == 2
 
 
 def test_many_steps_share_a_cell_which_counts_what_is_kept() -> None:
-    recording = recorded(training_events(1000)[:754], checkpoints(*range(0, 750, 25)))
-    train, store, _ = strip(recording, width=80)
+    history = recorded(training_events(1000)[:754], checkpoints(*range(0, 750, 25)))
+    train, store, _ = strip(history, width=80)
     assert len(train) <= 80 and len(store) <= 80
     cells = store[LABEL_WIDTH:].split()[0]
     assert set(cells) == set("D·")

@@ -259,7 +259,7 @@ def test_auto_plans_and_says_why(
     asked = {**config, "training": training, "trajectory": {"checkpointing": "auto"}}
     folder = RunFolder(Path(start(asked)["path"]))
     [planned] = [event for event in folder.events() if event["event"] == "planned"]
-    assert planned["schedule"] == folder.prepared()["schedule"]
+    assert planned["checkpointing"] == folder.prepared()["checkpointing"]
     assert why in planned["reason"] and planned["checkpoints"][-1] == 3 * epochs
     # Measuring takes some steps too: of so few the memory is not predicted.
     assert (planned["memory"] is None) == (epochs == 2)
