@@ -132,7 +132,9 @@ class RunMonitor:
             return unreadable(self.folder, _NO_JOBS)
         state, reason = self._stands(jobs)
         over = job is None or job.state.finished
-        phase = progress.phase and PhaseView(**progress.phase.view(moving=self.at_work))
+        phase = None
+        if progress.phase is not None:
+            phase = PhaseView(**progress.phase.view(moving=self.at_work))
         return RunView(
             id=self.folder.id,
             path=str(self.folder.path),

@@ -8,7 +8,7 @@ events: clocks can be set, and an attempt may start days after the previous one.
 import contextlib
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -257,7 +257,7 @@ _UPDATES: dict[type[RunEvent], Callable[[PhaseProgress, Any], None]] = {
 }
 
 
-def largest(norms: "events.Sequence[float | None]") -> float | None:
+def largest(norms: Sequence[float | None]) -> float | None:
     """The largest norm that is known; None if none is."""
     return max((norm for norm in norms if norm is not None), default=None)
 
