@@ -9,11 +9,10 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from pydantic import BaseModel
@@ -211,7 +210,10 @@ def _type(field: Any) -> str:
     return cell(", ".join(filter(None, [text, *bounds])))
 
 
-_PLAIN = {"str": "text", "int": "integer", "float": "number", "bool": "true or false"}
+_PLAIN = {
+    **{"str": "text", "int": "integer", "float": "number", "bool": "true or false"},
+    "Any": "any JSON value",
+}
 
 
 def _type_text(annotation: Any) -> str:
@@ -228,6 +230,8 @@ def _type_text(annotation: Any) -> str:
         return " or ".join(f"`{value}`" for value in arguments)
     if origin in (types.UnionType, typing.Union):
         return " or ".join(_type_text(each) for each in arguments)
+    if origin is Sequence:
+        return f"list of {_type_text(arguments[0])}"
     if origin is tuple:
         several = [each for each in arguments if each is not Ellipsis]
         if Ellipsis in arguments:
@@ -252,42 +256,20 @@ def _bound(constraint: Any) -> str:
 
 def events() -> str:
     """Every kind of event with its fields."""
-    module = __import__("engine.runs.events", fromlist=["events"])
-    classes = event_classes(module)
-    if classes:
-        return "\n\n".join(_event_class(kind, cls) for kind, cls in classes)
-    docs = field_docstrings(module.Event)
-    rows = [(f"`{kind.value}`", cell(docs.get(kind.name, ""))) for kind in module.Event]
-    return table(("event", "meaning and fields"), rows)
+    from engine.runs.events import SCHEMA
 
-
-def event_classes(module: ModuleType) -> list[tuple[str, type]]:
-    """The classes of typed events by kind, if the module has any."""
-    classes = []
-    for cls in vars(module).values():
-        is_own = isinstance(cls, type) and cls.__module__ == module.__name__
-        if is_own and not issubclass(cls, Enum) and getattr(cls, "__annotations__", None):
-            kind = getattr(cls, "kind", None) or getattr(cls, "KIND", None)
-            kind = getattr(kind, "value", kind)
-            if isinstance(kind, str):
-                classes.append((kind, cls))
-    return classes
+    return "\n\n".join(_event_class(kind.value, cls) for kind, cls in SCHEMA.items())
 
 
 def _event_class(kind: str, cls: type) -> str:
     docs = field_docstrings(cls)
-    names = [name for name in inspect.get_annotations(cls) if name not in ("kind", "KIND")]
-    rows = [(f"`{name}`", _annotation(cls, name), cell(docs.get(name, ""))) for name in names]
-    parts = [f"## {kind}", _paragraphs(cls.__doc__ or "")]
-    if rows:
-        parts.append(table(("field", "type", "meaning"), rows))
-    return "\n\n".join(parts)
-
-
-def _annotation(cls: type, name: str) -> str:
-    annotation = inspect.get_annotations(cls)[name]
-    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
-    return f"`{cell(text if isinstance(annotation, type) or text else str(annotation))}`"
+    rows = [
+        (f"`{name}`", cell(_type_text(annotation)), cell(docs.get(name, "")))
+        for name, annotation in inspect.get_annotations(cls).items()
+    ]
+    return "\n\n".join(
+        (f"## {kind}", _paragraphs(cls.__doc__ or ""), table(("field", "type", "meaning"), rows))
+    )
 
 
 # --- HTTP -----------------------------------------------------------------------------------------
