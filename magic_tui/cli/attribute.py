@@ -55,7 +55,7 @@ def attribute(
     """Attribute new queries with the stored trajectory, without training again."""
     from magic_tui.cli.foreign_code import accept_code
     from magic_tui.client.engine import connect
-    from magic_tui.queries.check_queries import ask_checked
+    from magic_tui.queries.check_queries import submit_checked
 
     columns = {
         "split": split,
@@ -72,7 +72,7 @@ def attribute(
     engine = connect(runs_dir)
     run_view = engine.find(run)
     accept_code(engine, run_view, trust)
-    view = ask_checked(engine, run_view, request)
+    view = submit_checked(engine, run_view, request)
     job = view["jobs"][-1]
     if detach:
         _print_queued(view, job["attribution"], as_json)

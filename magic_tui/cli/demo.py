@@ -53,7 +53,7 @@ def demo(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
 
 def _print_tables(console: "Console", attribution: "Attribution", tables: list["Top"]) -> None:
     from engine.scores.document import read_document_scores
-    from magic_tui.explore.show_lines import show_lines
+    from magic_tui.explore.document_lines import show_lines
     from magic_tui.explore.top_lines import top_lines
 
     for table in tables:

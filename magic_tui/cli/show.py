@@ -31,7 +31,7 @@ def show(
     from engine.runs.naming import runs_folder
     from engine.scores.attribution import attribution_with
     from engine.scores.document import document_facts, read_document_scores
-    from magic_tui.explore.show_lines import show_lines
+    from magic_tui.explore.document_lines import show_lines
 
     run, document = _run_and_document(which)
     opened = attribution_with(find_run(runs_folder(runs_dir), run), query, attribution)

@@ -37,8 +37,7 @@ def top(
     from engine.scores.attribution import attribution_with
     from engine.scores.run_records import warnings_view
     from engine.scores.top import read_top, top_facts
-    from magic_tui.explore.top_lines import top_lines
-    from magic_tui.explore.verdict_lines import judged_lines, warning_lines
+    from magic_tui.explore.top_lines import top_lines, verdict_lines, warning_lines
 
     opened = attribution_with(find_run(runs_folder(runs_dir), run), query, attribution)
     directions = ("harmful",) if harmful else ("helpful", "harmful")
@@ -51,7 +50,7 @@ def top(
         return
     console = stdout()
     console.print(f"run {opened.run.id}  attribution {opened.id}", style="dim")
-    for line in judged_lines(verdict, console.width):
+    for line in verdict_lines(verdict, console.width):
         console.print(line)
     for line in warning_lines(view, query, console.width):
         console.print(line)

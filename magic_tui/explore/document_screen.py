@@ -1,6 +1,7 @@
-"""Document: a training document, its tokens coloured by their effect on the query."""
+"""Screen 5, Document: a training document with its tokens shaded by their effect on the query."""
 
 import functools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -8,240 +9,292 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
+from engine.runs.errors import UsageError
+from engine.scores.document import DocumentScores
 from magic_tui.explore.document_lines import (
+    STRONGEST,
     document_line,
     legend_line,
     plain_document,
+    shading_of,
     strongest_lines,
     token_line,
     tokens_csv,
 )
-from magic_tui.explore.document_view import Sheet, find_piece, neighbour, read_sheet
-from magic_tui.explore.explore_screen import ExploringScreen
-from magic_tui.explore.influences_lines import query_line
-from magic_tui.explore.show_lines import STRONGEST, colours
-from magic_tui.explore.token_text import TokenText
+from magic_tui.explore.explore_screen import ScoreScreen
+from magic_tui.explore.influences import query_line
+from magic_tui.explore.score_browser import ScoreBrowser
 from magic_tui.text.numbers import count_text
-from magic_tui.text.tokens import NO_COLOURS
+from magic_tui.text.tokens import unshaded
 from magic_tui.widgets.lines import Lines
 from magic_tui.widgets.prompt import Prompt
 from magic_tui.widgets.selection import Selection
+from magic_tui.widgets.token_text import TokenText
 
-_AROUND = 6
-"""Lines of the screen that are not the text's."""
+_OTHER_LINES = 6
+"""Lines of the screen around the text."""
 
 
-class DocumentScreen(ExploringScreen):
-    """One document next to one query."""
+@dataclass(frozen=True)
+class Page:
+    """A document and the scale of its shading; None for its own strongest token."""
+
+    document: DocumentScores
+    scale: float | None
+
+
+class DocumentScreen(ScoreScreen):
+    """One document and one query."""
 
     NUMBER = 5
     NAME = "Document"
     ABOUT = (
-        "A training document. Blue tokens helped the query: learning to predict what follows them "
-        "lowered its loss. Orange ones harmed it. The exact score stands below."
+        "A training document. Blue tokens are helpful: learning to predict what follows them "
+        "lowered the query's loss. Orange tokens are harmful. The line below the text shows the "
+        "exact score of the token under the cursor."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("Q", "query(1)", "query", tooltip="Next query, same document."),
         Binding("right_square_bracket", "query(1)", show=False),
-        Binding("left_square_bracket", "query(-1)", show=False, tooltip="Query before."),
+        Binding("left_square_bracket", "query(-1)", show=False, tooltip="Previous query."),
         Binding("J", "ranked(1)", "next", tooltip="Next document in the ranking."),
-        Binding("K", "ranked(-1)", show=False, tooltip="Document before in the ranking."),
-        Binding("s", "scale", "scale", tooltip="Colours relative to this document, or to all."),
-        Binding("m", "marks", "marks", tooltip="Signs below the tokens: = - + #."),
+        Binding("K", "ranked(-1)", show=False, tooltip="Previous document in the ranking."),
+        Binding("s", "scale", "scale", tooltip="Scale: this document, or all documents."),
+        Binding("m", "marks", "marks", tooltip="Marks below the tokens: = - + #."),
         Binding("slash", "search", "search", tooltip="Find a text in this document."),
         Binding("y", "copy", "copy", tooltip="Copy the document and its strongest tokens."),
-        Binding("e", "export", "export", tooltip="Export the tokens and their scores."),
+        Binding("e", "export", "export", tooltip="Export tokens and scores as CSV."),
         Binding("o", "pager", "pager", tooltip="Read the document in a pager."),
         Binding("colon", "go_to", "go to", show=False, tooltip="Go to a document by its id."),
-        Binding("w", "screen(6)", show=False, tooltip="Why: the facts in sentences."),
+        Binding("w", "screen(6)", show=False, tooltip="Open Why."),
     ]
 
     def __init__(self) -> None:
-        """Nothing is read yet."""
+        """An empty screen."""
         super().__init__()
-        self.sheet: Sheet | None = None
-        self._all = False
+        self.page: Page | None = None
+        self._common_scale = False
         self._marks: bool | None = None
-        self._sought = ""
+        """None: marks only on terminals without colour."""
+        self._wanted = ""
 
     def body(self) -> ComposeResult:
-        """Query and document, the text, the token under the cursor."""
+        """Query and document, text, strongest tokens, token under the cursor."""
         yield Lines(2, id="facts")
         yield TokenText()
         yield Lines(0, id="strongest")
         yield Lines(2, id="token")
         yield Prompt()
 
-    def clear(self) -> None:
-        """Show nothing: what was shown is not what is selected."""
-        self.sheet = None
-        self.paper.show([], NO_COLOURS, False)
-        for lines in self.query(Lines):
-            lines.show([])
-
     @property
-    def paper(self) -> TokenText:
-        """The text."""
+    def text(self) -> TokenText:
+        """The text widget."""
         return self.query_one(TokenText)
 
+    def clear(self) -> None:
+        """Empty the screen."""
+        self.page = None
+        self.text.update([], unshaded(0), False)
+        for lines in self.query(Lines):
+            lines.update([])
+
     def on_mount(self) -> None:
-        """Keys go to the text."""
-        self.paper.focus()
+        """Focus the text."""
+        self.text.focus()
 
     def on_resize(self) -> None:
-        """Fit the lines around the text anew."""
-        self.call_after_refresh(self._show_facts)
+        """Fit the lines around the text."""
+        self.call_after_refresh(self._update_facts)
 
     def selection_changed(self, selection: Selection) -> None:
         """Read the document."""
-        make = functools.partial(read_sheet, selection.query, selection.document, self._all)
-        self.read("document", make, self._take)
+        query, document = selection.query, selection.document
+        load = functools.partial(read_page, query, document, self._common_scale)
+        self.read("document", load, self._show_page)
 
     def cli_equivalent(self) -> str:
         """``magic show``."""
         document = self.selection.document
-        if document is None and self.sheet is not None:
-            document = self.sheet.shown.document
+        if document is None and self.page is not None:
+            document = self.page.document.document
         return self.command("show", 0 if document is None else document, "-q", self.selection.query)
 
     def disabled_reason(self, action: str) -> str | None:
-        """What cannot be done now."""
+        """Most actions need a document."""
         if action in ("cli", "out", "help", "quit", "screen", "go_to"):
             return None
-        if self.sheet is None or self.explored is None:
+        if self.page is None or self.browser is None:
             return "no document has been read yet"
-        if action == "query" and self.explored.queries == 1:
-            return "this attribution has only one query"
-        if action in ("scale", "marks", "strong") and self.sheet.shown.scores is None:
-            return "this attribution keeps no scores of tokens (granularity: document)"
+        if action == "query":
+            return self.only_one_query()
+        if action in ("scale", "marks", "strong") and self.page.document.scores is None:
+            return "this attribution has no token scores (granularity: document)"
         return None
 
     def action_query(self, step: int) -> None:
-        """Look at the same document for another query."""
+        """Show the same document for another query."""
         self.select_query(step)
 
     def action_ranked(self, step: int) -> None:
-        """Look at the next document in the ranking of the query."""
-        if self.sheet is None:
-            return
-        make = functools.partial(neighbour, self.selection.query, self.sheet.shown.document, step)
-        self.read_more("neighbour", make, self._go)
+        """Show another document of the ranking."""
+        if self.page is not None:
+            current = self.page.document.document
+            load = functools.partial(neighbour, self.selection.query, current, step)
+            self.read_more("neighbour", load, self._select)
 
     def action_scale(self) -> None:
-        """Colours relative to this document's strongest token, or to those of all."""
-        self._all = not self._all
+        """Switch between the document's own scale and the common one."""
+        self._common_scale = not self._common_scale
         self.selection_changed(self.selection)
 
     def action_marks(self) -> None:
-        """Signs below the tokens, or none."""
-        self._marks = not self.paper.marks
-        if self.sheet is not None:
-            self._take(self.sheet)
+        """Show or hide the marks."""
+        self._marks = not self.text.marks
+        if self.page is not None:
+            self._show_page(self.page)
 
     def action_search(self) -> None:
-        """Ask for a text to find."""
-        self.query_one(Prompt).open("find:", self._sought, self._search)
+        """Prompt for a text to find."""
+        self.query_one(Prompt).open("find:", self._wanted, self._search)
 
     def action_go_to(self) -> None:
-        """Ask for a document."""
-        self.query_one(Prompt).open("document's id:", "", self._go_to)
+        """Prompt for a document."""
+        self.query_one(Prompt).open("document id:", "", self._go_to)
 
     def action_copy(self) -> None:
-        """Copy the document as it would be printed."""
-        if self.sheet is not None:
-            self.magic.copy(plain_document(self.sheet.shown), "document")
+        """Copy the document as plain text."""
+        if self.page is not None:
+            self.magic.copy(plain_document(self.page.document), "document")
 
     def action_pager(self) -> None:
-        """Read the document in a pager."""
-        if self.sheet is not None:
-            self.magic.page(plain_document(self.sheet.shown, self.size.width))
+        """Show the document in a pager."""
+        if self.page is not None:
+            self.magic.page(plain_document(self.page.document, self.size.width))
 
     def action_export(self) -> None:
-        """Ask where to write the tokens."""
-        if self.sheet is not None:
-            shown = self.sheet.shown
-            name = f"{shown.run}-{shown.attribution}-document-{shown.document}.csv"
-            self.query_one(Prompt).open("new csv file:", str(Path(name).absolute()), self._export)
+        """Prompt for a CSV file."""
+        if self.page is not None:
+            document = self.page.document
+            name = f"{document.run}-{document.attribution}-document-{document.document}.csv"
+            self.query_one(Prompt).open("new CSV file:", str(Path(name).absolute()), self._export)
 
     def action_screen(self, number: int) -> None:
-        """Go to a screen."""
+        """Open another screen."""
         self.magic.open_screen(number)
 
     @on(TokenText.Moved)
     def _moved(self) -> None:
-        self._show_token()
+        self._update_token()
 
-    def _take(self, sheet: Sheet) -> None:
-        self.sheet = sheet
-        colour = self.magic.has_colour
-        marks = not colour if self._marks is None else self._marks
-        marks = marks and sheet.shown.scores is not None
-        self.paper.show(sheet.shown.marked_pieces, colours(sheet.shown, sheet.scale), marks)
-        self._show_facts()
+    def _show_page(self, page: Page) -> None:
+        self.page = page
+        document = page.document
+        marks = not self.magic.has_colour if self._marks is None else self._marks
+        marks = marks and document.scores is not None
+        texts = [piece.text for piece in document.marked_pieces]
+        self.text.update(texts, shading_of(document, page.scale), marks)
+        self._update_facts()
 
-    def _show_facts(self) -> None:
-        if self.sheet is None:
+    def _update_facts(self) -> None:
+        if self.page is None:
             return
-        shown, width = self.sheet.shown, self.size.width - 2
+        document, width = self.page.document, self.size.width - 2
         lines = [
-            query_line(shown.query, shown.queries, width),
-            document_line(shown, width),
+            query_line(document.query, document.queries, width),
+            document_line(document, width),
         ]
-        self.query_one("#facts", Lines).show(lines)
-        # Where the text leaves room, its strongest tokens are listed below it.
-        room = self.size.height - _AROUND - self.paper.height
-        count = 0 if shown.scores is None else min(STRONGEST, room - 2)
+        self.query_one("#facts", Lines).update(lines)
+        # The strongest tokens fill the room below a short text.
+        room = self.size.height - _OTHER_LINES - self.text.text_height - 2
+        count = 0 if document.scores is None else min(STRONGEST, room)
+        listed = list(strongest_lines(document, width, count)) if count > 0 else []
         strongest = self.query_one("#strongest", Lines)
-        listed = strongest_lines(shown, width, count)
         strongest.styles.height = len(listed)
-        strongest.show(listed)
-        self._show_token()
+        strongest.update(listed)
+        self._update_token()
 
-    def _show_token(self) -> None:
-        if self.sheet is None:
+    def _update_token(self) -> None:
+        if self.page is None:
             return
-        shown, width = self.sheet.shown, self.size.width - 2
-        cursor = min(self.paper.cursor, len(shown.pieces) - 1)
+        document, width = self.page.document, self.size.width - 2
+        cursor = min(self.text.cursor, len(document.pieces) - 1)
         lines = [
-            token_line(shown, cursor, width),
-            legend_line(shown, self.sheet.scale, self.magic.has_colour, width),
+            token_line(document, cursor, width),
+            legend_line(document, self.page.scale, self.magic.has_colour, width),
         ]
-        self.query_one("#token", Lines).show(lines)
+        self.query_one("#token", Lines).update(lines)
 
     def _search(self, wanted: str) -> None:
-        self._sought = wanted
-        if self.sheet is None or not wanted:
+        self._wanted = wanted
+        if self.page is None or not wanted:
             return
-        piece = find_piece(self.sheet.shown, wanted, self.paper.cursor)
+        piece = find_piece(self.page.document, wanted, self.text.cursor)
         if piece is None:
             self.magic.show_message(f"“{wanted}” is not in this document", "warning")
         else:
-            self.paper.go_to(piece)
+            self.text.go_to(piece)
 
     def _go_to(self, answer: str) -> None:
-        digits, sheet = answer.strip().lstrip("d").replace(",", ""), self.sheet
+        digits, page = answer.strip().lstrip("d").replace(",", ""), self.page
         if not digits.isdecimal():
-            self.magic.show_message("a document's id is a number", "warning")
-        elif sheet is not None and int(digits) >= sheet.shown.documents:
-            last = count_text(sheet.shown.documents - 1)
-            self.magic.show_message(
-                f"the run has no document {digits}; there are 0 to {last}", "warning"
-            )
+            self.magic.show_message("a document id is a number", "warning")
+        elif page is not None and int(digits) >= page.document.documents:
+            last = count_text(page.document.documents - 1)
+            message = f"there is no document {digits}; ids run from 0 to {last}"
+            self.magic.show_message(message, "warning")
         else:
-            self._go(int(digits))
+            self._select(int(digits))
 
-    def _go(self, document: int) -> None:
+    def _select(self, document: int) -> None:
         self.magic.select(document=document)
 
     def _export(self, answer: str) -> None:
-        if self.sheet is None or not answer.strip():
+        if self.page is None or not answer.strip():
             return
         path = Path(answer.strip()).expanduser().absolute()
-        text = tokens_csv(self.sheet.shown)
+        text = tokens_csv(self.page.document)
         try:
             with open(path, "x", encoding="utf-8", newline="") as file:
                 file.write(text)
         except OSError as error:
             self.magic.show_message(f"{path}: {error.strerror}", "warning")
-            return
-        self.magic.show_message(f"written to {path}")
+        else:
+            self.magic.show_message(f"written to {path}")
+
+
+def read_page(query: int, document: int | None, common: bool, browser: ScoreBrowser) -> Page:
+    """Read a document, by default the strongest; ``common`` requests the common scale.
+
+    Raises:
+        UsageError: if there is no such document.
+    """
+    if document is None:
+        strongest = browser.ranking(query).order[:1]
+        if not len(strongest):
+            raise UsageError("this run has no documents")
+        document = int(strongest[0])
+    scale = browser.scale(query) if common and browser.has_tokens else None
+    return Page(browser.document(query, document), scale)
+
+
+def neighbour(query: int, document: int, step: int, browser: ScoreBrowser) -> int:
+    """The document ``step`` places after another one in the ranking."""
+    ranking = browser.ranking(query)
+    place = ranking.index(document) or 0
+    return int(ranking.order[min(max(0, place + step), len(ranking) - 1)])
+
+
+def find_piece(document: DocumentScores, wanted: str, after: int) -> int | None:
+    """The next piece after ``after`` at which a text begins, wrapping around; ignores case."""
+    text = "".join(piece.text for piece in document.pieces).lower()
+    stops: list[int] = []
+    end = 0
+    for piece in document.pieces:
+        end += len(piece.text.lower())
+        stops.append(end)
+    start = text.find(wanted.lower(), stops[after] if after < len(stops) else 0)
+    if start < 0:
+        start = text.find(wanted.lower())
+    if start < 0:
+        return None
+    return next((piece for piece, stop in enumerate(stops) if stop > start), None)

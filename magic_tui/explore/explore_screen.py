@@ -1,4 +1,4 @@
-"""What the screens that look around in an attribution have in common: reading in the background."""
+"""Base class of the screens that read scores: reading in the background, one selection."""
 
 import shlex
 from collections.abc import Callable
@@ -7,186 +7,181 @@ from typing import Any, ClassVar, TypeVar
 
 from textual.binding import Binding, BindingType
 from textual.timer import Timer
-from textual.worker import Worker, get_current_worker
 
 from engine.runs.errors import MagicError
 from engine.runs.listing import find_run
 from engine.runs.naming import runs_folder
 from engine.runs.score_store import list_attributions
 from magic_tui.explore.no_scores import why_no_scores
-from magic_tui.explore.score_browser import ScoreBrowser, explore
+from magic_tui.explore.score_browser import ScoreBrowser, browse
 from magic_tui.widgets.header import Header
 from magic_tui.widgets.screen import MagicScreen
 from magic_tui.widgets.selection import Selection
 
-Made = TypeVar("Made")
+Loaded = TypeVar("Loaded")
 _RETRY_SECONDS = 3.0
 
 
-class ExploringScreen(MagicScreen):
-    """Reads with :meth:`read`; what cannot be read is told in place and tried again.
+class ScoreScreen(MagicScreen):
+    """Subclasses call :meth:`read` when the selection changes.
 
-    What is shown is of one reading: if another attribution or query cannot be read, :meth:`clear`
-    takes away what stands there of the former one.
+    The problem line reports what cannot be read, and reading is retried. Everything on screen
+    belongs to one reading: if another attribution or query cannot be read, :meth:`clear` empties
+    the screen.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("A", "attribution", "attribution", show=False, tooltip="Next attribution."),
     ]
-    explored: ScoreBrowser | None = None
-    _shown_of: Selection | None = None
-    """What is shown: the selection at the latest reading, and what this screen selected since."""
+    browser: ScoreBrowser | None = None
+    """The attribution on screen."""
+    _loaded_for: Selection | None = None
+    """The selection on screen, including what this screen selected itself."""
     _retry: Timer | None = None
 
     def clear(self) -> None:
-        """Show nothing: what was shown is not what is selected."""
+        """Empty the screen."""
 
     def read(
-        self, group: str, make: Callable[[ScoreBrowser], Made], take: Callable[[Made], Any]
+        self, group: str, load: Callable[[ScoreBrowser], Loaded], show: Callable[[Loaded], Any]
     ) -> None:
-        """Make something of the selected attribution in a thread, then take it in.
+        """Load something of the selected attribution in a thread, then show it.
 
         Args:
-            group: a later reading of the same group takes the place of one that is under way.
-            make: reads; runs in the thread.
-            take: shows; runs in the app.
+            group: a later reading of the same group cancels an earlier one.
+            load: runs in the thread.
+            show: runs in the app.
         """
         selection = self.selection
 
         def job() -> None:
-            worker = get_current_worker()
             try:
-                explored = open_selected(selection)
-                made = make(explored)
+                browser = open_selected(selection)
+                loaded = load(browser)
             except (MagicError, OSError) as error:
-                sentence = _explained(selection, error)
-                self.from_thread(worker, lambda: self._failed(selection, sentence))
+                self.call_from_worker(self._failed, selection, _reason(selection, error))
             else:
-                self.from_thread(worker, lambda: self._read(selection, explored, made, take))
+                self.call_from_worker(self._succeeded, selection, browser, lambda: show(loaded))
 
         self.run_worker(job, thread=True, exclusive=True, group=group, exit_on_error=False)
 
     def read_more(
-        self, group: str, make: Callable[[ScoreBrowser], Made], take: Callable[[Made], Any]
+        self, group: str, load: Callable[[ScoreBrowser], Loaded], show: Callable[[Loaded], Any]
     ) -> None:
-        """Make something more of the attribution that is shown already; see :meth:`read`."""
-        selection, explored = self.selection, self.explored
-        if explored is None:
+        """Load something else of the attribution on screen; see :meth:`read`."""
+        selection, browser = self.selection, self.browser
+        if browser is None:
             return
 
+        def show_if_current(loaded: Loaded) -> None:
+            # Another attribution may have been read meanwhile.
+            if browser is self.browser:
+                show(loaded)
+
         def job() -> None:
-            worker = get_current_worker()
             try:
-                made = make(explored)
+                loaded = load(browser)
             except (MagicError, OSError) as error:
-                sentence = _explained(selection, error)
-                self.from_thread(worker, lambda: self._failed(selection, sentence))
+                self.call_from_worker(self._failed, selection, _reason(selection, error))
             else:
-                self.from_thread(worker, lambda: self._more(explored, made, take))
+                self.call_from_worker(show_if_current, loaded)
 
         self.run_worker(job, thread=True, exclusive=True, group=group, exit_on_error=False)
 
-    def from_thread(self, worker: Worker[Any], tell: Callable[[], Any]) -> bool:
-        """Call ``tell`` in the app unless the worker is out of date; whether it was called."""
-        if worker.is_cancelled or not self.is_mounted:
-            return False
-        self.app.call_from_thread(tell)
-        return True
-
     def command(self, verb: str, *arguments: object, attribution: bool = True) -> str:
-        """A command line about the selected run, and the attribution if the verb takes one."""
-        chosen = self.selection
+        """A command line for the selected run, and for the attribution if the verb takes one."""
+        selection = self.selection
         parts = ["magic", verb]
-        if chosen.run is not None:
-            parts.append(chosen.run)
+        if selection.run is not None:
+            parts.append(selection.run)
         parts += [str(argument) for argument in arguments]
-        if attribution and chosen.attribution is not None:
-            parts += ["-a", chosen.attribution]
-        if chosen.runs_dir != runs_folder(None).absolute():
-            parts += ["--runs-dir", str(chosen.runs_dir)]
+        if attribution and selection.attribution is not None:
+            parts += ["-a", selection.attribution]
+        if selection.runs_dir != runs_folder(None).absolute():
+            parts += ["--runs-dir", str(selection.runs_dir)]
         return shlex.join(parts)
 
+    def only_one_query(self) -> str | None:
+        """The reason why there is no next query, if there is none."""
+        if self.browser is not None and self.browser.queries == 1:
+            return "this attribution has only one query"
+        return None
+
     def select_query(self, step: int) -> None:
-        """Look at another query."""
-        if self.explored is not None:
-            self.magic.select(query=(self.selection.query + step) % self.explored.queries)
+        """Select another query."""
+        if self.browser is not None:
+            self.magic.select(query=(self.selection.query + step) % self.browser.queries)
+
+    def open_document(self, document: int) -> None:
+        """Select a document and open its screen."""
+        self.magic.select(document=document)
+        self.magic.open_screen(5)
+
+    def select_quietly(self, **changes: Any) -> None:
+        """Record in the selection what this screen shows already."""
+        self._applied = self._loaded_for = replace(self.selection, **changes)
+        self.magic.selection = self._applied
 
     def action_attribution(self) -> None:
-        """Look at the next complete attribution of the run, behind the last at the first."""
+        """Select the run's next complete attribution, wrapping around."""
         folder = self.selection.folder
-        found = [] if folder is None else [f.name for f in list_attributions(folder.attributions)]
-        here = self.selection.attribution
-        if not found:
-            self.magic.show_message("no attribution of this run is complete", "warning")
-        elif found == [here]:
-            self.magic.show_message(
-                f"{here} is the only complete attribution of this run", "warning"
-            )
+        ids = [] if folder is None else [f.name for f in list_attributions(folder.attributions)]
+        current = self.selection.attribution
+        if not ids:
+            self.magic.show_message("the run has no complete attribution", "warning")
+        elif ids == [current]:
+            message = f"{current} is the run's only complete attribution"
+            self.magic.show_message(message, "warning")
         else:
-            following = found[(found.index(here) + 1) % len(found)] if here in found else found[-1]
+            following = ids[(ids.index(current) + 1) % len(ids)] if current in ids else ids[-1]
             self.magic.select(attribution=following)
-            self.magic.show_message(f"attribution {following}, one of {len(found)}", seconds=3.0)
+            self.magic.show_message(f"attribution {following}, one of {len(ids)}", seconds=3.0)
 
-    def _read(
-        self, selection: Selection, explored: ScoreBrowser, made: Made, take: Callable[[Made], Any]
+    def _succeeded(
+        self, selection: Selection, browser: ScoreBrowser, show: Callable[[], Any]
     ) -> None:
-        self.explored = explored
-        self._stay(selection, explored)
-        self._shown_of = replace(
-            selection, run=explored.attribution.run.id, attribution=explored.attribution.id
-        )
+        self.browser = browser
+        run, attribution = browser.attribution.run.id, browser.attribution.id
+        if selection.attribution is None and selection == self.selection:
+            # Stay on this attribution when a later one completes.
+            self.select_quietly(run=run, attribution=attribution)
+            self.query_one(Header).update(self.selection)
+        self._loaded_for = replace(selection, run=run, attribution=attribution)
         if self._retry is not None:
             self._retry.stop()
             self._retry = None
             self.show_problem(None)
-        take(made)
+        show()
         self.refresh_bindings()
 
-    def _more(self, explored: ScoreBrowser, made: Made, take: Callable[[Made], Any]) -> None:
-        # Another attribution may have come in meanwhile.
-        if explored is self.explored:
-            take(made)
-
-    def _stay(self, selection: Selection, explored: ScoreBrowser) -> None:
-        """Look at this attribution from now on, also once a later one is complete."""
-        if selection.attribution is None and selection == self.selection:
-            attribution = explored.attribution
-            self.select_quietly(run=attribution.run.id, attribution=attribution.id)
-            self.query_one(Header).show(self.selection)
-
-    def select_quietly(self, **changes: Any) -> None:
-        """Note in the selection what this screen shows already."""
-        self._told = self._shown_of = replace(self.selection, **changes)
-        self.magic.selection = self._told
-
     def _failed(self, selection: Selection, sentence: str) -> None:
-        shown = self._shown_of
-        if shown is not None and shown != replace(selection, document=shown.document):
-            self.explored = self._shown_of = None
+        loaded = self._loaded_for
+        if loaded is not None and loaded != replace(selection, document=loaded.document):
+            self.browser = self._loaded_for = None
             self.clear()
         self.show_problem(sentence)
         if self._retry is not None:
             self._retry.stop()
-        self._retry = self.set_timer(_RETRY_SECONDS, self._try_again)
+        self._retry = self.set_timer(_RETRY_SECONDS, self._read_again)
         self.refresh_bindings()
 
-    def _try_again(self) -> None:
+    def _read_again(self) -> None:
         if self.magic.current_screen is self:
             self.selection_changed(self.selection)
 
 
 def open_selected(selection: Selection) -> ScoreBrowser:
-    """The selected attribution; the latest of the latest run where nothing is chosen.
+    """The selected attribution, by default the latest of the latest run.
 
     Raises:
         MagicError: if there is none, or it cannot be read.
     """
     run = selection.folder or find_run(selection.runs_dir)
-    return explore(run, selection.attribution)
+    return browse(run, selection.attribution)
 
 
-def _explained(selection: Selection, error: Exception) -> str:
-    """Why nothing can be shown: what the run does now, if it has no scores; else the error."""
+def _reason(selection: Selection, error: Exception) -> str:
+    """The run's state if it has no scores yet; otherwise the error."""
     folder = selection.folder
-    known = None if folder is None else why_no_scores(folder, selection.attribution)
-    return known or str(error)
+    reason = None if folder is None else why_no_scores(folder, selection.attribution)
+    return reason or str(error)

@@ -1,6 +1,6 @@
-"""An attribution while somebody looks around in it: what is read stays for a while.
+"""Cached access to one attribution, for browsing.
 
-Memory does not grow with the store: every cache is of a fixed number of documents or queries.
+Memory is independent of the store's size: every cache holds a fixed number of entries.
 """
 
 import functools
@@ -17,20 +17,19 @@ from engine.scores.document import DocumentParts, DocumentScores, read_document_
 from engine.scores.ranking import Aggregation, Direction, Ranking, rank_documents
 from engine.scores.texts import DocumentTexts
 from engine.scores.top import snippet
+from magic_tui.explore.document_lines import SCALE_DOCUMENTS
 
 RANKABLE_TOKENS = 20_000_000
-"""Up to this many tokens documents are also ranked by figures that need all token scores."""
-KEPT_TOKENS = 2**15
-"""Tokens of the documents that are kept; the latest document is kept however long it is."""
-SCALE_DOCUMENTS = 10
-"""Documents of each direction whose tokens make the scale for all documents."""
+"""The largest run whose documents can be ranked by an aggregation of token scores."""
+CACHED_TOKENS = 2**15
+"""Capacity of the document caches, in tokens; the latest document is always cached."""
 
 
 class ScoreBrowser:
-    """One attribution and what was read of it lately; safe to be used from several threads."""
+    """One attribution and caches of its rankings, documents and snippets; thread-safe."""
 
     def __init__(self, attribution: Attribution) -> None:
-        """Open nothing yet but the footer of the documents' table."""
+        """Open the documents' table and the table of rows; scores are read on demand."""
         self.attribution = attribution
         self.texts = DocumentTexts(attribution.run.documents_file)
         self.rows = RowTable(attribution.run.rows_store)
@@ -38,10 +37,10 @@ class ScoreBrowser:
         self._rankings: Recent[tuple[int, Aggregation, Direction], Ranking] = Recent(3)
         self._aggregated: Recent[tuple[int, Aggregation], Floats] = Recent(4)
         self._parts: Recent[int, DocumentParts] = Recent(
-            KEPT_TOKENS, lambda parts: len(parts[0].ids)
+            CACHED_TOKENS, lambda parts: len(parts[0].ids)
         )
-        self._shown: Recent[tuple[int, int], DocumentScores] = Recent(
-            KEPT_TOKENS, lambda shown: len(shown.tokens.ids)
+        self._documents: Recent[tuple[int, int], DocumentScores] = Recent(
+            CACHED_TOKENS, lambda document: len(document.tokens.ids)
         )
         self._scales: Recent[int, float] = Recent(64)
 
@@ -52,37 +51,37 @@ class ScoreBrowser:
 
     @property
     def has_tokens(self) -> bool:
-        """Whether scores of tokens were kept."""
+        """Whether the attribution stores token scores."""
         return self.attribution.scores.has_tokens
 
-    def why_not_aggregation(self, aggregation: Aggregation) -> str | None:
+    def aggregation_problem(self, aggregation: Aggregation) -> str | None:
         """Why documents cannot be ranked by an aggregation; None if they can."""
         if aggregation == "sum":
             return None
         if not self.has_tokens:
-            return "this attribution keeps no scores of tokens (granularity: document)"
+            return "this attribution has no token scores (granularity: document)"
         tokens = self.rows.rows * self.rows.tokens
         if tokens > RANKABLE_TOKENS:
-            return f"it would read all {tokens:,} token scores; documents stay ranked by their sum"
+            return f"this would read all {tokens:,} token scores; documents are ranked by their sum"
         return None
 
     def ranking(
         self, query: int, aggregation: Aggregation = "sum", direction: Direction = "all"
     ) -> Ranking:
-        """The documents of a query in their order."""
+        """The documents of a query, ranked."""
         key = (query, aggregation, direction)
         return self._rankings.made(
             key, lambda: rank_documents(self.values(query, aggregation), direction)
         )
 
     def values(self, query: int, aggregation: Aggregation = "sum") -> Floats:
-        """One figure a document, (document,).
+        """(document,) Aggregated scores.
 
         Raises:
-            UsageError: if there is no such query, or the figure would take too long.
+            UsageError: if there is no such query, or the aggregation is unavailable.
         """
         self.attribution.query(query)
-        reason = self.why_not_aggregation(aggregation)
+        reason = self.aggregation_problem(aggregation)
         if reason is not None:
             raise UsageError(reason)
         return self._aggregated.made(
@@ -91,36 +90,32 @@ class ScoreBrowser:
         )
 
     def load_snippets(self, documents: Sequence[int]) -> None:
-        """Read the beginnings of some documents that are not kept yet."""
+        """Read the beginnings of documents that are not cached yet."""
         missing = [d for d in documents if self.snippets.get(d) is None]
         for document, text in zip(missing, self.texts.texts(missing), strict=True):
             self.snippets.put(document, snippet(text))
 
-    def shown(self, query: int, document: int) -> DocumentScores:
-        """A document's tokens, their texts and scores.
+    def document(self, query: int, document: int) -> DocumentScores:
+        """A document's tokens with their texts and scores.
 
         Raises:
             UsageError: if there is no such query or document.
         """
-        return self._shown.made((query, document), lambda: self._read(query, document))
-
-    def kept(self, query: int, document: int) -> DocumentScores | None:
-        """A document if it was read before: never reads."""
-        return self._shown.get((query, document))
+        return self._documents.made((query, document), lambda: self._read(query, document))
 
     def scale(self, query: int) -> float:
-        """The strongest token of a query's strongest documents: a scale for all documents."""
+        """The largest |token score| among a query's strongest documents: the common scale."""
         return self._scales.made(query, lambda: self._scale(query))
 
     def strongest(self, query: int, count: int, harmful: bool) -> list[int]:
-        """The documents that help (or harm) a query most."""
+        """The most helpful (or most harmful) documents of a query."""
         ranking = self.ranking(query, "sum", "harmful" if harmful else "helpful")
         return [int(document) for document in ranking.order[:count]]
 
     def _read(self, query: int, document: int) -> DocumentScores:
         count = len(self.attribution.document_scores(query))
         if not 0 <= document < count:
-            # Its rows would be searched for in vain.
+            # read_document_scores raises; do not search the rows first.
             return read_document_scores(self.attribution, query, document)
         parts = self._parts.made(
             document, lambda: read_parts(self.attribution, document, self.rows, self.texts)
@@ -133,11 +128,11 @@ class ScoreBrowser:
             for harmful in (False, True)
             for document in self.strongest(query, SCALE_DOCUMENTS, harmful)
         ]
-        return max((self.shown(query, d).strongest for d in documents), default=0.0)
+        return max((self.document(query, d).strongest for d in documents), default=0.0)
 
 
-def explore(run: RunFolder, attribution: str | None = None) -> ScoreBrowser:
-    """A complete attribution of a run; the latest if no id is given.
+def browse(run: RunFolder, attribution: str | None = None) -> ScoreBrowser:
+    """Open a complete attribution of a run, by default the latest.
 
     Raises:
         UsageError: if there is none.
@@ -145,9 +140,9 @@ def explore(run: RunFolder, attribution: str | None = None) -> ScoreBrowser:
     """
     path = find_attribution(run.attributions, attribution)
     changed = (path / "complete.json").stat().st_mtime_ns
-    return _explored(run.path, path.name, changed)
+    return _browser(run.path, path.name, changed)
 
 
 @functools.lru_cache(maxsize=2)
-def _explored(run: Path, attribution: str, changed: int) -> ScoreBrowser:
+def _browser(run: Path, attribution: str, changed: int) -> ScoreBrowser:
     return ScoreBrowser(open_attribution(RunFolder(run), attribution))

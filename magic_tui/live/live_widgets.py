@@ -13,7 +13,7 @@ from engine.runs.safe_text import one_line
 from magic_tui.live.live_lines import message_lines
 from magic_tui.text.cells import fit
 from magic_tui.text.numbers import count_text
-from magic_tui.widgets.line_list import LineList
+from magic_tui.widgets.virtual_list import VirtualList
 
 if TYPE_CHECKING:
     from engine.runs.run_history import Message, Snapshot
@@ -153,16 +153,16 @@ class Charts(Drawing):
         return Text("\n", no_wrap=True).join(lines)
 
 
-class MessageList(LineList, inherit_bindings=False):
+class MessageList(VirtualList, inherit_bindings=False):
     """The messages of a run, or what its libraries printed.
 
     Follows the newest line until the cursor is moved up, and again once it is back at the end.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = LineList.BINDINGS[:-1]
+    BINDINGS: ClassVar[list[BindingType]] = VirtualList.BINDINGS[:-1]
     DEFAULT_CSS = """
-    MessageList > .line-list--cursor { background: $surface; text-style: none; }
-    MessageList:focus > .line-list--cursor {
+    MessageList > .virtual-list--cursor { background: $surface; text-style: none; }
+    MessageList:focus > .virtual-list--cursor {
         background: $surface-lighten-1; text-style: none;
     }
     """
@@ -203,6 +203,6 @@ class MessageList(LineList, inherit_bindings=False):
         width = max(10, self.size.width - 2)
         self._lines = [line for each in self._messages for line in message_lines(each, width)]
         self._lines += [Text(fit(one_line(line), width), no_wrap=True) for line in self._printed]
-        self.changed()
+        self.reload()
         if following and self._lines:
             self.move_to(len(self._lines) - 1)

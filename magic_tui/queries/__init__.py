@@ -1,1 +1,1 @@
-"""Queries: choosing texts to ask a run about."""
+"""Choose query texts and submit an attribution."""

@@ -1,4 +1,4 @@
-"""Queries are checked before a job is made of them, in a process that loads no torch."""
+"""Check queries before a job is queued, in a worker process that loads no torch."""
 
 import json
 from collections.abc import Mapping
@@ -13,39 +13,35 @@ from magic_tui.client.engine import Engine
 from magic_tui.client.worker import WorkerError, run_worker
 
 
-def ask_checked(engine: Engine, run: View, asked: Mapping[str, Any]) -> View:
-    """Queue new queries of a run's trajectory, its last job, unless something is wrong with them.
+def submit_checked(engine: Engine, run: View, request: Mapping[str, Any]) -> View:
+    """Queue an attribution of a run after checking its queries; returns the run's view.
 
     Raises:
-        WorkerError: in one sentence, if they would be refused; no job is made then.
+        WorkerError: if the queries would be rejected; no job is queued then.
     """
     folder = RunFolder(Path(run["path"]))
     if folder.config_file.exists():
-        _check(folder, asked)
-    return engine.attribute(run["id"], asked)
-
-
-def _check(folder: RunFolder, asked: Mapping[str, Any]) -> None:
-    # Texts may be longer than an argument of a process can be.
-    with scratch_folder("check") as scratch:
-        file = scratch / "request.json"
-        file.write_text(json.dumps(dict(asked)), encoding="utf-8")
-        _check_with(["check", "--run", str(folder.path), "--request-file", str(file)])
+        # Texts may be longer than a command line allows.
+        with scratch_folder("check") as scratch:
+            file = scratch / "request.json"
+            file.write_text(json.dumps(dict(request)), encoding="utf-8")
+            _check(["check", "--run", str(folder.path), "--request-file", str(file)])
+    return engine.attribute(run["id"], request)
 
 
 def check_config(file: Path) -> None:
     """Check the queries of a config file.
 
     Raises:
-        WorkerError: in one sentence, if they would be refused.
+        WorkerError: if they would be rejected.
     """
-    _check_with(["check-config", "--config", str(file)])
+    _check(["check-config", "--config", str(file)])
 
 
-def _check_with(arguments: list[str]) -> None:
+def _check(arguments: list[str]) -> None:
     try:
         run_worker(arguments)
     except WorkerError as error:
-        # Whatever else keeps them from being checked is for the job itself to tell.
+        # The job itself reports all other problems.
         if error.exit_code == ExitCode.USAGE:
             raise

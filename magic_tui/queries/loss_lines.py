@@ -1,82 +1,77 @@
-"""A text with its tokens shaded by their losses, and candidates for a query as lines."""
+"""Query texts as lines: token losses, candidates, the basket and its cost."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from rich.cells import cell_len
-from rich.style import Style
+import numpy as np
 from rich.text import Text
 
-from engine.runs.safe_text import one_line, safe_text
-from magic_tui.queries.candidates import Candidate
+from engine.runs.safe_text import one_line
+from magic_tui.queries.candidates import Candidate, TextLosses
 from magic_tui.queries.query_cost import QueryCost
-from magic_tui.text.cells import fit, join_that_fit
+from magic_tui.text.cells import fit, join_that_fit, wrap
 from magic_tui.text.numbers import bytes_text, count_text, counted, duration_text, loss_text
-
-THRESHOLDS = (0.25, 0.5, 0.75)
-"""Shares of the hardest token's loss at which levels 1, 2 and 3 begin."""
-STYLES = (
-    Style(),
-    Style(color="color(140)"),
-    Style(color="color(141)", bold=True),
-    Style(color="color(16)", bgcolor="color(141)"),
+from magic_tui.text.tokens import (
+    LOSS,
+    LOSS_THRESHOLDS,
+    Shading,
+    levels_of,
+    line_text,
+    loss_legend,
+    mark_text,
+    wrap_shades,
 )
-MARKS = (" ", ".", ":", "#")
-NOT_PREDICTED = Style(dim=True)
+
+_INDENT = "  "
 _LONGEST_TEXT = 1000
-
-Run = tuple[int, str]
-"""The index of a token, and as much of its text as stands in one line."""
-
-
-def loss_level(loss: float | None, hardest: float) -> int:
-    """Level 0 … 3 of a loss, ``hardest`` being the largest of the text."""
-    if loss is None or not hardest > 0:
-        return 0
-    return sum(loss >= share * hardest for share in THRESHOLDS)
+_MOST_LINES = 12
+_HARDEST = 5
+_LONGEST_NAME = 18
 
 
-def wrap_tokens(tokens: Sequence[str], width: int) -> list[list[Run]]:
-    """Lines of at most ``width`` cells, broken between words where possible and at line feeds."""
-    lines: list[list[Run]] = [[]]
-    used = 0
-    for word in _words(tokens):
-        size = sum(cell_len(text) for _, text in word)
-        if word[0][1] == "\n":
-            lines.append([])
-            used = 0
-            continue
-        if used and used + size - (word[-1][1].endswith(" ")) > width:
-            lines.append([])
-            used = 0
-        for token, text in word:
-            for character in text:
-                cells = cell_len(character)
-                if used + cells > width:
-                    if character == " ":
-                        continue
-                    lines.append([])
-                    used = 0
-                _add(lines[-1], token, character)
-                used += cells
-    return lines
+def loss_shading(losses: TextLosses) -> Shading:
+    """Levels of a text's tokens relative to its largest loss."""
+    values = np.array([np.nan if t.loss is None else t.loss for t in losses.tokens], np.float64)
+    levels = levels_of(values, losses.hardest, LOSS_THRESHOLDS)
+    return Shading(levels, ~np.isnan(values), LOSS)
 
 
-def legend(hardest: float, colour: bool) -> Text:
-    """What the shades mean."""
-    line = Text("shaded from", "dim", no_wrap=True)
-    for level, share in enumerate(THRESHOLDS, start=1):
-        shown = f"{share * hardest:.1f}"
-        line.append(" ")
-        line.append(f" {shown} " if colour else f"{MARKS[level]} {shown}", STYLES[level])
-    return line
+def loss_lines(
+    losses: TextLosses, place: tuple[int, int], width: int, colour: bool
+) -> Iterator[Text]:
+    """A text's tokens shaded by their losses under the trained model, and the hardest of them.
+
+    Args:
+        losses: the losses of one of the query's texts.
+        place: index of the text, and number of texts.
+        width: cells of a line.
+        colour: whether colour may carry meaning; otherwise marks follow each line.
+    """
+    shading = loss_shading(losses)
+    shades = [shading.shade(index, token.text) for index, token in enumerate(losses.tokens)]
+    lines = list(wrap_shades(shades, max(1, width - len(_INDENT))))
+    yield Text()
+    yield _title(losses, place, width, colour)
+    for line in lines[:_MOST_LINES]:
+        yield Text(_INDENT, no_wrap=True).append_text(line_text(line, LOSS))
+        if not colour:
+            yield Text(_INDENT + mark_text(line, LOSS), no_wrap=True)
+    if len(lines) > _MOST_LINES:
+        rest = counted(len(lines) - _MOST_LINES, "more line")
+        yield Text(fit(f"{_INDENT}… {rest}; the whole text: 3, then t", width), "dim")
+    yield Text(fit(f"{_INDENT}hardest: {_hardest(losses)}", width), "dim")
 
 
-def source_text(name: str, shown: int, known: int, total: int, filter: str) -> str:
-    """Where the texts shown are from, and how many of them are shown."""
+def note_lines(note: str, width: int) -> list[Text]:
+    """A sentence in place of the tokens."""
+    return [Text(), *(Text(_INDENT + line, "dim") for line in wrap(one_line(note), width - 2, 4))]
+
+
+def source_text(name: str, listed: int, read: int, total: int, filter: str) -> str:
+    """The source of the listed texts, and how many are listed."""
     if not name:
         return "no texts yet: type one with i, or open a file with f"
-    parts = [f"{count_text(shown)} of {counted(known, 'text')}"]
-    if total > known:
+    parts = [f"{count_text(listed)} of {counted(read, 'text')}"]
+    if total > read:
         parts.append(f"the first of {count_text(total)}")
     if filter:
         parts.append(f"with “{one_line(filter)}”")
@@ -85,18 +80,15 @@ def source_text(name: str, shown: int, known: int, total: int, filter: str) -> s
 
 
 def candidate_line(candidate: Candidate, in_basket: bool, width: int, losses: bool) -> Text:
-    """One text to ask about: whether it is in the basket, its losses if known, its beginning."""
+    """One text: basket mark, losses before and after training if known, beginning."""
     line = Text("● " if in_basket else "  ", no_wrap=True, end="")
     if losses:
-        known = candidate.before is not None and candidate.after is not None
-        before, after = (
-            (loss_text(candidate.before), loss_text(candidate.after))
-            if candidate.before is not None and candidate.after is not None
-            else ("", "")
-        )
-        line.append(f"{before:>7}{' → ' if known else '   '}{after:>7}  ", "dim")
+        pair = ""
+        if candidate.before is not None and candidate.after is not None:
+            pair = f"{loss_text(candidate.before):>7} → {loss_text(candidate.after):>7}"
+        line.append(f"{pair:17}  ", "dim")
     prompt = one_line(candidate.prompt[:_LONGEST_TEXT])
-    text = candidate.shown or candidate.text
+    text = candidate.cut_text or candidate.text
     rest = one_line(text[len(candidate.prompt) :][:_LONGEST_TEXT])
     if prompt:
         line.append(fit(prompt, max(0, (width - line.cell_len) // 2)), "dim").append(" → ")
@@ -104,26 +96,25 @@ def candidate_line(candidate: Candidate, in_basket: bool, width: int, losses: bo
 
 
 def basket_lines(count: int, reduction: str, cost: QueryCost | None, width: int) -> Iterator[Text]:
-    """What is in the basket, and what asking it would take."""
+    """The basket's content and the cost of an attribution."""
     if not count:
-        yield Text(fit("basket empty: put texts in with space, then ask them with a", width), "dim")
-        yield Text(fit("the kept trajectory answers; nothing is trained again", width), "dim")
+        yield Text(fit("basket empty: add texts with space, then press a", width), "dim")
+        yield Text(fit("the stored trajectory is replayed; nothing is retrained", width), "dim")
         return
-    made = {
-        "none": f"{counted(count, 'query')}{', each with scores of its own' if count > 1 else ''}",
+    content = {
+        "none": f"{counted(count, 'query')}{', each with its own scores' if count > 1 else ''}",
         "mean": f"1 query: the mean loss of {counted(count, 'text')}",
         "sum": f"1 query: the summed loss of {counted(count, 'text')}",
     }[reduction]
-    yield Text(fit(f"basket: {made}", width), "bold", no_wrap=True)
-    yield Text(_cost(cost, width), no_wrap=True)
+    yield Text(fit(f"basket: {content}", width), "bold", no_wrap=True)
+    yield Text(_cost_text(cost, width), no_wrap=True)
 
 
-def _cost(cost: QueryCost | None, width: int) -> str:
+def _cost_text(cost: QueryCost | None, width: int) -> str:
     if cost is None:
-        return "its cost is being looked up …"
-    if cost.seconds is None:
-        time = "replay time not known yet"
-    else:
+        return "estimating the cost …"
+    time = "replay time unknown"
+    if cost.seconds is not None:
         time = f"replay ≈ {duration_text(cost.seconds)}"
     parts = ["no retraining", time]
     if cost.memory is not None:
@@ -132,31 +123,25 @@ def _cost(cost: QueryCost | None, width: int) -> str:
     if cost.passes > 1:
         parts.append(counted(cost.passes, "pass"))
     if cost.seconds is not None:
-        parts.append("as this run measured" if cost.measured else "guessed from training steps")
+        parts.append("from this run's replay" if cost.measured else "from its training steps")
     return join_that_fit(parts, width, " · ")
 
 
-def _add(line: list[Run], token: int, character: str) -> None:
-    if line and line[-1][0] == token:
-        line[-1] = (token, line[-1][1] + character)
-    else:
-        line.append((token, character))
+def _title(losses: TextLosses, place: tuple[int, int], width: int, colour: bool) -> Text:
+    text, texts = place
+    title = "its tokens by loss"
+    if texts > 1:
+        title = f"the tokens of text {text + 1} of {texts} (t: next)"
+    line = Text(fit(f"{title}, mean {loss_text(losses.loss)}", width), "bold", no_wrap=True)
+    legend = Text("   ").append_text(loss_legend(losses.hardest, colour))
+    return line.append_text(legend) if line.cell_len + legend.cell_len <= width else line
 
 
-def _words(tokens: Sequence[str]) -> Iterator[list[Run]]:
-    """Stretches kept on one line: up to and with the space behind a word, or a line feed."""
-    word: list[Run] = []
-    for index, token in enumerate(tokens):
-        for character in safe_text(token, keep_newlines=True):
-            if character == "\n":
-                if word:
-                    yield word
-                yield [(index, "\n")]
-                word = []
-                continue
-            _add(word, index, character)
-            if character == " ":
-                yield word
-                word = []
-    if word:
-        yield word
+def _hardest(losses: TextLosses) -> str:
+    known = [(token.loss, token.text) for token in losses.tokens if token.loss is not None]
+    known.sort(key=lambda pair: -pair[0])
+    names = (
+        f"{fit(one_line(repr(text)), _LONGEST_NAME)} {loss_text(loss)}"
+        for loss, text in known[:_HARDEST]
+    )
+    return ", ".join(names) or "no token has a loss"

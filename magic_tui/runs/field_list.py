@@ -9,12 +9,12 @@ from textual.binding import Binding, BindingType
 from engine.runs.safe_text import one_line
 from magic_tui.runs.config_draft import FIELDS, Draft, Field, Key, field_of
 from magic_tui.text.cells import fit, pad
-from magic_tui.widgets.line_list import LineList
+from magic_tui.widgets.virtual_list import VirtualList
 
 _NAME_WIDTH, _LEAST_VALUE = 15, 14
 
 
-class FieldList(LineList):
+class FieldList(VirtualList):
     """The main fields first; below them whatever else is wrong."""
 
     DEFAULT_CSS = """
@@ -35,7 +35,7 @@ class FieldList(LineList):
         self._problems = draft.problems() if draft is not None else {}
         self._told = {}
         self.styles.height = max(1, self.count())
-        self.changed()
+        self.reload()
 
     def tell(self, problem: str) -> None:
         """Put beside its field what was found out only when the cost was counted."""

@@ -17,9 +17,9 @@ from magic_tui.runs.cost_preview import CountingScreen
 from magic_tui.runs.field_list import FieldList
 from magic_tui.runs.welcome_screen import Offer, OfferList, offers
 from magic_tui.widgets.header import Header
-from magic_tui.widgets.line_list import LineList
 from magic_tui.widgets.prompt import Prompt
 from magic_tui.widgets.selection import Selection
+from magic_tui.widgets.virtual_list import VirtualList
 
 
 class NewRunScreen(CountingScreen):
@@ -69,7 +69,7 @@ class NewRunScreen(CountingScreen):
         before = (Offer(last.stem, f"as last time: {last}", last),) if last is not None else ()
         offered.offers = (*before, *(o for o in offers() if o.path not in (None, last)))
         offered.styles.height = len(offered.offers)
-        offered.changed()
+        offered.reload()
         # At once, as Widget.focus is not: what is typed next belongs to the prompt.
         self.set_focus(offered)
         if self._file is None:
@@ -96,7 +96,7 @@ class NewRunScreen(CountingScreen):
             return "the run is being started"
         return None
 
-    def on_line_list_chosen(self, event: LineList.Chosen) -> None:
+    def on_virtual_list_chosen(self, event: VirtualList.Chosen) -> None:
         """Edit a field, or take an offer."""
         if self._draft is None:
             self._take_offer()
@@ -112,7 +112,7 @@ class NewRunScreen(CountingScreen):
 
             self.query_one(Prompt).open(field.name, draft.text(key), changed)
 
-    def on_line_list_moved(self, event: LineList.Moved) -> None:
+    def on_virtual_list_moved(self, event: VirtualList.Moved) -> None:
         """Say in full what is wrong with this field."""
         self._tell_problem()
 

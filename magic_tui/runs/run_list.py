@@ -15,7 +15,7 @@ from magic_tui.runs.run_lines import model_text, run_age, steps_text
 from magic_tui.text.cells import fit, pad
 from magic_tui.text.numbers import age_text, bytes_text, count_text, duration_text, share_text
 from magic_tui.text.states import PHASE_NAMES, sign
-from magic_tui.widgets.line_list import LineList
+from magic_tui.widgets.virtual_list import VirtualList
 
 _STALE_SECONDS = 60.0
 
@@ -45,7 +45,7 @@ _COLUMNS = (
 )
 
 
-class RunList(LineList):
+class RunList(VirtualList):
     """Lines of runs; which ones is told with :meth:`show`."""
 
     runs: Sequence[View] = ()
@@ -58,7 +58,7 @@ class RunList(LineList):
         self.marked = {ids.index(marked)} if marked in ids else set()
         if here is not None and here["id"] in ids:
             self.cursor = ids.index(here["id"])
-        self.changed()
+        self.reload()
 
     @property
     def current(self) -> View | None:

@@ -24,10 +24,10 @@ from magic_tui.runs.run_actions import RunActions
 from magic_tui.runs.run_list import RunList, head_line
 from magic_tui.runs.status_lines import run_detail
 from magic_tui.widgets.header import Header
-from magic_tui.widgets.line_list import LineList
 from magic_tui.widgets.prompt import Prompt
 from magic_tui.widgets.screen import MagicScreen
 from magic_tui.widgets.selection import Selection
+from magic_tui.widgets.virtual_list import VirtualList
 
 _OF_A_RUN = ("Live", "Queries", "Influences", "Document", "Why", "Over training", "Trust")
 """The screens that show one run, from 2 on."""
@@ -118,12 +118,12 @@ class RunsScreen(RunActions, MagicScreen):
             return f"run {run['id']} is {standing(run)[0]}: cancel it first with x"
         return self.why_unavailable(action, run)
 
-    def on_line_list_moved(self, event: LineList.Moved) -> None:
+    def on_virtual_list_moved(self, event: VirtualList.Moved) -> None:
         """Another run in detail."""
         self._show_detail()
         self.refresh_bindings()
 
-    def on_line_list_chosen(self, event: LineList.Chosen) -> None:
+    def on_virtual_list_chosen(self, event: VirtualList.Chosen) -> None:
         """Open the run where it is most telling."""
         run = self.chosen_run()
         if run is not None:

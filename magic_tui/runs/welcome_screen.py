@@ -14,8 +14,8 @@ from engine.runs.errors import MagicError
 from engine.runs.safe_text import one_line
 from magic_tui.runs.samples import demo_config
 from magic_tui.text.cells import fit, pad
-from magic_tui.widgets.line_list import LineList
 from magic_tui.widgets.screen import MagicScreen
+from magic_tui.widgets.virtual_list import VirtualList
 
 ABOUT = (
     "Which training documents, and which of their tokens, made the model answer like this?",
@@ -42,7 +42,7 @@ class Offer:
     path: Path | None
 
 
-class OfferList(LineList):
+class OfferList(VirtualList):
     """What can be started."""
 
     offers: tuple[Offer, ...] = ()
@@ -85,14 +85,14 @@ class WelcomeScreen(MagicScreen):
         listed = self.query_one(OfferList)
         listed.offers = tuple(offers())
         listed.styles.height = len(listed.offers)
-        listed.changed()
+        listed.reload()
         listed.focus()
 
     def cli_equivalent(self) -> str:
         """The demo from the command line."""
         return "magic demo"
 
-    def on_line_list_chosen(self, event: LineList.Chosen) -> None:
+    def on_virtual_list_chosen(self, event: VirtualList.Chosen) -> None:
         """Show what the offer would cost."""
         from magic_tui.runs.new_run_screen import NewRunScreen
 

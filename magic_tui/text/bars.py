@@ -1,15 +1,16 @@
-"""Signed bars around a centre line: helpful to the left, harmful to the right."""
+"""Signed bars around a centre line: helpful (negative) to the left, harmful to the right."""
 
 import math
 
+HELPFUL, HARMFUL = "color(33)", "color(172)"
 CENTRE = "│"
 _FULL, _LEFT_HALF, _RIGHT_HALF = "█", "▐", "▌"
 
 
 def signed_bar(value: float, largest: float, half_width: int) -> tuple[str, str]:
-    """What stands left and right of the centre line, each ``half_width`` cells wide.
+    """The parts left and right of the centre line, each ``half_width`` cells wide.
 
-    A bar as long as ``half_width`` is ``largest``. Any value but zero shows at least half a cell.
+    ``largest`` fills ``half_width`` cells; a value other than zero shows at least half a cell.
     """
     halves = _half_cells(abs(value), largest, half_width)
     full, half = divmod(halves, 2)

@@ -1,10 +1,11 @@
-"""Curves drawn with blocks an eighth of a cell high."""
+"""Curves drawn with blocks an eighth of a cell high, and the labels of charts."""
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.text import Text
 
 from magic_tui.text.cells import fit
+from magic_tui.text.numbers import score_text
 
 Floats = NDArray[np.float64]
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -14,13 +15,13 @@ _STYLE = "color(67)"
 def curve_lines(
     title: str, curve: tuple[Floats, Floats], steps: tuple[int, int], size: tuple[int, int]
 ) -> list[Text]:
-    """A title with the latest value, and the curve with its extremes; ``size`` is (width, height).
+    """A title with the latest value, then the curve labelled with its minimum and maximum.
 
     Args:
-        title: what is drawn.
+        title: the title.
         curve: steps and values; values that are not finite leave a gap.
-        steps: the first step of the chart and the one behind its last.
-        size: cells.
+        steps: the first step of the chart and the step after its last.
+        size: (width, height) in cells.
     """
     width, height = size
     at, values = curve
@@ -30,7 +31,7 @@ def curve_lines(
     if not len(values):
         return [head, *_nothing(width, height - 1)]
     latest = f" {_figure(float(values[-1]))}"
-    # A number is whole or not there: the rest of one looks like another.
+    # A truncated number would look like another number.
     if head.cell_len + len(latest) <= width:
         head.append(latest, "dim")
     low, high = float(values.min()), float(values.max())
@@ -52,7 +53,7 @@ def _nothing(width: int, height: int) -> list[Text]:
 
 
 def _area(at: Floats, values: Floats, steps: tuple[int, int], size: tuple[int, int]) -> list[str]:
-    """Each column stands for the mean of its steps; between two with values it goes straight."""
+    """A column is the mean of its steps; columns without values are interpolated linearly."""
     width, height = size
     x = ((at - steps[0]) / max(1, steps[1] - steps[0]) * width).astype(int).clip(0, width - 1)
     count = np.bincount(x, minlength=width)
@@ -69,7 +70,16 @@ def _area(at: Floats, values: Floats, steps: tuple[int, int], size: tuple[int, i
 
 
 def _figure(value: float) -> str:
-    """Four digits, in powers of ten where that is shorter."""
+    """Four digits, in scientific notation where that is shorter."""
     if value == 0:
         return "0"
     return f"{value:.4g}" if 1e-3 <= abs(value) < 1e5 else f"{value:.1e}".replace("e-0", "e-")
+
+
+def scale_text(value: float) -> str:
+    """A number for the edge of a chart, nine cells wide."""
+    if np.isnan(value):
+        return "–".rjust(9)
+    if value == 0 or 1e-3 <= abs(value) < 1e4:
+        return f"{value:.3g}".rjust(9)
+    return score_text(value)[-9:].rjust(9) if value < 0 else f"{value:.2e}".rjust(9)

@@ -13,7 +13,7 @@ from textual.widget import Widget
 from engine.evaluation.validation import Points
 from engine.runs.safe_text import one_line
 from magic_tui.text.cells import fit
-from magic_tui.text.step_charts import scale_text
+from magic_tui.text.chart import scale_text
 from magic_tui.widgets.lines import text_strip
 
 POINT, SEVERAL, OUTLIER, LINE, CURSOR = "•", "●", "◆", "·", "◎"

@@ -11,7 +11,7 @@ from textual.timer import Timer
 
 from engine.evaluation.trust import Trust, read_trust
 from engine.evaluation.validation import Points
-from magic_tui.explore.explore_screen import ExploringScreen
+from magic_tui.explore.explore_screen import ScoreScreen
 from magic_tui.trust.scatter import Scatter
 from magic_tui.trust.trust_lines import trust_lines, verdict_lines
 from magic_tui.widgets.lines import Lines
@@ -22,7 +22,7 @@ _WIDE = 110
 _REFRESH_SECONDS = 5.0
 
 
-class TrustScreen(ExploringScreen):
+class TrustScreen(ScoreScreen):
     """Screen 8."""
 
     NUMBER, NAME = 8, "Trust"
@@ -62,7 +62,7 @@ class TrustScreen(ExploringScreen):
 
     def selection_changed(self, selection: Selection) -> None:
         """Read another attribution."""
-        self.read("trust", lambda explored: read_trust(explored.attribution), self._set_trust)
+        self.read("trust", lambda browser: read_trust(browser.attribution), self._set_trust)
 
     def clear(self) -> None:
         """Clear the screen: the selection has changed."""
@@ -112,7 +112,7 @@ class TrustScreen(ExploringScreen):
         facts = self.query_one("#facts", Lines)
         lines = self._lines((52 if wide else self.size.width) - 2)
         facts.styles.height = len(lines)
-        facts.show(lines)
+        facts.update(lines)
         scatter = self.query_one(Scatter)
         if scatter.display != (self._points() is not None):
             scatter.display = not scatter.display

@@ -1,1 +1,1 @@
-"""Regions of a screen, one a file."""
+"""Widgets that several screens use, and the base class of the screens."""

@@ -39,7 +39,7 @@ class Header(Widget):
         """Read the verdict regularly: a validation may finish at any time."""
         self.set_interval(_LOOK_SECONDS, self._read_if_current)
 
-    def show(self, selection: Selection) -> None:
+    def update(self, selection: Selection) -> None:
         """Show another selection."""
         before, self._selection = self._selection, selection
         subject = (selection.folder, selection.attribution)

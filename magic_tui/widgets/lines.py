@@ -1,4 +1,4 @@
-"""A few lines of text that a screen changes often."""
+"""A few lines of text that change often."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from textual.widget import Widget
 
 
 class Lines(Widget):
-    """Lines that are drawn as they are, cut at the right edge; as high as it is told."""
+    """Lines cut at the right edge. Only changed lines are redrawn, unlike with ``Static``."""
 
     DEFAULT_CSS = """
     Lines { height: 1; padding: 0 1; }
@@ -17,18 +17,18 @@ class Lines(Widget):
     """
 
     def __init__(self, height: int = 1, id: str | None = None, classes: str | None = None) -> None:
-        """Blank lines."""
+        """Blank lines; ``height`` is fixed."""
         super().__init__(id=id, classes=classes)
         self._lines: list[Text] = []
         self.styles.height = height
 
     @property
     def text(self) -> str:
-        """What is shown, without its colours."""
+        """The text without styles."""
         return "\n".join(line.plain for line in self._lines)
 
-    def show(self, lines: Sequence[Text]) -> None:
-        """Show other lines; only those that differ are drawn again."""
+    def update(self, lines: Sequence[Text]) -> None:
+        """Replace the lines."""
         before, self._lines = self._lines, list(lines)
         if len(before) != len(self._lines):
             self.refresh()
@@ -46,8 +46,8 @@ class Lines(Widget):
 
 
 def text_strip(text: Text, widget: Widget) -> Strip:
-    """A line of text on a widget's own background."""
+    """A line of text on the widget's background."""
     console = widget.app.console
-    # Rich leaves the style of a whole text out if no part of it has another one.
+    # Rich drops the style of the whole text if no span of it has a style.
     style = widget.rich_style + console.get_style(text.style, default="")
     return Strip([s for s in text.render(console, end="") if s.text]).apply_style(style)

@@ -1,4 +1,4 @@
-"""One line at the foot of a screen to type into: a filter, a place to go to, a value."""
+"""A one-line input above the footer: a filter, a place to go to, a value."""
 
 from collections.abc import Callable
 from typing import ClassVar
@@ -16,27 +16,27 @@ from textual.widgets import Input, Static
 from engine.runs.safe_text import one_line, same_length
 
 
-class TypedLine(Input):
-    """A line that takes keys in the order they were typed, however fast they come."""
+class OrderedInput(Input):
+    """An input that handles keys in the order they are typed, and pastes whole texts."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "submit", "take", tooltip="Take the line."),
+        Binding("enter", "submit", "submit", tooltip="Submit the line."),
     ]
 
-    _drawn = ("", "")
-    """The value, and what is drawn of it."""
+    _rendered = ("", "")
+    """The value and its safe form."""
 
     async def action_submit(self) -> None:
-        """Submit behind what was typed before: a key that is bound overtakes those that are not."""
+        """Submit after the keys typed before: bound keys otherwise overtake unbound ones."""
         self.call_later(super().action_submit)
 
     def _on_paste(self, event: events.Paste) -> None:
-        """Take all that was pasted, as :class:`Input` does not: a text may have several lines."""
+        """Insert the whole paste; :class:`Input` keeps its first line only."""
         # Terminals send a carriage return for every line feed.
         pasted = event.text.replace("\r\n", "\n").replace("\r", "\n")
         self.replace(pasted.encode(errors="replace").decode(), *sorted(self.selection))
         event.stop()
-        # It would paste once more what Input's own handler takes.
+        # Input's own handler would paste again.
         event.prevent_default()
 
     @property
@@ -47,10 +47,10 @@ class TypedLine(Input):
         return cell_len(self._safe()[:position])
 
     def _safe(self) -> str:
-        """What is drawn of the value: what was pasted may hold anything."""
-        if self._drawn[0] != self.value:
-            self._drawn = self.value, same_length(self.value)
-        return self._drawn[1]
+        """The value as drawn: pasted text may contain control characters."""
+        if self._rendered[0] != self.value:
+            self._rendered = self.value, same_length(self.value)
+        return self._rendered[1]
 
 
 class Prompt(Horizontal):
@@ -63,58 +63,65 @@ class Prompt(Horizontal):
     Prompt Input:focus { border: none; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "leave", "leave", tooltip="Leave without a change."),
+        Binding("escape", "leave", "cancel", tooltip="Cancel."),
     ]
 
-    _done: Callable[[str], None] | None = None
+    _submitted: Callable[[str], None] | None = None
     _changed: Callable[[str], None] | None = None
-    _before: Widget | None = None
-    _first = ""
+    _focused_before: Widget | None = None
+    _initial = ""
 
     def compose(self) -> ComposeResult:
-        """A name and the line."""
+        """A label and the input."""
         yield Static()
-        yield TypedLine()
+        yield OrderedInput()
 
     def open(
         self,
-        name: str,
+        label: str,
         value: str,
-        done: Callable[[str], None],
+        submitted: Callable[[str], None],
         changed: Callable[[str], None] | None = None,
     ) -> None:
-        """Ask for a line; ``changed`` hears every key, and the first value again on leaving."""
-        self._done, self._changed, self._first = done, changed, value
-        self._before = self.screen.focused
-        self.query_one(Static).update(Content(one_line(name)))
+        """Open the prompt.
+
+        Args:
+            label: the label.
+            value: the initial value.
+            submitted: receives the line on enter.
+            changed: receives the value after every key, and the initial value on cancel.
+        """
+        self._submitted, self._changed, self._initial = submitted, changed, value
+        self._focused_before = self.screen.focused
+        self.query_one(Static).update(Content(one_line(label)))
         line = self.query_one(Input)
         with line.prevent(Input.Changed):
             line.value = value
         self.display = True
-        # Widget.focus comes later: keys typed at once would still go to the screen.
+        # Widget.focus is deferred: keys typed at once would still go to the screen.
         self.screen.set_focus(line)
         line.cursor_position = len(value)
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        """Pass on what is typed."""
+        """Pass the value on."""
         event.stop()
         if self.display and self._changed is not None:
             self._changed(event.value)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Take the line."""
+        """Close and pass the line on."""
         event.stop()
         self._close()
-        if self._done is not None:
-            self._done(event.value)
+        if self._submitted is not None:
+            self._submitted(event.value)
 
     def action_leave(self) -> None:
-        """Leave without a change."""
+        """Close without a change."""
         self._close()
         if self._changed is not None:
-            self._changed(self._first)
+            self._changed(self._initial)
 
     def _close(self) -> None:
         self.display = False
-        if self._before is not None and self._before.is_attached:
-            self._before.focus()
+        if self._focused_before is not None and self._focused_before.is_attached:
+            self._focused_before.focus()

@@ -75,7 +75,7 @@ class ProblemLine(Static):
 
     sentence: str | None = None
 
-    def show(self, sentence: str | None) -> None:
+    def set_sentence(self, sentence: str | None) -> None:
         """Show a sentence; None hides the line."""
         if sentence == self.sentence:
             return
@@ -148,7 +148,7 @@ class MagicScreen(Screen[None]):
     def show_problem(self, sentence: str | None) -> None:
         """Show what is wrong above the footer; None clears it."""
         for line in self.query(ProblemLine):
-            line.show(sentence)
+            line.set_sentence(sentence)
 
     def show_key_problem(self, sentence: str | None) -> None:
         """Show what is wrong with the last key's action until the next key."""
@@ -165,7 +165,7 @@ class MagicScreen(Screen[None]):
         if not self.is_mounted or (selection == self._applied and not again):
             return
         self._applied = selection
-        self.query_one(Header).show(selection)
+        self.query_one(Header).update(selection)
         self.selection_changed(selection)
         self.refresh_bindings()
 

@@ -16,13 +16,13 @@ def test_levels_are_symmetric_and_relative_to_the_strongest() -> None:
 
 def test_lines_break_between_words_and_keep_every_level() -> None:
     shades = [Shade("The ca", -3), Shade("t", 2), Shade(" sat\ndown", 0), Shade(" there", 1)]
-    lines = wrap_shades(shades, 8)
+    lines = list(wrap_shades(shades, 8))
     assert text_of(lines) == ["The cat ", "sat", "down ", "there"]
     assert [(shade.text, shade.level) for shade in lines[0]] == [("The ca", -3), ("t", 2), (" ", 0)]
 
 
 def test_long_words_and_wide_characters_never_overflow() -> None:
-    lines = wrap_shades([Shade("incomprehensibilities 日本語日本語日本語 x")], 7)
+    lines = list(wrap_shades([Shade("incomprehensibilities 日本語日本語日本語 x")], 7))
     assert all(cell_len(text) <= 7 for text in text_of(lines))
     assert "".join(text_of(lines)).replace(" ", "") == "incomprehensibilities日本語日本語日本語x"
 
@@ -33,5 +33,5 @@ def test_marks_stand_below_their_tokens() -> None:
 
 
 def test_hostile_characters_are_shown_not_sent() -> None:
-    lines = wrap_shades([Shade("a\x1b[2J"), Shade("\u202e[red]")], 40)
+    lines = list(wrap_shades([Shade("a\x1b[2J"), Shade("\u202e[red]")], 40))
     assert text_of(lines) == ["a␛[2J<U+202E>[red]"]

@@ -10,7 +10,7 @@ from textual.pilot import Pilot
 
 from magic_tui.dashboard.app import MagicApp
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 6.0
 LONGEST_SECONDS = 300.0
 
 

@@ -76,7 +76,7 @@ def test_help_begins_with_what_is_done_here(finished: RunFolder) -> None:
         # What would do nothing says why.
         lines = [line.strip("│ ") for line in screen_lines(pilot.app)]
         after = lines[next(n for n, line in enumerate(lines) if line.startswith("a ")) + 1]
-        assert after == "not now: the basket is empty: put texts in with space"
+        assert after == "not now: the basket is empty; add texts with space"
 
     drive(MagicApp(finished.path.parent, finished.id, 3), task, Terminal(100, 60))
 
@@ -84,7 +84,7 @@ def test_help_begins_with_what_is_done_here(finished: RunFolder) -> None:
 def test_the_palette_names_keys_as_they_are_printed(finished: RunFolder) -> None:
     async def task(pilot: Pilot[None]) -> None:
         await shows(pilot, "who sat on the mat?")
-        await pilot.press("ctrl+p", *"ask what is in")
+        await pilot.press("ctrl+p", *"attribute the basket")
         await shows(pilot, "Key: a")
         await pilot.press("enter")
         await shows(pilot, "the basket is empty")
@@ -174,7 +174,7 @@ def test_a_copy_is_told_in_one_line(finished: RunFolder) -> None:
     app = MagicApp(finished.path.parent, finished.id, 6)
 
     async def task(pilot: Pilot[None]) -> None:
-        await shows(pilot, "what lowered it most")
+        await shows(pilot, "most helpful documents")
         await pilot.press("y")
         await shows(pilot, "why copied to clipboard, ")
         assert any(line.rstrip().endswith("copies") for line in screen_lines(app))

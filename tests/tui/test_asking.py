@@ -1,7 +1,6 @@
 """What asking takes, what is asked, and how texts are laid out."""
 
 import shlex
-import time
 from pathlib import Path
 
 import pytest
@@ -13,16 +12,10 @@ from engine.runs.journal import JournalWriter
 from engine.runs.request import read_asked
 from engine.runs.run_folder import RunFolder
 from magic_tui.queries.basket import Basket, attribute_command
-from magic_tui.queries.candidates import Candidate, Source, request_of
-from magic_tui.queries.loss_lines import (
-    basket_lines,
-    candidate_line,
-    loss_level,
-    source_text,
-    wrap_tokens,
-)
-from magic_tui.queries.past_queries import asked_before, with_answers
+from magic_tui.queries.candidates import Candidate, TextLosses, TokenLoss, request_of
+from magic_tui.queries.loss_lines import basket_lines, candidate_line, loss_shading, source_text
 from magic_tui.queries.query_cost import query_cost
+from magic_tui.queries.sources import Source, complete_sources, with_results
 from tests.cli.fake_run import FakeRun
 from tests.tui.kept_run import HOSTILE, assert_harmless, write_kept
 
@@ -53,7 +46,7 @@ def test_cost_of_a_run_that_was_never_asked(tmp_path: Path) -> None:
     rows, tokens = open_array(run.rows_store, "input_ids").shape
     assert cost.seconds == pytest.approx(12 * 0.05 * 3.1)
     assert (cost.memory, cost.measured, cost.disk) == (None, False, 4 * rows * tokens)
-    assert "guessed from training steps" in "".join(
+    assert "from its training steps" in "".join(
         line.plain for line in basket_lines(1, "none", cost, 100)
     )
 
@@ -124,16 +117,16 @@ def test_a_basket_holds_nothing_twice() -> None:
     basket.toggle(PROMPTED)
     assert Candidate("it rains", after=1.0) in basket
     assert (len(basket), basket.queries) == (2, 2)
-    basket.turn_reduction()
+    basket.cycle_reduction()
     assert (basket.reduction, basket.queries) == ("mean", 1)
-    basket.toggle(Candidate("it rains", asked=("a0001", 0)))
+    basket.toggle(Candidate("it rains", scored_in=("a0001", 0)))
     assert list(basket) == [PROMPTED]
 
 
 def test_asked_before_names_every_query(kept: RunFolder) -> None:
-    (source,) = asked_before(kept)
-    assert (source.name, source.attribution, source.total) == ("asked in a0001", "a0001", 2)
-    assert [(c.text, c.asked, c.before, c.after) for c in source.candidates] == [
+    (source,) = complete_sources(kept)
+    assert (source.name, source.attribution, source.total) == ("queries of a0001", "a0001", 2)
+    assert [(c.text, c.scored_in, c.before, c.after) for c in source.candidates] == [
         ("who sat on the mat?", ("a0001", 0), 6.0, 3.0),
         ("wörld peace", ("a0001", 1), 7.0, 4.0),
     ]
@@ -141,44 +134,18 @@ def test_asked_before_names_every_query(kept: RunFolder) -> None:
 
 def test_texts_learn_who_asked_them_meanwhile(kept: RunFolder) -> None:
     typed = Source("typed", (Candidate("wörld peace"), PROMPTED), 2)
-    answered = with_answers(typed, asked_before(kept))
-    assert answered.candidates[0].asked == ("a0001", 1)
+    answered = with_results(typed, complete_sources(kept))
+    assert answered.candidates[0].scored_in == ("a0001", 1)
     assert answered.candidates[1] == PROMPTED and answered.name == "typed"
 
 
 def test_levels_of_loss() -> None:
-    assert [loss_level(loss, 8.0) for loss in (0.0, 2.0, 4.0, 6.0, 8.0, None)] == [0, 1, 2, 3, 3, 0]
-    assert loss_level(1.0, 0.0) == 0
-
-
-@pytest.mark.parametrize("width", [1, 2, 7, 20, 200])
-def test_wrapped_tokens_lose_nothing_and_never_overflow(width: int) -> None:
-    tokens = [
-        "the",
-        " cat",
-        " sat",
-        " 漢字",
-        "🎉",
-        " on",
-        "averyveryverylongword",
-        "\n",
-        "new line",
-        " ",
-    ]
-    lines = wrap_tokens(tokens, width)
-    whole = "".join(text for line in lines for _, text in line)
-    assert whole.replace(" ", "") == "".join(tokens).replace("\n", "").replace(" ", "")
-    if width > 1:
-        assert all(sum(cell_len(text) for _, text in line) <= width for line in lines)
-    owners = [token for line in lines for token, _ in line]
-    assert owners == sorted(owners)
-
-
-def test_a_long_text_is_wrapped_quickly() -> None:
-    tokens = [" word" * 3] * 4000
-    began = time.perf_counter()
-    wrap_tokens(tokens, 78)
-    assert time.perf_counter() - began < 1.0
+    tokens = [TokenLoss("a", loss) for loss in (0.0, 2.0, 4.0, 6.0, 8.0, None)]
+    shading = loss_shading(TextLosses(4.0, tuple(tokens)))
+    assert shading.levels.tolist() == [0, 1, 2, 3, 3, 0]
+    assert shading.learned.tolist() == [True] * 5 + [False]
+    zero = loss_shading(TextLosses(0.0, (TokenLoss("a", 0.0),)))
+    assert zero.levels.tolist() == [0]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -189,4 +156,3 @@ def test_hostile_lines(text: str) -> None:
         assert_harmless(line)
         assert width < 40 or cell_len(line) <= width
     assert_harmless(source_text(text, 1, 2, 3, text))
-    assert_harmless("".join(part for line in wrap_tokens([text], 20) for _, part in line))

@@ -9,8 +9,7 @@ from textual.pilot import Pilot
 from engine.runs.paths import state_folder
 from engine.runs.run_folder import RunFolder
 from magic_tui.dashboard.app import MagicApp
-from magic_tui.queries.basket import Basket
-from magic_tui.queries.basket_file import LARGEST_BYTES, keep_basket, kept_basket
+from magic_tui.queries.basket import LARGEST_BYTES, Basket, load_basket, save_basket
 from magic_tui.queries.candidates import Candidate
 from tests.cli.fake_run import FakeRun
 from tests.tui.driving import drive, screen_text, shows, until
@@ -31,20 +30,20 @@ def file_of(run: str) -> Path:
 def test_a_basket_comes_back_as_it_was() -> None:
     texts = [Candidate(text * 2, prompt=text) for text in HOSTILE]
     basket = basket_of(*texts)
-    basket.turn_reduction()
-    keep_basket("r1", basket)
-    again, problem = kept_basket("r1")
+    basket.cycle_reduction()
+    save_basket("r1", basket)
+    again, problem = load_basket("r1")
     assert list(again) == texts and again.reduction == "mean" and problem is None
-    other, problem = kept_basket("r2")
+    other, problem = load_basket("r2")
     assert not len(other) and problem is None
 
 
 def test_an_empty_basket_leaves_no_file() -> None:
     basket = basket_of(Candidate("one"))
-    keep_basket("r1", basket)
+    save_basket("r1", basket)
     assert file_of("r1").exists() and file_of("r1").stat().st_mode & 0o077 == 0o044
     basket.clear()
-    keep_basket("r1", basket)
+    save_basket("r1", basket)
     assert not list(file_of("r1").parent.iterdir())
 
 
@@ -61,17 +60,17 @@ def test_an_empty_basket_leaves_no_file() -> None:
     ],
 )
 def test_a_damaged_file_is_an_empty_basket_and_one_sentence(content: bytes) -> None:
-    keep_basket("r1", basket_of(Candidate("one")))
+    save_basket("r1", basket_of(Candidate("one")))
     file_of("r1").write_bytes(content)
-    basket, problem = kept_basket("r1")
+    basket, problem = load_basket("r1")
     assert not len(basket) and problem is not None and str(file_of("r1")) in problem
 
 
 def test_a_file_that_is_none_of_ours() -> None:
-    keep_basket("r1", basket_of(Candidate("one")))
+    save_basket("r1", basket_of(Candidate("one")))
     with file_of("r1").open("ab") as file:
         file.truncate(LARGEST_BYTES + 1)
-    assert kept_basket("r1")[1] is not None
+    assert load_basket("r1")[1] is not None
 
 
 def test_killed_and_reopened_it_shows_the_same(tmp_path: Path) -> None:
@@ -98,7 +97,7 @@ def test_killed_and_reopened_it_shows_the_same(tmp_path: Path) -> None:
 
 
 def test_a_damaged_basket_is_told_in_place_and_replaced(finished: RunFolder) -> None:
-    keep_basket(finished.id, Basket())
+    save_basket(finished.id, Basket())
     file_of(finished.id).write_text("{")
 
     async def task(pilot: Pilot[None]) -> None:

@@ -12,14 +12,14 @@ from engine.runs.run_folder import RunFolder
 from engine.runs.score_store import ScoreShape, ScoreWriter
 from engine.runs.tables import write_rows
 from engine.scores.attribution import open_attribution
+from magic_tui.dashboard import line_filters
 from magic_tui.dashboard.app import MagicApp
 from magic_tui.dashboard.external import copies_folder
-from magic_tui.explore.document_view import find_piece
-from magic_tui.explore.score_browser import explore
-from magic_tui.explore.token_text import TokenText
-from magic_tui.explore.why import read_why
-from magic_tui.explore.why_lines import sentence
-from magic_tui.widgets.text_pane import TextPane
+from magic_tui.explore.document_screen import find_piece
+from magic_tui.explore.score_browser import browse
+from magic_tui.explore.why import read_why, sentence
+from magic_tui.explore.why_screen import WhyText
+from magic_tui.widgets.token_text import TokenText
 from tests.cli.fake_run import FakeRun
 from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows, until
 from tests.tui.hostile import unsafe_in
@@ -32,22 +32,22 @@ def opened(run: RunFolder, screen: int = 5, document: int | None = None) -> Magi
 
 
 def test_the_number_under_the_cursor_is_exact(finished: RunFolder, terminal: Terminal) -> None:
-    shown = explore(finished).shown(0, 7)
+    shown = browse(finished).document(0, 7)
     strong = shown.strongest_pieces(1)[0]
 
     async def task(pilot):
         app = pilot.app
         await shows(pilot, "document 7 of 23")
-        paper = app.screen.query_one(TokenText)
-        await until(pilot, lambda: paper.height > 0, "text")
-        while paper.cursor < strong:
+        text = app.screen.query_one(TokenText)
+        await until(pilot, lambda: text.text_height > 0, "text")
+        while text.cursor < strong:
             await pilot.press("l")
         await shows(pilot, f"{shown.piece_scores[strong]:+.6e}")
         await pilot.press("g")
         await pilot.press("n")
-        assert abs(paper._colours.levels[paper.cursor]) >= 2
+        assert abs(text._shading.levels[text.cursor]) >= 2
         await pilot.press("G")
-        assert paper.cursor == len(shown.pieces) - 1
+        assert text.cursor == len(shown.pieces) - 1
         await pilot.press("k", "j", "N", "h", "pagedown", "pageup")
         assert "scale: this document" in screen_text(app)
         if not terminal.colour:
@@ -57,8 +57,8 @@ def test_the_number_under_the_cursor_is_exact(finished: RunFolder, terminal: Ter
     drive(opened(finished, document=7), task, terminal)
 
 
-def test_query_scale_and_neighbours_in_place(finished: RunFolder, terminal: Terminal) -> None:
-    order = explore(finished).ranking(0).order
+def test_query_scale_and_neighbours_in_place(finished: RunFolder) -> None:
+    order = browse(finished).ranking(0).order
 
     async def task(pilot):
         app = pilot.app
@@ -76,9 +76,9 @@ def test_query_scale_and_neighbours_in_place(finished: RunFolder, terminal: Term
         await shows(pilot, "document 9 of 23")
         assert app.screen.cli_equivalent().startswith(f"magic show {finished.id} 9 -q 0")
         await pilot.press("colon", "9", "9", "enter")
-        await shows(pilot, "has no document 99")
+        await shows(pilot, "there is no document 99")
 
-    drive(opened(finished), task, terminal)
+    drive(opened(finished), task)
 
 
 def test_marks_copy_and_export(
@@ -89,16 +89,16 @@ def test_marks_copy_and_export(
     async def task(pilot):
         app = pilot.app
         await shows(pilot, "document 7 of 23")
-        paper = app.screen.query_one(TokenText)
-        lines = paper.height
+        text = app.screen.query_one(TokenText)
+        lines = text.text_height
         await pilot.press("m")
-        assert paper.height == 2 * lines
+        assert text.text_height == 2 * lines
         await pilot.press("y")
         await until(pilot, lambda: list(copies_folder().glob("document-*")), "a copy")
         await pilot.press("e", "enter")
         await until(pilot, lambda: list(tmp_path.glob("*-document-7.csv")), "the csv")
         table = next(tmp_path.glob("*.csv")).read_text().splitlines()
-        shown = explore(finished).shown(0, 7)
+        shown = browse(finished).document(0, 7)
         assert len(table) == 1 + len(shown.tokens.ids)
         assert float(table[1].split(",")[4]) == pytest.approx(float(shown.scores[0]))
 
@@ -106,9 +106,8 @@ def test_marks_copy_and_export(
 
 
 def test_search_in_a_document(finished: RunFolder) -> None:
-    shown = explore(finished).shown(0, 7)
-    text = "".join(piece.text for piece in shown.pieces)
-    word = text.split()[5]
+    shown = browse(finished).document(0, 7)
+    word = "".join(piece.text for piece in shown.pieces).split()[5]
     piece = find_piece(shown, word.upper(), 0)
     assert piece is not None
     before = "".join(p.text for p in shown.pieces[: piece + 1])
@@ -116,30 +115,30 @@ def test_search_in_a_document(finished: RunFolder) -> None:
     assert find_piece(shown, "not there", 0) is None
 
 
-def test_documents_without_token_scores(tmp_path: Path, terminal: Terminal) -> None:
+def test_documents_without_token_scores(tmp_path: Path) -> None:
     run = FakeRun(granularity="document").write(tmp_path)
 
     async def task(pilot):
-        await shows(pilot, "keeps those of documents alone")
+        await shows(pilot, "stores document scores only")
         await pilot.press("n", "s")
-        await shows(pilot, "keeps no scores of tokens")
+        await shows(pilot, "has no token scores")
         assert not unsafe_in(pilot.app)
 
-    drive(opened(run), task, terminal)
+    drive(opened(run), task)
 
 
 def test_a_sentence_is_made_of_facts(finished: RunFolder) -> None:
     attribution = open_attribution(finished)
-    why = read_why(explore(finished), 0, 3)
+    why = read_why(browse(finished), 0, 3)
     best = attribution.ranked(0, 1)[0]
-    assert why.helpful[0].shown.document == best.document
+    assert why.helpful[0].document.document == best.document
     told = sentence(why.helpful[0], "loss")
     assert f"leaving document {best.document} out is predicted to raise this loss" in told
     assert f"by {abs(best.score):.3g} (the most helpful; seen at steps" in told
     worst = attribution.ranked(0, 1, harmful=True)[0]
     assert f"lower this loss by {worst.score:.3g}" in sentence(why.harmful[0], "loss")
-    listed = {r.shown.document for r in (*why.helpful, *why.harmful)}
-    assert (why.chosen is None) == (3 in listed)
+    listed = {r.document.document for r in (*why.helpful, *why.harmful)}
+    assert (why.selected is None) == (3 in listed)
 
 
 def test_why_tells_of_documents_steps_and_trust(finished: RunFolder, terminal: Terminal) -> None:
@@ -147,21 +146,21 @@ def test_why_tells_of_documents_steps_and_trust(finished: RunFolder, terminal: T
 
     async def task(pilot):
         app = pilot.app
-        await shows(pilot, "what lowered it most")
+        await shows(pilot, "most helpful documents")
         await shows(pilot, f"leaving document {best} out")
-        pane = app.screen.query_one(TextPane)
+        pane = app.screen.query_one(WhyText)
         assert pane.document == best
-        plain = "\n".join(line.plain for line in pane._lines)
-        for part in ("what raised it most", "when it happened", "not validated"):
+        plain = "\n".join(line.text.plain for line in pane._lines)
+        for part in ("most harmful documents", "influence over training", "not validated"):
             assert part in plain
-        assert all(line.cell_len <= pane.size.width for line in pane._lines)
+        assert all(line.text.cell_len <= pane.size.width - 2 for line in pane._lines)
         await pilot.press("G")
-        await shows(pilot, "how far to trust it")
-        await pilot.press("g", "j", "y")
+        await shows(pilot, "more with 8")
+        await pilot.press("g", "n", "n", "y")
         await until(pilot, lambda: list(copies_folder().glob("why-*")), "a copy")
         await pilot.press("enter")
         await until(pilot, lambda: app.current_screen.NUMBER == 5, "Document")
-        assert app.selection.document == explore(finished).strongest(0, 2, False)[1]
+        assert app.selection.document == browse(finished).strongest(0, 2, False)[1]
 
     drive(opened(finished, 6), task, terminal)
 
@@ -171,8 +170,8 @@ def test_overlap_is_labelled_apart(tmp_path: Path) -> None:
     run = FakeRun(texts=texts).write(tmp_path)
 
     async def task(pilot):
-        await shows(pilot, "what lowered it most")
-        plain = "\n".join(line.plain for line in pilot.app.screen.query_one(TextPane)._lines)
+        await shows(pilot, "most helpful documents")
+        plain = "\n".join(line.text.plain for line in pilot.app.screen.query_one(WhyText)._lines)
         assert "overlap, not influence: who sat on the mat" in plain
         assert "overlap, not influence: on the mat" in plain
 
@@ -181,9 +180,9 @@ def test_overlap_is_labelled_apart(tmp_path: Path) -> None:
 
 def test_a_line_with_one_style_keeps_it(finished: RunFolder) -> None:
     async def task(pilot):
-        await shows(pilot, "what lowered it most")
+        await shows(pilot, "most helpful documents")
         strips = pilot.app.screen._compositor.render_strips()
-        titles = [s for strip in strips for s in strip if s.text.startswith("what lowered")]
+        titles = [s for strip in strips for s in strip if "most helpful doc" in s.text]
         assert titles and titles[0].style.bold
 
     drive(opened(finished, 6), task)
@@ -220,11 +219,16 @@ def test_colours_can_be_read_on_a_light_background(
         await shows(pilot, "strongest tokens")
         app.action_light()
         await pilot.pause()
-        for key, text in (("4", "strongest token"), ("5", "scale"), ("6", "lowered"), ("7", "far")):
+        for key, text in (
+            ("4", "strongest token"),
+            ("5", "scale"),
+            ("6", "most helpful"),
+            ("7", "far"),
+        ):
             await pilot.press(key)
             await shows(pilot, text)
             assert not weak_colours(app), key
-        monkeypatch.setattr(light_colours, "darkened", lambda style: style)
+        monkeypatch.setattr(line_filters, "darkened", lambda style: style)
         await pilot.press("5", "Q")
         await shows(pilot, "query 1 · 2 in all")
         assert weak_colours(app)
@@ -238,16 +242,16 @@ def test_a_document_of_200_000_tokens(tmp_path: Path) -> None:
     async def task(pilot):
         app = pilot.app
         await shows(pilot, "200,000 tokens")
-        paper = app.screen.query_one(TokenText)
+        text = app.screen.query_one(TokenText)
         await pilot.press("pagedown", "j", "l", "n")
-        assert 0 < paper.cursor < 20_000
+        assert 0 < text.cursor < 20_000
         await pilot.press("G")
-        assert paper.cursor == len(paper._pieces) - 1
-        assert paper.scroll_offset.y + paper.size.height >= paper.height
+        assert text.cursor == len(text._texts) - 1
+        assert text.scroll_offset.y + text.size.height >= text.text_height
         await shows(pilot, "token 199999")
         await pilot.press("k", "g")
-        assert paper.cursor == 0
-        for key, text in (("4", "200,000 tokens"), ("6", "what lowered it most")):
+        assert text.cursor == 0
+        for key, text in (("4", "200,000 tokens"), ("6", "most helpful documents")):
             await pilot.press(key)
             await shows(pilot, text)
 

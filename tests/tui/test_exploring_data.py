@@ -11,13 +11,13 @@ from engine.runs.lru import Recent
 from engine.runs.run_folder import RunFolder
 from engine.runs.tables import RowTable
 from engine.scores.attribution import open_attribution
-from engine.scores.document import Piece, read_document
+from engine.scores.document import read_document
 from engine.scores.ranking import rank_documents, score_correlation
 from engine.scores.texts import DocumentTexts, document_texts
-from magic_tui.explore.layout import Layout
-from magic_tui.explore.overlap import shared_runs
-from magic_tui.explore.score_browser import ScoreBrowser, explore
+from magic_tui.explore.score_browser import ScoreBrowser, browse
+from magic_tui.explore.why import shared_runs
 from magic_tui.text.tokens import Shade, level_of, levels_of, wrap_shades
+from magic_tui.widgets.token_text import Layout
 from tests.cli.fake_run import FakeRun, sample_texts
 
 
@@ -85,22 +85,22 @@ def test_ranking() -> None:
     assert both.order.tolist() == [1, 3, 4, 0, 2]
     assert rank_documents(values, "helpful").order.tolist() == [1, 4]
     assert rank_documents(values, "harmful").order.tolist() == [3, 0]
-    assert both.carried(2) == pytest.approx(5 / 6.5)
-    assert both.carried(99) == pytest.approx(1.0)
-    assert both.signs == (2, 2)
+    assert both.cumulative_share(2) == pytest.approx(5 / 6.5)
+    assert both.cumulative_share(99) == pytest.approx(1.0)
+    assert both.sign_counts == (2, 2)
     assert [both.strength(d) for d in (1, 3, 4, 0, 2)] == [1, 2, 3, 4, 5]
-    only = both.only(np.array([0, 4]))
+    only = both.restricted_to(np.array([0, 4]))
     assert only.order.tolist() == [4, 0]
-    assert only.place(0) == 1 and only.place(3) is None
+    assert only.index(0) == 1 and only.index(3) is None
     histogram = both.histogram(6)
     assert histogram.counts.sum() == 5 and len(histogram.counts) == 5
-    assert rank_documents(np.zeros(3)).carried(2) == 0.0
+    assert rank_documents(np.zeros(3)).cumulative_share(2) == 0.0
     assert score_correlation(values, -values) == pytest.approx(-1.0)
     assert score_correlation(values, np.zeros(5)) is None
 
 
 def test_figures_made_from_tokens(finished: RunFolder) -> None:
-    explored = explore(finished)
+    explored = browse(finished)
     tokens = np.where(
         RowTable(finished.rows_store).targets(), explored.attribution.scores.token_scores(0), 0
     )
@@ -115,7 +115,7 @@ def test_figures_that_would_read_everything_are_refused(
 ) -> None:
     monkeypatch.setattr("magic_tui.explore.score_browser.RANKABLE_TOKENS", 10)
     explored = ScoreBrowser(open_attribution(finished))
-    with pytest.raises(UsageError, match="it would read all"):
+    with pytest.raises(UsageError, match="would read all"):
         explored.values(0, "strongest")
     assert len(explored.values(0)) == 23
 
@@ -163,8 +163,7 @@ def test_recent_forgets_what_was_used_longest_ago() -> None:
 @pytest.mark.parametrize("width", [7, 20, 80])
 def test_a_layout_wraps_as_the_command_line_does(width: int) -> None:
     words = ["The ", "qu", "ick\n", "", "brown 語語 ", "\x1b[2J", "fox" * 9, "\n\n", "end"]
-    pieces = [Piece(text, i, i + 1) for i, text in enumerate(words)]
-    layout = Layout(pieces, width)
+    layout = Layout(words, width)
     layout.reach(0)
     assert len(layout.lines) == 1
     layout.reach(1000)
@@ -179,14 +178,13 @@ def test_a_layout_wraps_as_the_command_line_does(width: int) -> None:
 
 
 def test_a_long_document_is_laid_out_as_far_as_it_is_looked_at() -> None:
-    pieces = [Piece("word ", i, i + 1) for i in range(200_000)]
-    layout = Layout(pieces, 50)
+    layout = Layout(["word "] * 200_000, 50)
     layout.reach(30)
     assert len(layout.lines) == 31 and not layout.complete
     assert layout.line_of(1000) == 100 and len(layout.lines) < 110
     assert layout.line_of(199_999) == 19_999
     # A text without any space is one word, which would have to be read to its end.
-    glued = Layout([Piece("word", i, i + 1) for i in range(200_000)], 50)
+    glued = Layout(["word"] * 200_000, 50)
     glued.reach(30)
     assert len(glued.lines) == 31
 

@@ -8,7 +8,7 @@ from engine.runs import score_store, tables
 from engine.runs.arrays import read
 from engine.scores import texts as texts_module
 from magic_tui.dashboard.app import MagicApp
-from magic_tui.explore.ranked_list import RankedList
+from magic_tui.explore.score_list import ScoreList
 from tests.tui.driving import drive, shows, until
 from tests.tui.huge_store import NEEDLE, RUN_ID, write_huge
 
@@ -45,8 +45,10 @@ def test_only_what_is_on_screen_is_read(huge: Path, monkeypatch: pytest.MonkeyPa
         app = pilot.app
         await shows(pilot, "60,000 documents")
         await shows(pilot, "strongest token")
-        ranks = app.screen.query_one(RankedList)
-        await until(pilot, lambda: None not in map(ranks._snippet_of, ranks.on_screen()), "texts")
+        ranks = app.screen.query_one(ScoreList)
+        await until(
+            pilot, lambda: None not in map(ranks.snippet_of, ranks.visible_documents()), "texts"
+        )
         assert len(groups) <= 3 * ranks.size.height
         await pilot.press("G")
         assert ranks.cursor == DOCUMENTS - 1
@@ -56,7 +58,7 @@ def test_only_what_is_on_screen_is_read(huge: Path, monkeypatch: pytest.MonkeyPa
         await pilot.press("escape", "enter")
         await shows(pilot, "scale: this document")
         await pilot.press("6")
-        await shows(pilot, "what lowered it most")
+        await shows(pilot, "most helpful documents")
         # A document lies within one chunk of rows; nothing reads all of them.
         assert max(rows_read) <= 2 * 1024
 

@@ -58,7 +58,7 @@ def test_every_screen_shows_what_there_is(run: RunFolder) -> None:
         await shows(pilot, "one example, step")
         await shows(pilot, "used as a whole")
         await pilot.press("l", "h", "n", "s", "m", "J", "K", "G", "g")
-        assert "the document is one example: it has one score" in screen_text(pilot.app)
+        assert "the document is one example and has one score" in screen_text(pilot.app)
         await pilot.press("6")
         await shows(pilot, "leaving document")
         await shows(pilot, "    an image, label")

@@ -121,7 +121,7 @@ def test_from_nothing_to_the_document_that_helped(
     assert re.search(r"TRAIN +█+ +120/120", tmux.shows(r"REPLAY +▓+ +120/120"))
 
     tmux.keys("3")
-    tmux.shows("asked in a0001")
+    tmux.shows("queries of a0001")
     tmux.keys("i")
     tmux.shows(r"(?m)^ text$")
     tmux.type("the dog sat by the sea")

@@ -11,7 +11,7 @@ from engine.scores.attribution import open_attribution
 from magic_tui.dashboard.app import MagicApp
 from magic_tui.dashboard.external import copies_folder
 from magic_tui.explore.influences_screen import InfluencesScreen
-from magic_tui.explore.ranked_list import RankedList
+from magic_tui.explore.score_list import ScoreList
 from tests.cli.fake_run import FakeRun, sample_texts
 from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows, until
 from tests.tui.hostile import TEXTS, unsafe_in
@@ -35,7 +35,7 @@ def test_documents_are_ranked(finished: RunFolder, terminal: Terminal) -> None:
         text = screen_text(app)
         assert "23 documents" in text and "loss 6.0000 → 3.0000" in text
         assert "top 10 =" in text
-        ranks = app.screen.query_one(RankedList)
+        ranks = app.screen.query_one(ScoreList)
         strongest = max((attribution.document_scores(0)), key=abs)
         assert attribution.document_scores(0)[ranks.document] == strongest
         line = next(line for line in screen_lines(app) if line.startswith("▸"))
@@ -49,11 +49,11 @@ def test_documents_are_ranked(finished: RunFolder, terminal: Terminal) -> None:
     drive(opened(finished), task, terminal)
 
 
-def test_moving_marking_and_opening(finished: RunFolder, terminal: Terminal) -> None:
+def test_moving_marking_and_opening(finished: RunFolder) -> None:
     async def task(pilot):
         app = pilot.app
         await shows(pilot, "strongest token")
-        ranks = app.screen.query_one(RankedList)
+        ranks = app.screen.query_one(ScoreList)
         await pilot.press("j", "j", "k", "space")
         assert ranks.cursor == 2 and ranks.marked == {int(ranks.ranking.order[1])}
         await pilot.press("G")
@@ -73,17 +73,17 @@ def test_moving_marking_and_opening(finished: RunFolder, terminal: Terminal) -> 
         await until(pilot, lambda: app.current_screen.NUMBER == 4, "Influences")
         await until(pilot, lambda: ranks.document == document, "the same document")
 
-    drive(opened(finished), task, terminal)
+    drive(opened(finished), task)
 
 
-def test_search_keeps_the_order(tmp_path: Path, terminal: Terminal) -> None:
+def test_search_keeps_the_order(tmp_path: Path) -> None:
     texts = [*sample_texts(20), "a Needle here", "and a needle there", "[needle] x\x1b[2J"]
     run = FakeRun(texts=texts).write(tmp_path)
 
     async def task(pilot):
         app = pilot.app
         await shows(pilot, "strongest token")
-        ranks = app.screen.query_one(RankedList)
+        ranks = app.screen.query_one(ScoreList)
         await pilot.press("slash", *"needle", "enter")
         await shows(pilot, "with “needle”: 3 documents")
         assert set(ranks.ranking.order.tolist()) == {20, 21, 22}
@@ -96,7 +96,7 @@ def test_search_keeps_the_order(tmp_path: Path, terminal: Terminal) -> None:
         await pilot.press("slash", *"nowhere", "enter")
         await shows(pilot, "with “nowhere”: 0 documents")
 
-    drive(opened(run), task, terminal)
+    drive(opened(run), task)
 
 
 def test_a_document_selected_elsewhere_outlives_a_list_shown_just_before(
@@ -105,10 +105,10 @@ def test_a_document_selected_elsewhere_outlives_a_list_shown_just_before(
     async def task(pilot):
         app = pilot.app
         await shows(pilot, "strongest token")
-        ranks = app.screen.query_one(RankedList)
+        ranks = app.screen.query_one(ScoreList)
         other = int(ranks.ranking.order[3])
-        # The list tells where its cursor is only later.
-        ranks.show(ranks.ranking, None, None)
+        # The list reports its cursor only later.
+        ranks.update(ranks.ranking, None, None)
         app.select(document=other)
         await until(pilot, lambda: ranks.document == other, "the selected document")
         await pilot.pause()
@@ -117,7 +117,7 @@ def test_a_document_selected_elsewhere_outlives_a_list_shown_just_before(
     drive(opened(finished), task)
 
 
-def test_another_query_in_place_and_beside(finished: RunFolder, terminal: Terminal) -> None:
+def test_another_query_in_place_and_beside(finished: RunFolder) -> None:
     async def task(pilot):
         app = pilot.app
         await shows(pilot, "strongest token")
@@ -129,7 +129,7 @@ def test_another_query_in_place_and_beside(finished: RunFolder, terminal: Termin
         await pilot.press("left_square_bracket")
         await shows(pilot, "query 0 · 2 in all")
 
-    drive(opened(finished), task, terminal)
+    drive(opened(finished), task)
 
 
 def test_other_figures(finished: RunFolder) -> None:
@@ -148,8 +148,8 @@ def test_what_is_impossible_says_why(tmp_path: Path) -> None:
 
     async def task(pilot):
         app = pilot.app
-        await shows(pilot, "no scores of tokens")
-        for key, reason in (("Q", "only one query"), ("m", "keeps no scores of tokens")):
+        await shows(pilot, "no token scores")
+        for key, reason in (("Q", "only one query"), ("m", "has no token scores")):
             await pilot.press(key)
             await shows(pilot, reason)
         assert isinstance(app.screen, InfluencesScreen)
@@ -184,7 +184,7 @@ def test_copy_command_and_export(finished: RunFolder, tmp_path: Path) -> None:
 
 def test_the_pager_shows_the_list(finished: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     paged: list[str] = []
-    monkeypatch.setattr("magic_tui.dashboard.app.page", lambda app, text: paged.append(text))
+    monkeypatch.setattr("magic_tui.dashboard.app.open_pager", lambda app, text: paged.append(text))
 
     async def task(pilot):
         await shows(pilot, "strongest token")
@@ -274,7 +274,7 @@ def test_a_resize_in_flight(finished: RunFolder) -> None:
     drive(opened(finished), task)
 
 
-def test_a_search_and_another_query_are_both_told(tmp_path: Path, terminal: Terminal) -> None:
+def test_a_search_and_another_query_are_both_told(tmp_path: Path) -> None:
     run = FakeRun(texts=[*sample_texts(20), "a needle here"]).write(tmp_path)
 
     async def task(pilot):
@@ -289,7 +289,7 @@ def test_a_search_and_another_query_are_both_told(tmp_path: Path, terminal: Term
         await pilot.press("c")
         await shows(pilot, "without the search and query 1 beside it")
 
-    drive(opened(run), task, terminal)
+    drive(opened(run), task)
 
 
 def test_the_attribution_is_changed_in_place(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from magic_tui.client import worker
 from magic_tui.dashboard.app import MagicApp
 from magic_tui.runs.config_draft import FIELDS, Draft, Field
 from tests.cli.fake_engine import FakeEngine
-from tests.tui.driving import Terminal, drive, screen_text, shows, until
+from tests.tui.driving import drive, screen_text, shows, until
 
 SCRIPT = Path(__file__).resolve().parents[1] / "cli" / "fake_worker.py"
 
@@ -33,9 +33,7 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_demo_shows_its_cost_and_starts(
-    tmp_path: Path, engine: FakeEngine, terminal: Terminal
-) -> None:
+def test_the_demo_shows_its_cost_and_starts(tmp_path: Path, engine: FakeEngine) -> None:
     async def task(pilot: Pilot[None]) -> None:
         await pilot.press("enter")
         await shows(pilot, "1,234,567 parameters")
@@ -51,7 +49,7 @@ def test_the_demo_shows_its_cost_and_starts(
         await pilot.press("escape")
         await until(pilot, lambda: getattr(pilot.app.screen, "NUMBER", None) != 2)
 
-    drive(MagicApp(tmp_path / "none", start=0), task, terminal)
+    drive(MagicApp(tmp_path / "none", start=0), task)
 
 
 def test_fields_are_edited_and_mistakes_stand_beside_them(config: Path, engine: FakeEngine) -> None:

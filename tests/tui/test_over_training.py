@@ -15,11 +15,15 @@ from engine.runs.run_history import read_history
 from engine.runs.tables import RowTable
 from engine.scores.attribution import open_attribution
 from magic_tui.dashboard.app import MagicApp
-from magic_tui.explore.batch_list import BatchList
 from magic_tui.explore.curves import batch_documents, read_curves
-from magic_tui.explore.over_training_screen import OverTrainingScreen
-from magic_tui.explore.step_charts import StepCharts
-from magic_tui.text.step_charts import SignedScale, Window, filled_rows, signed_rows
+from magic_tui.explore.over_training_screen import BatchList, OverTrainingScreen
+from magic_tui.widgets.step_charts import (
+    SignedScale,
+    StepCharts,
+    Window,
+    filled_rows,
+    signed_rows,
+)
 from tests.cli.fake_run import FakeRun
 from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows, until
 from tests.tui.kept_run import HOSTILE, assert_harmless, write_kept
@@ -44,7 +48,7 @@ def charts(pilot: Pilot[None]) -> StepCharts:
 
 
 async def ready(pilot: Pilot[None]) -> None:
-    await until(pilot, lambda: charts(pilot).curves is not None, "curves")
+    await until(pilot, lambda: charts(pilot).charts, "curves")
 
 
 def test_curves_are_those_of_the_store_and_the_journal(kept: RunFolder) -> None:
@@ -111,21 +115,21 @@ def test_the_cursor_tells_every_figure(kept: RunFolder, terminal: Terminal) -> N
     async def task(pilot: Pilot[None]) -> None:
         await ready(pilot)
         # It starts where the influence is strongest.
-        await shows(pilot, "step 3: helped -3.000e+00")
+        await shows(pilot, "step 3: helpful -3.000e+00")
         shown = screen_text(pilot.app)
         assert "62 % of all · so far -2.600e+00 · loss 5.7000" in shown
         assert "influence" in shown and "loss 6" in shown and "▲ 3" in shown
         assert "█" in shown
         await pilot.press("l")
-        await shows(pilot, "step 4: helped -2.000e-01")
+        await shows(pilot, "step 4: helpful -2.000e-01")
         await pilot.press("G")
-        await shows(pilot, "step 11: harmed +1.000e-01")
+        await shows(pilot, "step 11: harmful +1.000e-01")
         await pilot.press("g")
-        await shows(pilot, "step 0: harmed")
+        await shows(pilot, "step 0: harmful")
         await pilot.press("n")
         await shows(pilot, "step 3:")
         await pilot.press("Q")
-        await shows(pilot, "step 3: harmed +3.000e+00")
+        await shows(pilot, "step 3: harmful +3.000e+00")
         assert pilot.app.screen.selection.query == 1  # type: ignore[attr-defined]
         await pilot.press("colon", "7", "enter")
         await shows(pilot, "step 7:")
@@ -146,7 +150,7 @@ def test_zooming_keeps_the_cursor_in_view(kept: RunFolder) -> None:
     drive(app_of(kept), task)
 
 
-def test_enter_opens_the_batch_and_its_document(kept: RunFolder, terminal: Terminal) -> None:
+def test_enter_opens_the_batch_and_its_document(kept: RunFolder) -> None:
     app = app_of(kept)
     expected = batch_documents(open_attribution(kept), 0, 3)
 
@@ -162,7 +166,7 @@ def test_enter_opens_the_batch_and_its_document(kept: RunFolder, terminal: Termi
         await pilot.press("j", "enter")
         await until(pilot, lambda: app.selection.document is not None, "document")
 
-    drive(app, task, terminal)
+    drive(app, task)
     assert app.selection.document == expected[1].document
 
 
@@ -192,7 +196,7 @@ def test_nothing_asked_yet_and_a_run_that_vanishes(tmp_path: Path) -> None:
     drive(app_of(run), task)
 
 
-def test_hostile_documents(tmp_path: Path, terminal: Terminal) -> None:
+def test_hostile_documents(tmp_path: Path) -> None:
     texts: list[Any] = [f"{each} and more" for each in HOSTILE if "\ud800" not in each]
     kept = write_kept(tmp_path / "runs", FakeRun(texts=texts, queries=texts[:2]))
 
@@ -206,4 +210,4 @@ def test_hostile_documents(tmp_path: Path, terminal: Terminal) -> None:
             assert_harmless(screen_text(pilot.app))
             await pilot.press("j", "Q")
 
-    drive(app_of(kept), task, terminal)
+    drive(app_of(kept), task)

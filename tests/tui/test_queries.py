@@ -19,11 +19,11 @@ from engine.runs.run_folder import RunFolder
 from engine.runs.tables import write_queries
 from magic_tui.client import worker
 from magic_tui.dashboard.app import MagicApp
-from magic_tui.queries import query_worker as asking
-from magic_tui.queries.candidate_list import CandidateList
-from magic_tui.queries.candidates import Candidate, Source
-from magic_tui.queries.queries_screen import QueriesScreen
-from magic_tui.widgets.prompt import TypedLine
+from magic_tui.queries import queries_screen
+from magic_tui.queries.candidates import Candidate
+from magic_tui.queries.queries_screen import CandidateList, QueriesScreen
+from magic_tui.queries.sources import Source
+from magic_tui.widgets.prompt import OrderedInput
 from magic_tui.widgets.selection import Selection
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.fake_run import FakeRun
@@ -65,9 +65,7 @@ async def type_line(pilot: Pilot[None], key: str, text: str) -> None:
     await pilot.press("enter")
 
 
-def test_a_basket_with_its_cost_is_asked(
-    kept: RunFolder, engine: FakeEngine, terminal: Terminal
-) -> None:
+def test_a_basket_with_its_cost_is_asked(kept: RunFolder, engine: FakeEngine) -> None:
     engine.add(kept.id, "succeeded", path=str(kept.path))
 
     async def task(pilot: Pilot[None]) -> None:
@@ -82,7 +80,7 @@ def test_a_basket_with_its_cost_is_asked(
         await until(pilot, lambda: engine.of_kind("POST", "/attributions"), "asked")
         await until(pilot, lambda: pilot.app.screen is not None and _number(pilot) == 2, "Live")
 
-    drive(app_of(kept), task, terminal)
+    drive(app_of(kept), task)
     ((_, _, _, wanted),) = engine.of_kind("POST", "/attributions")
     assert wanted["asked"]["texts"] == ["who sat on the mat?", "wörld peace"]
     assert wanted["asked"]["reduction"] == "none"
@@ -103,7 +101,7 @@ def test_a_typed_text_with_its_losses(kept: RunFolder, asked: Asked, terminal: T
         await pilot.press("n")
         await shows(pilot, "loss 8.2500")
         await pilot.press("h", "h")
-        await shows(pilot, "is given")
+        await shows(pilot, "has no loss")
         await pilot.press("escape")
         assert isinstance(pilot.app.focused, CandidateList)
         if not terminal.colour:
@@ -154,7 +152,7 @@ def test_reduction_basket_and_command(kept: RunFolder) -> None:
     async def task(pilot: Pilot[None]) -> None:
         await shows(pilot, "who sat on the mat?")
         screen = screen_of(pilot)
-        assert screen.disabled_reason("ask") is not None
+        assert screen.disabled_reason("attribute") is not None
         await pilot.press("space", "space", "r")
         await shows(pilot, "the mean loss of 2 texts")
         assert "--reduction mean" in screen.cli_equivalent()
@@ -165,7 +163,7 @@ def test_reduction_basket_and_command(kept: RunFolder) -> None:
         await pilot.press("space")
         await shows(pilot, "1 of 1 text · basket")
         await pilot.press("x")
-        await shows(pilot, "asked in a0001")
+        await shows(pilot, "queries of a0001")
         assert len(screen.basket) == 0
 
     drive(app_of(kept), task)
@@ -192,12 +190,12 @@ def test_a_runs_own_queries_are_listed_while_it_answers_them(tmp_path: Path) -> 
     staging = run.attributions / ".a0001.new"
 
     async def task(pilot: Pilot[None]) -> None:
-        await shows(pilot, "the run has not read its own queries yet: /data/own.jsonl")
+        await shows(pilot, "the run has not read its queries yet: /data/own.jsonl")
         staging.mkdir(parents=True)
         write_queries(staging / "asked.parquet", {"id": [0], "text": ["who sat\x1b[2J?"]})
         run.write_prepared({})
         screen_of(pilot).load(run_of(pilot))
-        await shows(pilot, "1 of 1 text · asked in a0001, no scores yet")
+        await shows(pilot, "1 of 1 text · queries of a0001, no scores yet")
         await pilot.press("a")
         assert "who sat" in screen_text(pilot.app)
         assert_harmless(screen_text(pilot.app))
@@ -231,7 +229,7 @@ def test_without_a_trajectory_nothing_is_asked(kept: RunFolder, engine: FakeEngi
         await pilot.pause()
 
     drive(app, task)
-    assert len(said) == 2 and all("keeps no complete trajectory" in each for each in said)
+    assert len(said) == 2 and all("has no complete trajectory" in each for each in said)
     assert not engine.of_kind("POST", "/attributions")
 
 
@@ -240,7 +238,7 @@ def test_no_engine_is_told_in_place(kept: RunFolder) -> None:
         await shows(pilot, "who sat on the mat?")
         await pilot.press("space", "a")
         await shows(pilot, "!")
-        await until(pilot, lambda: not screen_of(pilot).asking, "given up")
+        await until(pilot, lambda: not screen_of(pilot)._submitting, "given up")
         assert len(screen_of(pilot).basket) == 1
 
     drive(app_of(kept), task)
@@ -275,12 +273,12 @@ def test_a_run_deleted_underneath(kept: RunFolder) -> None:
     drive(app, task)
 
 
-def test_hostile_texts(tmp_path: Path, asked: Asked, terminal: Terminal) -> None:
+def test_hostile_texts(tmp_path: Path, asked: Asked) -> None:
     texts = [text for text in HOSTILE if text.isprintable() or "\ud800" not in text]
     kept = write_kept(tmp_path / "runs", FakeRun(queries=texts))
 
     async def task(pilot: Pilot[None]) -> None:
-        await shows(pilot, "asked in a0001")
+        await shows(pilot, "queries of a0001")
         for _ in texts:
             assert_harmless(screen_text(pilot.app))
             await pilot.press("space")
@@ -289,7 +287,7 @@ def test_hostile_texts(tmp_path: Path, asked: Asked, terminal: Terminal) -> None
         assert_harmless(screen_text(pilot.app))
         assert "[bold red]markup" in screen_text(pilot.app)
 
-    drive(app_of(kept), task, terminal)
+    drive(app_of(kept), task)
 
 
 def test_whatever_is_pasted_is_asked_as_it_is_and_drawn_harmlessly(kept: RunFolder) -> None:
@@ -326,7 +324,7 @@ def test_an_empty_and_a_far_too_long_text(kept: RunFolder) -> None:
             paste = events.Paste("漢" * characters)
             pilot.app.screen.focused.post_message(paste)  # type: ignore[union-attr]
             await pilot.press("enter")
-            await until(pilot, lambda: not isinstance(pilot.app.focused, TypedLine))
+            await until(pilot, lambda: not isinstance(pilot.app.focused, OrderedInput))
         await shows(pilot, "100,001 characters")
         (one,) = screen_of(pilot).basket
         assert len(one.text) == LONGEST_TEXT
@@ -340,10 +338,10 @@ def test_an_error_of_a_key_goes_with_the_next_and_names_no_config(
     def refuse(*_: object) -> None:
         raise UsageError("queries.path: no file or folder at 'x'")
 
-    monkeypatch.setattr(asking, "read_source", refuse)
+    monkeypatch.setattr(queries_screen, "read_source", refuse)
 
     async def task(pilot: Pilot[None]) -> None:
-        await shows(pilot, "asked in")
+        await shows(pilot, "queries of")
         await pilot.press("f", "x", "enter")
         await shows(pilot, "! no file or folder at 'x'")
         assert "queries.path" not in screen_text(pilot.app)
@@ -355,12 +353,12 @@ def test_an_error_of_a_key_goes_with_the_next_and_names_no_config(
 
 def test_a_long_list_says_where_its_lines_were_cut(kept: RunFolder) -> None:
     async def task(pilot: Pilot[None]) -> None:
-        await shows(pilot, "asked in")
+        await shows(pilot, "queries of")
         texts = tuple(Candidate(f"{n} " + "wisdom" * 30) for n in range(60))
         screen = pilot.app.screen
         assert isinstance(screen, QueriesScreen)
         screen.sources["long"] = Source("long", texts, len(texts))
-        screen.show_source("long")
+        screen._show_source("long")
         await shows(pilot, "60 of 60 texts")
         await until(
             pilot,

@@ -21,9 +21,7 @@ PHASE = {
 }  # fmt: skip
 
 
-def test_runs_are_listed_newest_first_and_opened(
-    finished: RunFolder, engine: FakeEngine, terminal: Terminal
-) -> None:
+def test_runs_are_listed_newest_first_and_opened(finished: RunFolder, engine: FakeEngine) -> None:
     engine.add(A, "succeeded", path=str(finished.path), name="older", attributions=1)
     engine.add(B, "running", path=str(finished.path.parent / B), name="newer", phase=PHASE)
 
@@ -32,7 +30,7 @@ def test_runs_are_listed_newest_first_and_opened(
         lines = screen_lines(pilot.app)
         rows = [line for line in lines if "newer" in line or "older" in line]
         assert "newer" in rows[0] and "older" in rows[1] and "15 s" in rows[0]
-        assert all(len(line) == terminal.width for line in lines)
+        assert all(len(line) == 80 for line in lines)
         await pilot.press("j")
         await shows(pilot, f"✓ {A}")
         await pilot.press("enter")
@@ -42,7 +40,7 @@ def test_runs_are_listed_newest_first_and_opened(
         await until(pilot, lambda: getattr(pilot.app.screen, "NUMBER", 0) == 2)
         assert pilot.app.selection.run == B  # type: ignore[attr-defined]
 
-    drive(MagicApp(finished.path.parent), task, terminal)
+    drive(MagicApp(finished.path.parent), task)
 
 
 def test_digits_look_at_the_run_under_the_cursor(tmp_path: Path, engine: FakeEngine) -> None:

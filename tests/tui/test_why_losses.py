@@ -18,11 +18,11 @@ from magic_tui.client.worker import run_worker
 from magic_tui.dashboard.app import MagicApp
 from magic_tui.dashboard.external import copies_folder
 from magic_tui.explore import why_screen as screen
-from magic_tui.explore.score_browser import explore
+from magic_tui.explore.score_browser import browse
+from magic_tui.explore.why_screen import WhyText
 from magic_tui.queries.candidates import TextLosses, TokenLoss, candidate_of
-from magic_tui.queries.query_loss_lines import loss_lines
+from magic_tui.queries.loss_lines import loss_lines
 from magic_tui.text.numbers import loss_text
-from magic_tui.widgets.text_pane import TextPane
 from tests.cli.fake_run import FakeRun
 from tests.crash.tiny import tiny_config, tiny_model
 from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows, until
@@ -46,21 +46,21 @@ def opened(run: RunFolder) -> MagicApp:
 
 
 def plain(pilot: Pilot[None]) -> str:
-    return "\n".join(line.plain for line in pilot.app.screen.query_one(TextPane)._lines)
+    return "\n".join(line.text.plain for line in pilot.app.screen.query_one(WhyText)._lines)
 
 
 def test_tokens_by_loss_are_asked_once(
     finished: RunFolder, asked: Asked, terminal: Terminal
 ) -> None:
     async def task(pilot: Pilot[None]) -> None:
-        await shows(pilot, "what lowered it most")
+        await shows(pilot, "most helpful documents")
         assert "by loss" not in plain(pilot)
-        await pilot.press("l")
-        await shows(pilot, "its own tokens by loss, mean 2.5")
+        await pilot.press("t")
+        await shows(pilot, "its tokens by loss, mean 2.5")
         assert "hardest: " in plain(pilot) and "8.25" in plain(pilot)
         assert all(cell_len(line) <= terminal.width for line in screen_lines(pilot.app))
-        lines = pilot.app.screen.query_one(TextPane)._lines
-        assert all(line.cell_len <= terminal.width for line in lines)
+        lines = pilot.app.screen.query_one(WhyText)._lines
+        assert all(line.text.cell_len <= terminal.width for line in lines)
         await pilot.press("y")
         await until(pilot, lambda: list(copies_folder().glob("why-*")), "a copy")
         copies = [each.read_text() for each in copies_folder().glob("why-*")]
@@ -70,8 +70,8 @@ def test_tokens_by_loss_are_asked_once(
         assert "by loss" not in plain(pilot)
         await pilot.press("Q")
         await shows(pilot, "query 0 · 2 in all")
-        await pilot.press("l")
-        assert "its own tokens by loss" in plain(pilot)
+        await pilot.press("t")
+        assert "its tokens by loss" in plain(pilot)
         assert [verb for verb, _ in asked()] == ["losses"]
 
     drive(opened(finished), task, terminal)
@@ -83,10 +83,10 @@ def test_every_text_of_a_query_can_be_looked_at(tmp_path: Path, asked: Asked) ->
     )
 
     async def task(pilot: Pilot[None]) -> None:
-        await shows(pilot, "what lowered it most")
+        await shows(pilot, "most helpful documents")
         for place in (1, 2, 3, 1):
-            await pilot.press("l")
-            await shows(pilot, f"the tokens of text {place} of 3 (l: next)")
+            await pilot.press("t")
+            await shows(pilot, f"the tokens of text {place} of 3 (t: next)")
         texts = [json.loads(options["--request"])["texts"] for _, options in asked()]
         assert texts == [["first text here"], ["second one"], ["third"]]
 
@@ -101,11 +101,11 @@ def test_the_real_worker_gives_the_losses(tmp_path: Path) -> None:
     run = RunFolder(Path(made["path"]))
 
     async def task(pilot: Pilot[None]) -> None:
-        await shows(pilot, "what lowered it most")
-        await pilot.press("l")
-        await until(pilot, lambda: "its own tokens by loss" in plain(pilot), "losses", 60)
+        await shows(pilot, "most helpful documents")
+        await pilot.press("t")
+        await until(pilot, lambda: "its tokens by loss" in plain(pilot), "losses", 60)
         head = next(line for line in plain(pilot).splitlines() if "by loss" in line)
-        after = explore(run).attribution.query(0).after
+        after = browse(run).attribution.query(0).after
         assert f"mean {loss_text(after)}" in head
 
     drive(opened(run), task)
@@ -121,16 +121,16 @@ def test_waiting_and_refusal_are_sentences(
     monkeypatch.setattr(worker, "WORKER_COMMAND", [sys.executable, "-c", run_it, script])
 
     async def task(pilot: Pilot[None]) -> None:
-        await shows(pilot, "what lowered it most")
-        await pilot.press("l")
-        await shows(pilot, "its tokens' losses are being computed")
+        await shows(pilot, "most helpful documents")
+        await pilot.press("t")
+        await shows(pilot, "losses of its tokens: loading the trained model")
         assert pilot.app.screen.disabled_reason("losses") is not None  # type: ignore[attr-defined]
-        await shows(pilot, "its tokens' losses: the text is too short")
+        await shows(pilot, "losses of its tokens: the text is too short")
         assert not unsafe_in(pilot.app)
         # What failed may be asked again.
         monkeypatch.setenv("FAKE_LOSSES", "")
-        await pilot.press("l")
-        await shows(pilot, "its own tokens by loss")
+        await pilot.press("t")
+        await shows(pilot, "its tokens by loss")
         assert "too short" not in screen_text(pilot.app)
 
     drive(opened(finished), task)
@@ -165,7 +165,7 @@ def test_only_a_finished_reading_is_asked_about(tmp_path: Path, asked: Asked) ->
         shown = pilot.app.screen
         assert isinstance(shown, screen.WhyScreen)
         shown.why = None
-        assert shown.disabled_reason("losses") == "nothing has been read yet"
+        assert shown.disabled_reason("losses") == "no scores have been read yet"
         shown.action_losses()
         assert shown._pending is None
 
