@@ -58,7 +58,7 @@ BAD = [
 def test_bad_config(
     config: dict[str, Any], start: Start, runs: Path, key: str, value: Any, sentence: str
 ) -> None:
-    outcome = start(changed({"trajectory": {}, **config}, key, value))
+    outcome = start(changed({"trajectory": {}, "attribution": {}, **config}, key, value))
     assert outcome["exit_code"] == 2
     assert sentence in outcome["message"] and "\n" not in outcome["message"]
     kept = [path.name for run in runs.glob("*") for path in run.iterdir()]
