@@ -24,7 +24,7 @@ def test_a_task_of_one_s_own(tmp_path: Path) -> None:
     import numpy as np
     import yaml
 
-    from engine.worker.__main__ import main
+    from engine.worker.main import main
 
     task, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     (tmp_path / "my_task.py").write_text(f"import engine, torch\nimport numpy as np\n\n{task}")

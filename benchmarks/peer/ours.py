@@ -57,7 +57,7 @@ def command(options: argparse.Namespace) -> list[str]:
 
 def note_phases(marks: Marks) -> None:
     """Mark when the worker goes from phase to phase."""
-    from engine.attribution.reporter import Reporter
+    from engine.attribution.reporting import Reporter
 
     told: Callable[..., None] = Reporter.phase
 
@@ -96,7 +96,7 @@ def main() -> None:
     options = parser.parse_args()
     marks = Marks()
     note_phases(marks)
-    from engine.worker.__main__ import main as work
+    from engine.worker.main import main as work
 
     code = work(command(options))
     marks("end")

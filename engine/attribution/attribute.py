@@ -4,12 +4,11 @@ import contextlib
 import math
 import os
 
-from engine.attribution.prepared_run import Job
-from engine.attribution.queries import query_losses, query_table
-from engine.attribution.query_request import QueryRequest
+from engine.attribution.prepared_run import PreparedRun
+from engine.attribution.process import Stop
+from engine.attribution.queries import QueryRequest, query_losses, query_table
 from engine.attribution.replay_runner import ReplayRunner
-from engine.attribution.reporter import Reporter
-from engine.attribution.stop import Stop
+from engine.attribution.reporting import Reporter
 from engine.replay.replay import DivergedError
 from engine.runs.atomic import sync_folder
 from engine.runs.errors import RunError
@@ -25,7 +24,7 @@ _EVENT_FACTS = (
 
 
 def attribute(
-    request: QueryRequest, job: Job, report: Reporter, stop: Stop, save_seconds: float
+    request: QueryRequest, prepared: PreparedRun, report: Reporter, stop: Stop, save_seconds: float
 ) -> None:
     """Compute and record the scores of a query request, resuming an interrupted attempt.
 
@@ -34,11 +33,11 @@ def attribute(
         RunError: if the trajectory is damaged or the disk is full.
         StoppedError: if ``stop`` is set; the replay is saved first.
     """
-    ranks = job.trainer.ranks
+    ranks = prepared.trainer.ranks
     if ranks.all_gather(read_completion(request.staging))[0] is None:
         if not ranks.all_gather(_is_measured(request))[0]:
-            _measure(request, job, report)
-        ReplayRunner(request, job, report, stop, save_seconds).run()
+            _measure(request, prepared, report)
+        ReplayRunner(request, prepared, report, stop, save_seconds).run()
     ranks.barrier()
     if ranks.index == 0:
         _publish(request, report)
@@ -69,16 +68,16 @@ def _is_measured(request: QueryRequest) -> bool:
     return False
 
 
-def _measure(request: QueryRequest, job: Job, report: Reporter) -> None:
+def _measure(request: QueryRequest, prepared: PreparedRun, report: Reporter) -> None:
     """Write the losses of all query documents before and after training."""
     queries = request.queries
     report.phase(Phase.MEASURE, len(queries.items), request.identifier)
-    reader = job.trainer.open(request.folder.trajectory)
-    before = query_losses(queries, job, reader.load_state(0))
-    after = query_losses(queries, job, reader.load_state(reader.schedule.steps))
+    reader = prepared.trainer.open(request.folder.trajectory)
+    before = query_losses(queries, prepared, reader.load_state(0))
+    after = query_losses(queries, prepared, reader.load_state(reader.schedule.steps))
     if not all(map(math.isfinite, after)):
         raise DivergedError("query's loss", reader.schedule.steps)
     for query, losses in enumerate(zip(before, after, strict=True)):
         report(Event.MEASURED, query=query, loss_before=losses[0], loss_after=losses[1])
-    if job.trainer.ranks.index == 0:
+    if prepared.trainer.ranks.index == 0:
         write_queries(request.staging / "queries.parquet", query_table(queries, before, after))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from engine.attribution.prepared_run import Job
+from engine.attribution.prepared_run import PreparedRun
 from engine.attribution.replay_memory import WALK, Needs, graph_bytes, widest_part
 from engine.cost.checkpointing_choice import size_text
 from engine.cost.passes import enough_together, is_sparing
@@ -29,7 +29,7 @@ class Budget:
     """What to do if even one query takes more than it may."""
 
 
-def budget_of(job: Job, needs: Needs, queries: int, schedule: CheckpointingName) -> Budget:
+def budget_of(job: PreparedRun, needs: Needs, queries: int, schedule: CheckpointingName) -> Budget:
     """How many queries share one replay of a trajectory of a schedule.
 
     As many as fit. Where memory is spared, no more than save time, unless they take less than the
@@ -65,7 +65,7 @@ def budget_of(job: Job, needs: Needs, queries: int, schedule: CheckpointingName)
     return Budget(per_pass, passes, of_group, reason, advice)
 
 
-def fitting(job: Job, needs: Needs) -> int:
+def fitting(job: PreparedRun, needs: Needs) -> int:
     """The most queries, over all groups of ranks, that one replay has the memory for.
 
     Raises:
@@ -84,13 +84,13 @@ def fitting(job: Job, needs: Needs) -> int:
     return ranks.replicas * min(own for own, _ in found)
 
 
-def allowed_bytes(job: Job) -> float:
+def allowed_bytes(job: PreparedRun) -> float:
     """What a rank's replay may take of the memory besides the train states."""
     given = job.config.attribution.memory_budget_gb
     return given * 1e9 if given else MEMORY_SHARE * _free(job)
 
 
-def _free(job: Job) -> float:
+def _free(job: PreparedRun) -> float:
     """Bytes free for one rank: those of a machine without GPUs share its memory."""
     ranks = job.trainer.ranks
     if job.device.type != "cpu":
@@ -99,7 +99,7 @@ def _free(job: Job) -> float:
     return free_memory(job.device) / ranks.count + job.trainer.host_cache.used
 
 
-def with_micro_batch(job: Job) -> tuple[Job, str | None]:
+def with_micro_batch(job: PreparedRun) -> tuple[PreparedRun, str | None]:
     """The job with ``micro_batch_size: auto`` settled, and why so; any other as it is.
 
     The rows of a step are halved until the graph of a micro-batch, measured on one row of the

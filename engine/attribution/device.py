@@ -60,8 +60,8 @@ def compute_as_before(folder: RunFolder, device: torch.device) -> str | None:
     now = arithmetic(device)
     if now["device"] != facts["device"]:
         raise RunError(
-            f"run {folder.id} began on {facts['device']}, but here it would go on on "
-            f"{now['device']}, with other rounding; resume it where it began"
+            f"run {folder.id} began on {facts['device']}, but this machine has only "
+            f"{now['device']}, which rounds differently; resume it on {facts['device']}"
         )
     changed = [f"{facts[n]} then, {now[n]} now" for n in now if now[n] != facts[n]]
     if not changed:
@@ -102,7 +102,7 @@ def memory_now(device: torch.device) -> int:
 def peak_of(device: torch.device, do: Callable[[], object]) -> int:
     """Bytes that doing something takes at its peak, above what was in use."""
     global _most_before
-    give_back_memory()
+    release_memory()
     _most_before, before = memory_in_use(device), memory_now(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -114,7 +114,7 @@ def peak_of(device: torch.device, do: Callable[[], object]) -> int:
     return max(0, _peak(device) - before)
 
 
-def give_back_memory() -> None:
+def release_memory() -> None:
     """Give what was freed back to the system: the C library and torch keep it for themselves."""
     gc.collect()
     torch.cuda.empty_cache()

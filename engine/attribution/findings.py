@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from engine.attribution.prepared_run import Job
-from engine.attribution.reporter import Reporter
+from engine.attribution.prepared_run import PreparedRun
+from engine.attribution.reporting import Reporter
 from engine.runs.checksummed import read_record, write_record
 from engine.runs.errors import RunError
 from engine.runs.events import Event
@@ -52,7 +52,7 @@ class Finding:
     message: str
 
 
-class LossWatch:
+class LossMonitor:
     """Hears the loss of every step, in order."""
 
     def __init__(self) -> None:
@@ -128,14 +128,14 @@ class LossWatch:
         )
 
 
-class TrainingWatch:
+class TrainingMonitor:
     """The observer of a training that writes events and what they show."""
 
     def __init__(self, folder: RunFolder, report: Reporter) -> None:
         """Go on with what earlier attempts found; only the first rank has a journal to write."""
         self._folder = folder
         self._report = report
-        self._watch = LossWatch()
+        self._watch = LossMonitor()
         self._writes = report.journal is not None
         if self._writes:
             with contextlib.suppress(RunError, OSError):
@@ -170,18 +170,18 @@ def add_findings(folder: RunFolder, report: Reporter, findings: Sequence[Finding
         write_record(folder.findings_file, {"findings": [*known, *fresh]})
 
 
-def flat_start(job: Job) -> list[Finding]:
+def flat_start(prepared: PreparedRun) -> list[Finding]:
     """Whether Adam's step has no derivative where training begins; one gradient tells.
 
     With ``eps_root`` 0 the square root of a second moment is differentiated, at 0 for every
     parameter whose gradient is 0.
     """
-    optimizer = job.config.training.optimizer
+    optimizer = prepared.config.training.optimizer
     if optimizer.name == "sgd" or optimizer.eps_root > 0:
         return []
-    trainer = job.trainer
-    batch = job.stream(job.config.attribution.granularity).batch(0, trainer.dtype)
-    _, grads = trainer.step.gradient(job.start, batch)
+    trainer = prepared.trainer
+    batch = prepared.stream(prepared.config.attribution.granularity).batch(0, trainer.dtype)
+    _, grads = trainer.step.gradient(prepared.start, batch)
     own = {name: int((grad == 0).sum()) for name, grad in grads.params.items()}
     shards = trainer.ranks.all_gather(own)[: trainer.ranks.shard_group.count]
     zeros = {name: sum(shard[name] for shard in shards) for name in own}

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.attribution.device import give_back_memory, memory_in_use, memory_now, peak_of
-from engine.attribution.prepared_run import Job
+from engine.attribution.device import memory_in_use, memory_now, peak_of, release_memory
+from engine.attribution.prepared_run import PreparedRun
 from engine.attribution.replay_memory import Needs, widest_batch, widest_part
 from engine.cost.checkpointing_choice import Costs, Estimate
 from engine.replay.derivatives import second_derivatives
@@ -74,7 +74,7 @@ class Footprint:
         return Peak(max(self.most, self.base + tier + max(phases)), None)
 
 
-def footprint_of(job: Job) -> Footprint:
+def footprint_of(job: PreparedRun) -> Footprint:
     """Take the widest step's gradient and carry two queries back through it, and look."""
     device, step, start = job.device, job.trainer.step, job.start
     params = start.params
@@ -89,7 +89,7 @@ def footprint_of(job: Job) -> Footprint:
     gradient = peak_of(device, lambda: step.derivative(start, batch))
     graph = peak_of(device, lambda: _carry_back(step, start, part, into))
     own = sum(p.numel() * p.element_size() for p in (*params.values(), *into.values()))
-    give_back_memory()
+    release_memory()
     cpu = torch.device("cpu")
     is_gpu = device.type != "cpu"
     base = memory_now(device) - own

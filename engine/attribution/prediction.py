@@ -6,7 +6,7 @@ from pathlib import Path
 
 from engine.attribution.budget import Budget, budget_of
 from engine.attribution.footprint import Footprint, Peak, footprint_of
-from engine.attribution.prepared_run import Job
+from engine.attribution.prepared_run import PreparedRun
 from engine.attribution.queries import Queries, measurement_batches
 from engine.attribution.replay_memory import Needs, needs_of
 from engine.attribution.tiers import host_tier_bytes
@@ -57,7 +57,9 @@ class Prediction:
         return self.footprint.peak(option, self.costs, self.needs, together, self.tier)
 
 
-def predict(job: Job, queries: Queries | None, folder: Path, is_plan: bool = False) -> Prediction:
+def predict(
+    job: PreparedRun, queries: Queries | None, folder: Path, is_plan: bool = False
+) -> Prediction:
     """Predict a run in ``folder``, taking some of its steps for it.
 
     A plan predicts everything. Of a run that is to start times are measured if its schedule depends
@@ -91,7 +93,7 @@ def _asked(budget: Budget) -> Asked:
     return Asked(budget.passes, budget.per_group)
 
 
-def scores_bytes(job: Job, queries: int) -> int:
+def scores_bytes(job: PreparedRun, queries: int) -> int:
     """What an attribution takes on disk, its scores before they are compressed."""
     size = job.trainer.dtype.itemsize if job.config.model.dtype == "float64" else 4
     # Padding is zeros, which compress to nothing.

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from engine.attribution.fingerprint import Fingerprint, rows_digest
-from engine.attribution.gc_tuning import all_is_loaded
-from engine.attribution.prepared_run import Job
+from engine.attribution.prepared_run import PreparedRun
+from engine.attribution.process import freeze_loaded_objects
 from engine.data.rows import batch_order, step_table
 from engine.data.sources import Documents
 from engine.distributed.mesh import Mesh
@@ -33,9 +33,9 @@ from engine.training.data_stream import DataStream
 from engine.training.trainer import Trainer
 
 
-def new_job(
+def prepare_run(
     config: RunConfig, device: torch.device, ranks: Ranks = SINGLE_RANK
-) -> tuple[Job, Documents]:
+) -> tuple[PreparedRun, Documents]:
     """Read and load all that a config names, and check it.
 
     Raises:
@@ -59,7 +59,7 @@ def new_job(
     return job, documents[0]
 
 
-def stored_job(folder: RunFolder, device: torch.device, ranks: Ranks = SINGLE_RANK) -> Job:
+def restore_run(folder: RunFolder, device: torch.device, ranks: Ranks = SINGLE_RANK) -> PreparedRun:
     """The job of an existing run: its stored rows, its config and its model.
 
     Raises:
@@ -92,7 +92,7 @@ def stored_job(folder: RunFolder, device: torch.device, ranks: Ranks = SINGLE_RA
     return job
 
 
-def write_job(folder: RunFolder, job: Job, documents: Documents) -> None:
+def store_run(folder: RunFolder, job: PreparedRun, documents: Documents) -> None:
     """Write a job's documents, rows and tokenizer into a run folder."""
     write_documents(
         folder.documents_file,
@@ -124,13 +124,13 @@ def warnings_of(config: RunConfig) -> list[str]:
     return found
 
 
-def derivative_facts(job: Job) -> dict[str, Any] | None:
+def derivative_facts(job: PreparedRun) -> dict[str, Any] | None:
     """How far a new job's derivatives are from finite differences, as JSON-ready values."""
     found = job.trainer.derivative
     return None if found is None else found.facts("derivative" in job.config.force)
 
 
-def derivative_warnings(job: Job) -> list[str]:
+def derivative_warnings(job: PreparedRun) -> list[str]:
     """That wrong derivatives were forced, if they were."""
     found = job.trainer.derivative
     return [] if found is None or found.passed else [found.warning()]
@@ -198,18 +198,20 @@ def _loaded(config: RunConfig, task: Task, documents: int, ranks: Ranks) -> _Loa
     return _Loaded(task, documents, weights)
 
 
-def _job(config: RunConfig, load: Callable[[], _Loaded], device: torch.device, ranks: Ranks) -> Job:
+def _job(
+    config: RunConfig, load: Callable[[], _Loaded], device: torch.device, ranks: Ranks
+) -> PreparedRun:
     if ranks.count == 1:
         job, _ = _assembled(config, load(), device)
     else:
         job = _divided(config, load, device, ranks)
-    all_is_loaded()
+    freeze_loaded_objects()
     return job
 
 
 def _divided(
     config: RunConfig, load: Callable[[], _Loaded], device: torch.device, ranks: Ranks
-) -> Job:
+) -> PreparedRun:
     # Before they divide anything by it.
     check_same(ranks, {"the config": config.digest()[:12], "torch's version": torch.__version__})
     job, digests = staggered_load(
@@ -226,7 +228,7 @@ def _divided(
 
 def _assembled(
     config: RunConfig, loaded: _Loaded, device: torch.device, mesh: Mesh | None = None
-) -> tuple[Job, dict[str, str]]:
+) -> tuple[PreparedRun, dict[str, str]]:
     """The job, and what ranks have to have in common by name; none if there is only one."""
     training, task = config.training, loaded.task
     order = batch_order(
@@ -241,7 +243,7 @@ def _assembled(
     if mesh is not None and mesh.shard_group.count == 1:
         task.model.loss.to(device)
     trainer = new_trainer(config, task.model, rate, mesh)
-    job = Job(config, task, loaded.documents, order, trainer, rate, device, loaded.weights)
+    job = PreparedRun(config, task, loaded.documents, order, trainer, rate, device, loaded.weights)
     return job, digests
 
 

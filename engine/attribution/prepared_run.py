@@ -17,7 +17,7 @@ from engine.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
-class Job:
+class PreparedRun:
     """Everything that the three phases of a run need."""
 
     config: RunConfig
@@ -55,7 +55,7 @@ class Job:
             order=self.order,
         )
 
-    def of_micro_batch(self, rows: int) -> "Job":
+    def of_micro_batch(self, rows: int) -> "PreparedRun":
         """The same with so many rows of a rank differentiated at a time."""
         return replace(self, trainer=self.trainer.with_micro_batch(rows))
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from engine.attribution.layer_memory import LayerMemory, layer_memory
-from engine.attribution.prepared_run import Job
+from engine.attribution.prepared_run import PreparedRun
 from engine.replay.checkpointed_hvp import LayeredLoss
 from engine.replay.derivatives import GradientGraph, needs_all_directions
 from engine.replay.state import Batch
@@ -60,7 +60,7 @@ class Needs:
         return self.cotangent + 2 * self.params + self.kept + self.tangents
 
 
-def needs_of(job: Job, granularity: Granularity) -> Needs:
+def needs_of(job: PreparedRun, granularity: Granularity) -> Needs:
     """What a replay needs that scores tokens or documents."""
     step, start = job.trainer.step, job.start
     params = sum(p.numel() * p.element_size() for p in start.params.values())
@@ -76,18 +76,18 @@ def needs_of(job: Job, granularity: Granularity) -> Needs:
     return Needs(params, cotangent, scores, graph.shared, graph.query, held)
 
 
-def widest_batch(job: Job) -> Batch:
+def widest_batch(job: PreparedRun) -> Batch:
     """The batch of the step with the most positions."""
     stream = job.stream("token" if job.config.has_tokens else "document")
     return stream.batch(int(stream.sizes().argmax()), job.trainer.dtype)
 
 
-def widest_part(job: Job, rows: int | None) -> Batch:
+def widest_part(job: PreparedRun, rows: int | None) -> Batch:
     """Its first micro-batch of ``rows`` rows, of a replaying rank's share."""
     return next(job.trainer.ranks.shard_group.own_rows(widest_batch(job)).split(rows))
 
 
-def graph_bytes(job: Job, part: Batch) -> LayerMemory:
+def graph_bytes(job: PreparedRun, part: Batch) -> LayerMemory:
     """What the graph of a micro-batch's gradient keeps at a time, besides parameters."""
     ranks, loss, start = job.trainer.ranks.shard_group, job.model.loss, job.start
     cut, params = job.trainer.step.loss, start.params

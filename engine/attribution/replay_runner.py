@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from engine.attribution.budget import budget_of
 from engine.attribution.findings import replay_findings
-from engine.attribution.prepared_run import Job
-from engine.attribution.queries import measurement_batches
-from engine.attribution.query_request import QueryRequest
+from engine.attribution.prepared_run import PreparedRun
+from engine.attribution.process import Stop
+from engine.attribution.queries import QueryRequest, measurement_batches
 from engine.attribution.replay_memory import needs_of
-from engine.attribution.reporter import Reporter
-from engine.attribution.stop import Stop
+from engine.attribution.reporting import Reporter
 from engine.replay.rounding import growth, relative_rounding
 from engine.runs.config import Granularity
 from engine.runs.errors import StoppedError
@@ -40,24 +39,24 @@ class ReplayRunner:
     def __init__(
         self,
         request: QueryRequest,
-        job: Job,
+        prepared: PreparedRun,
         report: Reporter,
         stop: Stop,
         save_seconds: float,
     ) -> None:
         """Resume from what the staging folder of ``request`` holds."""
         self.request = request
-        self.job = job
+        self.prepared = prepared
         self.report = report
         self.stop = stop
-        self.ranks = job.trainer.ranks
-        self.measurements = measurement_batches(request.queries, job)
+        self.ranks = prepared.trainer.ranks
+        self.measurements = measurement_batches(request.queries, prepared)
         self.replayed = request.queries.replayed
         folder = part_folder(request.staging, self.ranks.index, self.ranks.count)
         folder.mkdir(exist_ok=True)
         self.saves = ReplayCheckpoints(folder, save_seconds)
-        self.stream = job.stream(request.granularity)
-        self.sums = document_sums(job, request.granularity)
+        self.stream = prepared.stream(request.granularity)
+        self.sums = document_sums(prepared, request.granularity)
 
     def run(self) -> None:
         """Replay and write the missing queries, then write the completion record."""
@@ -94,14 +93,14 @@ class ReplayRunner:
 
     def _writer(self, resume: bool) -> ScoreWriter | None:
         """The score writer of a shard group's first rank; rank 0 creates the store."""
-        rows, tokens = self.job.rows.document_ids.shape
+        rows, tokens = self.prepared.rows.document_ids.shape
         shape = ScoreShape(
             len(self.measurements),
             rows,
             tokens,
-            self.job.documents,
-            len(self.job.order),
-            "float64" if self.job.config.model.dtype == "float64" else "float32",
+            self.prepared.documents,
+            len(self.prepared.order),
+            "float64" if self.prepared.config.model.dtype == "float64" else "float32",
             self.request.granularity,
         )
         folder, first = self.request.staging, self.ranks.index == 0
@@ -123,7 +122,7 @@ class ReplayRunner:
         if self.saves.damage is not None:
             self.report(Event.WARNING, message=self.saves.damage)
         try:
-            saved = self.saves.latest(self.job.device)
+            saved = self.saves.latest(self.prepared.device)
         except DamagedFileError as error:
             self.report(Event.WARNING, message=f"{error}; this replay begins again")
             return None
@@ -143,10 +142,10 @@ class ReplayRunner:
         first, reason = [begun] if begun else [], "as many as before the interruption"
         if not left:
             return first, reason
-        needs = needs_of(self.job, self.request.granularity)
+        needs = needs_of(self.prepared, self.request.granularity)
         schedule = self.request.folder.prepared()["checkpointing"]
         # Planned for all queries, so that a resumed attempt takes passes of the same size.
-        budget = budget_of(self.job, needs, len(distinct), schedule)
+        budget = budget_of(self.prepared, needs, len(distinct), schedule)
         size = budget.queries_per_pass
         rest = [left[start : start + size] for start in range(0, len(left), size)]
         return first + rest, budget.reason
@@ -155,7 +154,7 @@ class ReplayRunner:
         self, writer: ScoreWriter | None, chosen: list[int], begun: ReplayState | None
     ) -> None:
         """Replay the queries of one pass, each shard group its own, and write their scores."""
-        trainer = self.job.trainer
+        trainer = self.prepared.trainer
         own = chosen[self.ranks.replica_index :: self.ranks.replicas]
 
         def after_step(state: ReplayState) -> None:
@@ -226,7 +225,7 @@ class ReplayRunner:
         of_queries = self.saves.signals()
         pairs = (of_queries[query] for query in self.replayed)
         signals, phi = map(torch.stack, zip(*pairs, strict=True))
-        errors = relative_rounding(signals, self.job.trainer.dtype, phi).tolist()
+        errors = relative_rounding(signals, self.prepared.trainer.dtype, phi).tolist()
         return {
             "rounding": [None if math.isnan(error) else error for error in errors],
             "cotangents": growth(signals),
@@ -244,14 +243,16 @@ class ReplayRunner:
         return [asdict(finding) for finding in findings]
 
 
-def document_sums(job: Job, granularity: Granularity) -> DocumentSums:
+def document_sums(prepared: PreparedRun, granularity: Granularity) -> DocumentSums:
     """The function from the scores of a stream's weights to the scores of its documents."""
     if granularity == "document":
         return lambda scores: scores.astype(np.float64)
-    owners = job.rows.document_ids.ravel()
+    owners = prepared.rows.document_ids.ravel()
     known = owners >= 0
 
     def sums(scores: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        return np.bincount(owners[known], scores.ravel()[known], job.documents).astype(np.float64)
+        return np.bincount(owners[known], scores.ravel()[known], prepared.documents).astype(
+            np.float64
+        )
 
     return sums

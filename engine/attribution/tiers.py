@@ -4,7 +4,7 @@ import os
 
 import psutil
 
-from engine.attribution.prepared_run import Job
+from engine.attribution.prepared_run import PreparedRun
 from engine.trajectory.reader import state_tensors
 from engine.trajectory.tensor_files import encoded_bytes
 
@@ -14,7 +14,7 @@ SLACK = 2**20
 """Bytes that the file of a state may take more if other ranks wrote it."""
 
 
-def host_tier_bytes(job: Job) -> int:
+def host_tier_bytes(job: PreparedRun) -> int:
     """Bytes of this machine's memory that this rank may hold of a trajectory.
 
     Unless the config says how much, a replay on a CPU has room to read one train state ahead: what

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from engine.attribution.prepared_run import Job
+from engine.attribution.prepared_run import PreparedRun
 from engine.evaluation.retraining import Retrainer, retrained, without
 from engine.evaluation.subsets import NOTHING, Subset
 from engine.replay.ranks import Ranks
@@ -36,7 +36,11 @@ def metasmoothness(first: Params, half: Params, last: Params, ranks: Ranks) -> f
 
 
 def measure_metasmoothness(
-    folder: RunFolder, job: Job, retrainer: Retrainer, subset: Subset, observers: Iterator[Observer]
+    folder: RunFolder,
+    job: PreparedRun,
+    retrainer: Retrainer,
+    subset: Subset,
+    observers: Iterator[Observer],
 ) -> None:
     """Train with half of a subset's weight and without it, and record what that says.
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.attribution.budget import fitting
-from engine.attribution.prepared_run import Job
+from engine.attribution.prepared_run import PreparedRun
 from engine.attribution.queries import measurement_batches
 from engine.attribution.replay_memory import needs_of
 from engine.evaluation.retraining import queries_of
@@ -27,7 +27,9 @@ MOST_QUERIES = 4
 Floats = NDArray[np.float64]
 
 
-def measure_agreement(folder: RunFolder, attribution: Path, job: Job, observer: Observer) -> None:
+def measure_agreement(
+    folder: RunFolder, attribution: Path, job: PreparedRun, observer: Observer
+) -> None:
     """Replay the first queries of an attribution in smaller micro-batches and compare.
 
     The record is ``micro_batch_size``, and of each query the ``correlation`` of its documents'
@@ -62,7 +64,7 @@ def measure_agreement(folder: RunFolder, attribution: Path, job: Job, observer: 
     write_record(attribution / AGREEMENT_FILE, facts)
 
 
-def _in_other_pieces(job: Job) -> Job:
+def _in_other_pieces(job: PreparedRun) -> PreparedRun:
     """The same job with batches split in another way."""
     if job.trainer.ranks.count > 1:
         raise UsageError("--numerical-agreement needs a run on one rank")

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
-from engine.attribution.reporter import Reporter
+from engine.attribution.reporting import Reporter
 from engine.evaluation.pool import Pool, left_over
 from engine.evaluation.retraining import Retrained, Task
 from engine.evaluation.share import Share

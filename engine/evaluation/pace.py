@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from engine.attribution.reporter import Reporter
+from engine.attribution.reporting import Reporter
 from engine.evaluation.retraining import Retrained
 from engine.evaluation.subsets import NOTHING, Subset
 from engine.replay.replay import Observer, null_observer

@@ -14,9 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.attribution.prepared_run import Job
-from engine.attribution.queries import Queries, measurement_batches, read_asked
-from engine.attribution.query_request import ASKED
+from engine.attribution.prepared_run import PreparedRun
+from engine.attribution.queries import (
+    STORED_QUERIES,
+    Queries,
+    measurement_batches,
+    read_stored_queries,
+)
 from engine.evaluation.subsets import NOTHING, Subset
 from engine.replay.replay import DivergedError, Observer, null_observer
 from engine.replay.state import TrainState
@@ -50,7 +54,7 @@ def without(subset: Subset, documents: int) -> Weights:
     return weights
 
 
-def retrained(job: Job, weights: Weights, observer: Observer = null_observer) -> TrainState:
+def retrained(job: PreparedRun, weights: Weights, observer: Observer = null_observer) -> TrainState:
     """s_T of the training with other data weights, (document,).
 
     Raises:
@@ -64,7 +68,7 @@ def retrained(job: Job, weights: Weights, observer: Observer = null_observer) ->
 class Retrainer:
     """Trains without a subset, or takes the model that was kept of it, and measures."""
 
-    def __init__(self, folder: RunFolder, job: Job, keep: bool) -> None:
+    def __init__(self, folder: RunFolder, job: PreparedRun, keep: bool) -> None:
         """Retrain a run; with ``keep`` the models are kept beside its bank.
 
         Raises:
@@ -137,4 +141,4 @@ def queries_of(attribution: Path) -> Queries:
         RunError: if they cannot be read.
     """
     reduction = (read_completion(attribution) or {})["reduction"]
-    return read_asked(attribution / ASKED, reduction)
+    return read_stored_queries(attribution / STORED_QUERIES, reduction)

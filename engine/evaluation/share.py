@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.attribution.device import compute_as_before, set_up_device
-from engine.attribution.error_reporting import explained
-from engine.attribution.prepare import stored_job
+from engine.attribution.prepare import restore_run
+from engine.attribution.reporting import errors_with_remedy
 from engine.evaluation.pool import Pool
 from engine.evaluation.retraining import Retrainer
 from engine.runs.environment import keep_files_private
@@ -34,7 +34,7 @@ class Share:
         """Retrain until none is left."""
         keep_files_private()
         try:
-            with explained():
+            with errors_with_remedy():
                 self._retrain()
         except MagicError as error:
             return str(error)
@@ -64,7 +64,7 @@ class Share:
             os.environ["CUDA_VISIBLE_DEVICES"] = self.visible
         folder, device = RunFolder(self.run), set_up_device()
         warning = compute_as_before(folder, device)
-        retrainer = Retrainer(folder, stored_job(folder, device), self.keep)
+        retrainer = Retrainer(folder, restore_run(folder, device), self.keep)
         while taken is not None:
             pool.finish(taken, who, retrainer(taken.task), warning)
             taken = pool.take(who)

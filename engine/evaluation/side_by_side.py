@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from engine.attribution.device import set_up_device
-from engine.attribution.error_reporting import explained
-from engine.attribution.prepare import stored_job
+from engine.attribution.prepare import restore_run
+from engine.attribution.reporting import errors_with_remedy
 from engine.evaluation.retraining import Retrained, Retrainer, Task
 from engine.runs.errors import MagicError, RunError, unexpected
 from engine.runs.run_folder import RunFolder
@@ -82,8 +82,8 @@ def _serve(connection: Connection, run: Path, threads: int, keep: bool) -> None:
     folder = RunFolder(run)
     with contextlib.suppress(EOFError, BrokenPipeError):
         try:
-            with explained():
-                retrainer = Retrainer(folder, stored_job(folder, set_up_device()), keep)
+            with errors_with_remedy():
+                retrainer = Retrainer(folder, restore_run(folder, set_up_device()), keep)
                 while True:
                     connection.send(retrainer(connection.recv()))
         except MagicError as error:

@@ -6,8 +6,8 @@ from collections.abc import Generator, Iterator, Sequence
 import numpy as np
 
 from engine.attribution.fingerprint import identity_of
-from engine.attribution.prepared_run import Job
-from engine.attribution.reporter import Reporter
+from engine.attribution.prepared_run import PreparedRun
+from engine.attribution.reporting import Reporter
 from engine.evaluation.baselines.scoring import score_baselines
 from engine.evaluation.metasmoothness import TRAININGS, is_probed, measure_metasmoothness
 from engine.evaluation.numerical_agreement import measure_agreement
@@ -51,7 +51,7 @@ class Validating:
         self.scores = np.stack([reader.document_scores(q) for q in range(reader.queries)])
         """(query, document)"""
 
-    def run(self, job: Job) -> None:
+    def run(self, job: PreparedRun) -> None:
         """Retrain and measure what is lacking, on all ranks; the first one keeps the books.
 
         Raises:
@@ -89,7 +89,9 @@ class Validating:
             bank.close()
         self._probe(job, retrainer)
 
-    def _run(self, job: Job, bank: Retrainings, retrainer: Retrainer, wanted: list[Subset]) -> None:
+    def _run(
+        self, job: PreparedRun, bank: Retrainings, retrainer: Retrainer, wanted: list[Subset]
+    ) -> None:
         lacking, whole = self._lacking(bank, wanted), self._lacking(bank, [NOTHING])
         tasks = job.trainer.ranks.all_gather([*whole, *lacking])[0]
         steps, done = len(job.order), len(wanted) - len(lacking)
@@ -110,7 +112,7 @@ class Validating:
                     table.add((each.subset, each.measured[self.attribution.name]))
                 pace.retrained(each)
 
-    def _probe(self, job: Job, retrainer: Retrainer) -> None:
+    def _probe(self, job: PreparedRun, retrainer: Retrainer) -> None:
         """What tells of trust without many retrainings."""
         name, steps = self.attribution.name, len(job.order)
         if self.asked.metasmoothness:

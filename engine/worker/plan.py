@@ -14,7 +14,7 @@ from engine.attribution.prediction import Prediction, predict, scores_bytes
 from engine.attribution.prepare import (
     derivative_facts,
     derivative_warnings,
-    new_job,
+    prepare_run,
     warnings_of,
 )
 from engine.attribution.queries import read_queries
@@ -29,7 +29,7 @@ def plan(config: RunConfig, runs: Path) -> dict[str, Any]:
     Times are seconds, sizes bytes. Nothing is written.
     """
     device = set_up_device()
-    job, documents = new_job(config, device, join(device))
+    job, documents = prepare_run(config, device, join(device))
     job, micro_batch_reason = with_micro_batch(job)
     queries = None if config.queries is None else read_queries(config.queries, job)
     found = predict(job, queries, _existing(runs), is_plan=True)

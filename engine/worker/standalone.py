@@ -1,10 +1,10 @@
-"""Doing a job without an engine: this process is its own supervisor."""
+"""Working on a job without an engine: this process also records how its attempt ends."""
 
 import os
 from typing import Any
 
 from engine.attribution.device import set_up_device
-from engine.attribution.stop import Stop
+from engine.attribution.process import Stop
 from engine.distributed.rank_setup import join
 from engine.runs.errors import (
     DiskFullError,
@@ -17,17 +17,17 @@ from engine.runs.errors import (
 from engine.runs.jobs import JobFolder, jobs_of
 from engine.runs.run_folder import RunFolder
 from engine.runs.states import DesiredState, Ending, RunState
-from engine.worker.run import work
+from engine.worker.attempt import run_attempt
 
 
-def alone(job: JobFolder, stop: Stop) -> dict[str, Any]:
-    """Make one attempt at a job and record how it ended; returns its facts."""
+def run_standalone(job: JobFolder, stop: Stop) -> dict[str, Any]:
+    """Make one attempt at a job and record how it ends; returns its facts."""
     attempt, lock = job.new_attempt()
     join(set_up_device()).all_gather(str(attempt.path))
     ending, facts, message, code = Ending.FAILED, None, None, int(ExitCode.RUN_FAILED)
     repeats = False
     try:
-        facts = work(attempt, stop)
+        facts = run_attempt(attempt, stop)
         ending, code = Ending.DONE, int(ExitCode.OK)
         return facts
     except MagicError as error:
@@ -51,11 +51,11 @@ def alone(job: JobFolder, stop: Stop) -> dict[str, Any]:
             os.close(lock)
 
 
-def unfinished(run: RunFolder) -> JobFolder:
-    """The job of a run to go on with.
+def unfinished_job(run: RunFolder) -> JobFolder:
+    """The first job of a run that has not succeeded, set to run.
 
     Raises:
-        UsageError: if all are done, or one is at work.
+        UsageError: if all have succeeded, or one is running.
     """
     for job in jobs_of(run):
         state = job.state()
@@ -65,4 +65,6 @@ def unfinished(run: RunFolder) -> JobFolder:
             raise UsageError(f"run {run.id} is {state}; wait until it ends")
         job.set_desired_state(DesiredState.RUNNING)
         return job
-    raise UsageError(f"run {run.id} has no unfinished job; ask something with: magic attribute")
+    raise UsageError(
+        f"run {run.id} has no unfinished job; attribute new queries with: magic attribute"
+    )

@@ -25,16 +25,16 @@ else:
 """
 WORKER = """
 import os, time
-from engine.worker.parent_watch import die_with_supervisor
-die_with_supervisor()
+from engine.worker.process import end_with_parent
+end_with_parent()
 open({file!r}, "w").write(str(os.getpid()) + "\\n")
 time.sleep(60)
 """
 RANKS = """
 import os, sys
 from engine.worker import ranks
-from engine.worker.parent_watch import die_with_supervisor
-die_with_supervisor()
+from engine.worker.process import end_with_parent
+end_with_parent()
 ranks.RANK_COMMAND = [sys.executable, "-c", {worker!r}]
 sys.exit(ranks.run_ranks(1, []))
 """

@@ -92,7 +92,7 @@ def attempt(job: JobFolder, harm: Harm | None = None) -> End:
                 os.dup2(log.fileno(), 1)
                 os.dup2(log.fileno(), 2)
             _count_operations(job.run.path, writing, harm or Harm())
-            from engine.worker.__main__ import main
+            from engine.worker.main import main
 
             code = main(["job", "--attempt", str(folder.path)])
         finally:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from engine.runs.read_config import read_config
-from engine.worker.__main__ import main as worker
+from engine.worker.main import main as worker
 from tests.docs.pages import ROOT, Block, blocks_of, pages
 
 DEMO = ROOT / "sample_configs" / "demo"

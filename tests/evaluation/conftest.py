@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from engine.attribution.prepare import stored_job
-from engine.attribution.prepared_run import Job
-from engine.attribution.stop import Stop
+from engine.attribution.prepare import restore_run
+from engine.attribution.prepared_run import PreparedRun
+from engine.attribution.process import Stop
 from engine.runs.config import RunConfig
 from engine.runs.run_folder import RunFolder
 from engine.runs.submission import submit_run
-from engine.worker.standalone import alone
+from engine.worker.standalone import run_standalone
 from tests.crash.tiny import tiny_config, tiny_model
 
 torch.set_num_threads(1)
@@ -27,7 +27,7 @@ def attributed(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     config["training"]["optimizer"] = {"name": "sgd", "learning_rate": 0.05}
     config["trajectory"] = {"checkpointing": "gradients"}
     submitted = submit_run(folder / "runs", "r1", RunConfig.model_validate(config))
-    alone(submitted, Stop())
+    run_standalone(submitted, Stop())
     return RunFolder(folder / "runs" / "r1")
 
 
@@ -41,6 +41,6 @@ def run(attributed: RunFolder, tmp_path: Path) -> RunFolder:
 
 
 @pytest.fixture(scope="session")
-def job(attributed: RunFolder) -> Job:
+def job(attributed: RunFolder) -> PreparedRun:
     """Its job."""
-    return stored_job(attributed, torch.device("cpu"))
+    return restore_run(attributed, torch.device("cpu"))

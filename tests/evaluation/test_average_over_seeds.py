@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from engine.attribution.prepare import stored_job
-from engine.attribution.prepared_run import Job
-from engine.attribution.reporter import Reporter
-from engine.attribution.stop import Stop
+from engine.attribution.prepare import restore_run
+from engine.attribution.prepared_run import PreparedRun
+from engine.attribution.process import Stop
+from engine.attribution.reporting import Reporter
 from engine.evaluation.retraining import Retrainer, retrained
 from engine.evaluation.seeds import mean_over_seeds, mean_scores
 from engine.evaluation.validate import Validating
@@ -18,18 +18,18 @@ from engine.runs.request import ValidationRequest
 from engine.runs.run_folder import RunFolder
 from engine.runs.submission import submit_run
 from engine.runs.tables import RowTable
-from engine.worker.standalone import alone
+from engine.worker.standalone import run_standalone
 
-Two = list[tuple[RunFolder, Job]]
+Two = list[tuple[RunFolder, PreparedRun]]
 
 
 @pytest.fixture
-def two(run: RunFolder, job: Job, tmp_path: Path) -> Two:
+def two(run: RunFolder, job: PreparedRun, tmp_path: Path) -> Two:
     """A run, and the same with another seed."""
     config = run.config().model_copy(update={"seed": 1})
-    alone(submit_run(tmp_path / "runs", "r2", config), Stop())
+    run_standalone(submit_run(tmp_path / "runs", "r2", config), Stop())
     other = RunFolder(tmp_path / "runs" / "r2")
-    return [(run, job), (other, stored_job(other, torch.device("cpu")))]
+    return [(run, job), (other, restore_run(other, torch.device("cpu")))]
 
 
 def mean_phi(two: Two, weights: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.attribution.prepared_run import Job
+from engine.attribution.prepared_run import PreparedRun
 from engine.evaluation.baselines import scoring
 from engine.evaluation.baselines.known import NotApplicableError
 from engine.evaluation.retraining import Retrainer
@@ -19,7 +19,7 @@ BASELINES = ValidationRequest(count=0, baselines=True)
 
 
 def test_cosine_is_that_of_whole_gradients(
-    run: RunFolder, job: Job, monkeypatch: pytest.MonkeyPatch
+    run: RunFolder, job: PreparedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scoring, "METHODS", {"cosine": scoring.METHODS["cosine"]})
     validate(run, job, BASELINES)
@@ -46,7 +46,7 @@ def test_cosine_is_that_of_whole_gradients(
 
 
 def test_bm25_prefers_the_words_of_the_query(
-    run: RunFolder, job: Job, monkeypatch: pytest.MonkeyPatch
+    run: RunFolder, job: PreparedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("bm25s")
     monkeypatch.setattr(scoring, "METHODS", {"bm25": scoring.METHODS["bm25"]})
@@ -59,7 +59,7 @@ def test_bm25_prefers_the_words_of_the_query(
 
 
 def test_what_cannot_serve_is_said_and_the_rest_goes_on(
-    run: RunFolder, job: Job, monkeypatch: pytest.MonkeyPatch
+    run: RunFolder, job: PreparedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_texts(known: object) -> None:
         raise NotApplicableError("the documents are not texts")
@@ -79,7 +79,7 @@ def test_what_cannot_serve_is_said_and_the_rest_goes_on(
 
 @pytest.mark.parametrize(("method", "library"), [("trak", "trak"), ("ekfac", "kronfluence")])
 def test_influence_by_libraries_finds_the_text_itself(
-    run: RunFolder, job: Job, method: str, library: str
+    run: RunFolder, job: PreparedRun, method: str, library: str
 ) -> None:
     pytest.importorskip(library)
     known = scoring.known_of(run, run.attributions / "a0001", job, Retrainer(run, job, False))

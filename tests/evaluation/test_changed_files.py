@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from engine.attribution.prepared_run import Job
+from engine.attribution.prepared_run import PreparedRun
 from engine.daemon.views import RunMonitor
 from engine.evaluation.retraining import queries_of
 from engine.evaluation.summary import verdict_of
@@ -43,7 +43,7 @@ SAID = ("damaged", "changed", "cannot be read", "lacks", "is not the array")
 
 @pytest.fixture(scope="session")
 def validated(
-    attributed: RunFolder, job: Job, tmp_path_factory: pytest.TempPathFactory
+    attributed: RunFolder, job: PreparedRun, tmp_path_factory: pytest.TempPathFactory
 ) -> RunFolder:
     """A run with a file of every kind."""
     copy = tmp_path_factory.mktemp("validated") / "runs" / "r1"

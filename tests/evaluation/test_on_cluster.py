@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from engine.attribution.prepared_run import Job
+from engine.attribution.prepared_run import PreparedRun
 from engine.evaluation import on_cluster
 from engine.evaluation.pool import Pool
 from engine.evaluation.retraining import Retrained, Retrainer
@@ -39,7 +39,9 @@ def table(run: RunFolder) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def whole(attributed: RunFolder, job: Job, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def whole(
+    attributed: RunFolder, job: PreparedRun, tmp_path_factory: pytest.TempPathFactory
+) -> list[str]:
     """The table that one process makes."""
     folder = tmp_path_factory.mktemp("whole") / "r1"
     shutil.copytree(attributed.path, folder)
@@ -83,7 +85,7 @@ def once_taken(pools: list[Path], act: Callable[[psutil.Process], None]) -> None
 
 
 def test_rows_are_those_of_one_process_though_a_job_is_preempted(
-    run: RunFolder, job: Job, whole: list[str], pools: list[Path]
+    run: RunFolder, job: PreparedRun, whole: list[str], pools: list[Path]
 ) -> None:
     once_taken(pools, lambda process: process.send_signal(signal.SIGUSR2))
     events = validate(run, job, LOCAL.model_copy(update={"jobs": 2}))
@@ -96,7 +98,7 @@ def test_rows_are_those_of_one_process_though_a_job_is_preempted(
 
 
 def test_a_job_that_is_killed_costs_what_it_was_at(
-    run: RunFolder, job: Job, whole: list[str], pools: list[Path]
+    run: RunFolder, job: PreparedRun, whole: list[str], pools: list[Path]
 ) -> None:
     once_taken(pools, lambda process: process.kill())
     with pytest.raises(RunError, match=r"job \d+ on local ended before its work was done") as told:
@@ -116,7 +118,7 @@ def test_a_job_that_is_killed_costs_what_it_was_at(
     assert not any(run.cluster_jobs.iterdir())
 
 
-def test_cancelling_ends_the_jobs(run: RunFolder, job: Job) -> None:
+def test_cancelling_ends_the_jobs(run: RunFolder, job: PreparedRun) -> None:
     processes: list[psutil.Process] = []
 
     class Stopping(Heard):
@@ -136,7 +138,7 @@ def test_cancelling_ends_the_jobs(run: RunFolder, job: Job) -> None:
 
 
 def test_what_a_lost_owner_did_not_take_is_not_done_again(
-    run: RunFolder, job: Job, whole: list[str], monkeypatch: pytest.MonkeyPatch
+    run: RunFolder, job: PreparedRun, whole: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     validating = Validating(run, "a0001", SMALL, Heard())
     wanted = [NOTHING, *dict.fromkeys(validating._wanted(job.documents))]
@@ -178,7 +180,9 @@ def test_a_pool_gives_each_task_to_one(tmp_path: Path) -> None:
     assert pool.take("1") is None
 
 
-def test_without_submitit(run: RunFolder, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_submitit(
+    run: RunFolder, job: PreparedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(UsageError, match=r"--cluster local needs submitit.*pip install"):
         validate(run, job, LOCAL)
@@ -193,7 +197,9 @@ def test_without_submitit(run: RunFolder, job: Job, monkeypatch: pytest.MonkeyPa
         ({"slurm_ntasks_per_node": 4}, "raise --jobs"),
     ],
 )
-def test_wrong_options(run: RunFolder, job: Job, options: dict[str, Any], sentence: str) -> None:
+def test_wrong_options(
+    run: RunFolder, job: PreparedRun, options: dict[str, Any], sentence: str
+) -> None:
     asked = LOCAL.model_copy(update={"cluster_options": options})
     with pytest.raises(UsageError, match=sentence) as told:
         validate(run, job, asked)
@@ -219,7 +225,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_what_slurm_is_asked_for(run: RunFolder, job: Job, slurm: Path) -> None:
+def test_what_slurm_is_asked_for(run: RunFolder, job: PreparedRun, slurm: Path) -> None:
     with pytest.raises(RunError, match=r"job \d+_0 on slurm ended .*\(OUT_OF_MEMORY\).*its log is"):
         validate(run, job, SLURM)
     batch = (slurm / "batch").read_text()
@@ -232,7 +238,7 @@ def test_what_slurm_is_asked_for(run: RunFolder, job: Job, slurm: Path) -> None:
 
 
 def test_a_job_that_slurm_lost_without_keeping_accounts(
-    run: RunFolder, job: Job, slurm: Path, monkeypatch: pytest.MonkeyPatch
+    run: RunFolder, job: PreparedRun, slurm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(on_cluster, "ASK_SECONDS", 0.0)
     (slurm / "sacct").write_text("#!/bin/sh\nexit 1\n")
@@ -243,7 +249,7 @@ def test_a_job_that_slurm_lost_without_keeping_accounts(
         validate(run, job, SLURM)
 
 
-def test_cancelling_slurm_s_jobs(run: RunFolder, job: Job, slurm: Path) -> None:
+def test_cancelling_slurm_s_jobs(run: RunFolder, job: PreparedRun, slurm: Path) -> None:
     class Stopping(Heard):
         def __call__(self, event: str, /, **facts: Any) -> None:
             super().__call__(event, **facts)
@@ -261,14 +267,14 @@ def test_cancelling_slurm_s_jobs(run: RunFolder, job: Job, slurm: Path) -> None:
     assert (slurm / "cancelled").read_text().split() == ["--", *jobs]
 
 
-def test_slurm_that_takes_no_jobs(run: RunFolder, job: Job, slurm: Path) -> None:
+def test_slurm_that_takes_no_jobs(run: RunFolder, job: PreparedRun, slurm: Path) -> None:
     text = "#!/bin/sh\necho sbatch: error: invalid partition specified: long >&2\nexit 1\n"
     (slurm / "sbatch").write_text(text)
     with pytest.raises(RunError, match="slurm took no jobs: sbatch: error: invalid partition"):
         validate(run, job, SLURM)
 
 
-def test_without_slurm(run: RunFolder, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_slurm(run: RunFolder, job: PreparedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UsageError, match="has no srun"):
         validate(run, job, SLURM)

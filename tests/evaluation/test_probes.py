@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from engine.attribution.prepare import stored_job
-from engine.attribution.prepared_run import Job
+from engine.attribution.prepare import restore_run
+from engine.attribution.prepared_run import PreparedRun
 from engine.evaluation.metasmoothness import metasmoothness
 from engine.evaluation.numerical_agreement import AGREEMENT_FILE
 from engine.replay.ranks import SINGLE_RANK
@@ -29,7 +29,7 @@ def test_metasmoothness_weighs_coordinates_by_how_far_they_move() -> None:
     assert metasmoothness(first, first, first, SINGLE_RANK) == 1.0
 
 
-def test_probes_of_a_smooth_training(run: RunFolder, job: Job) -> None:
+def test_probes_of_a_smooth_training(run: RunFolder, job: PreparedRun) -> None:
     events = validate(run, job, PROBES)
     smooth = json.loads(run.metasmoothness_file.read_text())
     assert 0.9 < smooth["metasmoothness"] <= 1.0 and smooth["subset"] == "0.3-seed0-0"
@@ -46,7 +46,7 @@ def test_probes_of_a_smooth_training(run: RunFolder, job: Job) -> None:
     assert probed == [1, 2, 3, 4, 5, 6]
 
 
-def test_probes_are_not_taken_twice(run: RunFolder, job: Job) -> None:
+def test_probes_are_not_taken_twice(run: RunFolder, job: PreparedRun) -> None:
     validate(run, job, PROBES)
     before = run.metasmoothness_file.stat().st_mtime_ns
     events = validate(run, job, PROBES)
@@ -55,6 +55,6 @@ def test_probes_are_not_taken_twice(run: RunFolder, job: Job) -> None:
 
 
 def test_batches_of_one_row_cannot_be_split(attributed: RunFolder, run: RunFolder) -> None:
-    single = stored_job(attributed, torch.device("cpu")).of_micro_batch(1)
+    single = restore_run(attributed, torch.device("cpu")).of_micro_batch(1)
     with pytest.raises(UsageError, match="of one row"):
         validate(run, single, PROBES)

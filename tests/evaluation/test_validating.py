@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from engine.attribution.prepared_run import Job
-from engine.attribution.reporter import Reporter
+from engine.attribution.prepared_run import PreparedRun
+from engine.attribution.reporting import Reporter
 from engine.evaluation import validate as validating
 from engine.evaluation.retraining import Retrainer, retrained
 from engine.evaluation.subsets import NOTHING, Subset
@@ -35,7 +35,9 @@ class Heard(Reporter):
         self.events.append({"event": str(event), **facts})
 
 
-def validate(run: RunFolder, job: Job, asked: ValidationRequest = SMALL) -> list[dict[str, Any]]:
+def validate(
+    run: RunFolder, job: PreparedRun, asked: ValidationRequest = SMALL
+) -> list[dict[str, Any]]:
     heard = Heard()
     Validating(run, "a0001", asked, heard).run(job)
     return heard.events
@@ -51,14 +53,14 @@ def scores(run: RunFolder) -> Any:
     return np.stack([reader.document_scores(query) for query in range(reader.queries)])
 
 
-def phi(run: RunFolder, job: Job, weights: Sequence[float]) -> Any:
+def phi(run: RunFolder, job: PreparedRun, weights: Sequence[float]) -> Any:
     state = retrained(job, np.array(weights))
     asked = Retrainer(run, job, False)._asked["a0001"]
     return np.array([job.trainer.evaluator.value(state, measurement) for measurement in asked])
 
 
 def test_the_error_of_predictions_falls_with_the_square_of_the_change(
-    run: RunFolder, job: Job
+    run: RunFolder, job: PreparedRun
 ) -> None:
     full, slopes = phi(run, job, [1.0] * 7), scores(run)
     for document in (1, 4):
@@ -72,7 +74,7 @@ def test_the_error_of_predictions_falls_with_the_square_of_the_change(
         assert np.allclose(ratios, 4.0, atol=0.35), ratios
 
 
-def test_retrainings_of_other_inputs_are_left_aside(run: RunFolder, job: Job) -> None:
+def test_retrainings_of_other_inputs_are_left_aside(run: RunFolder, job: PreparedRun) -> None:
     few = ValidationRequest(drop=(0.3,), count=2)
     validate(run, job, few)
     first = table(run)
@@ -92,7 +94,7 @@ def test_retrainings_of_other_inputs_are_left_aside(run: RunFolder, job: Job) ->
     assert len(read_journal(run.retrainings_file)) == len(records)
 
 
-def test_a_bank_and_its_table(run: RunFolder, job: Job) -> None:
+def test_a_bank_and_its_table(run: RunFolder, job: PreparedRun) -> None:
     events = validate(run, job)
     found = table(run)
     kinds = [line["kind"] for line in found]
@@ -121,7 +123,7 @@ def documents_of(run: RunFolder, subset: str) -> list[int]:
 
 
 def test_everything_is_the_same_bits_again_in_any_number_of_processes(
-    run: RunFolder, job: Job
+    run: RunFolder, job: PreparedRun
 ) -> None:
     validate(run, job)
     first = (run.attributions / "a0001" / "validation.csv").read_bytes()
@@ -132,7 +134,7 @@ def test_everything_is_the_same_bits_again_in_any_number_of_processes(
 
 
 def test_what_was_interrupted_goes_on(
-    run: RunFolder, job: Job, monkeypatch: pytest.MonkeyPatch
+    run: RunFolder, job: PreparedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     validate(run, job)
     whole = (run.attributions / "a0001" / "validation.csv").read_bytes()
@@ -162,7 +164,7 @@ def test_what_was_interrupted_goes_on(
     assert sum(event["event"] == "retrained" for event in events) == 3
 
 
-def test_more_can_be_added_and_nothing_is_done_twice(run: RunFolder, job: Job) -> None:
+def test_more_can_be_added_and_nothing_is_done_twice(run: RunFolder, job: PreparedRun) -> None:
     validate(run, job, ValidationRequest(drop=(0.3, 0.3), count=2))
     assert len(table(run)) == 2 * 2
     events = validate(run, job, ValidationRequest(drop=(0.3, 0.5), count=3))
@@ -175,7 +177,7 @@ def test_more_can_be_added_and_nothing_is_done_twice(run: RunFolder, job: Job) -
 
 
 def test_kept_models_are_measured_again_without_training(
-    run: RunFolder, job: Job, monkeypatch: pytest.MonkeyPatch
+    run: RunFolder, job: PreparedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     validate(run, job, ValidationRequest(drop=(0.3,), count=2, keep_models=True))
     # Queries that are asked once the bank is there.
@@ -194,7 +196,7 @@ def test_kept_models_are_measured_again_without_training(
     ]
 
 
-def test_a_table_of_somebody_else_is_put_aside(run: RunFolder, job: Job) -> None:
+def test_a_table_of_somebody_else_is_put_aside(run: RunFolder, job: PreparedRun) -> None:
     file = run.attributions / "a0001" / "validation.csv"
     file.write_text("query,subset,predicted,actual\n0,mine,1.0,2.0\n")
     validate(run, job, ValidationRequest(drop=(0.3,), count=1))
@@ -202,7 +204,7 @@ def test_a_table_of_somebody_else_is_put_aside(run: RunFolder, job: Job) -> None
     assert "mine" in file.with_name("validation.csv.before").read_text()
 
 
-def test_what_does_not_fit_is_refused(run: RunFolder, job: Job) -> None:
+def test_what_does_not_fit_is_refused(run: RunFolder, job: PreparedRun) -> None:
     with pytest.raises(UsageError, match="drop-top 7"):
         validate(run, job, ValidationRequest(drop=(), drop_top=(7,)))
     with pytest.raises(UsageError, match="no complete attribution 'a0007'"):
@@ -215,7 +217,7 @@ def test_what_does_not_fit_is_refused(run: RunFolder, job: Job) -> None:
 
 
 def test_a_retraining_that_diverges_is_no_number(
-    run: RunFolder, job: Job, monkeypatch: pytest.MonkeyPatch
+    run: RunFolder, job: PreparedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from engine.replay.replay import DivergedError
 
@@ -227,7 +229,7 @@ def test_a_retraining_that_diverges_is_no_number(
     assert [line["actual"] for line in table(run)] == ["nan", "nan"]
 
 
-def test_a_model_without_its_trajectory_is_trained_again(run: RunFolder, job: Job) -> None:
+def test_a_model_without_its_trajectory_is_trained_again(run: RunFolder, job: PreparedRun) -> None:
     import shutil
 
     shutil.rmtree(run.trajectory)

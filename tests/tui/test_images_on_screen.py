@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from engine.runs.run_folder import RunFolder
 from engine.runs.score_store import ScoreReader
-from engine.worker.__main__ import main
+from engine.worker.main import main
 from magic_tui.cli.verbs import app as cli
 from magic_tui.dashboard.app import MagicApp
 from magic_tui.queries.query_cost import query_cost

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from engine.worker.__main__ import main
+from engine.worker.main import main
 from tests.crash.tiny import tiny_config, tiny_model
 
 torch.set_num_threads(1)

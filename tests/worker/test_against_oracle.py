@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from engine.attribution.prepare import new_job
+from engine.attribution.prepare import prepare_run
 from engine.data.rows import batch_order
 from engine.models.load import load_causal_lm
 from engine.runs.read_config import read_config
@@ -34,7 +34,7 @@ def test_stored_scores(
     folder = Path(start(config)["path"])
 
     resolved = read_config(folder / "run_config.yaml")
-    job, _ = new_job(resolved, torch.device("cpu"))
+    job, _ = prepare_run(resolved, torch.device("cpu"))
     model = load_causal_lm(resolved.model, resolved.seed, torch.device("cpu")).loss.model
     table = RowTable(folder / "rows.zarr")
     rows = oracle.Tokens(

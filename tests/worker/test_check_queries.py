@@ -90,7 +90,7 @@ def test_its_process_loads_no_torch(run: RunFolder, tmp_path: Path) -> None:
     request = tmp_path / "request.json"
     request.write_text(json.dumps({"texts": ["who sat on the mat? " * 4_000]}))
     code = (
-        "import sys; from engine.worker.__main__ import main; "
+        "import sys; from engine.worker.main import main; "
         f"code = main(['check', '--run', {str(run.path)!r}, '--request-file', {str(request)!r}]); "
         "print(code, 'torch' in sys.modules, 'transformers' in sys.modules)"
     )

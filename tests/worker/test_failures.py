@@ -200,7 +200,7 @@ def test_damaged_files_of_a_trajectory_are_made_again(
         assert worker("attribute", "--run", folder.path, "--request", request)["ok"]
         assert {path: path.read_bytes() for path in files} == whole
         messages = [e["message"] for e in folder.events() if e["event"] == "warning"]
-        assert len(messages) == number and "is damaged; it is made again" in messages[-1]
+        assert len(messages) == number and "is damaged; it is computed again" in messages[-1]
         assert "differs" not in messages[-1]
 
 

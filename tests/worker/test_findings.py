@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.attribution.findings import Finding, LossWatch, replay_findings
+from engine.attribution.findings import Finding, LossMonitor, replay_findings
 from engine.evaluation.trust import read_verdict
 from engine.runs.checksummed import read_record
 from engine.runs.run_folder import RunFolder
@@ -18,7 +18,7 @@ Outcome = dict[str, Any]
 
 
 def found(losses: Iterable[float]) -> list[Finding]:
-    watch = LossWatch()
+    watch = LossMonitor()
     findings = [f for step, loss in enumerate(losses) for f in watch.take(step, float(loss))]
     return findings + watch.finish()
 
@@ -70,7 +70,7 @@ def test_a_loss_that_goes_off_though_finite(steps: int) -> None:
 def test_what_was_heard_before_changes_nothing() -> None:
     losses = falling(10.8, 6.5, 60, 0.02, 0)
     losses[30] += 5
-    watch = LossWatch()
+    watch = LossMonitor()
     for step, loss in enumerate(losses[:31].tolist()):
         watch.take(step, loss)
     again = [f for step in range(25, 60) for f in watch.take(step, float(losses[step]))]

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.attribution.prepare import new_job
+from engine.attribution.prepare import prepare_run
 from engine.runs.config import RunConfig
 from engine.runs.read_config import read_config
 from engine.runs.run_folder import RunFolder
@@ -131,7 +131,7 @@ class Oracle:
 def exact(folder: Path, written: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """φ and its derivatives of the first two test images, from the files of images."""
     config = read_config(folder / "run_config.yaml")
-    job, _ = new_job(config, DEVICE)
+    job, _ = prepare_run(config, DEVICE)
     (images, labels), (asked, answers) = written["train"], written["t10k"]
     rows, queries = (
         Rows(torch.tensor(x[:, None]).double(), torch.tensor(y).long())
@@ -203,19 +203,19 @@ def test_interrupted_and_resumed(
     phase: str, images: dict[str, Any], start: Start, worker: Callable[..., Outcome],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    from engine.attribution import stop
+    from engine.attribution.process import Stop
 
     monkeypatch.setenv("MAGIC_SAVE_SECONDS", "0")
     config = {**resnet(images), "trajectory": {"checkpointing": "sqrt"}}
     whole = scores_of(start(config, "whole"))
     events: list[dict[str, Any]] = []
 
-    def asked(self: stop.Stop) -> bool:
+    def asked(self: Stop) -> bool:
         file = Path(images["data"]["path"]).parent / "runs" / "cut" / "events.jsonl"
         return sum(f'"{phase}"' in line for line in file.read_text().splitlines()) == 2
 
     with monkeypatch.context() as patch:
-        patch.setattr(stop.Stop, "__call__", asked)
+        patch.setattr(Stop, "__call__", asked)
         assert start(config, "cut")["ending"] == "stopped"
     run = Path(images["data"]["path"]).parent / "runs" / "cut"
     assert np.array_equal(scores_of(worker("resume", "--run", run)), whole)

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from engine.attribution.prepare import stored_job
+from engine.attribution.prepare import restore_run
 from engine.runs.run_folder import RunFolder
 
 Outcome = dict[str, Any]
@@ -26,7 +26,7 @@ def ask(worker: Worker, folder: Path, **request: Any) -> Outcome:
 
 def by_the_model(folder: Path, ids: list[int]) -> list[float]:
     """What transformers' own forward gives at the end of the trajectory."""
-    job = stored_job(RunFolder(folder), torch.device("cpu"))
+    job = restore_run(RunFolder(folder), torch.device("cpu"))
     reader = job.trainer.open(folder / "trajectory")
     loss = job.model.loss
     state = reader.load_state(reader.schedule.steps).params

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from engine.attribution.prepare import new_job, stored_job
+from engine.attribution.prepare import prepare_run, restore_run
 from engine.attribution.queries import measurement_batches, read_queries
 from engine.evaluation.trust import read_verdict
 from engine.runs.read_config import read_config
@@ -97,7 +97,7 @@ def test_a_task_of_one_s_own(
     scores = ScoreReader(folder.attributions / "a0001")
     found = np.stack([scores.document_scores(query) for query in range(2)])
 
-    job, _ = new_job(read_config(folder.config_file), DEVICE)
+    job, _ = prepare_run(read_config(folder.config_file), DEVICE)
     queries = read_queries(job.config.queries, job)  # type: ignore[arg-type]
     asked = measurement_batches(queries, job)
     direction = torch.linspace(-1, 1, 8, dtype=torch.float64)
@@ -127,7 +127,7 @@ def test_a_task_of_one_s_own(
     again = worker("attribute", "--run", folder.path, "--request", request)
     reader = ScoreReader(folder.attributions / again["attribution"])
     assert np.array_equal(reader.document_scores(1), found[1])
-    rows = stored_job(folder, DEVICE).rows.arrays()
+    rows = restore_run(folder, DEVICE).rows.arrays()
     assert all(np.array_equal(rows[name], kept) for name, kept in job.rows.arrays().items())
 
 

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from engine.attribution import budget
-from engine.attribution.prepare import new_job, stored_job
+from engine.attribution.prepare import prepare_run, restore_run
 from engine.cost.step_times import measure_steps
 from engine.replay.state import Batch, Params
 from engine.runs.atomic import size_on_disk
@@ -46,7 +46,7 @@ def test_steps_are_weighed_by_their_widths(
     (tmp_path / "wide.jsonl").write_text("\n".join(f'{{"text": "{line}"}}' for line in lines))
     config["data"]["path"] = str(tmp_path / "wide.jsonl")
     config["training"] |= {"batch_size": 1, "epochs": 1}
-    job, _ = new_job(parse_config(config, tmp_path / "config.yaml"), torch.device("cpu"))
+    job, _ = prepare_run(parse_config(config, tmp_path / "config.yaml"), torch.device("cpu"))
     clock = Clock(job.trainer.step.loss)
     job.trainer.step.loss = clock
     monkeypatch.setattr("engine.cost.step_times.time", clock)
@@ -102,7 +102,7 @@ def test_micro_batches_by_memory_are_settled_once(
     small = start(sized("auto", 1e-6), "small")
     folder = RunFolder(Path(small["path"]))
     assert folder.prepared()["micro_batch_size"] == 1
-    assert stored_job(folder, torch.device("cpu")).trainer.step.micro_batch_size == 1
+    assert restore_run(folder, torch.device("cpu")).trainer.step.micro_batch_size == 1
     again = worker(
         "attribute", "--run", folder.path, "--request", '{"texts": ["the cat sat by the fire"]}'
     )

@@ -13,7 +13,7 @@ kept = Hanging()
 atexit.register(lambda: print("the library has cleaned up"))
 """
 WORKER = f"""
-from engine.worker.process_exit import ProcessExit
+from engine.worker.process import ProcessExit
 leaving = ProcessExit()
 {LIBRARY}
 print("the work is done")

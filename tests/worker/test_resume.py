@@ -8,18 +8,22 @@ from typing import Any
 import pytest
 import torch
 
-from engine.attribution import replay_runner as replaying
+from engine.attribution import replay_runner
 from engine.replay.checkpointing import checkpointing_schedule
 from engine.runs.errors import RunError, StoppedError
 from engine.runs.run_folder import RunFolder
 from engine.training.loop import TrainControl
 from engine.trajectory import replay_checkpoints
-from engine.worker import run
+from engine.worker import attempt
 from tests.crash.ranks import fingerprint, leftovers
 
 Outcome = dict[str, Any]
 Start = Callable[..., Outcome]
 Worker = Callable[..., Outcome]
+
+
+def stop_now(*_: Any) -> None:
+    raise StoppedError("stopped by the test")
 
 
 class StopAt:
@@ -39,7 +43,7 @@ def steps_of(folder: RunFolder, event: str) -> list[int]:
 
 def stop_training_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     control = TrainControl(StopAt(step + 1), 60.0, resume=True)
-    monkeypatch.setattr(run, "TrainControl", lambda *_, **__: control)
+    monkeypatch.setattr(attempt, "TrainControl", lambda *_, **__: control)
 
 
 def stopped_in_replay(
@@ -97,9 +101,9 @@ def test_replay_goes_on_from_its_saved_cotangents(
             if len(taken) == 4:
                 raise StoppedError("stopped by the test")
 
-    original = replaying.Reporter.__call__
+    original = replay_runner.Reporter.__call__
     with monkeypatch.context() as patch:
-        patch.setattr(replaying.Reporter, "__call__", after)
+        patch.setattr(replay_runner.Reporter, "__call__", after)
         stopped = worker("attribute", "--run", folder.path, "--request", request)
     assert stopped["ending"] == "stopped" and taken == [5, 4, 3, 2]
     assert worker("resume", "--run", folder.path)["ok"]
@@ -121,7 +125,7 @@ def test_as_many_queries_a_pass_as_before(
     request = json.dumps({"texts": [f"{number} cats sat" for number in range(16)]})
     monkeypatch.setenv("MAGIC_SAVE_SECONDS", "0")
     with monkeypatch.context() as patch:
-        patch.setattr(replaying.Replaying, "_wishes", lambda _: (True, True))
+        patch.setattr(replay_runner.ReplayRunner, "_stop_or_save", lambda _: (True, True))
         assert (
             worker("attribute", "--run", folder.path, "--request", request)["ending"] == "stopped"
         )
@@ -154,7 +158,7 @@ def test_a_damaged_last_state_is_made_again_before_it_is_asked(
 ) -> None:  # fmt: skip
     whole = RunFolder(Path(start(config, "r1")["path"]))
     with monkeypatch.context() as patch:
-        patch.setattr(run, "attribute", lambda *_: (_ for _ in ()).throw(StoppedError("stopped")))
+        patch.setattr(attempt, "attribute", stop_now)
         assert start(config, "r2")["ending"] == "stopped"
     folder = RunFolder(runs / "r2")
     for name in ("state-00000006", "gradient-00000004"):
@@ -191,9 +195,7 @@ def test_what_was_reproduced_is_remembered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     with monkeypatch.context() as patch:
-        patch.setattr(
-            replaying.Replaying, "_complete", lambda *_: (_ for _ in ()).throw(StoppedError("now"))
-        )
+        patch.setattr(replay_runner.ReplayRunner, "_complete", stop_now)
         start(config)
     folder = RunFolder(runs / "r1")
     assert worker("resume", "--run", folder.path)["ok"]

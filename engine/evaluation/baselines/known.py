@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.attribution.prepared_run import Job
+from engine.attribution.prepared_run import PreparedRun
 from engine.attribution.queries import Query
 from engine.replay.state import Batch, Params, TrainState
 from engine.training.query_loss import QueryLoss
@@ -25,7 +25,7 @@ class NotApplicableError(Exception):
 class Known:
     """A trained run, as baselines see it."""
 
-    job: Job
+    job: PreparedRun
     final: TrainState
     """s_T."""
     texts: list[str]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.attribution.prepared_run import Job
+from engine.attribution.prepared_run import PreparedRun
 from engine.attribution.queries import measurement_batches
 from engine.evaluation.baselines.bm25 import bm25
 from engine.evaluation.baselines.cosine import cosine
@@ -32,7 +32,7 @@ METHODS: dict[str, Callable[[Known], Scores]] = {
 
 
 def score_baselines(
-    folder: RunFolder, attribution: Path, job: Job, retrainer: Retrainer
+    folder: RunFolder, attribution: Path, job: PreparedRun, retrainer: Retrainer
 ) -> Iterable[tuple[str, str | None]]:
     """Compute what is lacking; every method as it is done, with why not if it cannot serve.
 
@@ -65,7 +65,7 @@ def _write(file: Path, method: Callable[[Known], Scores], known: Known) -> str |
     return None
 
 
-def known_of(folder: RunFolder, attribution: Path, job: Job, retrainer: Retrainer) -> Known:
+def known_of(folder: RunFolder, attribution: Path, job: PreparedRun, retrainer: Retrainer) -> Known:
     """What the methods start from."""
     queries = queries_of(attribution)
     return Known(

@@ -1,4 +1,4 @@
-"""What a worker's work ends in: an event for every outcome, and errors that name the remedy."""
+"""Events of a worker in its run's journal, and errors that name a remedy."""
 
 import contextlib
 import errno
@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from engine.attribution.reporter import Reporter
+from engine.attribution.device import memory_in_use
+from engine.attribution.prepared_run import PreparedRun
 from engine.replay.replay import DivergedError, NotReproducedError
 from engine.runs.errors import (
     DiskFullError,
@@ -20,10 +21,11 @@ from engine.runs.errors import (
     StoppedError,
     unexpected,
 )
-from engine.runs.events import Event
+from engine.runs.events import Event, Phase, check
+from engine.runs.journal import JournalWriter
 from engine.runs.out_of_memory import OUT_OF_MEMORY, is_out_of_memory
 
-_ADVICE = {
+_REMEDIES = {
     "loss": "lower training.optimizer.learning_rate, or raise batch_size",
     "gradient": "lower training.optimizer.learning_rate, or set training.max_grad_norm",
     "cotangent": "raise training.optimizer.eps_root, lower learning_rate, or raise batch_size",
@@ -36,24 +38,66 @@ _LOST_RANK = (
 )
 
 
+class Reporter:
+    """The observer of training and replay: writes each fact as an event.
+
+    It adds what the numerics do not know: the learning rate and the memory of a step.
+    """
+
+    def __init__(self, journal: JournalWriter | None) -> None:
+        """Write to ``journal``; None on every rank but the first."""
+        self.journal = journal
+        self.prepared: PreparedRun | None = None
+        """The prepared run; before it is set, no learning rate and no memory is added."""
+        self.reproduced: bool | None = None
+        """Whether the last training step was reproduced bit for bit; None if not known yet."""
+
+    def __call__(self, event: str, /, **facts: Any) -> None:
+        """Write one event.
+
+        Raises:
+            TypeError: if its fields are not those of its class in :mod:`engine.runs.events`.
+        """
+        if self.prepared is not None and event in (Event.TRAIN_STEP, Event.REPLAY_STEP):
+            facts["memory"] = memory_in_use(self.prepared.device)
+            if event == Event.TRAIN_STEP:
+                facts["learning_rate"] = self.prepared.learning_rate(facts["step"])
+        check(event, facts)
+        if event == Event.REPRODUCED:
+            self.reproduced = bool(facts["exact"])
+        if self.journal is not None:
+            self.journal.append(str(event), **facts)
+
+    def phase(self, phase: Phase, total: int, attribution: str | None = None) -> None:
+        """Write that a phase of ``total`` steps begins, and sync the journal to disk."""
+        self(Event.PHASE, phase=str(phase), total=total, attribution=attribution)
+        if self.journal is not None:
+            self.journal.sync()
+
+    def close(self) -> None:
+        """Close the journal."""
+        if self.journal is not None:
+            self.journal.close()
+
+
 @contextmanager
-def reported(report: Reporter, work: str) -> Iterator[None]:
-    """Record how the work inside ends; turn what went wrong into a :class:`MagicError`."""
+def report_outcome(report: Reporter, work: str) -> Iterator[None]:
+    """Write how the work inside ends, and raise its failure as a :class:`MagicError`."""
     try:
-        with explained():
+        with errors_with_remedy():
             yield
     except LostRankError:
-        _tell(report, Event.INTERRUPTED, saved=False)
+        _write(report, Event.INTERRUPTED, saved=False)
         raise
     except MagicError as error:
-        _tell(report, Event.FAILED, message=str(error), exit_code=int(error.exit_code))
+        _write(report, Event.FAILED, message=str(error), exit_code=int(error.exit_code))
         raise
     except KeyboardInterrupt as error:
-        _tell(report, Event.INTERRUPTED, saved=isinstance(error, StoppedError))
+        _write(report, Event.INTERRUPTED, saved=isinstance(error, StoppedError))
         raise
     except BaseException as error:
         message = unexpected(error)
-        _tell(report, Event.FAILED, message=message, exit_code=int(ExitCode.RUN_FAILED))
+        _write(report, Event.FAILED, message=message, exit_code=int(ExitCode.RUN_FAILED))
         raise
     else:
         report(Event.FINISHED, work=work)
@@ -62,19 +106,19 @@ def reported(report: Reporter, work: str) -> Iterator[None]:
             report.close()
 
 
-def _tell(report: Reporter, event: Event, **facts: Any) -> None:
-    # What went wrong may be the disk itself; the error must not be lost over its record.
+def _write(report: Reporter, event: Event, **facts: Any) -> None:
+    # The disk may be the cause of the failure: keep the original error.
     with contextlib.suppress(OSError):
         report(event, **facts)
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Give known failures of computing their sentence and remedy."""
+def errors_with_remedy() -> Iterator[None]:
+    """Raise known failures of the work inside as a :class:`MagicError` that names a remedy."""
     try:
         yield
     except DivergedError as error:
-        raise RepeatingError(f"{error}; {_ADVICE[error.what]}") from error
+        raise RepeatingError(f"{error}; {_REMEDIES[error.what]}") from error
     except NotReproducedError as error:
         remedy = "restore the model that model.path named at the time"
         raise RepeatingError(f"{error}; {remedy}") from error
