@@ -54,7 +54,7 @@ def prepare_run(
             checked.append(_checked_derivatives(config, prepared.task, _loaded_to(device, ranks)))
         return loaded
 
-    job = _job(config, load, device, ranks)
+    job = _prepared(config, load, device, ranks)
     job.trainer.derivative = ranks.all_gather(checked)[0][0]
     return job, documents[0]
 
@@ -78,7 +78,7 @@ def restore_run(folder: RunFolder, device: torch.device, ranks: Ranks = SINGLE_R
         made_from.check(task, loaded.weights)
         return loaded
 
-    job = _job(config, load, device, ranks)
+    job = _prepared(config, load, device, ranks)
     job = replace(job, origins=origins[0], warnings=tuple(made_from.warnings))
     steps = step_table(job.order, len(job.rows), config.training.epochs)
     if not np.array_equal(steps, table.steps()):
@@ -198,7 +198,7 @@ def _loaded(config: RunConfig, task: Task, documents: int, ranks: Ranks) -> _Loa
     return _Loaded(task, documents, weights)
 
 
-def _job(
+def _prepared(
     config: RunConfig, load: Callable[[], _Loaded], device: torch.device, ranks: Ranks
 ) -> PreparedRun:
     if ranks.count == 1:

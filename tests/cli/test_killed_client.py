@@ -32,7 +32,7 @@ time.sleep(60)
 """
 RANKS = """
 import os, sys
-from engine.worker import ranks
+from engine.distributed import local_ranks as ranks
 from engine.worker.process import end_with_parent
 end_with_parent()
 ranks.RANK_COMMAND = [sys.executable, "-c", {worker!r}]
