@@ -288,7 +288,7 @@ def test_a_notebook_is_not_given_an_old_trajectory(tmp_path: Path) -> None:
     resumed = trainer.train(state, stream, save_dir=tmp_path, control=TrainControl(resume=True))
     whole = trainer.train(state, stream, save_dir=tmp_path / "b", checkpointing=schedule)
     assert torch.equal(resumed.params["w"], whole.params["w"])
-    with pytest.raises(RunError, match="schedule sqrt; give another folder"):
+    with pytest.raises(RunError, match="checkpointing sqrt; give another folder"):
         trainer.train(
             state,
             stream,
