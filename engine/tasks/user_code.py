@@ -76,7 +76,9 @@ def _module_name(place: str) -> str:
 
 def _loaded_files() -> list[tuple[str, Path]]:
     files = [(name, getattr(module, "__file__", None)) for name, module in sys.modules.items()]
-    return [(name, Path(file).resolve()) for name, file in files if isinstance(file, str)]
+    strings = [(name, file) for name, file in files if isinstance(file, str)]
+    # torch names files that do not exist, such as "_classes.py": they have no folder.
+    return [(name, Path(file).resolve()) for name, file in strings if Path(file).is_absolute()]
 
 
 class _Copies(importlib.abc.MetaPathFinder):

@@ -16,6 +16,7 @@ from engine.evaluation.trust import read_verdict
 from engine.runs.read_config import read_config
 from engine.runs.run_folder import RunFolder
 from engine.runs.score_store import ScoreReader
+from engine.tasks.user_code import code_files, load_module
 
 Outcome = dict[str, Any]
 DEVICE = torch.device("cpu")
@@ -77,6 +78,15 @@ def own(tmp_path: Path) -> dict[str, Any]:
         "queries": {"path": "asked.jsonl"},
         "trajectory": {"checkpointing": "log"},
     }
+
+
+def test_only_files_that_exist_are_code_of_a_task(
+    own: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = str(tmp_path / "heights.py")
+    load_module(place, {})
+    assert set(code_files(place).values()) == {Path(place), tmp_path / "beside.py"}
 
 
 def test_a_model_of_whole_batches_is_planned(
