@@ -1,14 +1,7 @@
 """The device a worker computes on, set up so that the same config gives the same bits."""
 
-import contextlib
-import ctypes
-import gc
 import os
-import sys
-from collections.abc import Callable
-from pathlib import Path
 
-import psutil
 import torch
 
 from engine.distributed.local_ranks import local_rank
@@ -70,53 +63,3 @@ def compute_as_before(folder: RunFolder, device: torch.device) -> str | None:
         f"this machine computes otherwise than when the run began ({'; '.join(changed)}): scores "
         "may differ in rounding"
     )
-
-
-_most_before = 0
-"""The peak that there was when it was last counted anew."""
-
-
-def memory_in_use(device: torch.device) -> int:
-    """Peak bytes this process has held on the device, or in this machine's memory."""
-    return max(_most_before, _peak(device))
-
-
-def _peak(device: torch.device) -> int:
-    """The same since it was last counted anew."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    import resource
-
-    # Linux counts in kibibytes, macOS in bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def memory_now(device: torch.device) -> int:
-    """Bytes this process holds on the device, or in this machine's memory."""
-    if device.type == "cuda":
-        return int(torch.cuda.memory_allocated(device))
-    return int(psutil.Process().memory_info().rss)
-
-
-def peak_of(device: torch.device, do: Callable[[], object]) -> int:
-    """Bytes that doing something takes at its peak, above what was in use."""
-    global _most_before
-    release_memory()
-    _most_before, before = memory_in_use(device), memory_now(device)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        with contextlib.suppress(OSError):
-            # Linux: the peak of the process starts from here.
-            Path("/proc/self/clear_refs").write_text("5")
-    do()
-    return max(0, _peak(device) - before)
-
-
-def release_memory() -> None:
-    """Give what was freed back to the system: the C library and torch keep it for themselves."""
-    gc.collect()
-    torch.cuda.empty_cache()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)

@@ -67,10 +67,9 @@ class PreparedRun:
 
     @property
     def training(self) -> TrainingProfile:
-        """The training, for planning."""
-        return TrainingProfile(
-            self.trainer.step, self.start, self.stream(self.config.attribution.granularity)
-        )
+        """The training as the cost model measures it, with a new copy of s_0."""
+        stream = self.stream("token" if self.config.has_tokens else "document")
+        return TrainingProfile(self.trainer.step, self.start, stream)
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of update ``step``."""

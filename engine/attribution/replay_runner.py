@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.attribution.budget import budget_of
 from engine.attribution.findings import replay_findings
+from engine.attribution.prediction import pass_limits
 from engine.attribution.prepared_run import PreparedRun
 from engine.attribution.process import Stop
 from engine.attribution.queries import QueryRequest, measurement_batches
-from engine.attribution.replay_memory import needs_of
 from engine.attribution.reporting import Reporter
 from engine.replay.rounding import growth, relative_rounding
 from engine.runs.config import Granularity
@@ -142,13 +141,13 @@ class ReplayRunner:
         first, reason = [begun] if begun else [], "as many as before the interruption"
         if not left:
             return first, reason
-        needs = needs_of(self.prepared, self.request.granularity)
         schedule = self.request.folder.prepared()["checkpointing"]
         # Planned for all queries, so that a resumed attempt takes passes of the same size.
-        budget = budget_of(self.prepared, needs, len(distinct), schedule)
-        size = budget.queries_per_pass
+        limits = pass_limits(self.prepared, self.request.granularity)
+        passes = limits.passes(len(distinct), schedule)
+        size = passes.per_pass
         rest = [left[start : start + size] for start in range(0, len(left), size)]
-        return first + rest, budget.reason
+        return first + rest, passes.reason
 
     def _pass(
         self, writer: ScoreWriter | None, chosen: list[int], begun: ReplayState | None

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from engine.attribution.device import memory_in_use
 from engine.attribution.prepared_run import PreparedRun
+from engine.cost.process_memory import peak_memory
 from engine.replay.replay import DivergedError, NotReproducedError
 from engine.runs.errors import (
     DiskFullError,
@@ -59,7 +59,7 @@ class Reporter:
             TypeError: if its fields are not those of its class in :mod:`engine.runs.events`.
         """
         if self.prepared is not None and event in (Event.TRAIN_STEP, Event.REPLAY_STEP):
-            facts["memory"] = memory_in_use(self.prepared.device)
+            facts["memory"] = peak_memory(self.prepared.device)
             if event == Event.TRAIN_STEP:
                 facts["learning_rate"] = self.prepared.learning_rate(facts["step"])
         check(event, facts)

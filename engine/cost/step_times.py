@@ -1,8 +1,8 @@
-"""How long the steps of a training take, and what a query costs in each, measured on a few.
+"""Measure the seconds of a training's steps, and of their replay, on a few of them.
 
-Batches differ in width, so the gradient's time is measured on the narrowest, the widest and one of
-the mean width, and on a query, and taken as a + b·n for n positions. A replayed step is measured
-in its parts on the one of the mean width: what is linear in n takes the mean of all steps there.
+Batches differ in width. The gradient is therefore timed on the narrowest batch, on the widest, on
+one of the mean width, and on a query, and fitted as a + b·n for n tokens. The parts of a replayed
+step are timed on the batch of mean width and scaled to the mean over all steps.
 """
 
 import statistics
@@ -11,59 +11,61 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.cost.checkpointing_choice import StepSeconds
+from engine.cost.measured import Line, StepSeconds, fit_line
 from engine.replay.derivatives import needs_all_directions, second_derivatives
 from engine.replay.state import Batch, Cotangent, TrainState
 from engine.replay.train_step import TrainStep
-from engine.training.data_stream import DataStream
 
-PROBE_SECONDS = 2.0
-"""One round of measuring is enough where steps take long; quick ones are measured again."""
-MOST_ROUNDS = 5
-FORWARD = 1 / 3
-"""Of a gradient: its backward multiplies twice as many matrices."""
+ROUND_SECONDS = 2.0
+"""Measuring ends after the round in which this much time has passed."""
+MAX_ROUNDS = 5
+FORWARD_SHARE = 1 / 3
+"""Share of a gradient's time that the loss alone takes: backward has twice the matrix products."""
 
 
-@dataclass(frozen=True)
-class Line:
-    """Seconds a + b·n of a gradient over n positions."""
+class StepBatches(Protocol):
+    """The batches of a training by step."""
 
-    fixed: float
-    each: float
+    def __len__(self) -> int:
+        """The number of steps."""
 
-    def at(self, size: float) -> float:
-        """Seconds for so many positions."""
-        return self.fixed + self.each * size
+    def sizes(self) -> NDArray[np.int64]:
+        """(step,): tokens of every batch with its padding."""
+
+    def batch(self, step: int, dtype: torch.dtype = ...) -> Batch:
+        """The batch of a step."""
 
 
 @dataclass(frozen=True)
 class StepTimes:
-    """What was measured."""
+    """The measured times."""
 
     step: StepSeconds
     gradient: Line
+    """Seconds of a gradient over n tokens."""
 
-    def measuring(self, queries: Sequence[Batch]) -> float:
-        """Seconds of every query's loss before and after training, and of its gradient."""
-        return sum(self.gradient.at(_size(query)) * (1 + 2 * FORWARD) for query in queries)
+    def evaluation(self, queries: Sequence[Batch]) -> float:
+        """Seconds of evaluating queries: losses before and after training, and gradients."""
+        return sum(self.gradient.at(_tokens(query)) * (1 + 2 * FORWARD_SHARE) for query in queries)
 
 
 def measure_steps(
-    step: TrainStep, state: TrainState, stream: DataStream, queries: Sequence[Batch], together: int
+    step: TrainStep, state: TrainState, stream: StepBatches, queries: Sequence[Batch], together: int
 ) -> StepTimes:
-    """Time a few steps from ``state``, at least six or seven steps' worth.
+    """Time a few steps from ``state``; takes at least as long as six or seven steps.
 
     Args:
         step: the step function.
         state: s_0.
         stream: the training's batches.
-        queries: batches of what is asked, if anything is.
-        together: queries that one group of ranks replays together.
+        queries: the batches of the queries, if there are any.
+        together: queries that one replica replays together.
     """
     sizes = stream.sizes()
     order = np.argsort(sizes, kind="stable")
@@ -71,27 +73,27 @@ def measure_steps(
     narrow, wide = 0, len(order) - 1
     probe = _Probe(step, state, stream, sizes)
     began = time.perf_counter()
-    for number in range(MOST_ROUNDS):
-        # A neighbour each time: batches that were taken before are put together already.
-        for place, inward in ((narrow, 1), (wide, -1), (middle, 1)):
-            near = min(max(place + inward * number, 0), len(order) - 1)
-            probe.train("middle" if place == middle else f"{place}", int(order[near]))
+    for number in range(MAX_ROUNDS):
+        # Every round uses the next batch of about the same width: a repeated batch is cached.
+        for index, inward in ((narrow, 1), (wide, -1), (middle, 1)):
+            near = min(max(index + inward * number, 0), len(order) - 1)
+            probe.train("middle" if index == middle else f"{index}", int(order[near]))
         probe.replay(int(order[min(middle + number, len(order) - 1)]), min(2, together))
         if queries:
-            probe.query(max(queries, key=_size))
-        if step.ranks.any(time.perf_counter() - began > PROBE_SECONDS):
+            probe.query(max(queries, key=_tokens))
+        if step.ranks.any(time.perf_counter() - began > ROUND_SECONDS):
             break
-    return probe.found()
+    return probe.result()
 
 
 class _Probe:
-    """Times parts of steps; each figure is the median of its rounds."""
+    """Times the parts of steps. Every result is the median of its rounds."""
 
     def __init__(
-        self, step: TrainStep, state: TrainState, stream: DataStream, sizes: NDArray[np.int64]
+        self, step: TrainStep, state: TrainState, stream: StepBatches, sizes: NDArray[np.int64]
     ) -> None:
         self.step = step
-        self.of_step = sizes
+        self.step_sizes = sizes
         self.state = state
         self.stream = stream
         self.dtype = next(iter(state.params.values())).dtype
@@ -101,30 +103,31 @@ class _Probe:
         self.one_by_one = False
 
     def train(self, name: str, step: int) -> None:
-        """A step as training takes it, and its update alone."""
+        """Time a training step, and its update alone."""
         with self._timing(f"train {name}"):
             batch = self.stream.batch(step, self.dtype)
             _, grads, _ = self.step.advance(self.state, batch)
         with self._timing("update"):
             self.step.apply(self.state, grads)
-        self.sizes[f"train {name}"].append(float(self.of_step[step]))
+        self.sizes[f"train {name}"].append(float(self.step_sizes[step]))
 
     def query(self, batch: Batch) -> None:
-        """A query's gradient."""
+        """Time a query's gradient."""
         with self._timing("query"):
             self.step.derivative(self.state, batch)
-        self.sizes["query"].append(float(_size(batch)))
+        self.sizes["query"].append(float(_tokens(batch)))
 
-    def replay(self, step: int, cotangents: int) -> None:
-        """A replayed step in its parts."""
+    def replay(self, step: int, queries: int) -> None:
+        """Time the parts of a replayed step for 1 … ``queries`` random cotangents."""
         batch, params = self.stream.batch(step, self.dtype), self.state.params
         _, grads = self.step.gradient(self.state, batch)
         stage, group = self.step.stage, self.step.ranks.shard_group
         self.one_by_one = not needs_all_directions(self.step.loss, len(self.step.parts(batch)))
-        carried = [_random_cotangent(self.step, self.state) for _ in range(cotangents)]
-        for count in range(1, cotangents + 1):
-            with self._timing(f"stage {count}"):
-                directions = stage.vjp(params, self.state.optimizer, grads.params, carried[:count])
+        cotangents = [_random_cotangent(self.step, self.state) for _ in range(queries)]
+        for count in range(1, queries + 1):
+            own = cotangents[:count]
+            with self._timing(f"optimizer {count}"):
+                directions = stage.vjp(params, self.state.optimizer, grads.params, own)
             with self._timing(f"model {count}"), group.graph():
                 for part in self.step.parts(batch):
                     second_derivatives(
@@ -132,31 +135,31 @@ class _Probe:
                         self.state,
                         part,
                         directions,
-                        [cotangent.params for cotangent in carried[:count]],
-                        [cotangent.buffers for cotangent in carried[:count]],
+                        [cotangent.params for cotangent in own],
+                        [cotangent.buffers for cotangent in own],
                     )
-                for cotangent in carried[:count]:
+                for cotangent in own:
                     stage.norm(cotangent.params).item()
 
-    def found(self) -> StepTimes:
-        """The figures put together."""
-        middle = {name: statistics.median(seconds) for name, seconds in self.seconds.items()}
-        update = middle["update"]
-        measured = {name: statistics.median(found) for name, found in self.sizes.items()}
-        gradients = {name: middle[name] - update for name in measured if name != "query"}
-        gradients = {name: max(seconds, 0.0) for name, seconds in gradients.items()}
-        typical = gradients["train middle"]
-        if "query" in measured:
-            gradients["query"] = middle["query"]
-        line = _fit([measured[name] for name in gradients], list(gradients.values()))
-        mean = line.at(float(self.of_step.mean()))
-        share = mean / max(typical, 1e-9)
-        graph, query = _shared_and_each(middle, "model")
-        stage, stage_query = _shared_and_each(middle, "stage")
+    def result(self) -> StepTimes:
+        """Combine the measurements."""
+        seconds = {name: statistics.median(values) for name, values in self.seconds.items()}
+        update = seconds["update"]
+        sizes = {name: statistics.median(values) for name, values in self.sizes.items()}
+        gradients = {name: seconds[name] - update for name in sizes if name != "query"}
+        gradients = {name: max(value, 0.0) for name, value in gradients.items()}
+        middle = gradients["train middle"]
+        if "query" in sizes:
+            gradients["query"] = seconds["query"]
+        line = fit_line([sizes[name] for name in gradients], list(gradients.values()))
+        mean = line.at(float(self.step_sizes.mean()))
+        scale = mean / max(middle, 1e-9)
+        graph, query = _shared_and_each(seconds, "model")
+        optimizer, optimizer_query = _shared_and_each(seconds, "optimizer")
         if self.one_by_one:
-            # Every query's direction is worked out when its turn comes: nothing is shared.
-            stage, stage_query = 0.0, middle["stage 1"]
-        step = StepSeconds(mean, update, graph * share, query * share, stage, stage_query)
+            # Every query's direction is computed separately: nothing is shared.
+            optimizer, optimizer_query = 0.0, seconds["optimizer 1"]
+        step = StepSeconds(mean, update, graph * scale, query * scale, optimizer, optimizer_query)
         return StepTimes(step, line)
 
     @contextmanager
@@ -172,22 +175,10 @@ class _Probe:
 
 
 def _shared_and_each(seconds: dict[str, float], part: str) -> tuple[float, float]:
-    """What queries share of a part of a replayed step, and what each adds, from one and two."""
+    """The time that queries share and the time that each adds, from runs with one and two."""
     one = seconds[f"{part} 1"]
     each = min(max(seconds.get(f"{part} 2", one) - one, 0.0), one)
     return one - each, each
-
-
-def _fit(sizes: list[float], seconds: list[float]) -> Line:
-    """The line of least squares through the figures; neither part below 0."""
-    if max(sizes) < 1.02 * min(sizes):
-        return Line(0.0, sum(seconds) / sum(sizes))
-    each, fixed = np.polyfit(sizes, seconds, 1)
-    if each <= 0:
-        return Line(float(np.mean(seconds)), 0.0)
-    if fixed <= 0:
-        return Line(0.0, float(np.dot(sizes, seconds) / np.dot(sizes, sizes)))
-    return Line(float(fixed), float(each))
 
 
 def _random_cotangent(step: TrainStep, state: TrainState) -> Cotangent:
@@ -202,7 +193,7 @@ def _random_cotangent(step: TrainStep, state: TrainState) -> Cotangent:
     )
 
 
-def _size(batch: Batch) -> int:
-    """Positions of a query's batch."""
+def _tokens(batch: Batch) -> int:
+    """Tokens of a query's batch."""
     ids = batch.inputs.get("input_ids")
     return int(batch.weights.shape[0] if ids is None else ids.numel())

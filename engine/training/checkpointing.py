@@ -23,8 +23,8 @@ def plan_checkpointing(
 ) -> CheckpointingSchedule:
     """The schedule of a training that writes its trajectory to ``folder``.
 
-    A :class:`CheckpointingSchedule` is returned as it is, and a trajectory to resume keeps its own. Otherwise
-    the name is resolved by the cost model, and the observer receives ``planned``.
+    A :class:`CheckpointingSchedule` is returned as it is, and a trajectory to resume keeps its
+    own. Otherwise the cost model resolves the name, and the observer receives ``planned``.
 
     Raises:
         RunError: if the schedule does not fit on the disk or in memory, or if ``folder`` already
@@ -47,8 +47,8 @@ def plan_checkpointing(
         return checkpointing_schedule(kind, len(training.stream))
     # Measured times differ between ranks; the first rank's decide.
     plan, reason = ranks.all_gather(training.plan(folder, checkpointing))[0]
-    if plan.why_not is not None:
-        raise RunError(f"checkpointing {plan.schedule.kind} {plan.why_not}")
+    if plan.shortfall is not None:
+        raise RunError(f"checkpointing {plan.schedule.kind} {plan.shortfall}")
     checkpoints = [*plan.schedule.checkpoints, plan.schedule.steps]
     observer("planned", checkpointing=plan.schedule.kind, reason=reason, checkpoints=checkpoints)
     return plan.schedule

@@ -10,16 +10,14 @@ from typing import Any
 import torch
 
 from engine.attribution.attribute import attribute
-from engine.attribution.budget import with_micro_batch
 from engine.attribution.device import (
     arithmetic,
     compute_as_before,
-    release_memory,
     set_up_device,
 )
 from engine.attribution.findings import TrainingMonitor, add_findings, flat_start
 from engine.attribution.fingerprint import record_fingerprint
-from engine.attribution.prediction import Prediction, predict
+from engine.attribution.prediction import Prediction, host_cache_bytes, predict, with_micro_batch
 from engine.attribution.prepare import (
     derivative_facts,
     derivative_warnings,
@@ -37,7 +35,7 @@ from engine.attribution.queries import (
     store_queries,
 )
 from engine.attribution.reporting import Reporter, report_outcome
-from engine.attribution.tiers import host_tier_bytes
+from engine.cost.process_memory import release_memory
 from engine.data.sources import Documents
 from engine.distributed.rank_setup import join
 from engine.replay.checkpointing import CheckpointingKind, checkpointing_schedule
@@ -141,7 +139,7 @@ class _Attempt:
         if self.request.validation is not None:
             self._validate(prepared)
             return
-        prepared.trainer.host_cache.budget = host_tier_bytes(prepared)
+        prepared.trainer.host_cache.budget = host_cache_bytes(prepared)
         if self.request.work == "run":
             self._train(prepared)
         prepared.trainer.open(self.folder.trajectory)
@@ -171,11 +169,12 @@ class _Attempt:
         # Every rank measures; the prediction of rank 0 decides for all.
         prediction = self.ranks.all_gather(predict(prepared, queries, self.folder.path))[0]
         plan = prediction.chosen
-        if plan.why_not is not None:
+        if plan.shortfall is not None:
             kind = DiskFullError if plan.lacks_disk else UsageError
-            raise kind(f"trajectory.checkpointing: {plan.schedule.kind} {plan.why_not}")
-        if prediction.budget.advice is not None:
-            self.report(Event.WARNING, message=prediction.budget.advice)
+            raise kind(f"trajectory.checkpointing: {plan.schedule.kind} {plan.shortfall}")
+        advice = prediction.costs.limits.advice
+        if advice is not None:
+            self.report(Event.WARNING, message=advice)
         if self.ranks.index == 0:
             store_run(self.folder, prepared, documents)
             if queries is not None:
@@ -205,6 +204,7 @@ class _Attempt:
             **arithmetic(prepared.device),
             "derivative": derivative_facts(prepared),
             "data": documents.facts,
+            "costs": prediction.costs.record(),
             "fingerprint": record_fingerprint(
                 self.folder, prepared.config, prepared.task, prepared.weights
             ),

@@ -1,4 +1,4 @@
-"""What a config would take in time, memory and disk, measured before anything starts."""
+"""``magic plan``: what a config costs in time, memory and disk, measured before training."""
 
 import os
 import time
@@ -7,10 +7,9 @@ from typing import Any
 
 import psutil
 
-from engine.attribution.budget import with_micro_batch
 from engine.attribution.device import set_up_device
 from engine.attribution.findings import flat_start
-from engine.attribution.prediction import Prediction, predict, scores_bytes
+from engine.attribution.prediction import METADATA_BYTES, Prediction, predict, with_micro_batch
 from engine.attribution.prepare import (
     derivative_facts,
     derivative_warnings,
@@ -18,46 +17,49 @@ from engine.attribution.prepare import (
     warnings_of,
 )
 from engine.attribution.queries import read_queries
-from engine.cost.checkpointing_choice import KINDS, Estimate, estimate
+from engine.cost.checkpointing_choice import KINDS, estimate
 from engine.distributed.rank_setup import join
+from engine.replay.checkpointing import CheckpointingKind
 from engine.runs.config import RunConfig
 
 
 def plan(config: RunConfig, runs: Path) -> dict[str, Any]:
-    """Prepare a config as a run would, time some steps, and estimate every schedule.
+    """Prepare a config as a run does, time a few steps, and estimate every checkpointing.
 
-    Times are seconds, sizes bytes. Nothing is written.
+    Times are in seconds, sizes in bytes. Nothing is written.
+
+    Raises:
+        UsageError: if the config, its data or its model is invalid, or the free memory cannot hold
+            the replay of a single query.
     """
     device = set_up_device()
     job, documents = prepare_run(config, device, join(device))
     job, micro_batch_reason = with_micro_batch(job)
     queries = None if config.queries is None else read_queries(config.queries, job)
-    found = predict(job, queries, _existing(runs), is_plan=True)
-    options = [estimate(kind, found.costs, found.room) for kind in KINDS]
-    of_queries = [] if queries is None else queries.warnings(config)
-    advice = [] if found.budget.advice is None else [found.budget.advice]
-    advice += [finding.message for finding in flat_start(job)]
+    prediction = predict(job, queries, _existing_folder(runs), is_plan=True)
+    costs, free, passes = prediction.costs, prediction.free, prediction.chosen_passes
+    assert costs.training.seconds is not None
     return {
-        "steps": found.costs.steps,
+        "steps": costs.training.steps,
         "rows": len(job.rows),
         "documents": len(documents),
         "parameters": sum(p.numel() for p in job.start.params.values()),
         "frozen_parameters": job.model.frozen,
-        "queries": found.queries,
-        "queries_per_pass": found.budget.queries_per_pass,
-        "passes": found.budget.passes,
+        "queries": prediction.queries,
+        "queries_per_pass": passes.per_pass,
+        "passes": passes.passes,
         "micro_batch_size": job.trainer.step.micro_batch_size,
         "micro_batch_reason": micro_batch_reason,
         "device": device.type,
-        # This very process did what a run does before its first step.
+        # This process has done what a run does before its first step.
         "prepare_seconds": time.time() - psutil.Process(os.getpid()).create_time(),
-        "step_seconds": found.costs.step.train,
-        "schedules": [_as_facts(option, found) for option in options],
-        "chosen": found.chosen.schedule.kind,
-        "reason": found.reason,
-        "scores_bytes": scores_bytes(job, found.queries),
-        "free_disk": found.room.disk,
-        "free_memory": found.room.memory,
+        "step_seconds": costs.training.seconds.step.train,
+        "schedules": [_option(kind, prediction) for kind in KINDS],
+        "chosen": prediction.chosen.schedule.kind,
+        "reason": prediction.reason,
+        "scores_bytes": METADATA_BYTES + prediction.queries * costs.score_bytes,
+        "free_disk": free.disk,
+        "free_memory": free.memory,
         "free_host_memory": psutil.virtual_memory().available,
         "data": documents.facts,
         "queries_cut": {} if queries is None else queries.facts().get("cut", {}),
@@ -66,28 +68,33 @@ def plan(config: RunConfig, runs: Path) -> dict[str, Any]:
             *warnings_of(config),
             *derivative_warnings(job),
             *documents.warnings,
-            *of_queries,
-            *advice,
+            *([] if queries is None else queries.warnings(config)),
+            *filter(None, [costs.limits.advice]),
+            *(finding.message for finding in flat_start(job)),
         ],
     }
 
 
-def _as_facts(option: Estimate, found: Prediction) -> dict[str, Any]:
-    peak = found.peak(option)
+def _option(kind: CheckpointingKind, prediction: Prediction) -> dict[str, Any]:
+    """One row of the plan's table."""
+    training, passes = prediction.costs.training, prediction.passes[kind]
+    option = estimate(kind, training, passes, prediction.free)
+    peak = prediction.peak(option)
     assert peak is not None
     return {
-        "name": option.schedule.kind,
+        "name": kind,
         "disk_bytes": option.disk_bytes,
         "memory_bytes": peak.device,
         "host_memory_bytes": peak.host,
         "train_seconds": option.train_seconds,
-        "replay_seconds": option.replay_seconds if found.queries else 0.0,
-        "fits": option.why_not is None,
-        "why_not": option.why_not,
+        "replay_seconds": option.replay_seconds if prediction.queries else 0.0,
+        "fits": option.shortfall is None,
+        "shortfall": option.shortfall,
     }
 
 
-def _existing(path: Path) -> Path:
+def _existing_folder(path: Path) -> Path:
+    """The nearest existing parent of the runs folder, which lies on the same disk."""
     while not path.exists():
         path = path.parent
     return path

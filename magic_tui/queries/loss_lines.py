@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 from rich.text import Text
 
+from engine.cost.attribution_cost import AttributionCost, Basis
 from engine.runs.safe_text import one_line
 from magic_tui.queries.candidates import Candidate, TextLosses
-from magic_tui.queries.query_cost import QueryCost
 from magic_tui.text.cells import fit, join_that_fit, wrap
 from magic_tui.text.numbers import bytes_text, count_text, counted, duration_text, loss_text
 from magic_tui.text.tokens import (
@@ -95,7 +95,16 @@ def candidate_line(candidate: Candidate, in_basket: bool, width: int, losses: bo
     return line.append(fit(rest, max(0, width - line.cell_len)))
 
 
-def basket_lines(count: int, reduction: str, cost: QueryCost | None, width: int) -> Iterator[Text]:
+_BASES: dict[Basis, str] = {
+    "replays": "from this run's replays",
+    "steps": "from the steps timed before training",
+    "upper bound": "from replays of other sizes",
+}
+
+
+def basket_lines(
+    count: int, reduction: str, cost: AttributionCost | None, width: int
+) -> Iterator[Text]:
     """The basket's content and the cost of an attribution."""
     if not count:
         yield Text(fit("basket empty: add texts with space, then press a", width), "dim")
@@ -110,20 +119,23 @@ def basket_lines(count: int, reduction: str, cost: QueryCost | None, width: int)
     yield Text(_cost_text(cost, width), no_wrap=True)
 
 
-def _cost_text(cost: QueryCost | None, width: int) -> str:
+def _cost_text(cost: AttributionCost | None, width: int) -> str:
     if cost is None:
         return "estimating the cost …"
-    time = "replay time unknown"
-    if cost.seconds is not None:
-        time = f"replay ≈ {duration_text(cost.seconds)}"
-    parts = ["no retraining", time]
+    parts = ["no retraining"]
+    if cost.seconds is None:
+        parts.append("replay time unknown: no step was timed")
+    else:
+        sign = "≤" if cost.basis == "upper bound" else "≈"
+        parts.append(f"replay {sign} {duration_text(cost.seconds)}")
     if cost.memory is not None:
         parts.append(f"memory ≈ {bytes_text(cost.memory)}")
-    parts.append(f"disk ≈ {bytes_text(cost.disk)}")
-    if cost.passes > 1:
+    if cost.disk is not None:
+        parts.append(f"disk ≈ {bytes_text(cost.disk)}")
+    if cost.passes is not None and cost.passes > 1:
         parts.append(counted(cost.passes, "pass"))
-    if cost.seconds is not None:
-        parts.append("from this run's replay" if cost.measured else "from its training steps")
+    if cost.basis is not None:
+        parts.append(_BASES[cost.basis])
     return join_that_fit(parts, width, " · ")
 
 

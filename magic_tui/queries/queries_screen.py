@@ -10,6 +10,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.worker import get_current_worker
 
+from engine.cost.attribution_cost import AttributionCost
 from engine.runs.errors import MagicError
 from engine.runs.listing import find_run
 from engine.runs.lru import Recent
@@ -26,7 +27,7 @@ from magic_tui.queries.candidates import (
 )
 from magic_tui.queries.check_queries import submit_checked
 from magic_tui.queries.loss_lines import basket_lines, candidate_line, loss_shading, source_text
-from magic_tui.queries.query_cost import QueryCost, query_cost
+from magic_tui.queries.query_cost import query_cost
 from magic_tui.queries.sources import (
     RunQueries,
     Source,
@@ -133,7 +134,7 @@ class QueriesScreen(MagicScreen):
         self._filter = ""
         self._reading = ""
         """Path of the file being read."""
-        self._cost: QueryCost | None = None
+        self._cost: AttributionCost | None = None
         self._submitting = False
         self._pending: tuple[str, str] | None = None
         """Key of the text whose losses are being computed."""
@@ -476,7 +477,7 @@ class QueriesScreen(MagicScreen):
             return
         self.call_from_worker(self._show_cost, cost)
 
-    def _show_cost(self, cost: QueryCost) -> None:
+    def _show_cost(self, cost: AttributionCost) -> None:
         self._cost = cost
         self.redraw()
 

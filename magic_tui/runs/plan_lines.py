@@ -1,4 +1,4 @@
-"""What a run would take, as lines of text."""
+"""The plan of a run as lines of text: sizes, and a table of what every checkpointing costs."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -19,14 +19,14 @@ from magic_tui.text.numbers import (
 _HEADS = ("trajectory", "disk", "memory", "RAM", "train", "replay")
 _WIDTHS = (12, 9, 9, 9, 9, 9)
 _RAM = 3
-"""The column that only runs on a GPU have."""
+"""Index of the column that only GPU runs have."""
 _NOTE_LINES = 4
-_PROCESS_NOTE = "memory: the peak of the whole process"
-_GPU_NOTE = "memory: the GPU's at its peak; RAM: that of the process beside it"
+_PROCESS_NOTE = "memory: peak of the process"
+_GPU_NOTE = "memory: peak of the GPU; RAM: peak of the process"
 
 
 def plan_lines(plan: dict[str, Any], width: int) -> Iterator[Text]:
-    """Sizes, a table of schedules with the chosen one marked, the reason and the warnings."""
+    """Sizes, a table of checkpointings with the chosen one marked, the reason and the warnings."""
     yield Text(_sizes(plan))
     yield Text(_work(plan))
     if plan.get("derivative"):
@@ -40,12 +40,12 @@ def plan_lines(plan: dict[str, Any], width: int) -> Iterator[Text]:
     for schedule in plan["schedules"]:
         chosen = schedule["name"] == plan["chosen"]
         yield _schedule_line(schedule, chosen, on_gpu)
-        if schedule.get("disabled_reason"):
-            for line in wrap(one_line(schedule["disabled_reason"]), width - 6, 2):
+        if schedule.get("shortfall"):
+            for line in wrap(one_line(schedule["shortfall"]), width - 6, 2):
                 yield Text("      " + line, "dim")
     yield Text()
     yield from _paragraph(f"{plan['chosen']}: {plan['reason']}", width, "")
-    free = f"free here: {bytes_text(plan.get('free_disk'))} disk, "
+    free = f"free: {bytes_text(plan.get('free_disk'))} disk, "
     free += f"{bytes_text(plan.get('free_memory'))} memory"
     if on_gpu:
         free += f", {bytes_text(plan.get('free_host_memory'))} RAM"
@@ -74,13 +74,13 @@ def _parameters(plan: dict[str, Any]) -> str:
 def _work(plan: dict[str, Any]) -> str:
     parts = [pace_text(plan["step_seconds"])] if plan.get("step_seconds") is not None else []
     if plan.get("prepare_seconds") is not None:
-        parts.append(f"{duration_text(plan['prepare_seconds'])} to get ready")
+        parts.append(f"{duration_text(plan['prepare_seconds'])} to prepare")
     if plan.get("queries"):
         parts.append(counted(plan["queries"], "query"))
         parts.append(counted(plan["passes"], "pass") + " of replay")
         parts.append(f"{plan['queries_per_pass']} at once")
     else:
-        parts.append("no queries yet: ask them later with magic attribute")
+        parts.append("no queries yet: add them later with magic attribute")
     return " · ".join(parts)
 
 
@@ -93,18 +93,18 @@ def _schedule_line(schedule: dict[str, Any], chosen: bool, on_gpu: bool) -> Text
         duration_text(schedule["train_seconds"]),
         duration_text(schedule["replay_seconds"]),
     )
-    sign = "▶" if chosen else " " if schedule["fits"] else "✗"
+    mark = "▶" if chosen else " " if schedule["fits"] else "✗"
     style = "bold" if chosen else "" if schedule["fits"] else "dim"
-    return Text(f"  {sign} {_columns(cells, on_gpu)}", style, no_wrap=True)
+    return Text(f"  {mark} {_columns(cells, on_gpu)}", style, no_wrap=True)
 
 
 def _columns(cells: tuple[str, ...], on_gpu: bool) -> str:
-    shown = [
-        pair
-        for place, pair in enumerate(zip(cells, _WIDTHS, strict=True))
-        if on_gpu or place != _RAM
+    columns = [
+        column
+        for index, column in enumerate(zip(cells, _WIDTHS, strict=True))
+        if on_gpu or index != _RAM
     ]
-    first, *others = shown
+    first, *others = columns
     return first[0].ljust(first[1]) + "".join(cell.rjust(width + 1) for cell, width in others)
 
 

@@ -54,11 +54,11 @@ PLAN = {
         {
             "name": "all", "disk_bytes": 3_000_000_000, "memory_bytes": 500_000_000,
             "train_seconds": 30.0, "replay_seconds": 80.0, "fits": False,
-            "why_not": "needs 3.0 GB of disk, 2.0 GB are free",
+            "shortfall": "needs 3.0 GB of disk, 2.0 GB are free",
         },
         {
             "name": "sqrt", "disk_bytes": 200_000_000, "memory_bytes": 700_000_000,
-            "train_seconds": 30.0, "replay_seconds": 120.0, "fits": True, "why_not": None,
+            "train_seconds": 30.0, "replay_seconds": 120.0, "fits": True, "shortfall": None,
         },
     ],
     "chosen": "sqrt", "reason": "the fastest that fits into the free disk and memory",

@@ -78,10 +78,10 @@ def test_a_gpu_has_memory_of_its_own() -> None:
     text = "\n".join(line.plain for line in plan_lines(plan, 80))
     assert re.search(r"trajectory +disk +memory +RAM +train +replay\n", text)
     assert re.search(r"▶ sqrt +200 MB +700 MB +2\.0 GB +30 s +2:00\n", text)
-    assert "8.0 GB memory, 16 GB RAM\n" in text and "12 s to get ready" in text
+    assert "8.0 GB memory, 16 GB RAM\n" in text and "12 s to prepare" in text
     assert "micro-batches: 4 of 16 rows at a time: it fits" in text
     on_processor = "\n".join(line.plain for line in plan_lines(PLAN, 80))
-    assert "RAM" not in on_processor and "peak of the whole process" in on_processor
+    assert "RAM" not in on_processor and "peak of the process" in on_processor
 
 
 def test_memory_stands_beside_what_was_predicted() -> None:

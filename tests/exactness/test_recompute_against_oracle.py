@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from engine import CausalLMLoss, Trainer
-from engine.attribution.layer_memory import Kept, layer_memory
+from engine.cost.memory_probe import SavedTensorCounter, layered_graph_bytes
 from engine.models import layers as layers_module
 from engine.models.layers import LayeredModuleLoss, checked_layers, layers_of
 from engine.models.module_loss import ModuleLoss
@@ -89,7 +89,9 @@ def test_one_layers_graph_is_alive_at_a_time() -> None:
         model.to(torch.float64)
         loss = ModuleLoss(CausalLMLoss(model.eval()))
         cut, batch = LayeredModuleLoss(loss, layers_of(model)), batch_of(torch.float64)
-        kept = layer_memory(cut, loss.parameters(), batch, SINGLE_RANK, loss.module.parameters())
+        kept = layered_graph_bytes(
+            cut, loss.parameters(), batch, SINGLE_RANK, loss.module.parameters()
+        )
         # The values before, between and behind the layers.
         assert kept.query == (count + 1) * 3 * 9 * 16 * 8
         found.append(kept.shared - kept.query)
@@ -98,7 +100,7 @@ def test_one_layers_graph_is_alive_at_a_time() -> None:
 
 def test_a_graph_that_nobody_wants_is_let_go() -> None:
     loss = ModuleLoss(CausalLMLoss(tiny_model("llama two layers")))
-    kept = Kept(SINGLE_RANK, [])
+    kept = SavedTensorCounter(SINGLE_RANK, [])
     with torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
         graph: Any = GradientGraph(loss, loss.parameters(), batch_of(torch.float64))
         assert kept.now > 0

@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from engine.cost.attribution_cost import RunCosts
+from engine.cost.measured import TrainingCosts
+from engine.cost.query_passes import PassLimits, ReplayMemory
 from engine.runs.journal import JournalWriter
 from engine.runs.manifest import MANIFEST
 from engine.runs.run_folder import RunFolder
@@ -39,6 +42,15 @@ def write_kept(runs: Path, fake: FakeRun | None = None, **facts: Any) -> RunFold
         journal.append(event, **values)
     journal.close()
     return run
+
+
+def record_costs(run: RunFolder, **limits: Any) -> None:
+    """Record the costs of a run that timed no steps before training; a query takes 4,000 bytes."""
+    memory = ReplayMemory(1000, 3000, 1000, 2000, 0, all_directions=False)
+    values = {"fitting": 99, "within_graph": 1, "replicas": 1, "saves_memory": False, **limits}
+    training = TrainingCosts(12, 3000, 1000, 1, None)
+    costs = RunCosts(training, PassLimits(memory, 1e6, shared_time=0.5, **values), None, 0, 700)
+    run.write_prepared({"checkpointing": "all", "device": "cpu", "costs": costs.record()})
 
 
 def assert_harmless(screen: str) -> None:

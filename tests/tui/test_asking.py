@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from engine.runs.arrays import open_array
+from engine.cost.attribution_cost import AttributionCost
 from engine.runs.atomic import size_on_disk
-from engine.runs.journal import JournalWriter
 from engine.runs.request import read_asked
 from engine.runs.run_folder import RunFolder
 from magic_tui.queries.basket import Basket, attribute_command
@@ -17,7 +16,7 @@ from magic_tui.queries.loss_lines import basket_lines, candidate_line, loss_shad
 from magic_tui.queries.query_cost import query_cost
 from magic_tui.queries.sources import Source, complete_sources, with_results
 from tests.cli.fake_run import FakeRun
-from tests.tui.kept_run import HOSTILE, assert_harmless, write_kept
+from tests.tui.kept_run import HOSTILE, assert_harmless, record_costs, write_kept
 
 PLAIN, PROMPTED = Candidate("it rains"), Candidate("q: it rains", prompt="q: ")
 
@@ -27,75 +26,34 @@ def kept(tmp_path: Path) -> RunFolder:
     return write_kept(tmp_path / "runs")
 
 
-def test_cost_follows_from_what_the_run_measured(kept: RunFolder) -> None:
-    two, four = query_cost(kept, 2), query_cost(kept, 4)
-    # 12 steps at 0.1 s for two queries; 3.1 + 2.3 a query more in units of a training step.
-    assert two.seconds == pytest.approx(12 * 0.1 + 12 * 0.01)
-    assert four.seconds == pytest.approx(12 * 0.1 * (3.1 + 3 * 2.3) / (3.1 + 2.3) + 0.12)
-    rows, tokens = open_array(kept.rows_store, "input_ids").shape
-    # A cotangent like a state, and float32 scores.
-    assert two.memory is not None and four.memory is not None
-    assert four.memory - 10 == 2 * (3000 + 4 * rows * tokens)
-    assert two.disk == 2 * (size_on_disk(kept.attributions / "a0001") // 2)
-    assert (two.passes, two.measured) == (1, True)
+def test_the_cost_follows_from_what_the_run_measured(kept: RunFolder) -> None:
+    record_costs(kept)
+    cost = query_cost(kept, 2)
+    # 12 steps of 0.1 s for two queries, and 12 rebuilt states of 0.01 s.
+    assert cost.seconds == pytest.approx(12 * 0.1 + 12 * 0.01)
+    assert (cost.passes, cost.basis, cost.memory) == (1, "replays", 10)
+    assert cost.disk == 2 * (size_on_disk(kept.attributions / "a0001") // 2)
+    assert query_cost(kept, 4).memory == 10 + 2 * 4000
+    assert "replay ≤ 2.5 s" in cost_text(query_cost(kept, 4))
 
 
-def test_cost_of_a_run_that_was_never_asked(tmp_path: Path) -> None:
+def test_the_cost_of_a_run_that_measured_nothing_is_unknown(tmp_path: Path) -> None:
     run = FakeRun(finished=False).write(tmp_path)
-    cost = query_cost(run, 1)
-    rows, tokens = open_array(run.rows_store, "input_ids").shape
-    assert cost.seconds == pytest.approx(12 * 0.05 * 3.1)
-    assert (cost.memory, cost.measured, cost.disk) == (None, False, 4 * rows * tokens)
-    assert "from its training steps" in "".join(
-        line.plain for line in basket_lines(1, "none", cost, 100)
-    )
+    assert query_cost(run, 1) == AttributionCost(1)
+    assert "replay time unknown: no step was timed" in cost_text(query_cost(run, 1))
+    record_costs(run)
+    assert query_cost(run, 3) == AttributionCost(3, passes=1, disk=2100)
 
 
-def test_a_run_that_had_to_split_its_queries_splits_again(kept: RunFolder) -> None:
-    journal = JournalWriter(kept.events_file)
-    journal.append("phase", phase="replay", total=24, attribution="a0002")
-    for number in range(2):
-        journal.append("pass", number=number, passes=2, queries=[number], reason="memory")
-        for step in (11, 10):
-            journal.append("replay_step", step=step, cotangent_norms=[1.0], seconds=0.2, memory=9)
-    journal.close()
+def test_queries_that_do_not_fit_together_take_several_passes(kept: RunFolder) -> None:
+    record_costs(kept, fitting=2)
     cost = query_cost(kept, 3)
-    assert cost.passes == 3
-    assert cost.seconds == pytest.approx(3 * (12 * 0.2 + 0.12))
+    assert (cost.passes, cost.seconds) == (2, pytest.approx(2 * (12 * 0.1 + 0.12)))
+    assert "2 passes" in cost_text(cost)
 
 
-def test_a_run_that_spares_memory_splits_its_queries(kept: RunFolder) -> None:
-    assert query_cost(kept, 8).passes == 1
-    kept.write_prepared({"checkpointing": "gradients", "device": "cpu"})
-    assert (query_cost(kept, 8).passes, query_cost(kept, 2).passes) == (3, 1)
-    kept.write_prepared({"checkpointing": "gradients", "device": "cuda"})
-    assert query_cost(kept, 8).passes == 1
-    kept.write_prepared({"checkpointing": "sqrt", "device": "cpu"})
-    assert query_cost(kept, 8).passes == 1
-
-
-@pytest.mark.parametrize(
-    ("sizes", "asked", "passes"),
-    [
-        # Four are enough of 16; memory held no more than two.
-        ([2] * 8, 16, 8),
-        # Four of 16 were all that is worth while, which says nothing of 8.
-        ([4] * 4, 8, 3),
-        # Queries that are small beside their graph go together.
-        ([8], 8, 1),
-    ],
-)
-def test_passes_so_far_tell_of_the_next(
-    kept: RunFolder, sizes: list[int], asked: int, passes: int
-) -> None:
-    kept.write_prepared({"checkpointing": "gradients", "device": "cpu"})
-    journal = JournalWriter(kept.events_file)
-    journal.append("phase", phase="replay", total=24, attribution="a0002")
-    for number, size in enumerate(sizes):
-        queries = list(range(size))
-        journal.append("pass", number=number, passes=len(sizes), queries=queries, reason="")
-    journal.close()
-    assert query_cost(kept, asked).passes == passes
+def cost_text(cost: AttributionCost) -> str:
+    return "".join(line.plain for line in basket_lines(cost.queries, "none", cost, 150))
 
 
 def test_what_is_asked_is_what_the_contract_takes() -> None:

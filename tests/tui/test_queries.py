@@ -28,7 +28,7 @@ from magic_tui.widgets.selection import Selection
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.fake_run import FakeRun
 from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows, until
-from tests.tui.kept_run import HOSTILE, assert_harmless, write_kept
+from tests.tui.kept_run import HOSTILE, assert_harmless, record_costs, write_kept
 
 Asked = Callable[[], list[Any]]
 
@@ -66,6 +66,7 @@ async def type_line(pilot: Pilot[None], key: str, text: str) -> None:
 
 
 def test_a_basket_with_its_cost_is_asked(kept: RunFolder, engine: FakeEngine) -> None:
+    record_costs(kept)
     engine.add(kept.id, "succeeded", path=str(kept.path))
 
     async def task(pilot: Pilot[None]) -> None:

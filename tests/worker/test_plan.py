@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from engine.attribution import budget
+from engine.attribution import prediction
 from engine.attribution.prepare import prepare_run, restore_run
 from engine.cost.step_times import measure_steps
 from engine.replay.state import Batch, Params
@@ -60,7 +60,7 @@ def test_steps_are_weighed_by_their_widths(
     assert found.step.graph == pytest.approx(mean)
     assert (found.step.update, found.step.query) == (0.0, 0.0)
     each = sum(0.5 + 0.01 * width for width in widths[:2])
-    assert found.measuring(queries) == pytest.approx(each * 5 / 3)
+    assert found.evaluation(queries) == pytest.approx(each * 5 / 3)
 
 
 def test_predicted_disk_is_what_is_written(
@@ -126,6 +126,6 @@ def test_too_little_memory_is_one_sentence(
     [warning] = worker("plan", "--config", file, "--runs", tmp_path)["warnings"]
     assert "1 kB may be used: lower training.micro_batch_size" in warning
     assert warning.endswith("or raise attribution.memory_budget_gb")
-    monkeypatch.setattr(budget, "free_memory", lambda device: 1000)
+    monkeypatch.setattr(prediction, "free_memory", lambda device: 1000)
     refused = start(config)
     assert refused["exit_code"] == 2 and "lower training.micro_batch_size" in refused["message"]
