@@ -12,6 +12,7 @@ from engine.attribution.prepared_run import PreparedRun
 from engine.cost.process_memory import peak_memory
 from engine.replay.replay import DivergedError, NotReproducedError
 from engine.runs.errors import (
+    OUT_OF_MEMORY,
     DiskFullError,
     ExitCode,
     LostRankError,
@@ -19,11 +20,11 @@ from engine.runs.errors import (
     RepeatingError,
     RunError,
     StoppedError,
+    is_out_of_memory,
     unexpected,
 )
 from engine.runs.events import Event, Phase, check
 from engine.runs.journal import JournalWriter
-from engine.runs.out_of_memory import OUT_OF_MEMORY, is_out_of_memory
 
 _REMEDIES = {
     "loss": "lower training.optimizer.learning_rate, or raise batch_size",

@@ -1,4 +1,4 @@
-"""Whether a job may start now: there has to be room on its disk, and a device that is free."""
+"""Decide whether a job may start now: its disk needs free space, and a device must be free."""
 
 import contextlib
 import shutil
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from engine.daemon.devices import VISIBLE, Device, Devices, visible_devices, wants_none
+from engine.daemon.devices import VISIBLE, Device, Devices, hides_all, visible_devices
 from engine.daemon.job_monitor import JobMonitor
 from engine.daemon.leases import Allocation, Denied, Leases
 from engine.daemon.settings import Settings
@@ -14,75 +14,75 @@ from engine.runs.errors import MagicError, RunError, UsageError
 from engine.runs.run_folder import RunFolder
 from engine.runs.states import Ending
 
-_MORE_BYTES = 1 << 20
-"""Free bytes come and go; only so many more are worth another try after a full disk."""
+_RETRY_BYTES = 1 << 20
+"""After a full disk, a job is retried once this many more bytes are free."""
 
 
 class Admission:
-    """Looks at the disk and the devices; not safe to use from several threads."""
+    """Checks disks and devices; not thread-safe."""
 
     def __init__(self, leases: Leases, devices: Devices, settings: Settings) -> None:
-        """Nothing is known of jobs yet."""
+        """Know no jobs yet."""
         self._leases, self._devices, self._settings = leases, devices, settings
-        self._found: list[Device] | None = None
-        self._refused: dict[tuple[str | None, str | None, int | None], Denied] = {}
-        """By what the user lets be seen and what the run was prepared on, since the last look:
-        leases only get fewer meanwhile."""
+        self._device_list: list[Device] | None = None
+        self._denials: dict[tuple[str | None, str | None, int | None], Denied] = {}
+        """Denials since the last :meth:`refresh`, by visible devices, kind of device and count.
+        Within one round of the scheduler leases are only taken, so a denial stays valid."""
         self._free_when_full: dict[Path, int] = {}
 
-    def look(self) -> None:
-        """Ask for devices and leases anew when the next job wants one."""
-        self._found = None
-        self._refused.clear()
+    def refresh(self) -> None:
+        """Read devices and leases again at the next request."""
+        self._device_list = None
+        self._denials.clear()
 
-    def note_end(self, job: JobMonitor) -> None:
-        """An attempt that this engine saw alive has ended."""
+    def record_end(self, job: JobMonitor) -> None:
+        """An attempt that this engine saw running has ended."""
         self.reset_failures(job.folder.path)
         if job.ending is Ending.FULL:
             self._free_when_full[job.folder.path] = free_bytes(job.folder.run.path)
 
     def reset_failures(self, job: Path) -> None:
-        """Somebody asks for the job again, so it is tried whatever it ended in."""
+        """Retry the job even if no more disk is free than when the disk was full."""
         self._free_when_full.pop(job, None)
 
     def admit(self, job: JobMonitor) -> Allocation | Denied:
         """Leases for the job, or why it has to wait."""
-        return self._no_room(job) or self._allot(job)
+        return self._disk_denial(job) or self._allocate(job)
 
-    def _no_room(self, job: JobMonitor) -> Denied | None:
+    def _disk_denial(self, job: JobMonitor) -> Denied | None:
         run = job.folder.run
         free, floor = free_bytes(run.path), self._settings.disk_floor
         if free < floor:
             reason = (
                 f"waits for disk: {_size(free)} are free where {run.path} is, and new work "
-                f"needs {_size(floor)} (MAGIC_DISK_FLOOR_GB); free some (magic ls shows what "
-                "each run takes)"
+                f"needs {_size(floor)} (MAGIC_DISK_FLOOR_GB); free some (magic ls lists the size "
+                "of each run)"
             )
-            return Denied(reason, others=True)
+            return Denied(reason, external=True)
         before = self._free_when_full.get(job.folder.path)
-        if before is not None and free < before + _MORE_BYTES:
+        if before is not None and free < before + _RETRY_BYTES:
             reason = (
                 f"waits for disk: it was full where {run.path} is, and no more is free now than "
-                f"then ({_size(free)}); free some (magic ls shows what each run takes)"
+                f"then ({_size(free)}); free some (magic ls lists the size of each run)"
             )
-            return Denied(reason, others=True)
+            return Denied(reason, external=True)
         return None
 
-    def _allot(self, job: JobMonitor) -> Allocation | Denied:
+    def _allocate(self, job: JobMonitor) -> Allocation | Denied:
         environment, prepared = job.request.environment, _prepared_device(job.folder.run)
         if job.request.elsewhere:
-            # Whoever only keeps the books needs no GPU, and may be where there is none.
+            # Cluster jobs compute; this machine only collects their results and needs no GPU.
             prepared = "cpu"
         ranks = _ranks(job.folder.run)
-        asked = (environment.get(VISIBLE), prepared, ranks)
-        if asked in self._refused:
-            return self._refused[asked]
-        allotted = self._find(job.folder.run, environment, prepared, ranks)
-        if isinstance(allotted, Denied):
-            self._refused[asked] = allotted
-        return allotted
+        key = (environment.get(VISIBLE), prepared, ranks)
+        if key in self._denials:
+            return self._denials[key]
+        allocation = self._lease_devices(job.folder.run, environment, prepared, ranks)
+        if isinstance(allocation, Denied):
+            self._denials[key] = allocation
+        return allocation
 
-    def _find(
+    def _lease_devices(
         self,
         run: RunFolder,
         environment: Mapping[str, str],
@@ -90,50 +90,52 @@ class Admission:
         ranks: int | None,
     ) -> Allocation | Denied:
         if prepared == "cpu":
-            # The same numbers come out only where they came out before.
-            allotted = self._leases.allot(run.path, [])
-            return replace(allotted, gpu=False) if isinstance(allotted, Allocation) else allotted
-        if self._found is None:
-            self._found = self._devices.all()
+            # Another kind of device would change the numbers.
+            allocation = self._leases.allocate(run.path, [])
+            if isinstance(allocation, Denied):
+                return allocation
+            return replace(allocation, gpu=False)
+        if self._device_list is None:
+            self._device_list = self._devices.all()
         try:
-            devices = visible_devices(self._found, environment) if self._found else []
+            devices = visible_devices(self._device_list, environment) if self._device_list else []
         except UsageError as error:
-            return Denied(str(error), others=True)
+            return Denied(str(error), external=True)
         if not devices:
-            missing = self._missing(environment, prepared)
+            missing = self._missing_gpu(environment, prepared)
             if missing is not None:
-                return Denied(f"waits for a GPU: {missing}", others=True)
-        return self._leases.allot(run.path, devices, ranks)
+                return Denied(f"waits for a GPU: {missing}", external=True)
+        return self._leases.allocate(run.path, devices, ranks)
 
-    def _missing(self, environment: Mapping[str, str], prepared: str | None) -> str | None:
-        """Why a job may not do without a GPU; None if it may."""
-        chosen = wants_none(environment)
-        if prepared == "cuda" and chosen:
-            return f"it began on one and cannot go on without, but {VISIBLE} leaves it none"
+    def _missing_gpu(self, environment: Mapping[str, str], prepared: str | None) -> str | None:
+        """Why a job cannot run without a GPU; None if it can."""
+        hidden = hides_all(environment)
+        if prepared == "cuda" and hidden:
+            return f"it began on one and cannot continue on cpu, but {VISIBLE} leaves it none"
         if prepared == "cuda":
-            return "it began on one and cannot go on without, but none is known; see nvidia-smi"
-        if self._devices.seen and not chosen:
-            return "there were some, but the driver tells of none any more; see nvidia-smi"
+            return "it began on one and cannot continue on cpu, but none is listed; see nvidia-smi"
+        if self._devices.seen and not hidden:
+            return "the driver listed some before and lists none now; see nvidia-smi"
         return None
 
 
 def _ranks(run: RunFolder) -> int | None:
-    """How many devices a run asks for; a config that cannot be read is for its rank to tell."""
+    """The number of devices a run needs; None if its config is unreadable (the worker reports)."""
     with contextlib.suppress(MagicError):
         return run.config().devices.ranks
     return None
 
 
 def free_bytes(run: Path) -> int:
-    """Bytes that are free for a run: its trajectory may have been moved to a disk of its own."""
+    """Free bytes for a run, whose trajectory may be a link to another disk."""
     trajectory = RunFolder(run).trajectory
-    places = [run, trajectory] if trajectory.is_dir() else [run]
-    return min(shutil.disk_usage(place).free for place in places)
+    folders = [run, trajectory] if trajectory.is_dir() else [run]
+    return min(shutil.disk_usage(folder).free for folder in folders)
 
 
 def _prepared_device(run: RunFolder) -> str | None:
-    """What a run was prepared on; None before that, or if it was not noted."""
-    # A damaged file is for the worker to tell.
+    """The kind of device that a run was prepared on; None before that."""
+    # The worker reports a damaged file.
     with contextlib.suppress(RunError):
         device = run.prepared().get("device")
         return None if device is None else str(device)

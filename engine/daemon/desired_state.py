@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from engine.daemon.job_monitor import WAITING, JobMonitor
-from engine.daemon.views import RunMonitor
+from engine.daemon.run_monitor import RunMonitor
 from engine.runs.errors import ConflictError
 from engine.runs.states import DesiredState, RunState
 
@@ -47,7 +47,8 @@ def _jobs_to_resume(monitor: RunMonitor) -> list[JobMonitor]:
     jobs = [
         job
         for job in monitor.jobs
-        if job.state in _RESUMABLE or (job.state in WAITING and monitor.not_asked(job) is not None)
+        if job.state in _RESUMABLE
+        or (job.state in WAITING and monitor.unqueued_reason(job) is not None)
     ]
     if not jobs:
         jobs = [job for job in monitor.jobs if job.state in _ENDED_EARLY][-1:]

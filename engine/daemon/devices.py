@@ -1,7 +1,7 @@
-"""The GPUs of this machine as NVML tells of them, and which of them a job may have.
+"""The GPUs of this machine, read through NVML, and which of them a job may use.
 
-NVML serves totals of whole devices only: process ids from it are wrong in containers. Without
-NVML no GPU is known, and jobs take turns on the processor.
+Only totals of whole devices are read: process ids from NVML are wrong in containers. Without NVML
+no GPU is listed, and jobs run on the CPU.
 """
 
 import contextlib
@@ -16,14 +16,15 @@ from engine.runs.errors import UsageError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _RETRY_SECONDS = 60.0
-_LITTLE_BYTES = 1 << 30
-_LITTLE_SHARE = 0.05
-_NONE_AT_ALL = ("", "-1", "none", "void", "NoDevFiles")
+_IDLE_BYTES = 1 << 30
+_IDLE_SHARE = 0.05
+"""Memory in use on an idle device: at most the larger of these."""
+_NO_DEVICE = ("", "-1", "none", "void", "NoDevFiles")
 
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU; what is not known is None."""
+    """A GPU; unknown values are None."""
 
     id: str
     name: str
@@ -32,26 +33,26 @@ class Device:
 
     @property
     def crowded(self) -> bool:
-        """Whether so much of its memory is taken that some program must be using it."""
+        """Whether so much of its memory is in use that a program must be running on it."""
         if self.memory_used is None:
             return False
-        share = _LITTLE_SHARE * (self.memory_total or 0)
-        return self.memory_used > max(_LITTLE_BYTES, share)
+        share = _IDLE_SHARE * (self.memory_total or 0)
+        return self.memory_used > max(_IDLE_BYTES, share)
 
 
 class Devices:
-    """Asks NVML, which may be missing, or come later with a driver."""
+    """Reads NVML, which may be missing, or appear later with a driver."""
 
     def __init__(self) -> None:
-        """Ask nothing yet."""
+        """Load nothing yet."""
         self._lock = threading.Lock()
         self._nvml: Any = None
-        self._ask_again = 0.0
+        self._retry_at = 0.0
         self.seen = False
-        """Whether there ever was one: where none is told of now, something is wrong."""
+        """Whether a device was ever listed; if none is listed now, the driver has failed."""
 
     def all(self) -> list[Device]:
-        """The devices and their memory as it is now, in the order of the bus."""
+        """The devices and their memory in use, in the order of the bus."""
         with self._lock:
             nvml = self._loaded()
             if nvml is None:
@@ -59,18 +60,18 @@ class Devices:
             try:
                 count = int(nvml.nvmlDeviceGetCount())
             except Exception:
-                # The driver went away; it may come back.
+                # The driver was unloaded; it may be loaded again.
                 self._nvml = None
                 return []
-            found = [_device(nvml, index) for index in range(count)]
-        devices = [device for device in found if device is not None]
+            entries = [_device(nvml, index) for index in range(count)]
+        devices = [device for device in entries if device is not None]
         self.seen = self.seen or bool(devices)
         return devices
 
     def _loaded(self) -> Any:
-        if self._nvml is None and time.monotonic() >= self._ask_again:
-            self._ask_again = time.monotonic() + _RETRY_SECONDS
-            # Whatever is wrong with a driver must not keep the engine from its other work.
+        if self._nvml is None and time.monotonic() >= self._retry_at:
+            self._retry_at = time.monotonic() + _RETRY_SECONDS
+            # A driver that fails must not stop the engine.
             with contextlib.suppress(Exception):
                 import pynvml
 
@@ -81,33 +82,33 @@ class Devices:
 
 def visible_devices(
     devices: Sequence[Device],
-    asked: Mapping[str, str],
+    environment: Mapping[str, str],
     own: Mapping[str, str] = os.environ,
 ) -> list[Device]:
-    """The devices that $CUDA_VISIBLE_DEVICES leaves: that of whoever asked, else the engine's own.
+    """The devices that ``CUDA_VISIBLE_DEVICES`` names, in the run's environment or else our own.
 
     Raises:
-        UsageError: if it names a device that is not there.
+        UsageError: if it names a device that does not exist.
     """
-    wanted = _wanted(asked, own)
+    wanted = _variable(environment, own)
     if wanted is None:
         return list(devices)
-    chosen: list[Device] = []
+    visible: list[Device] = []
     for name in (part.strip() for part in wanted.split(",")):
-        if name in _NONE_AT_ALL:
+        if name in _NO_DEVICE:
             break
-        chosen.append(_named(devices, name, wanted))
-    return chosen
+        visible.append(_named(devices, name, wanted))
+    return visible
 
 
-def wants_none(asked: Mapping[str, str], own: Mapping[str, str] = os.environ) -> bool:
-    """Whether $CUDA_VISIBLE_DEVICES leaves no device, whatever there is."""
-    wanted = _wanted(asked, own)
-    return wanted is not None and wanted.split(",")[0].strip() in _NONE_AT_ALL
+def hides_all(environment: Mapping[str, str], own: Mapping[str, str] = os.environ) -> bool:
+    """Whether ``CUDA_VISIBLE_DEVICES`` hides every device."""
+    wanted = _variable(environment, own)
+    return wanted is not None and wanted.split(",")[0].strip() in _NO_DEVICE
 
 
-def _wanted(asked: Mapping[str, str], own: Mapping[str, str]) -> str | None:
-    return asked.get(VISIBLE, own.get(VISIBLE))
+def _variable(environment: Mapping[str, str], own: Mapping[str, str]) -> str | None:
+    return environment.get(VISIBLE, own.get(VISIBLE))
 
 
 def _named(devices: Sequence[Device], name: str, wanted: str) -> Device:
@@ -115,14 +116,14 @@ def _named(devices: Sequence[Device], name: str, wanted: str) -> Device:
     if name.isascii() and name.isdigit() and int(name) < len(devices):
         return devices[int(name)]
     if name.startswith("MIG-"):
-        # A slice of a GPU: nothing is known of it, but it can be leased and used.
+        # A slice of a GPU: its memory is unknown, but it can be leased and used.
         return Device(name, "MIG device")
     matches = [d for d in devices if name.startswith("GPU-") and d.id.startswith(name)]
     if len(matches) != 1:
         known = ", ".join(d.id for d in devices) or "none"
         raise UsageError(
             f"{VISIBLE}={wanted} names {name}, which is not a GPU of this machine "
-            f"(there are: {known}); cancel the run and ask again with another"
+            f"(there are: {known}); cancel the run and submit it again with another"
         )
     return matches[0]
 
@@ -143,5 +144,5 @@ def _device(nvml: Any, index: int) -> Device | None:
 
 
 def _text(value: Any) -> str:
-    """Old versions of the library give bytes."""
+    """Text of NVML; older versions of the library return bytes."""
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

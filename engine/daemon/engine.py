@@ -1,7 +1,7 @@
 """The engine: one queue over any number of runs folders.
 
-Only what was submitted to it, or resumed through it, is its business: looking at a folder starts
-nothing there, changes nothing there and is not remembered.
+It runs only jobs that were submitted to it, or resumed through it. A request about a folder starts
+nothing in it, changes nothing in it and is not stored.
 """
 
 import contextlib
@@ -15,19 +15,18 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from engine.daemon.admission import Admission
-from engine.daemon.cleaning import finish_removals
 from engine.daemon.desired_state import RunAction, affected_jobs, set_desired_state
 from engine.daemon.devices import Devices
 from engine.daemon.leases import Leases
 from engine.daemon.overview import Overview
 from engine.daemon.permission import SHARED, Permission
 from engine.daemon.registry import Entry, Registry
-from engine.daemon.removal import What, clear, hide, size_of
+from engine.daemon.removal import What, clear, finish_removals, hide, size_of
 from engine.daemon.run_index import RunIndex
+from engine.daemon.run_monitor import RunMonitor, unreadable
 from engine.daemon.scheduler import Scheduler
 from engine.daemon.settings import Settings
-from engine.daemon.slow_folders import FOLDER_SECONDS, HungError, Patience
-from engine.daemon.views import RunMonitor, unreadable
+from engine.daemon.slow_folders import FOLDER_SECONDS, FolderTimeouts, HungError
 from engine.runs.api_schema import (
     CodeView,
     EngineView,
@@ -45,191 +44,194 @@ from engine.runs.run_folder import RunFolder
 from engine.runs.submission import submit_attribution, submit_run, submit_validation
 
 _REMOVING = "removing"
-"""An engine began to remove something in a runs folder."""
+"""The fact that a removal in a runs folder has begun."""
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _limited(
+def _with_timeout(
     method: Callable[Concatenate["Engine", Path, P], T],
 ) -> Callable[Concatenate["Engine", Path, P], T]:
-    """Have a method that works on a run of a folder give up if its folder does not answer."""
+    """Limit the time of a method that reads or writes a run, in case its disk hangs."""
 
     @functools.wraps(method)
     def limited(self: "Engine", runs_dir: Path, /, *rest: P.args, **more: P.kwargs) -> T:
         path = runs_dir / str(rest[0]) if rest else runs_dir
-        return self._patience.do(path, lambda: method(self, runs_dir, *rest, **more))
+        return self._timeouts.call(path, lambda: method(self, runs_dir, *rest, **more))
 
     return limited
 
 
 class Engine:
-    """Everything the HTTP interface can ask for; safe to call from several threads."""
+    """Every operation of the HTTP interface; thread-safe."""
 
     def __init__(self, state_folder: Path, settings: Settings) -> None:
-        """Keep leases and the registry in ``state_folder``."""
+        """Store leases and the registry in ``state_folder``."""
         devices = Devices()
         self._leases = Leases(state_folder / "leases", settings.cpu_runs)
         self._registry = Registry(state_folder / "registry.sqlite")
         self._permission = Permission(self._registry)
-        self._library = RunIndex(self._permission.not_asked)
+        self._index = RunIndex(self._permission.unqueued_reason)
         self._admission = Admission(self._leases, devices, settings)
-        self._patience = Patience()
+        self._timeouts = FolderTimeouts()
         self._scheduler = Scheduler(
-            self._library, self._registry, self._admission, self._permission, self._patience
+            self._index, self._registry, self._admission, self._permission, self._timeouts
         )
         self._overview = Overview(
-            self._library, self._registry, self._leases, devices, self._patience,
+            self._index, self._registry, self._leases, devices, self._timeouts,
             settings.disk_floor,
         )  # fmt: skip
 
     def start(self) -> None:
-        """Take up the runs that were asked for and begin to schedule."""
-        # Of a registry that was lost, the leases still name what is at work.
-        self._patience.each(self._leases.holders(), self._take_up)
+        """Find the running jobs, finish interrupted removals and start the scheduler."""
+        # If the registry was lost, the leases still name the running jobs.
+        self._timeouts.for_each(self._leases.holders(), self._enqueue_running)
         folders = {run.parent for run in self._registry.runs}
-        for folder in folders.union(self._registry.said_of(_REMOVING)):
-            self._tidy(folder)
+        for folder in folders.union(self._registry.paths_with_fact(_REMOVING)):
+            self._finish_removals(folder)
         self._scheduler.start()
 
     def stop(self) -> None:
-        """End scheduling; runs go on."""
+        """Stop the scheduler; running jobs continue."""
         self._scheduler.stop()
-        for watch in self._library.all():
-            watch.close()
+        for monitor in self._index.all():
+            monitor.close()
         self._registry.close()
 
-    def submit(self, wanted: SubmitRun) -> tuple[RunView, bool]:
-        """Queue a run durably; returns it and whether it was made now.
+    def submit(self, submission: SubmitRun) -> tuple[RunView, bool]:
+        """Queue a run durably; returns its view and whether it was created now.
 
         Raises:
             ConflictError: if there is another run of that id.
         """
-        given = Path(wanted.runs_dir)
-        return self._patience.do(given, lambda: self._submit(_real(given), wanted))
+        folder = Path(submission.runs_dir)
+        return self._timeouts.call(folder, lambda: self._submit(_real(folder), submission))
 
-    def _submit(self, runs: Path, wanted: SubmitRun) -> tuple[RunView, bool]:
-        run = RunFolder(runs / wanted.id)
+    def _submit(self, runs: Path, submission: SubmitRun) -> tuple[RunView, bool]:
+        run = RunFolder(runs / submission.id)
         with self._scheduler.actions(runs):
             created = not run.path.exists()
             if created:
                 if (reason := self._permission.shared(runs)) is not None:
                     raise ConflictError(f"no run can start in {runs}: {reason}")
-                # What an engine left that was killed while it made this very run.
-                shutil.rmtree(runs / f".{wanted.id}.new", ignore_errors=True)
+                # Left by an engine that was killed during this submission.
+                shutil.rmtree(runs / f".{submission.id}.new", ignore_errors=True)
                 with self._queued(run, 1):
-                    submit_run(runs, wanted.id, wanted.config, wanted.environment)
-                self._permission.accept_code(wanted.config, run)
+                    submit_run(runs, submission.id, submission.config, submission.environment)
+                self._permission.accept_code(submission.config, run)
             else:
-                if run.config().digest() != wanted.config.digest():
+                if run.config().digest() != submission.config.digest():
                     raise ConflictError(
-                        f"there is a run {wanted.id} with another config in {runs}; submit this "
-                        "one under a new id"
+                        f"there is a run {submission.id} with another config in {runs}; submit "
+                        "this one under a new id"
                     )
-                # Whoever submits it brings its code.
-                self._permission.accept_code(wanted.config, run)
+                # The submission names the code, so the user accepts it.
+                self._permission.accept_code(submission.config, run)
                 self._permission.check(run)
-                # An engine that was killed may have made the folder for this very request.
+                # An engine that was killed may have created the folder and not queued the job.
                 self._registry.enqueue([(run.path, 1)])
-            watch = self._library.find(runs, wanted.id)
-        self._scheduler.wake(watch)
-        return watch.view(), created
+            monitor = self._index.find(runs, submission.id)
+        self._scheduler.wake(monitor)
+        return monitor.view(), created
 
-    @_limited
-    def attribute(self, runs_dir: Path, run_id: str, wanted: SubmitAttribution) -> RunView:
-        """Queue queries of a run's trajectory durably.
+    @_with_timeout
+    def attribute(self, runs_dir: Path, run_id: str, submission: SubmitAttribution) -> RunView:
+        """Queue an attribution of queries durably.
 
         Raises:
             NotFoundError: if there is no such run.
-            ConflictError: if it has no trajectory, and none is to be expected.
+            ConflictError: if it has no trajectory and is not training.
         """
-        watch = self._find(runs_dir, run_id)
-        with self._scheduler.actions(watch.folder.path.parent):
-            self._readable(watch)
-            training = any(j.request.work == "run" and not j.state.finished for j in watch.jobs)
-            if not training and not watch.folder.has_trajectory():
+        monitor = self._find(runs_dir, run_id)
+        with self._scheduler.actions(monitor.folder.path.parent):
+            self._refresh(monitor)
+            training = any(j.request.work == "run" and not j.state.finished for j in monitor.jobs)
+            if not training and not monitor.folder.has_trajectory():
                 raise ConflictError(
-                    f"run {run_id} has no trajectory to ask: its training did not come to its "
-                    "end, or the trajectory was removed; run the config again with: magic run"
+                    f"run {run_id} has no trajectory to replay: its training did not finish, or "
+                    "the trajectory was removed; run the config again with: magic run"
                 )
-            watch.folder.config()
-            self._permission.check(watch.folder)
-            with self._queued(watch.folder, len(watch.jobs) + 1):
-                submit_attribution(watch.folder, wanted.asked, wanted.environment)
-        self._scheduler.wake(watch)
-        return watch.view()
+            monitor.folder.config()
+            self._permission.check(monitor.folder)
+            with self._queued(monitor.folder, len(monitor.jobs) + 1):
+                submit_attribution(monitor.folder, submission.request, submission.environment)
+        self._scheduler.wake(monitor)
+        return monitor.view()
 
-    @_limited
-    def validate(self, runs_dir: Path, run_id: str, wanted: SubmitValidation) -> RunView:
-        """Queue retrainings that check an attribution durably.
+    @_with_timeout
+    def validate(self, runs_dir: Path, run_id: str, submission: SubmitValidation) -> RunView:
+        """Queue a validation of an attribution durably.
 
         Raises:
             NotFoundError: if there is no such run.
             UsageError: if it has no such attribution, or that is not complete.
         """
-        watch = self._find(runs_dir, run_id)
-        with self._scheduler.actions(watch.folder.path.parent):
-            self._readable(watch)
-            watch.folder.config()
-            self._permission.check(watch.folder)
-            with self._queued(watch.folder, len(watch.jobs) + 1):
+        monitor = self._find(runs_dir, run_id)
+        with self._scheduler.actions(monitor.folder.path.parent):
+            self._refresh(monitor)
+            monitor.folder.config()
+            self._permission.check(monitor.folder)
+            with self._queued(monitor.folder, len(monitor.jobs) + 1):
                 submit_validation(
-                    watch.folder, wanted.attribution, wanted.asked, wanted.environment
+                    monitor.folder,
+                    submission.attribution,
+                    submission.request,
+                    submission.environment,
                 )
-        self._scheduler.wake(watch)
-        return watch.view()
+        self._scheduler.wake(monitor)
+        return monitor.view()
 
-    @_limited
+    @_with_timeout
     def act(self, runs_dir: Path, run_id: str, action: RunAction) -> RunView:
         """Pause, resume or cancel the unfinished jobs of a run.
 
         Raises:
             NotFoundError: if there is no such run.
-            ConflictError: if that makes no sense now.
+            ConflictError: if the action does not apply in its present state.
         """
-        watch = self._find(runs_dir, run_id)
-        with self._scheduler.actions(watch.folder.path.parent):
-            self._readable(watch)
-            jobs = affected_jobs(watch, action)
+        monitor = self._find(runs_dir, run_id)
+        with self._scheduler.actions(monitor.folder.path.parent):
+            self._refresh(monitor)
+            jobs = affected_jobs(monitor, action)
             if action == "resume":
-                self._permission.check(watch.folder)
+                self._permission.check(monitor.folder)
             with _explained():
                 set_desired_state(jobs, action)
             if action == "resume":
-                self._registry.enqueue((watch.folder.path, job.number) for job in jobs)
+                self._registry.enqueue((monitor.folder.path, job.number) for job in jobs)
                 for job in jobs:
                     self._admission.reset_failures(job.folder.path)
-            watch.refresh()
-            self._scheduler.ask(watch)
-        self._scheduler.wake(watch)
-        return watch.view()
+            monitor.refresh()
+            self._scheduler.signal_jobs(monitor)
+        self._scheduler.wake(monitor)
+        return monitor.view()
 
     def remove(self, runs_dir: Path, run_id: str, what: What) -> Removed:
         """Remove a run, or its trajectory alone.
 
         Raises:
             NotFoundError: if there is no such run.
-            ConflictError: if it is needed.
+            ConflictError: if a job needs it.
         """
-        watch = self._patience.do(runs_dir, lambda: self._find(runs_dir, run_id))
-        size = size_of(watch, what)
-        runs = watch.folder.path.parent
-        # The next engine finishes it if this one is killed.
-        self._registry.say(runs, _REMOVING)
+        monitor = self._timeouts.call(runs_dir, lambda: self._find(runs_dir, run_id))
+        size = size_of(monitor, what)
+        runs = monitor.folder.path.parent
+        # If this engine is killed, the next one finishes the removal.
+        self._registry.set_fact(runs, _REMOVING)
         try:
             with self._scheduler.actions(runs), _explained():
-                gone = hide(watch, what)
+                hidden = hide(monitor, what)
             if what == "run":
-                self._registry.forget(watch.folder.path)
-                self._library.forget(watch)
-            removed = clear(gone, watch, what, size)
+                self._registry.forget(monitor.folder.path)
+                self._index.remove(monitor)
+            removed = clear(hidden, monitor, what, size)
         finally:
-            self._registry.take_back(runs, _REMOVING)
+            self._registry.clear_fact(runs, _REMOVING)
         self._scheduler.wake()
         return removed
 
     def code(self, runs_dir: Path, run_id: str, accept: bool = False) -> CodeView:
-        """The code that a run brings, after accepting it if so asked.
+        """The code that a run loads, which is accepted first if ``accept``.
 
         Raises:
             NotFoundError: if there is no such run.
@@ -241,32 +243,32 @@ class Engine:
         return CodeView(code=code_of(config), accepted=self._permission.has_accepted(config, run))
 
     def allow(self, folder: Path) -> Path:
-        """Remember that the user accepts that others may write in a folder; its true path."""
+        """Store that the user accepts that others may write in a folder; returns its real path."""
         folder = _real(folder)
-        self._registry.say(folder, SHARED)
+        self._registry.set_fact(folder, SHARED)
         self._scheduler.wake()
         return folder
 
     def forget(self, folder: Path) -> int:
-        """Start nothing in a folder any more that was asked for so far; how many jobs that were.
+        """Dequeue all jobs of a folder and delete its facts; returns the number of jobs.
 
-        What is at work goes on to its end.
+        Running jobs continue.
         """
         return self._registry.forget(_real(folder))
 
     def runs(self, runs_dir: Path) -> list[RunView]:
         """All runs in a folder, oldest first."""
-        watches = self._patience.do(runs_dir, lambda: self._library.runs(_real(runs_dir)))
-        by_path = {watch.folder.path: watch for watch in watches}
+        monitors = self._timeouts.call(runs_dir, lambda: self._index.runs(_real(runs_dir)))
+        by_path = {monitor.folder.path: monitor for monitor in monitors}
         views: dict[Path, RunView] = {}
 
-        def look(path: Path) -> None:
+        def read(path: Path) -> None:
             views[path] = by_path[path].view()
 
-        self._patience.each(by_path, look, FOLDER_SECONDS)
+        self._timeouts.for_each(by_path, read, FOLDER_SECONDS)
         return [views.get(p) or unreadable(RunFolder(p), str(HungError(p))) for p in by_path]
 
-    @_limited
+    @_with_timeout
     def run(self, runs_dir: Path, run_id: str) -> RunView:
         """One run.
 
@@ -275,73 +277,73 @@ class Engine:
         """
         return self._find(runs_dir, run_id).view()
 
-    @_limited
-    def find(self, runs_dir: Path, wanted: str | None) -> RunView:
-        """The run of an id, a unique prefix or a name; the latest if left out.
+    @_with_timeout
+    def find(self, runs_dir: Path, selector: str | None) -> RunView:
+        """The run of an id, a unique prefix or a name; the latest if None.
 
         Raises:
             NotFoundError: if none matches.
             ConflictError: if several do.
         """
         folder = _real(runs_dir)
-        watches = {watch.folder.path: watch for watch in self._library.runs(folder)}
+        monitors = {monitor.folder.path: monitor for monitor in self._index.runs(folder)}
 
         def name(run: RunFolder) -> str | None:
-            return watches[run.path].name() if run.path in watches else None
+            return monitors[run.path].name() if run.path in monitors else None
 
-        found = find_run(folder, wanted, name)
-        if found.path not in watches:
-            raise NotFoundError(f"run {found.id} has just come or gone; ask again")
-        return watches[found.path].view()
+        run = find_run(folder, selector, name)
+        if run.path not in monitors:
+            raise NotFoundError(f"run {run.id} was added or removed just now; try again")
+        return monitors[run.path].view()
 
     def view(self, socket: str) -> EngineView:
         """The engine and its machine."""
         return self._overview.view(socket)
 
     def changes(self) -> int:
-        """Grows whenever any run's view changed."""
-        return self._library.changes
+        """A count of changes of any run's view."""
+        return self._index.changes
 
     def _find(self, runs_dir: Path, run_id: str) -> RunMonitor:
-        return self._library.find(_real(runs_dir), run_id)
+        return self._index.find(_real(runs_dir), run_id)
 
     @contextmanager
     def _queued(self, run: RunFolder, number: int) -> Iterator[None]:
-        """Make a job that is in the queue from the moment on that it is there, or not at all."""
+        """Queue a job before the block creates it; dequeue it if the block fails."""
         entry = (run.path, number)
         self._registry.enqueue([entry])
         try:
             with _explained():
                 yield
         except BaseException:
-            self._registry.leave(lambda other: other == entry)
+            self._registry.dequeue(lambda other: other == entry)
             raise
-        # The scheduler takes what it does not find out of the queue.
+        # The scheduler may have dequeued it while its folder did not exist.
         self._registry.enqueue([entry])
 
-    def _take_up(self, run: Path) -> None:
+    def _enqueue_running(self, run: Path) -> None:
         with contextlib.suppress(MagicError, OSError, ValueError, TypeError):
-            self._registry.enqueue(_held(RunFolder(run)))
+            self._registry.enqueue(_running_jobs(RunFolder(run)))
 
-    def _tidy(self, folder: Path) -> None:
-        """Finish, beside all else, what an engine that was killed had begun to remove or make."""
+    def _finish_removals(self, folder: Path) -> None:
+        """Finish, in a thread, the removals and submissions of an engine that was killed."""
 
-        def tidy() -> None:
+        def finish() -> None:
             finish_removals(folder)
-            self._registry.take_back(folder, _REMOVING)
+            self._registry.clear_fact(folder, _REMOVING)
 
-        threading.Thread(target=tidy, daemon=True).start()
+        threading.Thread(target=finish, daemon=True).start()
 
     @staticmethod
-    def _readable(watch: RunMonitor) -> None:
-        watch.refresh()
-        if watch.problem is not None:
-            raise ConflictError(f"run {watch.folder.id} cannot be read: {watch.problem}")
+    def _refresh(monitor: RunMonitor) -> None:
+        monitor.refresh()
+        if monitor.problem is not None:
+            raise ConflictError(f"run {monitor.folder.id} cannot be read: {monitor.problem}")
 
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Give what the system refuses a sentence."""
+    """Turn an error of the system into a sentence with a remedy."""
     try:
         yield
     except OSError as error:
@@ -352,11 +354,11 @@ def _explained() -> Iterator[None]:
 
 
 def _real(folder: Path) -> Path:
-    """The path that all names of a folder share, so that no run is ever taken for two."""
+    """The real path, so that no run is ever taken for two."""
     return Path(os.path.realpath(folder))
 
 
-def _held(run: RunFolder) -> list[Entry]:
+def _running_jobs(run: RunFolder) -> list[Entry]:
     """The jobs of a run that have a process alive."""
     jobs = jobs_of(run) if run.path.is_absolute() else []
     return [(run.path, job.number) for job in jobs if any(a.is_held() for a in job.attempts()[-1:])]

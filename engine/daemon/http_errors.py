@@ -1,4 +1,4 @@
-"""Errors as the HTTP interface gives them: one readable sentence, whatever went wrong."""
+"""Errors of the HTTP interface: a status and one readable sentence."""
 
 import errno
 import json
@@ -26,17 +26,17 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": description}
     for status, description in (
         (400, "The request is not valid HTTP, or its body cannot be read"),
-        (404, "What was named is not there"),
-        (409, "It makes no sense in the present state"),
+        (404, "Not found"),
+        (409, "Not possible in the present state"),
         (413, "The body is too large"),
         (422, "Something in the request is wrong"),
         (431, "The headers are too large"),
-        (500, "The engine failed; its log says why"),
+        (500, "The engine failed; see its log"),
         (503, "Too many connections"),
         (507, "A disk is full"),
     )
 }
-"""Every status an error may have, for the OpenAPI document."""
+"""Every status of an error, for the OpenAPI document."""
 
 _log = logging.getLogger(__name__)
 _STATUS: tuple[tuple[type[MagicError], int], ...] = (
@@ -51,20 +51,20 @@ _ABOUT_THE_PATH = {
     errno.EPERM, errno.EROFS,
 }  # fmt: skip
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_LONGEST_SHOWN = 60
+_LONGEST_QUOTED = 60
 
 
 def problem_response(
     status: int, message: str, exit_code: int, headers: dict[str, str] | None = None
 ) -> Response:
-    """A problem as JSON; what is no text in UTF-8 is replaced."""
+    """A problem as JSON; bytes that are not UTF-8 are replaced."""
     text = message.encode("utf-8", "replace").decode()
     body = json.dumps({"message": text, "exit_code": int(exit_code)})
     return Response(body, status, headers, media_type="application/json")
 
 
 def problem_of(error: Exception) -> tuple[int, Problem]:
-    """The status and the sentence of an error; an unforeseen one tells nothing of its inside."""
+    """The status and the sentence of an error; an unexpected error reveals no details."""
     if isinstance(error, MagicError):
         status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
         return status, Problem(message=_plain(str(error)), exit_code=int(error.exit_code))
@@ -74,12 +74,12 @@ def problem_of(error: Exception) -> tuple[int, Problem]:
         if error.errno in _FULL:
             status, code = (507, ExitCode.RUN_FAILED)
         return status, Problem(message=_plain(message), exit_code=int(code))
-    message = "the engine failed at this; its log says why"
+    message = "the engine failed at this request; see its log"
     return 500, Problem(message=message, exit_code=int(ExitCode.RUN_FAILED))
 
 
 def add_problem_handlers(app: FastAPI) -> None:
-    """Have every error of ``app`` answered with a problem."""
+    """Answer every error of ``app`` with a problem."""
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(MagicError, _on_error)
@@ -88,8 +88,8 @@ def add_problem_handlers(app: FastAPI) -> None:
 
 
 def sentence_of(errors: Sequence[Any]) -> str:
-    """The first of pydantic's complaints as a sentence, with how many more there are."""
-    # An unknown key is usually the cause of whatever else is missing: name it first.
+    """The first of pydantic's errors as a sentence, with the number of further ones."""
+    # An unknown key is usually a misspelt one, which causes the other errors.
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     more = f" ({len(errors) - 1} more)" if len(errors) > 1 else ""
     key = ".".join(str(part) for part in first["loc"][1:])
@@ -106,16 +106,16 @@ def sentence_of(errors: Sequence[Any]) -> str:
         return f"{key}: {message}{more}"
     if first["type"] == "string_pattern_mismatch":
         message = _meaning(first["ctx"]["pattern"])
-    shown = _shown(first["input"])
+    quoted = _quoted(first["input"])
     if message.startswith("Input should be "):
-        return f"{key} should be {message.removeprefix('Input should be ')}, got {shown}{more}"
-    return f"{key}: {message}, got {shown}{more}"
+        return f"{key} should be {message.removeprefix('Input should be ')}, got {quoted}{more}"
+    return f"{key}: {message}, got {quoted}{more}"
 
 
 async def _on_invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     errors = error.errors()
-    # A header is the client program's doing, not the user's.
+    # The client program sets headers, not the user.
     status = 400 if any(e["loc"][0] == "header" for e in errors) else 422
     return problem_response(status, sentence_of(errors), ExitCode.USAGE)
 
@@ -127,7 +127,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     if error.status_code == 400:
         message = "the body cannot be read; send one JSON object"
     elif error.status_code == 404:
-        message = f"there is nothing at {path}; /v1/openapi.json lists what there is"
+        message = f"there is nothing at {path}; /v1/openapi.json lists all paths"
     elif error.status_code == 405:
         headers["Allow"] = _methods(request)
         message = f"{request.method[:20]} is not possible at {path}; {headers['Allow']} is"
@@ -137,13 +137,13 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 async def _on_error(_: Request, error: Exception) -> Response:
     status, problem = problem_of(error)
     if isinstance(error, OSError) and status == 500:
-        # Unlike the others it is handled here and would not reach the log.
-        _log.error("unforeseen error", exc_info=error)
+        # Unlike other unexpected errors, uvicorn does not log this one.
+        _log.error("unexpected error", exc_info=error)
     return problem_response(status, problem.message, problem.exit_code)
 
 
 def _methods(request: Request) -> str:
-    """All methods at a path; the router knows those of its first route only."""
+    """All methods at a path; the router reports those of its first match only."""
     paths = request.app.openapi()["paths"]
     here = request.url.path.split("/")
     for template, methods in paths.items():
@@ -163,9 +163,9 @@ def _meaning(pattern: str) -> str:
     return f"Input should match {pattern}"
 
 
-def _shown(value: Any) -> str:
+def _quoted(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 1] + "…"
+    return text if len(text) <= _LONGEST_QUOTED else text[: _LONGEST_QUOTED - 1] + "…"
 
 
 def _plain(text: str) -> str:

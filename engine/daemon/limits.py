@@ -1,4 +1,4 @@
-"""What a connection may do: who may connect, how slowly and how much it may send."""
+"""Limits of a connection: its user, its duration and the size of its requests."""
 
 import asyncio
 import json
@@ -19,54 +19,54 @@ from engine.runs.errors import ExitCode
 LARGEST_HEAD, LARGEST_BODY = 2**15, 2**20
 """Bytes."""
 REQUEST_SECONDS = 30.0
-"""A connection that sends no whole request for this long is closed."""
+"""A connection that sends no complete request for this long is closed."""
 MOST_CONNECTIONS = 256
 _CREDENTIALS = struct.Struct("3i")
-_CROWDED = "crowded"
+_TOO_MANY = "too_many_connections"
 _TOO_LARGE = f"the body is larger than {LARGEST_BODY} bytes; send less at once"
 
 
 def peer_uid(connection: socket.socket) -> int:
-    """The user at the other end of a Unix socket, as the kernel knows it."""
+    """The user at the other end of a Unix socket, as the kernel reports it."""
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     return int(_CREDENTIALS.unpack(raw)[1])
 
 
 class PrivateProtocol(H11Protocol):
-    """HTTP/1.1 with the engine's own user only, and not for ever."""
+    """HTTP/1.1 for the engine's own user only, with a time limit per request."""
 
     _refused = False
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Let in the engine's own user; to another one, root included, say nothing at all."""
+        """Accept the engine's own user; close connections of others, root included."""
         if peer_uid(transport.get_extra_info("socket")) != os.geteuid():
             self._refused = True
             transport.abort()
             return
         super().connection_made(transport)
         if len(self.connections) > MOST_CONNECTIONS:
-            self.app_state = {**self.app_state, _CROWDED: True}
-        self._watch()
+            self.app_state = {**self.app_state, _TOO_MANY: True}
+        self._update_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Stop the timer."""
         if not self._refused:
             super().connection_lost(exc)
-        self._unwatch()
+        self._stop_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Take what arrived; the clock stops while a whole request is being answered."""
+        """Process received bytes; the timer stops while a request is being answered."""
         super().data_received(data)
-        self._watch()
+        self._update_timer()
 
     def on_response_complete(self) -> None:
-        """Go on to the next request, against the clock."""
+        """Start the timer of the next request."""
         super().on_response_complete()
-        self._watch()
+        self._update_timer()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP with a problem, unless half an answer is on its way already."""
+        """Answer invalid HTTP with a problem, unless a response has been partly sent."""
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -82,31 +82,31 @@ class PrivateProtocol(H11Protocol):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
-    def _watch(self) -> None:
-        """Run the clock while the other end owes something."""
+    def _update_timer(self) -> None:
+        """Run the timer while the client still has to send something."""
         if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
-            self._unwatch()
+            self._stop_timer()
         elif self._deadline is None and not self._refused:
             self._deadline = self.loop.call_later(REQUEST_SECONDS, self.transport.abort)
 
-    def _unwatch(self) -> None:
+    def _stop_timer(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
 
 class Limits:
-    """ASGI middleware: no large body, declared or not, and no more connections than there may."""
+    """ASGI middleware that limits the size of headers and bodies and the number of connections."""
 
     def __init__(self, app: ASGIApp) -> None:
         """Guard ``app``."""
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or say why not."""
+        """Pass a request on, or refuse it."""
         refusal = _refusal(scope)
         if refusal is None:
-            counted = _Counted(receive, send)
+            counted = _CountedBody(receive, send)
             await self._app(scope, counted.receive, counted.send)
         else:
             await refusal(scope, receive, send)
@@ -114,8 +114,8 @@ class Limits:
 
 def _refusal(scope: Scope) -> Response | None:
     closing = {"Connection": "close"}
-    if scope.get("state", {}).get(_CROWDED):
-        message = f"the engine has {MOST_CONNECTIONS} connections already; close some"
+    if scope.get("state", {}).get(_TOO_MANY):
+        message = f"the engine has {MOST_CONNECTIONS} connections already; close some first"
         return problem_response(503, message, ExitCode.UNREACHABLE, closing)
     if sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > LARGEST_HEAD:
         message = f"the headers are larger than {LARGEST_HEAD} bytes; send fewer"
@@ -126,8 +126,8 @@ def _refusal(scope: Scope) -> Response | None:
     return None
 
 
-class _Counted:
-    """Counts the bytes of a body as they come."""
+class _CountedBody:
+    """Counts the bytes of a body as they arrive."""
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive, self._send = receive, send

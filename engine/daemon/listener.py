@@ -1,4 +1,4 @@
-"""One engine a user and machine, and the socket it listens at."""
+"""The lock that allows one engine per user and machine, and the engine's socket."""
 
 import contextlib
 import fcntl
@@ -12,23 +12,23 @@ from pathlib import Path
 from engine.runs.errors import RunError, UnreachableError
 from engine.runs.paths import note_socket, socket_path
 
-_PATIENCE_SECONDS = 1.0
+_LOCK_SECONDS = 1.0
 
 
 @contextlib.contextmanager
 def sole_engine(state: Path) -> Iterator[None]:
-    """Be the only engine of a state folder, for as long as this process lives.
+    """Hold the lock that allows one engine per state folder.
 
     Raises:
-        RunError: if there is one already.
-        UnreachableError: if that cannot be found out.
+        RunError: if another engine holds it.
+        UnreachableError: if the folder cannot hold a lock.
     """
     try:
         lock = os.open(state / "engine.lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise UnreachableError(f"cannot open {error.filename}: {error.strerror}") from None
     try:
-        _take(lock, state)
+        _lock(lock, state)
         os.ftruncate(lock, 0)
         os.pwrite(lock, b"%d\n" % os.getpid(), 0)
         yield
@@ -37,26 +37,26 @@ def sole_engine(state: Path) -> Iterator[None]:
 
 
 class Listener:
-    """A socket with a name in the file system, which is made anew where that was lost."""
+    """A socket at a path, which can be bound again if the path is lost."""
 
     def __init__(self, state: Path) -> None:
-        """Note in ``state`` where the socket is."""
+        """Write the socket's path to the folder ``state``."""
         self._state = state
         self._bound: tuple[int, int] | None = None
         self.path: Path | None = None
 
     def open(self) -> socket.socket:
-        """Bind and listen; a socket that a dead engine left there is replaced.
+        """Bind and listen; replaces the socket of an engine that died.
 
         Raises:
-            UnreachableError: if something else is there, or there is no place for it.
+            UnreachableError: if something else is at its path, or nothing can be bound there.
         """
         path = socket_path()
         try:
             _clear(path)
             listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
-                # The name gets the mode of the socket: there is no moment at which others may.
+                # bind() gives the path this mode, so others can never connect.
                 os.fchmod(listening.fileno(), 0o600)
                 listening.bind(str(path))
                 listening.listen(128)
@@ -74,17 +74,17 @@ class Listener:
         return listening
 
     def is_lost(self) -> bool:
-        """Whether the name is gone or names another socket: nobody could connect any more."""
-        return self._named() != self._bound
+        """Whether the path is gone or is another socket, so that no client can connect."""
+        return self._at_path() != self._bound
 
     def close(self) -> None:
-        """Remove the name, if it is still this socket's, and what was noted of it."""
+        """Remove the socket, if it is still this one, and its path in the state folder."""
         if self.path is not None and not self.is_lost():
             with contextlib.suppress(OSError):
                 self.path.unlink()
                 (self._state / "socket").unlink()
 
-    def _named(self) -> tuple[int, int] | None:
+    def _at_path(self) -> tuple[int, int] | None:
         assert self.path is not None
         try:
             entry = self.path.lstat()
@@ -93,14 +93,14 @@ class Listener:
         return entry.st_dev, entry.st_ino
 
 
-def _take(lock: int, state: Path) -> None:
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+def _lock(lock: int, state: Path) -> None:
+    deadline = time.monotonic() + _LOCK_SECONDS
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
-            # Whoever asks whether there is an engine has the lock for a moment, too.
+            # A client that tests the lock holds it for a moment, too.
             if time.monotonic() >= deadline:
                 pid = os.pread(lock, 20, 0).decode("ascii", "replace").strip() or "unknown"
                 raise RunError(
@@ -116,7 +116,7 @@ def _take(lock: int, state: Path) -> None:
 
 
 def _clear(path: Path) -> None:
-    """Remove the socket of an engine that is no more, and nothing else."""
+    """Remove the socket of an engine that died, and nothing else."""
     try:
         entry = path.lstat()
     except FileNotFoundError:

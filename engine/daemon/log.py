@@ -1,8 +1,7 @@
-"""The engine's log: one line for what was to be expected, and a file that stays short.
+"""The engine's log: one line for an expected error, and a file of limited size.
 
-A traceback is written for errors that nobody foresaw, and for no others: clients that break off,
-requests that the end of the engine cuts off, files that cannot be read and full disks each have
-a sentence.
+Only unexpected errors get a traceback. Clients that disconnect, requests cut off by a shutdown,
+unreadable files and full disks get one line each.
 """
 
 import asyncio
@@ -16,35 +15,35 @@ from pathlib import Path
 from engine.runs.errors import MagicError
 
 LARGEST_BYTES = 4_000_000
-"""A longer log is put aside as ``….1``, in place of the one that was put aside before it."""
+"""A longer log is renamed to ``….1``, replacing the previous one."""
 _CUT_OFF = (asyncio.CancelledError, ConnectionError)
-_FORESEEN = (MagicError, OSError)
+_EXPECTED = (MagicError, OSError)
 
 
 def set_up_log(file: Path | None) -> None:
-    """Log to stderr; if that goes to ``file``, keep it short."""
+    """Log to stderr; if that goes to ``file``, limit the file's size."""
     handler = _Handler(file)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    handler.addFilter(without_foreseen_tracebacks)
+    handler.addFilter(drop_expected_tracebacks)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    # What uvicorn tells at this level, the server tells itself.
+    # The server logs these events itself.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 
-def without_foreseen_tracebacks(record: logging.LogRecord) -> bool:
-    """A filter: give errors that are no surprise a sentence in place of their traceback."""
+def drop_expected_tracebacks(record: logging.LogRecord) -> bool:
+    """Logging filter: replace the traceback of an expected error by one line."""
     if record.name == "uvicorn.error" and str(record.msg).startswith("Cancel "):
-        # Each of them is told of by itself.
+        # Each cancelled request is logged separately.
         return False
     error = record.exc_info[1] if record.exc_info else None
     if error is None:
         return True
-    # By name, because the engine opens its socket before it loads what that comes from.
+    # By name: importing its library here would delay the opening of the socket.
     if isinstance(error, _CUT_OFF) or type(error).__name__ == "ClientDisconnect":
         record.msg, record.args = "a request was cut off: %s", (_named(error),)
         record.levelno, record.levelname = logging.INFO, "INFO"
-    elif isinstance(error, _FORESEEN):
+    elif isinstance(error, _EXPECTED):
         record.msg, record.args = f"{record.getMessage().rstrip()}: %s", (_named(error),)
     else:
         return True
@@ -63,18 +62,18 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
         self._file = file
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record, into a new file if the one before it has become too long."""
+        """Write a record, after starting a new file if the present one is too long."""
         if self._file is not None:
             with contextlib.suppress(OSError):
-                shorten(self._file)
+                rotate(self._file)
         super().emit(record)
 
 
-def shorten(file: Path) -> None:
-    """If stderr is a file that has become too long, put it aside and go on with a new one.
+def rotate(file: Path) -> None:
+    """If stderr is a file that is too long, rename it and continue in a new one.
 
     Raises:
-        OSError: if that cannot be done.
+        OSError: if that fails.
     """
     entry = os.fstat(2)
     if not stat.S_ISREG(entry.st_mode) or entry.st_size < LARGEST_BYTES:

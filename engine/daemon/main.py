@@ -1,4 +1,4 @@
-"""The ``magic-engine`` command: one engine in the foreground."""
+"""The ``magic-engine`` command: an engine in the foreground."""
 
 import argparse
 import sys
@@ -11,31 +11,31 @@ from engine.runs.errors import MagicError
 from engine.runs.paths import state_folder
 
 _DESCRIPTION = """\
-The headless engine of magic: queues runs, starts and watches their processes, and answers
-`magic` at a Unix socket that only its user may open. `magic` starts it when it is needed; start
-it yourself to have it from the start of the machine, or to see its log.
+The engine of magic: it queues runs, starts and supervises their processes, and serves `magic`
+at a Unix socket that only its user may open. `magic` starts it when needed; start it yourself to
+run it as a service, or to read its log.
 
-It stays in the foreground and logs to stderr. SIGTERM, SIGINT and SIGHUP end it; its runs go on
-without it, and the next engine takes them up."""
+It stays in the foreground and logs to stderr. SIGTERM, SIGINT and SIGHUP stop it; running jobs
+continue, and the next engine finds them."""
 _EPILOG = """\
 environment:
-  MAGIC_STATE_DIR      its state: lock, registry, log, and where its socket is
+  MAGIC_STATE_DIR      its state: lock, registry, log, path of its socket
                        (default: $XDG_STATE_HOME/magic/HOSTNAME, else ~/.local/state/magic/HOSTNAME)
   MAGIC_RUNTIME_DIR    the folder of its socket
                        (default: $XDG_RUNTIME_DIR/magic, else /tmp/magic-UID)
-  MAGIC_DISK_FLOOR_GB  no run starts while less is free on its disk (default: 1.0)
-  MAGIC_CPU_RUNS       how many runs may work at once without a GPU (default: 1)
+  MAGIC_DISK_FLOOR_GB  no run starts with less free on its disk (default: 1.0)
+  MAGIC_CPU_RUNS       how many runs without a GPU may work at once (default: 1)
 
 systemd: a user service with Type=notify, ExecStart=…/magic-engine and KillMode=process, so that
-runs go on while it is restarted; `loginctl enable-linger` keeps it after logout.
+runs survive a restart of it; `loginctl enable-linger` keeps it running after logout.
 
-containers: start it as the main process, under an init that collects orphans (docker run --init),
-with MAGIC_STATE_DIR and the runs on volumes. Whoever asks it has to be the same user and share
-MAGIC_RUNTIME_DIR. Runs end with the container, and go on when an engine starts again."""
+containers: start it as the main process, under an init that reaps processes (docker run --init),
+with MAGIC_STATE_DIR and the runs on volumes. Clients need the same user and MAGIC_RUNTIME_DIR.
+Runs end with the container; the next engine resumes them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the engine until it is told to end: the entry point of ``magic-engine``."""
+    """Run the engine until it is stopped: the entry point of ``magic-engine``."""
     keep_files_private()
     set_up_log(_parser().parse_args(arguments).log)
     try:
@@ -53,10 +53,10 @@ def _run() -> None:
     with sole_engine(state):
         settings = Settings.from_environment()
         listener = Listener(state)
-        # Whoever connects from now on waits instead of being refused.
+        # Connections made from now on wait instead of being refused.
         listening = listener.open()
         try:
-            # Only now what takes a while to load.
+            # These imports are slow.
             from engine.daemon.engine import Engine
             from engine.daemon.server import serve
 
@@ -77,6 +77,6 @@ def _parser() -> argparse.ArgumentParser:
         "--log",
         type=Path,
         metavar="FILE",
-        help="the file that stderr goes to: beyond 4 MB it is put aside as FILE.1",
+        help="the file that stderr is redirected to: at 4 MB it is renamed to FILE.1",
     )
     return parser

@@ -1,9 +1,9 @@
-"""Whether the engine may start a job: one that was asked of it, in files of its own user.
+"""Decide whether the engine may start a job.
 
-A job may load a task file or a model's own code, as the user whom the engine belongs to. So a job
-starts only if the registry holds it (see :mod:`engine.daemon.registry`), if the run's own files
-belong to that user, and if nobody else could have put other files in their place, unless the user
-accepted that once for the runs folder.
+A job may load a task file or a model's own code, with the rights of the engine's user. So a job
+starts only if it is in the queue (:mod:`engine.daemon.registry`), if the run's files belong to that
+user, and if no other user could have replaced them, unless the user accepted that for the runs
+folder.
 """
 
 import grp
@@ -21,123 +21,123 @@ from engine.runs.loaded_code import code_digest, code_of
 from engine.runs.run_folder import RunFolder
 
 SHARED = "shared"
-"""The user accepted that others may write in a runs folder."""
+"""The fact that the user accepts that others may write in a runs folder."""
 CODE = "code"
-"""The digest of the code of a run that was submitted here, or that the user accepted."""
+"""The fact that holds the digest of a run's code as it was submitted here or accepted."""
 _DATA = ("trajectory", "rows.zarr", "attributions", "validation", "logs")
-"""Folders of a run that hold numbers and texts: nothing in them is executed."""
+"""Folders of a run that hold numbers and texts; nothing in them is executed."""
 _OTHERS_WRITE, _OTHERS_ENTER = 0o022, 0o011
 
 
 class Permission:
-    """What the engine's user asked for and accepted."""
+    """Checks jobs and folders against the queue and what the user accepted."""
 
     def __init__(self, registry: Registry) -> None:
-        """Go by ``registry``."""
+        """Read the queue and the facts of ``registry``."""
         self._registry = registry
 
-    def not_asked(self, job: JobMonitor) -> str | None:
-        """Why a job is not one that this engine starts; None if it is."""
+    def unqueued_reason(self, job: JobMonitor) -> str | None:
+        """Why the engine does not start a job, if it is not in the queue; None if it is."""
         run = job.folder.run
         home = job.moved_from()
         if home is not None:
             return (
-                f"was copied or moved here from {home}; go on with it here with: "
-                f"magic resume {run.id}"
+                f"was copied or moved here from {home}; resume it here with: magic resume {run.id}"
             )
         if self._registry.position((run.path, job.number)) is None:
             return (
-                "was not submitted to this engine, or the engine's record of it was lost; have "
-                f"the engine go on with it with: magic resume {run.id}"
+                "was not submitted to this engine, or the engine's record of it was lost; resume "
+                f"it with: magic resume {run.id}"
             )
         return None
 
     def refusal(self, run: RunFolder) -> str | None:
-        """Why nothing may be started in a run's folder; None if it may.
+        """Why no job may start in a run's folder; None if one may.
 
         Raises:
-            OSError: if it cannot be looked at.
+            OSError: if the folder cannot be read.
         """
-        return _foreign(run) or self.shared(run.path.parent, run.path)
+        return _foreign_file(run) or self.shared(run.path.parent, run.path)
 
     def shared(self, runs: Path, run: Path | None = None) -> str | None:
-        """Why others could replace files of a run, or of any in a folder; None if they could not.
+        """Why others could replace files of a run, or of any run in a folder; None if they cannot.
 
-        The run may be a link: then both the link and what it points to count.
+        If the run is a link, both the link and its target are checked.
         """
-        places = [Path(os.path.realpath(place)) for place in (runs, run or runs)]
-        found = next(filter(None, map(_exposed, places)), None)
-        if found is None or self._accepted(runs):
+        paths = [Path(os.path.realpath(path)) for path in (runs, run or runs)]
+        exposed = next(filter(None, map(_exposed, paths)), None)
+        if exposed is None or self._accepted(runs):
             return None
-        folder, why = found
+        folder, why = exposed
         return (
-            f"{folder} {why}, so another user could have it run their programs in your name; make "
-            f"it yours alone with: chmod go-w {folder} - or, if you trust whoever may write there, "
-            f"say so once with: magic engine allow {runs}"
+            f"{folder} {why}, so another user could run programs in your name; remove that "
+            f"right with: chmod go-w {folder} - or, if you trust everyone who may write there, "
+            f"accept it with: magic engine allow {runs}"
         )
 
     def check(self, run: RunFolder) -> None:
-        """Refuse to take on work in a run's folder.
+        """Refuse a request for work in a run's folder if no job may start there.
 
         Raises:
-            ConflictError: saying what is wrong with it, and the remedy.
+            ConflictError: with the cause and the remedy.
         """
         if (reason := self.refusal(run)) is not None:
-            raise ConflictError(f"run {run.id} cannot go on: {reason}")
+            raise ConflictError(f"run {run.id} cannot start: {reason}")
         config = run.config()
         if not self.has_accepted(config, run):
             raise ConflictError(
-                f"run {run.id} runs code: {'; '.join(code_of(config))}; it did not come from you, "
-                "or was changed since you accepted it: look at it, then accept it once with "
-                f"--trust: magic resume, attribute or validate {run.id} --trust"
+                f"run {run.id} runs code: {'; '.join(code_of(config))}; you did not submit it, or "
+                "it has changed since you accepted it: read it, then accept it with --trust: "
+                f"magic resume, attribute or validate {run.id} --trust"
             )
 
     def has_accepted(self, config: RunConfig, run: RunFolder) -> bool:
-        """Whether the code that a run brings, if any, is what was submitted here or accepted."""
-        return not code_of(config) or self._registry.said(run.path, CODE) == code_digest(config)
+        """Whether the code that a run loads, if any, is as it was submitted here or accepted."""
+        return not code_of(config) or self._registry.fact(run.path, CODE) == code_digest(config)
 
     def accept_code(self, config: RunConfig, run: RunFolder) -> None:
-        """Remember that the user accepts the code of a run as it is now."""
+        """Store that the user accepts the present code of a run."""
         if code_of(config):
-            self._registry.say(run.path, CODE, code_digest(config))
+            self._registry.set_fact(run.path, CODE, code_digest(config))
 
     def _accepted(self, path: Path) -> bool:
-        return any(self._registry.said(place, SHARED) for place in (path, *path.parents))
+        return any(self._registry.fact(folder, SHARED) for folder in (path, *path.parents))
 
 
-def _foreign(run: RunFolder) -> str | None:
-    """A file of a run that decides what is executed and that belongs to another user."""
-    for path in _deciding(run.path):
+def _foreign_file(run: RunFolder) -> str | None:
+    """Why the run's files are not all the user's own; None if they are. Data files are exempt."""
+    for path in _files_that_decide(run.path):
         try:
             owner = os.stat(path).st_uid
         except FileNotFoundError:
-            # Just gone, or a link to nothing: nobody reads it.
+            # Removed just now, or a broken link: nothing to execute.
             continue
         if owner != os.geteuid():
             return (
-                f"{path} belongs to user {owner}, not to you, and work starts in your own files "
-                f"only; copy the run to a runs folder of yours with: cp -r {run.path} DIR - then "
-                f"go on with it there with: magic resume {run.id} --runs-dir DIR"
+                f"{path} belongs to user {owner}, not to you, and jobs start in your own files "
+                f"only; copy the run to your own runs folder with: cp -r {run.path} DIR - then "
+                f"resume it there with: magic resume {run.id} --runs-dir DIR"
             )
     return None
 
 
-def _deciding(folder: Path) -> Iterator[str]:
+def _files_that_decide(folder: Path) -> Iterator[str]:
+    """The files and folders of a run that decide what is executed."""
     yield str(folder)
-    for place, folders, files in os.walk(folder):
-        if place == str(folder):
+    for parent, folders, files in os.walk(folder):
+        if parent == str(folder):
             folders[:] = [name for name in folders if name not in _DATA]
         for name in (*folders, *files):
-            yield os.path.join(place, name)
+            yield os.path.join(parent, name)
 
 
 def _exposed(path: Path) -> tuple[Path, str] | None:
-    """The first folder down to ``path`` in which others can replace what is there, and why."""
+    """The first folder on the way to ``path`` in which others can replace files, and why."""
     for folder in [*reversed(path.parents), path]:
         try:
             entry = folder.stat()
         except FileNotFoundError:
-            # Made by the engine when it is needed.
+            # The engine creates it when it is needed.
             return None
         if entry.st_uid not in (0, os.geteuid()):
             return folder, f"belongs to user {entry.st_uid}"
@@ -145,13 +145,13 @@ def _exposed(path: Path) -> tuple[Path, str] | None:
         if writable and not (entry.st_mode & 0o002 == 0 and _is_private_group(entry.st_gid)):
             return folder, f"may be written by others (mode {stat.S_IMODE(entry.st_mode):04o})"
         if entry.st_uid == os.geteuid() and not entry.st_mode & _OTHERS_ENTER:
-            # Nobody else gets to what is below.
+            # Others cannot enter, so nothing below is exposed.
             return None
     return None
 
 
 def _is_private_group(group: int) -> bool:
-    """Whether a group is the user's own and has no other member, as many systems make one each."""
+    """Whether a group is the user's own and has no other member, the default of many systems."""
     try:
         user, entry = pwd.getpwuid(os.geteuid()), grp.getgrgid(group)
     except KeyError:

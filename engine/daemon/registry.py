@@ -1,19 +1,17 @@
-"""What the engine has to remember beside the run folders: which jobs are its own.
+"""What the engine stores beside the run folders: its queue, and facts about folders.
 
-The engine starts a job only if the job is in the queue kept here: it was submitted to this engine,
-or resumed through it. A file in a run folder cannot put a job there, because run folders are
-copied, received and shared. The file lies in the state folder, which only its user may enter.
+The engine starts a job only if the job is in this queue: it was submitted to this engine, or
+resumed through it. A file in a run folder cannot add a job, because run folders are copied,
+received and shared. The database lies in the state folder, which only its user may enter.
 
-``said`` holds what the user said once of a folder or of a run, such as that other users may write
-in a runs folder. To remember something new, choose a name for the fact, a constant beside the code
-that asks for it, and use :meth:`Registry.say` and :meth:`Registry.said` with the path that it is
-about: values are text, such as a digest of what was accepted. ``forget`` drops every fact about a
-path and what is below it.
+A *fact* is a named value about a path, for example that the user accepted that others may write in
+a folder of runs. Name a new fact by a constant next to the code that reads it.
 
-A lost registry costs the jobs that wait: each says so as its reason, and ``magic resume`` puts it
-back. Runs at work are found again by their leases. So no failure here stops the engine.
+If the registry is lost, waiting jobs are no longer in the queue: each gives that as its reason, and
+``magic resume`` adds it again. Running jobs are found by their leases. So no failure here stops the
+engine.
 
-Not WAL: that fails on network filesystems, where home folders are.
+The journal mode is not WAL, which fails on network filesystems, where home folders often are.
 """
 
 import contextlib
@@ -28,20 +26,15 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 Entry = tuple[Path, int]
-"""A run's folder and the number of its job."""
+"""The folder of a run and the number of its job."""
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT)
-_SCHEMA_VERSION = 2
-_FIRST_VERSION = """
-DROP TABLE IF EXISTS folders;
-DROP TABLE IF EXISTS queue;
-"""
-"""Of version 1: its queue held every job that had ever been looked at."""
+_SCHEMA_VERSION = 1
 _SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS said (
+CREATE TABLE IF NOT EXISTS facts (
     path BLOB NOT NULL,
-    fact TEXT NOT NULL,
+    name TEXT NOT NULL,
     value TEXT NOT NULL,
-    PRIMARY KEY (path, fact)
+    PRIMARY KEY (path, name)
 );
 CREATE TABLE IF NOT EXISTS queue (
     position INTEGER PRIMARY KEY,
@@ -54,14 +47,14 @@ PRAGMA user_version = {_SCHEMA_VERSION};
 
 
 class Registry:
-    """Answers from memory; every change is written down as well."""
+    """Answers from memory and writes every change to a database; thread-safe."""
 
     def __init__(self, file: Path) -> None:
-        """Read ``file``; if it is damaged it is moved aside and made anew."""
+        """Read ``file``; a damaged one is renamed and replaced."""
         self._file = file
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
-        self._said: dict[tuple[Path, str], str] = {}
+        self._facts: dict[tuple[Path, str], str] = {}
         self._queue: dict[Entry, int] = {}
         with self._lock:
             self._attempt(self._read)
@@ -73,45 +66,45 @@ class Registry:
             entries = sorted(self._queue, key=lambda entry: self._queue[entry])
             return list(dict.fromkeys(run for run, _ in entries))
 
-    def said(self, path: Path, fact: str) -> str | None:
-        """What the user said of a path; None if nothing."""
+    def fact(self, path: Path, name: str) -> str | None:
+        """The value of a fact about a path; None if there is none."""
         with self._lock:
-            return self._said.get((path, fact))
+            return self._facts.get((path, name))
 
-    def said_of(self, fact: str) -> list[Path]:
-        """The paths of which the user said something."""
+    def paths_with_fact(self, name: str) -> list[Path]:
+        """The paths that have a fact."""
         with self._lock:
-            return [path for path, name in self._said if name == fact]
+            return [path for path, each in self._facts if each == name]
 
-    def say(self, path: Path, fact: str, value: str = "yes") -> None:
-        """Remember what the user said of a path, in place of what was said before."""
+    def set_fact(self, path: Path, name: str, value: str = "yes") -> None:
+        """Store a fact about a path in place of its earlier value."""
         with self._lock:
-            self._said[path, fact] = value
-            row = (os.fsencode(path), fact, value)
-            self._write("INSERT OR REPLACE INTO said VALUES (?, ?, ?)", [row])
+            self._facts[path, name] = value
+            row = (os.fsencode(path), name, value)
+            self._write("INSERT OR REPLACE INTO facts VALUES (?, ?, ?)", [row])
 
-    def take_back(self, path: Path, fact: str) -> None:
-        """Forget one fact."""
+    def clear_fact(self, path: Path, name: str) -> None:
+        """Delete a fact about a path."""
         with self._lock:
-            if self._said.pop((path, fact), None) is not None:
-                row = (os.fsencode(path), fact)
-                self._write("DELETE FROM said WHERE path = ? AND fact = ?", [row])
+            if self._facts.pop((path, name), None) is not None:
+                row = (os.fsencode(path), name)
+                self._write("DELETE FROM facts WHERE path = ? AND name = ?", [row])
 
     def forget(self, folder: Path) -> int:
-        """Forget what is known of a folder and of all below it; how many jobs that were."""
+        """Delete all facts and queue entries at and below a folder; returns how many entries."""
         with self._lock:
-            facts = [key for key in self._said if key[0].is_relative_to(folder)]
-        for path, fact in facts:
-            self.take_back(path, fact)
-        return self.leave(lambda entry: entry[0].is_relative_to(folder))
+            keys = [key for key in self._facts if key[0].is_relative_to(folder)]
+        for path, name in keys:
+            self.clear_fact(path, name)
+        return self.dequeue(lambda entry: entry[0].is_relative_to(folder))
 
     def position(self, entry: Entry) -> int | None:
-        """A number that grows along the queue; None for what is not in it."""
+        """A number that grows along the queue; None if the entry is not in it."""
         with self._lock:
             return self._queue.get(entry)
 
     def enqueue(self, entries: Iterable[Entry]) -> None:
-        """Append those that are not in the queue yet, in the order given."""
+        """Append the entries that are not in the queue yet, in the order given."""
         with self._lock:
             last = max(self._queue.values(), default=0)
             new = [entry for entry in dict.fromkeys(entries) if entry not in self._queue]
@@ -121,25 +114,25 @@ class Registry:
                 rows.append((position, os.fsencode(run), job))
             self._write("INSERT OR REPLACE INTO queue VALUES (?, ?, ?)", rows)
 
-    def leave(self, gone: Callable[[Entry], bool]) -> int:
-        """Take out of the queue whatever is over; how many jobs that were."""
+    def dequeue(self, matches: Callable[[Entry], bool]) -> int:
+        """Delete matching entries; returns how many."""
         with self._lock:
-            rows = [entry for entry in self._queue if gone(entry)]
-            for entry in rows:
+            entries = [entry for entry in self._queue if matches(entry)]
+            for entry in entries:
                 del self._queue[entry]
-            where = [(os.fsencode(run), job) for run, job in rows]
-            self._write("DELETE FROM queue WHERE run = ? AND job = ?", where)
-            return len(rows)
+            rows = [(os.fsencode(run), job) for run, job in entries]
+            self._write("DELETE FROM queue WHERE run = ? AND job = ?", rows)
+            return len(entries)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the database."""
         with self._lock:
             self._disconnect()
 
     def _read(self) -> None:
         connection = self._connected()
-        for path, fact, value in connection.execute("SELECT path, fact, value FROM said"):
-            self._said.setdefault((Path(os.fsdecode(path)), str(fact)), str(value))
+        for path, name, value in connection.execute("SELECT path, name, value FROM facts"):
+            self._facts.setdefault((Path(os.fsdecode(path)), str(name)), str(value))
         for position, run, job in connection.execute("SELECT position, run, job FROM queue"):
             self._queue.setdefault((Path(os.fsdecode(run)), int(job)), int(position))
 
@@ -152,13 +145,13 @@ class Registry:
             self._attempt(write)
 
     def _attempt(self, action: Callable[[], None]) -> None:
-        """Do it; if the file turns out to be damaged, make it anew from memory."""
+        """Run ``action``; if the database is damaged, write a new one from memory."""
         try:
             action()
         except (sqlite3.Error, TypeError, ValueError) as error:
             damaged = getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
             if not damaged and isinstance(error, sqlite3.OperationalError):
-                # A full disk or a lock: the next start reads what it needs from the run folders.
+                # A full disk or a lock: what is not written costs at most a `magic resume`.
                 log.warning("%s could not be used: %s", self._file, error)
                 self._disconnect()
                 return
@@ -166,7 +159,7 @@ class Registry:
             try:
                 self._write_all()
             except (sqlite3.Error, OSError) as again:
-                log.warning("%s could not be made anew: %s", self._file, again)
+                log.warning("%s could not be replaced: %s", self._file, again)
                 self._disconnect()
 
     def _move_aside(self, error: Exception) -> None:
@@ -174,18 +167,18 @@ class Registry:
         aside = self._file.with_name(f"{self._file.name}.damaged-{time.time_ns()}")
         with contextlib.suppress(FileNotFoundError):
             os.rename(self._file, aside)
-        # Its journal would be applied to the new file.
+        # SQLite would apply its journal to the new file.
         self._file.with_name(f"{self._file.name}-journal").unlink(missing_ok=True)
         log.warning(
-            "%s is damaged (%s); it was moved to %s and is made anew; what waited goes on with: "
+            "%s is damaged (%s); it was moved to %s and replaced; resume waiting runs with: "
             "magic resume",
             self._file, error, aside,
         )  # fmt: skip
 
     def _write_all(self) -> None:
         with self._connected() as connection:
-            said = [(os.fsencode(path), fact, v) for (path, fact), v in self._said.items()]
-            connection.executemany("INSERT OR REPLACE INTO said VALUES (?, ?, ?)", said)
+            facts = [(os.fsencode(path), name, v) for (path, name), v in self._facts.items()]
+            connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?, ?)", facts)
             queue = [(number, os.fsencode(run), job) for (run, job), number in self._queue.items()]
             connection.executemany("INSERT OR REPLACE INTO queue VALUES (?, ?, ?)", queue)
 
@@ -196,13 +189,11 @@ class Registry:
                 connection.execute("PRAGMA journal_mode = DELETE")
                 connection.execute("PRAGMA synchronous = EXTRA")
                 (version,) = connection.execute("PRAGMA user_version").fetchone()
-                if version == 1:
-                    connection.executescript(_FIRST_VERSION)
-                elif version not in (0, _SCHEMA_VERSION):
+                if version not in (0, _SCHEMA_VERSION):
                     raise ValueError(f"it has version {version}, not {_SCHEMA_VERSION}")
-                (found,) = connection.execute("PRAGMA quick_check").fetchone()
-                if found != "ok":
-                    raise ValueError(found)
+                (check,) = connection.execute("PRAGMA quick_check").fetchone()
+                if check != "ok":
+                    raise ValueError(check)
                 connection.executescript(_SCHEMA)
             except BaseException:
                 connection.close()

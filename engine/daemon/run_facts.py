@@ -4,7 +4,7 @@ import contextlib
 import time
 from dataclasses import dataclass
 
-from engine.daemon.job_monitor import changed_at
+from engine.daemon.job_monitor import modified_at
 from engine.runs.atomic import size_on_disk
 from engine.runs.checksummed import verify
 from engine.runs.loaded_code import code_of
@@ -57,7 +57,7 @@ class Sizes:
     def update(self, state: tuple[object, ...], at_work: bool) -> None:
         """Count again: now and then while at work, else when ``state`` or the folders changed."""
         folders = (self._folder.trajectory, self._folder.attributions)
-        known = (*state, *map(changed_at, folders))
+        known = (*state, *map(modified_at, folders))
         began = time.monotonic()
         if at_work and self._was_at_work:
             if began < self._due:

@@ -1,8 +1,8 @@
-"""The loop that brings about what is asked: it starts, stops and counts attempts.
+"""The scheduler: a thread that starts, stops and counts attempts.
 
-It looks after the runs that have a job in the registry's queue, and after no others. It remembers
-nothing that matters: every round looks at what their folders say and does what is missing, so that
-an engine that is started anew goes on where another one was killed.
+It works on the runs with a job in the registry's queue only. Every round reads the state of their
+folders and does what is missing, so that an engine that is restarted continues the work of one that
+was killed.
 """
 
 import logging
@@ -17,16 +17,15 @@ from pathlib import Path
 from weakref import WeakKeyDictionary, WeakSet
 
 from engine.daemon.admission import Admission
-from engine.daemon.cleaning import remove_unfinished_attribution
-from engine.daemon.job_monitor import JobMonitor, Waiting
-from engine.daemon.launch import ask_to_stop, launch
+from engine.daemon.job_monitor import WAITING, JobMonitor, Waiting
 from engine.daemon.leases import Denied
 from engine.daemon.permission import Permission
-from engine.daemon.queue_order import behind, in_order
+from engine.daemon.processes import launch, signal_supervisor
 from engine.daemon.registry import Registry
+from engine.daemon.removal import remove_unfinished_attribution
 from engine.daemon.run_index import RunIndex
-from engine.daemon.slow_folders import HungError, Patience
-from engine.daemon.views import RunMonitor
+from engine.daemon.run_monitor import RunMonitor
+from engine.daemon.slow_folders import FolderTimeouts, HungError
 from engine.runs.errors import MagicError
 from engine.runs.states import DesiredState, RunState
 
@@ -34,50 +33,49 @@ SUPERVISOR_COMMAND = [sys.executable, "-P", "-m", "engine.daemon.supervisor"]
 AT_WORK_SECONDS = 0.2
 WAITING_SECONDS = 1.0
 IDLE_SECONDS = 5.0
+"""Pauses between rounds: while a job runs, while one waits, and otherwise."""
 RECHECK_SECONDS = 60.0
-"""How often everything is read again, for what another program may have changed."""
-ASK_AGAIN_SECONDS = 1.0
+"""How often every run is read again, in case another program changed it."""
+SIGNAL_AGAIN_SECONDS = 1.0
 RETRY_SECONDS = 5.0
-"""How long a job waits whose process could not be started."""
 _SIGNALS = {DesiredState.PAUSED: signal.SIGTERM, DesiredState.CANCELLED: signal.SIGINT}
+_ACTION_SECONDS = 2.0
+"""How long a request may hold the lock of a folder before its jobs are passed over."""
+_BEING_CHANGED = Denied("waits until a change in its folder is complete", external=False)
 
 log = logging.getLogger(__name__)
-
-_CHANGE_SECONDS = 2.0
-"""How long what a user changes in a folder takes at most, as long as its disk answers."""
-_BEING_CHANGED = Denied("waits until what is being changed in its folder is done", others=False)
 
 
 @dataclass
 class _Notes:
-    """What saves doing a thing twice for a job; nothing is wrong if it is forgotten."""
+    """What the scheduler did for a job last; losing it only repeats work."""
 
     alive: bool = False
-    asked: DesiredState | None = None
-    asked_at: float = 0.0
+    signalled: DesiredState | None = None
+    signalled_at: float = 0.0
     cleaned: bool = False
-    again_at: float = 0.0
+    retry_at: float = 0.0
     problem: str = ""
 
 
 class Scheduler:
     """Owns the thread that starts and stops work.
 
-    Hold the :meth:`actions` of a folder of runs to change what is asked in it.
+    A request that changes what a folder's jobs should do holds :meth:`actions` of that folder.
     """
 
     def __init__(
         self,
-        library: RunIndex,
+        index: RunIndex,
         registry: Registry,
         admission: Admission,
         permission: Permission,
-        patience: Patience,
+        timeouts: FolderTimeouts,
     ) -> None:
         """Do nothing before :meth:`start`."""
         self._actions: dict[Path, threading.RLock] = {}
-        self._permission, self._patience = permission, patience
-        self._library, self._registry, self._admission = library, registry, admission
+        self._permission, self._timeouts = permission, timeouts
+        self._index, self._registry, self._admission = index, registry, admission
         self._condition = threading.Condition()
         self._woken = self._stopping = False
         self._thread: threading.Thread | None = None
@@ -85,23 +83,23 @@ class Scheduler:
         self._touched: dict[RunMonitor, None] = {}
         self._notes: WeakKeyDictionary[JobMonitor, _Notes] = WeakKeyDictionary()
         self._seen: WeakSet[RunMonitor] = WeakSet()
-        self._complaints: WeakKeyDictionary[RunMonitor, str] = WeakKeyDictionary()
+        self._warnings: WeakKeyDictionary[RunMonitor, str] = WeakKeyDictionary()
         self._active: list[RunMonitor] = []
-        """At work or waiting when last looked at; whoever asks for a view may know better."""
-        self._served = self._looked = self._rechecked = -RECHECK_SECONDS
+        """At work or waiting in the last full round; a request may have read a newer state."""
+        self._full_round_at = self._existence_checked_at = self._rechecked_at = -RECHECK_SECONDS
 
     def actions(self, runs: Path) -> threading.RLock:
-        """The lock of a folder of runs: where one hangs, the others go on."""
+        """The lock of a folder of runs; if one folder hangs, the others continue."""
         return self._actions.setdefault(runs, threading.RLock())
 
     def start(self) -> None:
-        """Begin to schedule."""
+        """Start the thread."""
         self._stopping = False
         self._thread = threading.Thread(target=self._loop, name="scheduler", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; supervisors go on."""
+        """End the thread; supervisors keep running."""
         with self._condition:
             self._stopping = True
             self._condition.notify_all()
@@ -109,198 +107,226 @@ class Scheduler:
             self._thread.join()
 
     def wake(self, *touched: RunMonitor) -> None:
-        """Look at once, and at these runs in any case."""
+        """Start a round now, which includes these runs."""
         with self._condition:
             self._touched.update(dict.fromkeys(touched))
             self._woken = True
             self._condition.notify_all()
 
-    def ask(self, watch: RunMonitor) -> None:
-        """Signal the processes of jobs that should stop."""
-        for job in watch.jobs:
-            notes, now = self._noted(job), time.monotonic()
+    def signal_jobs(self, monitor: RunMonitor) -> None:
+        """Signal the supervisors of running jobs that should be paused or cancelled."""
+        for job in monitor.jobs:
+            notes, now = self._notes_of(job), time.monotonic()
             if not job.held or job.desired not in _SIGNALS:
-                notes.asked = None
-            elif (
-                notes.asked is not job.desired or now >= notes.asked_at + ASK_AGAIN_SECONDS
-            ) and ask_to_stop(job, _SIGNALS[job.desired]):
-                notes.asked, notes.asked_at = job.desired, now
+                notes.signalled = None
+                continue
+            due = now >= notes.signalled_at + SIGNAL_AGAIN_SECONDS
+            if notes.signalled is job.desired and not due:
+                continue
+            if signal_supervisor(job.latest, _SIGNALS[job.desired]):
+                notes.signalled, notes.signalled_at = job.desired, now
 
     def round(self) -> float:
-        """Do what is missing now; returns the seconds until the next look."""
+        """Do what is missing now; returns the seconds until the next round."""
         self._children = [child for child in self._children if child.poll() is None]
-        watches = [watch for watch in self._active if self._was_at_work(watch)]
-        before = {watch: _told(watch) for watch in watches}
-        watches = self._each(watches, self._follow)
-        if self._is_due(watches):
-            watches = self._due()
-            before = {watch: _told(watch) for watch in watches} | before
-            watches = self._each(watches, self._follow)
-            self._serve(watches)
-            self._active = [watch for watch in watches if watch.at_work or not watch.settled]
-        # Of a run that only waits, nothing else can have changed.
-        changed = [w for w in watches if w.at_work or _told(w) != before[w]]
-        self._each(changed, self._tell)
-        if any(watch.at_work for watch in self._active):
+        monitors = [monitor for monitor in self._active if self._was_at_work(monitor)]
+        before = {monitor: _summary(monitor) for monitor in monitors}
+        monitors = self._for_each(monitors, self._update)
+        if self._is_full_round_due(monitors):
+            monitors = self._runs_to_update()
+            before = {monitor: _summary(monitor) for monitor in monitors} | before
+            monitors = self._for_each(monitors, self._update)
+            self._start_jobs(monitors)
+            self._active = [monitor for monitor in monitors if not monitor.is_quiet]
+        # A waiting run can only have changed in what the summary shows.
+        changed = [each for each in monitors if each.at_work or _summary(each) != before[each]]
+        self._for_each(changed, self._publish)
+        if any(monitor.at_work for monitor in self._active):
             return AT_WORK_SECONDS
         return WAITING_SECONDS if self._active else IDLE_SECONDS
-
-    def _each(
-        self, watches: Iterable[RunMonitor], action: Callable[[RunMonitor], None]
-    ) -> list[RunMonitor]:
-        """Do something with each run; those whose folders answer."""
-        by_path = {watch.folder.path: watch for watch in watches}
-        self._patience.each(by_path, lambda path: action(by_path[path]))
-        hanging = {path for path in by_path if self._patience.is_hanging(path)}
-        for path in hanging:
-            self._complain(by_path[path], str(HungError(path)))
-        return [watch for path, watch in by_path.items() if path not in hanging]
-
-    def _tell(self, watch: RunMonitor) -> None:
-        """Count a change of a run's view; one that nobody has seen need not be made for that."""
-        if watch.shown:
-            watch.view()
-        else:
-            self._library.changed()
 
     def _loop(self) -> None:
         while not self._stopping:
             try:
                 pause = self.round()
             except Exception:
-                log.exception("a round of the scheduler failed; it goes on")
+                log.exception("a round of the scheduler failed; the next one follows")
                 pause = WAITING_SECONDS
             with self._condition:
                 self._condition.wait_for(lambda: self._woken or self._stopping, pause)
 
-    def _was_at_work(self, watch: RunMonitor) -> bool:
-        return any(self._noted(job).alive for job in watch.jobs)
+    def _for_each(
+        self, monitors: Iterable[RunMonitor], action: Callable[[RunMonitor], None]
+    ) -> list[RunMonitor]:
+        """Call ``action`` for each run; returns the runs whose folders answered."""
+        by_path = {monitor.folder.path: monitor for monitor in monitors}
+        self._timeouts.for_each(by_path, lambda path: action(by_path[path]))
+        hung = {path for path in by_path if self._timeouts.is_hung(path)}
+        for path in hung:
+            self._warn_once(by_path[path], str(HungError(path)))
+        return [monitor for path, monitor in by_path.items() if path not in hung]
 
-    def _is_due(self, at_work: Iterable[RunMonitor]) -> bool:
-        """Whether to look at all runs, and not only at those that were at work."""
+    def _publish(self, monitor: RunMonitor) -> None:
+        """Count a change of a run's view; a view that nobody requested is not computed."""
+        if monitor.has_view:
+            monitor.view()
+        else:
+            self._index.changed()
+
+    def _was_at_work(self, monitor: RunMonitor) -> bool:
+        return any(self._notes_of(job).alive for job in monitor.jobs)
+
+    def _is_full_round_due(self, at_work: Iterable[RunMonitor]) -> bool:
+        """Whether to update all runs, and not only those that were at work."""
         now = time.monotonic()
-        ended = any(not watch.at_work for watch in at_work)
-        if self._woken or ended or now >= self._served + WAITING_SECONDS:
-            self._served = now
+        ended = any(not monitor.at_work for monitor in at_work)
+        if self._woken or ended or now >= self._full_round_at + WAITING_SECONDS:
+            self._full_round_at = now
             return True
         return False
 
-    def _due(self) -> list[RunMonitor]:
-        """The runs to look at: those touched, new in the queue, or unsettled now or before."""
+    def _runs_to_update(self) -> list[RunMonitor]:
+        """The runs that were touched, are new in the queue, or are unsettled now or before."""
         with self._condition:
             touched, self._touched = self._touched, {}
             woken, self._woken = self._woken, False
         now = time.monotonic()
-        if recheck := now >= self._rechecked + RECHECK_SECONDS:
-            self._rechecked = now
-            self._library.recheck()
-        if woken or recheck or now >= self._looked + IDLE_SECONDS:
-            self._looked = now
-            self._look()
-        known = self._library.follow(self._registry.runs)
+        if recheck := now >= self._rechecked_at + RECHECK_SECONDS:
+            self._rechecked_at = now
+            self._index.recheck()
+        if woken or recheck or now >= self._existence_checked_at + IDLE_SECONDS:
+            self._existence_checked_at = now
+            self._dequeue_removed()
+        tracked = self._index.track(self._registry.runs)
         if not recheck:
-            known = [w for w in known if w not in self._seen or w.at_work or not w.settled]
-        self._seen.update(known)
-        return list(dict.fromkeys([*touched, *self._active, *known]))
+            tracked = [each for each in tracked if each not in self._seen or not each.is_quiet]
+        self._seen.update(tracked)
+        return list(dict.fromkeys([*touched, *self._active, *tracked]))
 
-    def _look(self) -> None:
-        """Take the runs that are gone out of the queue; a disk that is away may come back."""
+    def _dequeue_removed(self) -> None:
+        """Dequeue runs whose folder is gone, unless the whole folder of runs is unmounted."""
         gone = set()
 
-        def look(run: Path) -> None:
+        def check(run: Path) -> None:
             if not run.is_dir() and run.parent.is_dir():
                 gone.add(run)
 
-        self._patience.each(self._registry.runs, look)
-        self._registry.leave(lambda entry: entry[0] in gone)
+        self._timeouts.for_each(self._registry.runs, check)
+        self._registry.dequeue(lambda entry: entry[0] in gone)
 
-    def _follow(self, watch: RunMonitor) -> None:
-        """Act on what became of the jobs of a run."""
-        watch.refresh()
+    def _update(self, monitor: RunMonitor) -> None:
+        """Read the state of a run's jobs, signal those that should stop, clean up after others."""
+        monitor.refresh()
         try:
-            self.ask(watch)
-            for job in watch.jobs:
-                self._follow_job(job)
+            self.signal_jobs(monitor)
+            for job in monitor.jobs:
+                self._update_job(job)
         except (MagicError, OSError) as error:
-            # One folder that is gone, or cannot be read, must not hold up the others.
-            self._complain(watch, str(error))
+            # A folder that is gone or unreadable must not hold up the others.
+            self._warn_once(monitor, str(error))
         else:
-            self._complaints.pop(watch, None)
+            self._warnings.pop(monitor, None)
 
-    def _complain(self, watch: RunMonitor, problem: str) -> None:
-        """Write a problem into the log, once."""
-        if self._complaints.get(watch) != problem:
-            self._complaints[watch] = problem
-            log.warning("cannot look after %s: %s", watch.folder.path, problem)
-
-    def _follow_job(self, job: JobMonitor) -> None:
-        notes = self._noted(job)
+    def _update_job(self, job: JobMonitor) -> None:
+        notes = self._notes_of(job)
         ended, notes.alive = notes.alive and not job.held, job.held
         if ended:
-            self._admission.note_end(job)
+            self._admission.record_end(job)
         cancelled = job.state is RunState.CANCELLED
         clean, notes.cleaned = cancelled and not notes.cleaned, cancelled
         if clean:
             remove_unfinished_attribution(job)
 
-    def _serve(self, watches: Iterable[RunMonitor]) -> None:
-        """Start what can be started, the first in the queue first."""
-        queue = in_order(watches, self._registry)
-        self._admission.look()
-        waiting: dict[RunMonitor, dict[int, Waiting]] = {watch: {} for watch in watches}
+    def _warn_once(self, monitor: RunMonitor, problem: str) -> None:
+        """Log a problem unless it is the one logged last."""
+        if self._warnings.get(monitor) != problem:
+            self._warnings[monitor] = problem
+            log.warning("cannot schedule %s: %s", monitor.folder.path, problem)
+
+    def _start_jobs(self, monitors: Iterable[RunMonitor]) -> None:
+        """Start the jobs that can start, in the order of the queue."""
+        queue = _waiting_jobs(monitors, self._registry)
+        self._admission.refresh()
+        waiting: dict[RunMonitor, dict[int, Waiting]] = {monitor: {} for monitor in monitors}
         position, busy = 0, set[Path]()
-        for watch, job in queue:
-            runs = watch.folder.path.parent
-            if runs not in busy and self.actions(runs).acquire(timeout=_CHANGE_SECONDS):
+        for monitor, job in queue:
+            runs = monitor.folder.path.parent
+            if runs not in busy and self.actions(runs).acquire(timeout=_ACTION_SECONDS):
                 try:
-                    refused = self._try(watch, job)
+                    denied = self._start_job(monitor, job)
                 finally:
                     self.actions(runs).release()
             else:
                 busy.add(runs)
-                refused = _BEING_CHANGED
-            if refused is not None:
-                waiting[watch][job.number] = Waiting(position, refused.reason, refused.others)
+                denied = _BEING_CHANGED
+            if denied is not None:
+                waiting[monitor][job.number] = Waiting(position, denied.reason, denied.external)
                 position += 1
-        for watch, reasons in waiting.items():
-            if watch.waiting != reasons:
-                watch.waiting = reasons
+        for monitor, reasons in waiting.items():
+            if monitor.waiting != reasons:
+                monitor.waiting = reasons
 
-    def _try(self, watch: RunMonitor, job: JobMonitor) -> Denied | None:
-        """Start a job, or say why not."""
-        if (reason := self._permission.not_asked(job)) is not None:
-            return Denied(reason, others=True)
-        current = watch.current()
+    def _start_job(self, monitor: RunMonitor, job: JobMonitor) -> Denied | None:
+        """Start a job, or return why it has to wait."""
+        if (reason := self._permission.unqueued_reason(job)) is not None:
+            return Denied(reason, external=True)
+        current = monitor.current()
         if current is not None and current is not job:
-            return Denied(behind(watch, current), others=False)
-        if watch.at_work:
-            return Denied("waits for the processes of this run to end", others=False)
-        notes = self._noted(job)
-        if time.monotonic() < notes.again_at:
-            return Denied(notes.problem, others=True)
+            return Denied(_behind(monitor, current), external=False)
+        if monitor.at_work:
+            return Denied("waits for the processes of this run to end", external=False)
+        notes = self._notes_of(job)
+        if time.monotonic() < notes.retry_at:
+            return Denied(notes.problem, external=True)
         try:
-            allotted = self._admission.admit(job)
-            if isinstance(allotted, Denied):
-                return allotted
-            if (reason := self._permission.refusal(watch.folder)) is not None:
-                allotted.give_back()
-                return Denied(reason, others=True)
-            attempt, child = launch(SUPERVISOR_COMMAND, job.folder, allotted)
+            allocation = self._admission.admit(job)
+            if isinstance(allocation, Denied):
+                return allocation
+            if (reason := self._permission.refusal(monitor.folder)) is not None:
+                allocation.release()
+                return Denied(reason, external=True)
+            attempt, child = launch(SUPERVISOR_COMMAND, job.folder, allocation)
         except (MagicError, OSError) as error:
-            notes.again_at = time.monotonic() + RETRY_SECONDS
-            notes.problem = f"could not be started: {error}; it is tried again"
-            self._complain(watch, f"job {job.number} {notes.problem}")
-            return Denied(notes.problem, others=True)
+            notes.retry_at = time.monotonic() + RETRY_SECONDS
+            notes.problem = f"could not be started: {error}; the engine tries again"
+            self._warn_once(monitor, f"job {job.number} {notes.problem}")
+            return Denied(notes.problem, external=True)
         self._children.append(child)
         log.info("started %s as process %d", attempt.path, child.pid)
-        watch.refresh()
+        monitor.refresh()
         notes.alive = True
         return None
 
-    def _noted(self, job: JobMonitor) -> _Notes:
+    def _notes_of(self, job: JobMonitor) -> _Notes:
         return self._notes.setdefault(job, _Notes())
 
 
-def _told(watch: RunMonitor) -> tuple[object, ...]:
-    """What a view tells of the jobs of a run that is not at work."""
-    return (watch.problem, tuple(job.state for job in watch.jobs), watch.waiting)
+def _waiting_jobs(
+    monitors: Iterable[RunMonitor], registry: Registry
+) -> list[tuple[RunMonitor, JobMonitor]]:
+    """The waiting jobs of the queue, the first one first; finished jobs are dequeued."""
+    jobs = [(each, job) for each in monitors if not each.problem for job in each.jobs]
+    finished = {(each.folder.path, job.number) for each, job in jobs if job.state.finished}
+    registry.dequeue(lambda entry: entry in finished)
+    queue = [
+        (position, (each, job))
+        for each, job in jobs
+        if job.state in WAITING
+        and (position := registry.position((each.folder.path, job.number))) is not None
+    ]
+    return [entry for _, entry in sorted(queue, key=lambda pair: pair[0])]
+
+
+def _behind(monitor: RunMonitor, current: JobMonitor) -> str:
+    """Why a job has to wait for an earlier one of its run."""
+    if current.state is RunState.PAUSED:
+        return (
+            f"waits for job {current.number} of this run, which is paused; resume it with: "
+            f"magic resume {monitor.folder.id}"
+        )
+    return f"waits for job {current.number} of this run"
+
+
+def _summary(monitor: RunMonitor) -> tuple[object, ...]:
+    """What the view of a run shows of its jobs while none is at work."""
+    return (monitor.problem, tuple(job.state for job in monitor.jobs), monitor.waiting)

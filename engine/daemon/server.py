@@ -1,4 +1,4 @@
-"""Serving an engine at a Unix socket until it is told to end."""
+"""Serve an engine at a Unix socket until a signal or a request stops it."""
 
 import asyncio
 import contextlib
@@ -12,23 +12,23 @@ from collections.abc import Iterator
 import anyio.to_thread
 import uvicorn
 
-from engine.daemon.api import make_app
 from engine.daemon.engine import Engine
 from engine.daemon.limits import MOST_CONNECTIONS, PrivateProtocol
 from engine.daemon.listener import Listener
+from engine.daemon.routes import make_app
 from engine.daemon.serving import Serving
 from engine.runs.errors import UnreachableError
 
 _CHECK_TICKS = 20
-"""The socket's name is looked at every so many tenths of a second."""
+"""The socket's path is checked every so many ticks of 0.1 s."""
 _CUT_SECONDS = 1.5
-"""Clients that have not taken the end of their answer by then are cut off."""
+"""Connections of clients that have not read their response by then are closed."""
 _LAST_RESORT_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
 
 def serve(engine: Engine, listener: Listener, listening: socket.socket) -> None:
-    """Start the engine and serve it at an open socket until a signal or a request ends it."""
+    """Start the engine and serve it at an open socket until it is stopped."""
     engine.start()
     try:
         Server(engine, listener).run(sockets=[listening])
@@ -37,13 +37,13 @@ def serve(engine: Engine, listener: Listener, listening: socket.socket) -> None:
 
 
 class Server(uvicorn.Server):
-    """Uvicorn at a socket of ours, whose name is made again where it was lost."""
+    """Uvicorn at our own socket, which is bound again if its path is lost."""
 
     def __init__(self, engine: Engine, listener: Listener) -> None:
         """Serve ``engine`` at the socket that ``listener`` has opened."""
         self._listener = listener
         self._serving = Serving(engine, lambda: str(listener.path), self.stop)
-        self._complaint = ""
+        self._problem = ""
         config = uvicorn.Config(
             make_app(self._serving),
             http=PrivateProtocol,
@@ -61,7 +61,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
 
     def stop(self) -> None:
-        """End soon; asked twice, without waiting for anybody."""
+        """Shut down; the second call does not wait for open connections."""
         if self.should_exit:
             self.force_exit = True
             return
@@ -69,28 +69,28 @@ class Server(uvicorn.Server):
         self._serving.ending.set()
         notify("STOPPING=1")
         asyncio.get_running_loop().call_later(_CUT_SECONDS, self._cut)
-        # A disk that hangs holds a thread for ever; runs do not need this process.
+        # A thread at a hung disk never ends. Runs do not need this process, so it may exit.
         last_resort = threading.Timer(_LAST_RESORT_SECONDS, os._exit, (1,))
         last_resort.daemon = True
         last_resort.start()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to serve, and say so."""
+        """Begin to serve, and notify the service manager."""
         await super().startup(sockets=sockets)
-        # A disk that hangs holds a thread of each who asks about it, and others want to be served.
+        # Requests about a hung disk block their threads, so others need many more.
         anyio.to_thread.current_default_thread_limiter().total_tokens = MOST_CONNECTIONS
         _log.info("serving at %s, process %d", self._listener.path, os.getpid())
         notify("READY=1")
 
     async def on_tick(self, counter: int) -> bool:
-        """Look after the socket now and then."""
+        """Check the socket from time to time."""
         if counter % _CHECK_TICKS == 0 and self._listener.is_lost():
             await self._listen_again()
         return await super().on_tick(counter)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """End at a signal; unlike uvicorn, then go on to what comes after serving."""
+        """Stop at a signal. Unlike uvicorn, do not raise it again after serving."""
         loop = asyncio.get_running_loop()
         signals = [signal.SIGTERM, signal.SIGINT]
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
@@ -104,15 +104,15 @@ class Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     async def _listen_again(self) -> None:
-        """Listen at a new socket; connections of the old one go on."""
+        """Bind a new socket; connections of the old one continue."""
         try:
             listening = self._listener.open()
         except UnreachableError as error:
-            if str(error) != self._complaint:
-                self._complaint = str(error)
-                _log.error("the socket is lost and cannot be made again: %s", error)
+            if str(error) != self._problem:
+                self._problem = str(error)
+                _log.error("the socket is lost and cannot be bound again: %s", error)
             return
-        self._complaint = ""
+        self._problem = ""
         server = await asyncio.get_running_loop().create_server(self._protocol, sock=listening)
         for old in self.servers:
             old.close()
@@ -129,7 +129,7 @@ class Server(uvicorn.Server):
 
 
 def notify(state: str) -> None:
-    """Tell the service manager, if one asked to be told."""
+    """Send a state to the service manager, if there is one (sd_notify)."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return
@@ -139,4 +139,4 @@ def notify(state: str) -> None:
         try:
             channel.sendto(state.encode(), name)
         except OSError as error:
-            _log.warning("cannot tell the service manager %s: %s", state, error.strerror)
+            _log.warning("cannot notify the service manager of %s: %s", state, error.strerror)

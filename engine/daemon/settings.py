@@ -1,4 +1,4 @@
-"""What the user sets for the engine through the environment."""
+"""Settings of the engine, from environment variables."""
 
 import math
 import os
@@ -12,19 +12,19 @@ GIGABYTE = 1_000_000_000
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of an engine; read once, when it starts."""
+    """Settings of an engine, read once at its start."""
 
     disk_floor: int = GIGABYTE
-    """No attempt starts while fewer bytes are free on the disk of its run."""
+    """Bytes that must be free on the disk of a run for an attempt to start."""
     cpu_runs: int = 1
-    """How many runs may work at once without a GPU."""
+    """How many runs without a GPU may work at the same time."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
         """Read $MAGIC_DISK_FLOOR_GB and $MAGIC_CPU_RUNS.
 
         Raises:
-            UsageError: naming the variable that is no such number.
+            UsageError: if a variable is not a number in its range.
         """
         floor = environment.get("MAGIC_DISK_FLOOR_GB") or "1.0"
         runs = environment.get("MAGIC_CPU_RUNS") or "1"

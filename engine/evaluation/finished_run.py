@@ -13,7 +13,7 @@ from engine.evaluation.validation import Validation, read_validation
 from engine.evaluation.verdict import Verdict
 from engine.runs.errors import NotFoundError
 from engine.runs.listing import find_run
-from engine.runs.naming import runs_folder
+from engine.runs.paths import runs_folder
 from engine.runs.run_folder import RunFolder
 from engine.runs.run_history import read_history
 from engine.runs.score_store import Floats, list_attributions

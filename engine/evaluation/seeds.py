@@ -18,7 +18,6 @@ import numpy as np
 
 from engine.evaluation.lds import Floats, mean_defined, mean_pairwise_spearman
 from engine.evaluation.validation import Points, Validation, read_left_out, read_validation
-from engine.runs.config_fields import config_fields
 from engine.runs.errors import UsageError
 from engine.runs.run_folder import RunFolder
 from engine.runs.tables import RowTable, read_table
@@ -277,7 +276,7 @@ def _open(runs: Sequence[RunFolder], attribution: str | None) -> tuple[SeedRun, 
             raise UsageError(f"run {first.id} is named twice; name each run once")
     if len(runs) < 2:
         raise UsageError(f"a mean over seeds takes two runs or more; {_START}")
-    fields = [config_fields(run) for run in runs]
+    fields = [run.config_fields() for run in runs]
     opened = [open_attribution(run, attribution) for run in runs]
     for run, theirs in zip(runs[1:], fields[1:], strict=True):
         _check_config(runs[0].id, fields[0], run.id, theirs)

@@ -32,7 +32,7 @@ class SubmitRun(Section):
 class SubmitAttribution(Section):
     """Queries to be asked of a run's kept trajectory."""
 
-    asked: AttributionRequest
+    request: AttributionRequest
     environment: Environment = Field(default_factory=dict)
 
 
@@ -41,7 +41,7 @@ class SubmitValidation(Section):
 
     attribution: Annotated[str, Field(max_length=200)] | None = None
     """The latest complete one if left out."""
-    asked: ValidationRequest = ValidationRequest()
+    request: ValidationRequest = ValidationRequest()
     environment: Environment = Field(default_factory=dict)
 
 
@@ -106,7 +106,20 @@ class RunView(Section):
     memory: int | None
     """Bytes its rank held at most, on its device or in this machine's memory."""
     events: int
-    """How many events its journal has: the id that the next one will get."""
+    """The number of events in its journal: the id of the next one."""
+
+    @classmethod
+    def blank(cls, run_id: str, path: str, state: str, reason: str | None) -> "RunView":
+        """A run of which only this is known."""
+        return cls.model_validate(
+            {
+                "id": run_id, "path": path, "name": "", "state": state, "reason": reason,
+                "job": None, "jobs": [], "model": "", "trust_remote_code": False, "created": None,
+                "phase": None, "steps": 0, "total_steps": None, "documents": None,
+                "attributions": 0, "trajectory_bytes": 0, "scores_bytes": 0, "memory": None,
+                "events": 0,
+            }
+        )  # fmt: skip
 
 
 class RunList(Section):

@@ -1,4 +1,4 @@
-"""A small thread-safe store of what was used last."""
+"""A thread-safe cache of the values used last."""
 
 import threading
 from collections import OrderedDict
@@ -9,11 +9,11 @@ Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 
-class Recent(Generic[Key, Value]):
-    """Keeps the values of the keys used last, and never more than ``most`` of them.
+class LRUCache(Generic[Key, Value]):
+    """Holds at most ``most`` values; the least recently used one is evicted first.
 
-    Where values differ in size, ``most`` counts what ``weight`` says of each; the one used last is
-    kept whatever its weight.
+    If values differ in size, ``most`` limits the sum of their ``weight``. The value used last is
+    never evicted.
     """
 
     def __init__(self, most: int, weight: Callable[[Value], int] = lambda _: 1) -> None:
@@ -28,7 +28,7 @@ class Recent(Generic[Key, Value]):
         return len(self._values)
 
     def get(self, key: Key) -> Value | None:
-        """The value of a key if it is still kept."""
+        """The cached value of a key, or None."""
         with self._lock:
             if key not in self._values:
                 return None
@@ -36,7 +36,7 @@ class Recent(Generic[Key, Value]):
             return self._values[key]
 
     def put(self, key: Key, value: Value) -> None:
-        """Keep a value, and forget the ones longest unused where there are too many."""
+        """Store a value and evict others while the limit is exceeded."""
         with self._lock:
             if key in self._values:
                 self._total -= self._weight(self._values[key])
@@ -46,10 +46,10 @@ class Recent(Generic[Key, Value]):
             while self._total > self.most and len(self._values) > 1:
                 self._total -= self._weight(self._values.popitem(last=False)[1])
 
-    def made(self, key: Key, make: Callable[[], Value]) -> Value:
-        """The value of a key, made if it is not kept; two threads may both make it."""
-        kept = self.get(key)
-        if kept is None:
-            kept = make()
-            self.put(key, kept)
-        return kept
+    def get_or_create(self, key: Key, create: Callable[[], Value]) -> Value:
+        """The cached value of a key, created if missing; two threads may both create it."""
+        value = self.get(key)
+        if value is None:
+            value = create()
+            self.put(key, value)
+        return value

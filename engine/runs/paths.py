@@ -1,8 +1,8 @@
-"""Where the engine keeps its state and where its socket is, for the engine and whoever asks it.
+"""The folders of runs, of the engine's state and of its socket.
 
-The state folder belongs to one user on one machine (a home folder may be shared by several). The
-socket is in a runtime folder instead, because a home folder on a network cannot hold one. Both
-have to be private: whoever reaches the socket can start programs in the user's name.
+The state folder belongs to one user on one machine, because several machines may share a home
+folder. The socket is in a runtime folder, because a network filesystem cannot hold one. Both must
+be private: a process that reaches the socket can start programs with the user's rights.
 """
 
 import contextlib
@@ -18,11 +18,21 @@ LONGEST_SOCKET_PATH = 107
 _SOCKET_NAME = "engine.sock"
 
 
+def runs_folder(path: Path | None = None) -> Path:
+    """The folder of the runs: ``path``, ``$MAGIC_RUNS``, or one in the XDG data folder."""
+    if path is not None:
+        return path.expanduser()
+    if os.environ.get("MAGIC_RUNS"):
+        return Path(os.environ["MAGIC_RUNS"]).expanduser()
+    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(data).expanduser() / "magic" / "runs"
+
+
 def state_folder() -> Path:
-    """The engine's state folder: ``$MAGIC_STATE_DIR``, or the XDG state folder; made if missing.
+    """The state folder: ``$MAGIC_STATE_DIR``, or the XDG state folder; created if missing.
 
     Raises:
-        UnreachableError: if it cannot be made, or others may enter it.
+        UnreachableError: if it cannot be created, or others may enter it.
     """
     named = _absolute("MAGIC_STATE_DIR")
     if named is None:
@@ -35,10 +45,10 @@ def state_folder() -> Path:
 
 
 def socket_path() -> Path:
-    """Where an engine that starts now puts its socket; the folder is made if missing.
+    """The path of the socket of an engine that starts now; its folder is created if missing.
 
     Raises:
-        UnreachableError: if there is no folder for it that is the user's alone.
+        UnreachableError: if there is no private folder for it.
     """
     named = _absolute("MAGIC_RUNTIME_DIR")
     if named is not None:
@@ -60,15 +70,15 @@ def socket_path() -> Path:
 
 
 def note_socket(state: Path, socket: Path) -> None:
-    """Write down which socket is served now."""
+    """Store the path of the socket that is served now."""
     write_atomically(state / "socket", os.fsencode(socket) + b"\n")
 
 
 def noted_socket(state: Path) -> Path | None:
-    """The socket that an engine serves, or served last; None if there never was one.
+    """The stored path of the engine's socket; None if there is none.
 
     Raises:
-        UnreachableError: if it lies where others could have put another in its place.
+        UnreachableError: if others could have replaced the socket.
     """
     try:
         path = Path(os.fsdecode((state / "socket").read_bytes()).strip())
@@ -89,10 +99,10 @@ def noted_socket(state: Path) -> Path | None:
 
 
 def make_private(folder: Path, variable: str) -> None:
-    """Make a folder that only its owner may enter; ``variable`` can name another place.
+    """Create a folder that only its owner may enter; ``variable`` can set another path.
 
     Raises:
-        UnreachableError: if it cannot be made, or is there and others may enter it.
+        UnreachableError: if it cannot be created, or exists and others may enter it.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +112,7 @@ def make_private(folder: Path, variable: str) -> None:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UnreachableError(
-            f"cannot make the folder {folder}: {reason}; set {variable} to a folder of your own"
+            f"cannot create the folder {folder}: {reason}; set {variable} to a folder of your own"
         ) from None
 
 
@@ -110,7 +120,7 @@ def check_private(folder: Path, variable: str) -> None:
     """Refuse a folder that others own or may enter; a link is not followed.
 
     Raises:
-        FileNotFoundError: if nothing is there.
+        FileNotFoundError: if it does not exist.
         UnreachableError: naming the folder and the remedy.
     """
     entry = folder.lstat()
@@ -131,7 +141,7 @@ def check_private(folder: Path, variable: str) -> None:
 
 
 def _session_folder() -> Path | None:
-    """The folder in ``$XDG_RUNTIME_DIR``, which is there only while its owner is logged in."""
+    """The folder in ``$XDG_RUNTIME_DIR``, which exists only while its owner is logged in."""
     session = Path(os.environ.get("XDG_RUNTIME_DIR") or "")
     if not session.is_absolute():
         return None
@@ -148,8 +158,7 @@ def _absolute(variable: str) -> Path | None:
         return None
     if not os.path.isabs(value):
         raise UnreachableError(
-            f"{variable} is {value!r}, which depends on the folder one is in; set it to an "
-            "absolute path"
+            f"{variable} is {value!r}, which is a relative path; set it to an absolute path"
         )
     return Path(value)
 

@@ -11,14 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.runs.atomic import write_atomically
-from engine.runs.checksummed import (
-    FILES,
-    digests_of,
-    is_intact,
-    read_record,
-    sealed,
-    write_record,
-)
+from engine.runs.checksummed import FILES, digests_of, is_intact, read_record, sealed, write_record
 from engine.runs.errors import RunError, UsageError
 from engine.runs.journal import read_journal
 from engine.runs.manifest import read_manifest
@@ -139,6 +132,26 @@ class RunFolder:
             raise _changed(self.config_file)
         return config
 
+    def config_fields(self) -> dict[str, Any]:
+        """The config's values by dotted name, such as ``training.optimizer.name``.
+
+        Raises:
+            UsageError: if the config cannot be read.
+        """
+        from engine.runs.config import as_plain
+
+        fields: dict[str, Any] = {}
+
+        def flatten(values: dict[str, Any], prefix: str) -> None:
+            for key, value in values.items():
+                if isinstance(value, dict):
+                    flatten(value, f"{prefix}{key}.")
+                else:
+                    fields[prefix + key] = value
+
+        flatten(as_plain(self.config()), "")
+        return fields
+
     def write_config(self, config: "RunConfig", run_id: str, created: float) -> None:
         """Write the resolved config with the record that names the run."""
         import yaml
@@ -177,8 +190,7 @@ class RunFolder:
             raise RunError(
                 f"run {self.id} never came to its training; see why with: magic status {self.id}"
             )
-        # Earlier versions kept them one level down.
-        return dict(facts.get("facts", facts))
+        return facts
 
     def has_trajectory(self) -> bool:
         """Whether training came to its end and its trajectory is still there."""
@@ -229,6 +241,13 @@ class RunFolder:
         if not intact:
             raise _changed(self.config_file)
         return record, values
+
+
+def new_run_id() -> str:
+    """A new id, which sorts by time of creation to the millisecond."""
+    now = time.time()
+    second = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now))
+    return f"{second}-{int(now % 1 * 1000):03x}{os.urandom(3).hex()[:5]}"
 
 
 def _recorded_id(config_file: Path) -> str | None:

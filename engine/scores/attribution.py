@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from engine.runs.arrays import rows_per_chunk
 from engine.runs.errors import MagicError, RunError, UsageError
-from engine.runs.lru import Recent
+from engine.runs.lru import LRUCache
 from engine.runs.run_folder import RunFolder
 from engine.runs.score_store import (
     Floats,
@@ -93,8 +93,8 @@ class Attribution:
     run: RunFolder
     path: Path
     scores: ScoreReader
-    _scores: Recent[int, Floats] = field(
-        default_factory=lambda: Recent(_CACHED_QUERIES), repr=False, compare=False
+    _scores: LRUCache[int, Floats] = field(
+        default_factory=lambda: LRUCache(_CACHED_QUERIES), repr=False, compare=False
     )
 
     @property
@@ -132,7 +132,7 @@ class Attribution:
 
     def document_scores(self, query: int) -> Floats:
         """Scores (document,) of a query."""
-        return self._scores.made(query, lambda: self.scores.document_scores(query))
+        return self._scores.get_or_create(query, lambda: self.scores.document_scores(query))
 
     def aggregated_scores(self, query: int, rows: RowTable, aggregation: Aggregation) -> Floats:
         """One value for each document, (document,), made from the scores of its tokens.

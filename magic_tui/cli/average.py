@@ -37,7 +37,7 @@ def average(
     from engine.evaluation.summary import verdict_of
     from engine.evaluation.verdict import verdict_facts
     from engine.runs.listing import find_run
-    from engine.runs.naming import runs_folder
+    from engine.runs.paths import runs_folder
     from magic_tui.explore.export import free_folder
     from magic_tui.explore.top_lines import top_lines
     from magic_tui.trust.average_lines import average_lines

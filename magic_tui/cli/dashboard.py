@@ -22,7 +22,7 @@ def dashboard(run: str | None, runs_dir: Path | None) -> "MagicApp":
         UsageError: if this is no terminal, or the run cannot be found.
     """
     from engine.runs.listing import find_run, list_runs
-    from engine.runs.naming import runs_folder
+    from engine.runs.paths import runs_folder
 
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("magic tui needs a terminal; for scripts there are: magic ls, magic top")

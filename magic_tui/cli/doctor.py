@@ -7,7 +7,7 @@ from magic_tui.cli.output import print_json, reports_errors, stdout
 @reports_errors
 def doctor(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
     """Check what this machine has and lacks for a run."""
-    from engine.runs.naming import runs_folder
+    from engine.runs.paths import runs_folder
     from magic_tui.cli.machine import examine
     from magic_tui.cli.machine_lines import machine_lines
 

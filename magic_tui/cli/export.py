@@ -35,7 +35,7 @@ def export(
     per_doc.scatter_add_(0, doc_ids.flatten(), scores.flatten())
     """
     from engine.runs.listing import find_run
-    from engine.runs.naming import runs_folder
+    from engine.runs.paths import runs_folder
     from engine.runs.safe_text import safe_text
     from engine.scores.attribution import open_attribution
     from magic_tui.explore.export import default_folder, export_scores

@@ -18,7 +18,7 @@ def plan(
 ) -> None:
     """Check a config and show what its run would take."""
     from engine.runs.loaded_code import code_of
-    from engine.runs.naming import runs_folder
+    from engine.runs.paths import runs_folder
     from engine.runs.read_config import read_config
     from magic_tui.client.worker import run_worker
     from magic_tui.runs.plan_lines import plan_lines

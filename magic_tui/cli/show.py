@@ -28,7 +28,7 @@ def show(
     Without --attribution, the latest attribution that has a query N is used.
     """
     from engine.runs.listing import find_run
-    from engine.runs.naming import runs_folder
+    from engine.runs.paths import runs_folder
     from engine.scores.attribution import attribution_with
     from engine.scores.document import document_facts, read_document_scores
     from magic_tui.explore.document_lines import show_lines

@@ -5,8 +5,8 @@ from typing import Any
 
 from engine.runs.config import as_plain
 from engine.runs.loaded_code import code_of
-from engine.runs.naming import new_run_id
 from engine.runs.read_config import forced_config
+from engine.runs.run_folder import new_run_id
 from magic_tui.cli.output import narrate
 from magic_tui.client.engine import Engine, connect
 from magic_tui.queries.check_queries import check_config

@@ -33,7 +33,7 @@ def top(
     from engine.evaluation.summary import verdict_of
     from engine.evaluation.verdict import verdict_facts
     from engine.runs.listing import find_run
-    from engine.runs.naming import runs_folder
+    from engine.runs.paths import runs_folder
     from engine.scores.attribution import attribution_with
     from engine.scores.run_records import warnings_view
     from engine.scores.top import read_top, top_facts

@@ -116,7 +116,7 @@ def validate(
 def _identify(run: str | None, attribution: str | None, runs_dir: Path | None) -> dict[str, Any]:
     """The attribution to report without an engine."""
     from engine.runs.listing import find_run
-    from engine.runs.naming import runs_folder
+    from engine.runs.paths import runs_folder
     from engine.runs.score_store import find_attribution
 
     folder = find_run(runs_folder(runs_dir), run)

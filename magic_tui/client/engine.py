@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from engine.runs.environment import environment_of_a_run
 from engine.runs.errors import ExitCode, MagicError, UnreachableError
-from engine.runs.naming import runs_folder
+from engine.runs.paths import runs_folder
 from engine.runs.states import RunState, View
 from magic_tui.client.http import Answer, BrokenOffError, NobodyError, Question, ask
 from magic_tui.client.start import BUSY, reach, reach_or_start, stopped_note
@@ -91,7 +91,7 @@ class Engine:
 
     def attribute(self, run_id: str, asked: Mapping[str, Any]) -> View:
         """Queue new queries of a run's trajectory: its last job."""
-        wanted = {"asked": asked, "environment": environment_of_a_run(os.environ)}
+        wanted = {"request": asked, "environment": environment_of_a_run(os.environ)}
         path = f"/v1/runs/{run_id}/attributions"
         # Asked twice it would be done twice.
         return self._ask(Question("POST", path, self.query(), wanted), again=False)
@@ -99,7 +99,7 @@ class Engine:
     def validate(self, run_id: str, attribution: str | None, asked: Mapping[str, Any]) -> View:
         """Queue retrainings that check an attribution of a run: its last job."""
         environment = environment_of_a_run(os.environ)
-        wanted = {"attribution": attribution, "asked": asked, "environment": environment}
+        wanted = {"attribution": attribution, "request": asked, "environment": environment}
         path = f"/v1/runs/{run_id}/validations"
         # Asked twice it finds everything done, but would stand in the list of jobs twice.
         return self._ask(Question("POST", path, self.query(), wanted), again=False)
@@ -115,7 +115,7 @@ class Engine:
 
     def find(self, wanted: str | None) -> View:
         """The run of an id, a unique prefix of one, or a name; the latest if left out."""
-        more = {} if wanted is None else {"wanted": wanted}
+        more = {} if wanted is None else {"selector": wanted}
         return self._ask(Question("GET", "/v1/runs/find", self.query(more)))
 
     def run(self, run_id: str) -> View:

@@ -23,7 +23,7 @@ from textual.worker import get_current_worker
 
 from engine.runs import paths
 from engine.runs.errors import MagicError
-from engine.runs.naming import runs_folder
+from engine.runs.paths import runs_folder
 from engine.runs.safe_text import one_line
 from magic_tui.client.engine import Engine, connect
 from magic_tui.dashboard.cell_diff import CellDiffApp

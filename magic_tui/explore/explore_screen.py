@@ -10,7 +10,7 @@ from textual.timer import Timer
 
 from engine.runs.errors import MagicError
 from engine.runs.listing import find_run
-from engine.runs.naming import runs_folder
+from engine.runs.paths import runs_folder
 from engine.runs.score_store import list_attributions
 from magic_tui.explore.no_scores import why_no_scores
 from magic_tui.explore.score_browser import ScoreBrowser, browse

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine.runs.errors import UsageError
-from engine.runs.lru import Recent
+from engine.runs.lru import LRUCache
 from engine.runs.run_folder import RunFolder
 from engine.runs.score_store import Floats, find_attribution
 from engine.runs.tables import RowTable
@@ -33,16 +33,16 @@ class ScoreBrowser:
         self.attribution = attribution
         self.texts = DocumentTexts(attribution.run.documents_file)
         self.rows = RowTable(attribution.run.rows_store)
-        self.snippets: Recent[int, str] = Recent(8192)
-        self._rankings: Recent[tuple[int, Aggregation, Direction], Ranking] = Recent(3)
-        self._aggregated: Recent[tuple[int, Aggregation], Floats] = Recent(4)
-        self._parts: Recent[int, DocumentParts] = Recent(
+        self.snippets: LRUCache[int, str] = LRUCache(8192)
+        self._rankings: LRUCache[tuple[int, Aggregation, Direction], Ranking] = LRUCache(3)
+        self._aggregated: LRUCache[tuple[int, Aggregation], Floats] = LRUCache(4)
+        self._parts: LRUCache[int, DocumentParts] = LRUCache(
             CACHED_TOKENS, lambda parts: len(parts[0].ids)
         )
-        self._documents: Recent[tuple[int, int], DocumentScores] = Recent(
+        self._documents: LRUCache[tuple[int, int], DocumentScores] = LRUCache(
             CACHED_TOKENS, lambda document: len(document.tokens.ids)
         )
-        self._scales: Recent[int, float] = Recent(64)
+        self._scales: LRUCache[int, float] = LRUCache(64)
 
     @property
     def queries(self) -> int:
@@ -70,7 +70,7 @@ class ScoreBrowser:
     ) -> Ranking:
         """The documents of a query, ranked."""
         key = (query, aggregation, direction)
-        return self._rankings.made(
+        return self._rankings.get_or_create(
             key, lambda: rank_documents(self.values(query, aggregation), direction)
         )
 
@@ -84,7 +84,7 @@ class ScoreBrowser:
         reason = self.aggregation_problem(aggregation)
         if reason is not None:
             raise UsageError(reason)
-        return self._aggregated.made(
+        return self._aggregated.get_or_create(
             (query, aggregation),
             lambda: self.attribution.aggregated_scores(query, self.rows, aggregation),
         )
@@ -101,11 +101,11 @@ class ScoreBrowser:
         Raises:
             UsageError: if there is no such query or document.
         """
-        return self._documents.made((query, document), lambda: self._read(query, document))
+        return self._documents.get_or_create((query, document), lambda: self._read(query, document))
 
     def scale(self, query: int) -> float:
         """The largest |token score| among a query's strongest documents: the common scale."""
-        return self._scales.made(query, lambda: self._scale(query))
+        return self._scales.get_or_create(query, lambda: self._scale(query))
 
     def strongest(self, query: int, count: int, harmful: bool) -> list[int]:
         """The most helpful (or most harmful) documents of a query."""
@@ -117,7 +117,7 @@ class ScoreBrowser:
         if not 0 <= document < count:
             # read_document_scores raises; do not search the rows first.
             return read_document_scores(self.attribution, query, document)
-        parts = self._parts.made(
+        parts = self._parts.get_or_create(
             document, lambda: read_parts(self.attribution, document, self.rows, self.texts)
         )
         return read_document_scores(self.attribution, query, document, parts)

@@ -10,7 +10,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
 from engine.runs.errors import MagicError
-from engine.runs.lru import Recent
+from engine.runs.lru import LRUCache
 from engine.runs.run_folder import RunFolder
 from magic_tui.explore.explore_screen import ScoreScreen
 from magic_tui.explore.score_browser import ScoreBrowser
@@ -93,7 +93,7 @@ class WhyScreen(ScoreScreen):
         """An empty screen."""
         super().__init__()
         self.why: Why | None = None
-        self._losses: Recent[LossRequest, TextLosses] = Recent(_CACHED_LOSSES)
+        self._losses: LRUCache[LossRequest, TextLosses] = LRUCache(_CACHED_LOSSES)
         self._text = 0
         """Index of the query's text whose losses are shown."""
         self._pending: LossRequest | None = None

@@ -13,8 +13,8 @@ from textual.worker import get_current_worker
 from engine.cost.attribution_cost import AttributionCost
 from engine.runs.errors import MagicError
 from engine.runs.listing import find_run
-from engine.runs.lru import Recent
-from engine.runs.naming import runs_folder
+from engine.runs.lru import LRUCache
+from engine.runs.paths import runs_folder
 from engine.runs.run_folder import RunFolder
 from engine.runs.safe_text import one_line, safe_text
 from magic_tui.queries.basket import Basket, attribute_command, load_basket, save_basket
@@ -138,7 +138,7 @@ class QueriesScreen(MagicScreen):
         self._submitting = False
         self._pending: tuple[str, str] | None = None
         """Key of the text whose losses are being computed."""
-        self._losses: Recent[tuple[str, tuple[str, str]], TextLosses] = Recent(_CACHED_LOSSES)
+        self._losses: LRUCache[tuple[str, tuple[str, str]], TextLosses] = LRUCache(_CACHED_LOSSES)
 
     def body(self) -> ComposeResult:
         """Source, list, losses and text, basket, prompt."""

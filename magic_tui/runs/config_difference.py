@@ -5,7 +5,6 @@ from pathlib import Path
 
 from rich.text import Text
 
-from engine.runs.config_fields import config_fields
 from engine.runs.errors import MagicError
 from engine.runs.run_folder import RunFolder
 from engine.runs.safe_text import one_line
@@ -18,7 +17,7 @@ def difference_lines(marked: View, run: View, width: int) -> Iterator[Text]:
     head = f"{one_line(marked['name'])} (marked) → {one_line(run['name'])} {one_line(run['id'])}"
     yield Text(fit(head, width), "bold")
     try:
-        before, after = (config_fields(RunFolder(Path(view["path"]))) for view in (marked, run))
+        before, after = (RunFolder(Path(view["path"])).config_fields() for view in (marked, run))
     except (MagicError, OSError) as error:
         yield Text(fit(f"! {one_line(str(error))}", width), "color(172)")
         return

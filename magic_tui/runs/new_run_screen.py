@@ -11,7 +11,7 @@ from textual.widgets import Static
 
 from engine.runs.config import RunConfig, as_plain
 from engine.runs.errors import MagicError
-from engine.runs.naming import new_run_id
+from engine.runs.run_folder import new_run_id
 from magic_tui.runs.config_draft import Draft
 from magic_tui.runs.cost_preview import CountingScreen
 from magic_tui.runs.field_list import FieldList

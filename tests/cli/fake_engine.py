@@ -166,11 +166,13 @@ def _app(engine: FakeEngine) -> FastAPI:
         return {"runs": list(engine.runs.values())}
 
     @app.get("/v1/runs/find")
-    def find(wanted: str | None = None) -> Any:
+    def find(selector: str | None = None) -> Any:
         known = list(engine.runs.values())
-        if wanted is not None:
-            known = [run for run in known if run["id"].startswith(wanted) or run["name"] == wanted]
-        return known[-1] if known else _problem(404, f"no run has the id {wanted!r}; see: magic ls")
+        if selector is not None:
+            known = [r for r in known if r["id"].startswith(selector) or r["name"] == selector]
+        return (
+            known[-1] if known else _problem(404, f"no run has the id {selector!r}; see: magic ls")
+        )
 
     @app.get("/v1/runs/{run_id}/code")
     def code(run_id: str) -> View:

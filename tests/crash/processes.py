@@ -23,8 +23,7 @@ from typing import Any
 import psutil
 
 from engine.runs.jobs import jobs_of
-from engine.runs.naming import new_run_id
-from engine.runs.run_folder import RunFolder
+from engine.runs.run_folder import RunFolder, new_run_id
 from magic_tui.client.engine import Engine, connect, connect_if_running
 from tests.crash import tiny
 from tests.crash.ranks import fingerprint, leftovers, wait_until

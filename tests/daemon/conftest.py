@@ -18,8 +18,8 @@ from engine.daemon.settings import Settings
 from engine.runs.api_schema import RunView, SubmitAttribution, SubmitRun
 from engine.runs.config import RunConfig
 from engine.runs.jobs import AttemptFolder, JobFolder
-from engine.runs.naming import new_run_id
 from engine.runs.request import AttributionRequest
+from engine.runs.run_folder import new_run_id
 
 PATIENCE_SECONDS = 15.0
 CONFIG = RunConfig.model_validate(
@@ -61,8 +61,8 @@ class Bench:
     def ask(self, engine: Engine, run: str, *orders: dict[str, Any]) -> RunView:
         """Ask queries of a run's trajectory."""
         environment = {"HF_FAKE_RANK": json.dumps(orders or [{}])}
-        asked = AttributionRequest(texts=("why?",))
-        wanted = SubmitAttribution(asked=asked, environment=environment)
+        request = AttributionRequest(texts=("why?",))
+        wanted = SubmitAttribution(request=request, environment=environment)
         return engine.attribute(self.runs, run, wanted)
 
     def until(self, engine: Engine, run: str, is_so: Callable[[RunView], bool] | str) -> RunView:

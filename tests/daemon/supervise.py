@@ -5,8 +5,8 @@ from pathlib import Path
 
 from engine.daemon import supervisor
 
-supervisor.RANK_COMMAND = [sys.executable, "-P", str(Path(__file__).with_name("fake_rank.py"))]
-supervisor.CANCEL_PATIENCE_SECONDS = 0.3
+supervisor.WORKER_COMMAND = [sys.executable, "-P", str(Path(__file__).with_name("fake_rank.py"))]
+supervisor.CANCEL_SECONDS = 0.3
 
 if __name__ == "__main__":
     sys.exit(supervisor.main(sys.argv[1:]))

@@ -286,7 +286,7 @@ def test_all_names_of_a_folder_are_one_folder(bench: Bench, tmp_path: Path) -> N
     run = bench.submit(engine, {"wait_for": "go"})
     (tmp_path / "link").symlink_to(bench.runs)
     assert engine.run(tmp_path / "link", run).path == str(bench.runs / run)
-    assert len(engine._library.all()) == 1
+    assert len(engine._index.all()) == 1
 
 
 def test_runs_that_come_and_go_by_hand(bench: Bench) -> None:

@@ -103,7 +103,7 @@ def test_what_began_on_a_gpu_does_not_go_on_without(
     devices, leases = Devices(), Leases(tmp_path / "leases")
     nvml.gpus = []
     refused = admitted(waiting, devices, leases, "cuda")
-    assert isinstance(refused, Denied) and refused.others
+    assert isinstance(refused, Denied) and refused.external
     assert refused.reason.startswith("waits for a GPU: it began on one")
     nvml.gpus = [(0, 10**9)]
     refused = admitted(waiting, devices, leases, "cuda", CUDA_VISIBLE_DEVICES="")
@@ -123,7 +123,7 @@ def test_gpus_that_are_gone_are_waited_for(
     assert devices.all()
     nvml.broken = True
     refused = admitted(waiting, devices, leases, None)
-    assert isinstance(refused, Denied) and refused.others
+    assert isinstance(refused, Denied) and refused.external
     assert "the driver tells of none any more" in refused.reason
     assert isinstance(
         admitted(waiting, devices, leases, None, CUDA_VISIBLE_DEVICES="-1"), Allocation

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine.daemon import log
-from engine.daemon.log import without_foreseen_tracebacks
+from engine.daemon.log import drop_expected_tracebacks
 from engine.runs.environment import child_environment
 from engine.runs.errors import RunError
 
@@ -19,7 +19,7 @@ def logged(name: str, message: str, error: BaseException | None) -> str | None:
     """What becomes of a record, as it is written."""
     info = None if error is None else (type(error), error, None)
     record = logging.LogRecord(name, logging.ERROR, "x.py", 1, message, (), info)
-    if not without_foreseen_tracebacks(record):
+    if not drop_expected_tracebacks(record):
         return None
     return logging.Formatter("%(levelname)s %(message)s").format(record)
 

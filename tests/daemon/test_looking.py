@@ -214,7 +214,7 @@ def test_a_forgotten_folder_starts_nothing_more(bench: Bench) -> None:
     bench.until(engine, second, "succeeded")
     bench.stop(engine)
     registry = Registry(bench.state / "registry.sqlite")
-    assert registry.said_of(SHARED) == []
+    assert registry.paths_with_fact(SHARED) == []
     registry.close()
 
 
@@ -261,4 +261,4 @@ def test_folders_that_were_looked_at_are_not_kept_for_ever(
     for number in range(20):
         (tmp_path / f"looked-{number}").mkdir()
         engine.runs(tmp_path / f"looked-{number}")
-    assert len(engine._library._folders) <= 17
+    assert len(engine._index._folders) <= 17

@@ -235,7 +235,7 @@ def test_unknown_memory_is_none_and_no_obstacle(nvml: FakeNvml, tmp_path: Path) 
     nvml.gpus = [None]
     (device,) = Devices().all()
     assert (device.memory_used, device.memory_total, device.name) == (None, None, "Fake 3000")
-    assert isinstance(Leases(tmp_path).allot(tmp_path, [device]), Allocation)
+    assert isinstance(Leases(tmp_path).allocate(tmp_path, [device]), Allocation)
 
 
 def test_no_driver_no_devices(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,23 +288,23 @@ def test_what_visible_devices_means() -> None:
 
 def test_several_leases_are_taken_all_or_none(tmp_path: Path) -> None:
     leases, gpus = Leases(tmp_path), [Device(f"GPU-{n}", "x") for n in range(3)]
-    one = leases.allot(Path("/runs/a"), gpus, 1)
+    one = leases.allocate(Path("/runs/a"), gpus, 1)
     assert isinstance(one, Allocation) and one.devices == ["GPU-0"]
-    assert isinstance(leases.allot(Path("/runs/b"), gpus), Denied)
-    two = leases.allot(Path("/runs/b"), gpus, 2)
+    assert isinstance(leases.allocate(Path("/runs/b"), gpus), Denied)
+    two = leases.allocate(Path("/runs/b"), gpus, 2)
     assert isinstance(two, Allocation) and two.devices == ["GPU-1", "GPU-2"]
-    assert isinstance(leases.allot(Path("/runs/c"), gpus, 1), Denied)
-    many = leases.allot(Path("/runs/c"), gpus, 4)
+    assert isinstance(leases.allocate(Path("/runs/c"), gpus, 1), Denied)
+    many = leases.allocate(Path("/runs/c"), gpus, 4)
     assert isinstance(many, Denied) and "asks for 4 GPUs and there are 3" in many.reason
 
 
 def test_a_lease_has_one_holder_at_a_time(tmp_path: Path) -> None:
     leases, gpu = Leases(tmp_path), [Device("GPU/../x", "odd")]
-    first = leases.allot(Path("/runs/a"), gpu)
+    first = leases.allocate(Path("/runs/a"), gpu)
     assert isinstance(first, Allocation)
     assert leases.holder("GPU/../x") == Path("/runs/a") and leases.holders() == [Path("/runs/a")]
-    assert isinstance(leases.allot(Path("/runs/b"), gpu), Denied)
+    assert isinstance(leases.allocate(Path("/runs/b"), gpu), Denied)
     assert [p.parent for p in tmp_path.glob("**/*.lease")] == [tmp_path]
     os.close(first.descriptors[0])
     assert leases.holder("GPU/../x") is None
-    assert isinstance(leases.allot(Path("/runs/b"), gpu), Allocation)
+    assert isinstance(leases.allocate(Path("/runs/b"), gpu), Allocation)

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.daemon import scheduler
-from engine.daemon import slow_folders as patience
-from engine.daemon.slow_folders import HungError, Patience
-from engine.daemon.views import RunMonitor
+from engine.daemon import scheduler, slow_folders
+from engine.daemon.run_monitor import RunMonitor
+from engine.daemon.slow_folders import FolderTimeouts, HungError
 from engine.runs.errors import RunError
 from tests.daemon.conftest import Bench
 
@@ -21,8 +20,8 @@ ELSEWHERE = Path("/other/a")
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """What hangs does so until this is set; nobody has much patience."""
-    monkeypatch.setattr(patience, "RUN_SECONDS", 0.15)
-    monkeypatch.setattr(patience, "FOLDER_SECONDS", 0.3)
+    monkeypatch.setattr(slow_folders, "RUN_SECONDS", 0.15)
+    monkeypatch.setattr(slow_folders, "FOLDER_SECONDS", 0.3)
     gate = threading.Event()
     yield gate
     gate.set()
@@ -36,47 +35,47 @@ def until(holds: object) -> None:
 
 
 def test_what_hangs_is_set_aside_until_it_answers(gate: threading.Event) -> None:
-    hung, seen = Patience(), []
+    hung, seen = FolderTimeouts(), []
 
     def look(path: Path) -> None:
         if path == B:
             gate.wait()
         seen.append(path)
 
-    hung.each([A, B, C], look)
-    assert seen == [A, C] and hung.is_hanging(B) and not hung.is_hanging(A)
+    hung.for_each([A, B, C], look)
+    assert seen == [A, C] and hung.is_hung(B) and not hung.is_hung(A)
     began = time.monotonic()
-    hung.each([A, B, C], look)
+    hung.for_each([A, B, C], look)
     assert seen == [A, C, A, C] and time.monotonic() - began < 0.1
     gate.set()
-    until(lambda: not hung.is_hanging(B))
-    hung.each([B], look)
+    until(lambda: not hung.is_hung(B))
+    hung.for_each([B], look)
     assert seen == [A, C, A, C, B, B]
 
 
 def test_two_that_hang_set_their_folder_aside(gate: threading.Event) -> None:
-    hung, seen = Patience(), []
+    hung, seen = FolderTimeouts(), []
 
     def look(path: Path) -> None:
         seen.append(path)
         if path.parent == A.parent:
             gate.wait()
 
-    hung.each([A, B, C, D, ELSEWHERE], look)
-    assert seen == [A, B, ELSEWHERE] and hung.is_hanging(D) and not hung.is_hanging(ELSEWHERE)
+    hung.for_each([A, B, C, D, ELSEWHERE], look)
+    assert seen == [A, B, ELSEWHERE] and hung.is_hung(D) and not hung.is_hung(ELSEWHERE)
     gate.set()
-    until(lambda: not hung.is_hanging(D))
+    until(lambda: not hung.is_hung(D))
 
 
 def test_one_action_with_a_limit(gate: threading.Event) -> None:
-    hung = Patience()
-    assert hung.do(A, lambda: 7) == 7
+    hung = FolderTimeouts()
+    assert hung.call(A, lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
-        hung.do(A, lambda: 1 // 0)
+        hung.call(A, lambda: 1 // 0)
     for _ in range(2):
         with pytest.raises(HungError, match="/runs/a does not answer"):
-            hung.do(A, gate.wait)
-    assert hung.do(B, lambda: 7) == 7
+            hung.call(A, gate.wait)
+    assert hung.call(B, lambda: 7) == 7
 
 
 def test_a_run_that_hangs_holds_up_no_other(
@@ -95,7 +94,7 @@ def test_a_run_that_hangs_holds_up_no_other(
         real(watch)
 
     monkeypatch.setattr(RunMonitor, "refresh", refresh)
-    until(lambda: engine._patience.is_hanging(bench.runs / first))
+    until(lambda: engine._timeouts.is_hung(bench.runs / first))
     bench.allow(first)
     second = bench.submit(engine)
     bench.until(engine, second, "succeeded")

@@ -18,8 +18,8 @@ def file(tmp_path: Path) -> Path:
 
 def filled(file: Path) -> Registry:
     registry = Registry(file)
-    registry.say(Path("/runs"), "shared")
-    registry.say(Path("/odd \udcff 'name"), "shared", "twice")
+    registry.set_fact(Path("/runs"), "shared")
+    registry.set_fact(Path("/odd \udcff 'name"), "shared", "twice")
     registry.enqueue([(B, 1), (A, 1), (B, 1)])
     registry.enqueue([(C, 2)])
     return registry
@@ -99,16 +99,16 @@ def test_a_file_that_cannot_be_written_is_only_told_of(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         registry = Registry(tmp_path / "missing" / "registry.sqlite")
-        registry.say(Path("/runs"), "shared")
+        registry.set_fact(Path("/runs"), "shared")
     registry.enqueue([(A, 1)])
-    assert registry.said(Path("/runs"), "shared") and registry.position((A, 1)) == 1
+    assert registry.fact(Path("/runs"), "shared") and registry.position((A, 1)) == 1
     assert "could not be used" in caplog.text
 
 
 def test_forgetting_a_folder_forgets_all_below_it(file: Path) -> None:
     registry = filled(file)
     registry.enqueue([(Path("/runs-too/a"), 1)])
-    registry.say(A, "trusted", "1234")
+    registry.set_fact(A, "trusted", "1234")
     assert registry.forget(Path("/runs")) == 3
     registry.close()
     again = Registry(file)

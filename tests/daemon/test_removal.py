@@ -78,7 +78,7 @@ def test_a_run_that_another_program_holds_stays(bench: Bench) -> None:
     engine = bench.start()
     run = bench.submit(engine)
     bench.until(engine, run, "succeeded")
-    folder = engine._library.find(bench.runs, run).folder
+    folder = engine._index.find(bench.runs, run).folder
     with folder.lock(), pytest.raises(ConflictError, match="in use by another process"):
         engine.remove(bench.runs, run, "run")
     assert (bench.runs / run).exists()
@@ -102,7 +102,7 @@ def test_half_done_removals_are_finished_at_the_start(bench: Bench) -> None:
         os.utime(folder, (old, old))
     # As an engine does that is killed in the middle of it.
     registry = Registry(bench.state / "registry.sqlite")
-    registry.say(bench.runs, "removing")
+    registry.set_fact(bench.runs, "removing")
     registry.close()
     kept = bench.runs / ".something.removed"
     kept.mkdir()

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from engine.daemon import memory_kills, supervisor
-from engine.daemon.memory_kills import MemoryKills
+from engine.daemon import supervisor
 from engine.daemon.processes import process_start, send_signal
 from engine.runs.environment import ROOT, child_environment
 from engine.runs.jobs import AttemptFolder
@@ -34,7 +33,7 @@ def attempt(tmp_path: Path) -> AttemptFolder:
 def supervise(attempt: AttemptFolder, rank: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Supervise, in this process, a rank that runs some Python; returns the record."""
     # The attempt's folder is the last argument; the code finds it as such.
-    monkeypatch.setattr(supervisor, "RANK_COMMAND", [sys.executable, "-I", "-c", rank])
+    monkeypatch.setattr(supervisor, "WORKER_COMMAND", [sys.executable, "-I", "-c", rank])
     handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)}
     lock = attempt.take_lock()
     try:
@@ -103,7 +102,7 @@ def test_out_of_memory_is_told_from_other_kills(
 ) -> None:
     counter = tmp_path / "vmstat"
     counter.write_text("pgfault 3\noom_kill 4\n")
-    monkeypatch.setattr(memory_kills, "_VMSTAT", counter)
+    monkeypatch.setattr(supervisor, "_VMSTAT", counter)
     rise = f"open({str(counter)!r}, 'w').write('oom_kill 5\\n');"
     kill = "import os; os.kill(os.getpid(), 9)"
     assert supervise(attempt, kill, monkeypatch)["ending"] == Ending.DIED
@@ -140,7 +139,7 @@ def test_a_lost_rank_of_several_is_a_death(
 ) -> None:  # fmt: skip
     counter = tmp_path / "vmstat"
     counter.write_text("oom_kill 4\n")
-    monkeypatch.setattr(memory_kills, "_VMSTAT", counter)
+    monkeypatch.setattr(supervisor, "_VMSTAT", counter)
     record = supervise(attempt, RANKS.format(root=str(ROOT), rank=rank), monkeypatch)
     assert record["ending"] == ending and words in record["message"]
 
@@ -150,7 +149,7 @@ def test_a_rank_of_several_that_the_system_killed_for_memory(
 ) -> None:
     counter = tmp_path / "vmstat"
     counter.write_text("oom_kill 4\n")
-    monkeypatch.setattr(memory_kills, "_VMSTAT", counter)
+    monkeypatch.setattr(supervisor, "_VMSTAT", counter)
     rank = f"import os; open({str(counter)!r}, 'w').write('oom_kill 5'); os.kill(os.getpid(), 9)"
     record = supervise(attempt, RANKS.format(root=str(ROOT), rank=rank), monkeypatch)
     assert record["ending"] == Ending.FAILED and "out of memory" in record["message"]
@@ -165,11 +164,11 @@ def test_kills_of_either_version_of_control_groups(
         folder.mkdir(parents=True)
         (folder / name).write_text("under_oom 0\noom_kill 1\n")
     (tmp_path / "self").write_text("4:memory:/a\n3:cpu,cpuacct:/a\n0::/b/c\n")
-    monkeypatch.setattr(memory_kills, "_MEMBERSHIP", tmp_path / "self")
-    monkeypatch.setattr(memory_kills, "_CGROUPS", groups)
-    monkeypatch.setattr(memory_kills, "_VMSTAT", tmp_path / "missing")
+    monkeypatch.setattr(supervisor, "_MEMBERSHIP", tmp_path / "self")
+    monkeypatch.setattr(supervisor, "_CGROUPS", groups)
+    monkeypatch.setattr(supervisor, "_VMSTAT", tmp_path / "missing")
     for folder, name in ((first, "memory.oom_control"), (second, "memory.events")):
-        kills = MemoryKills()
+        kills = supervisor.OutOfMemoryKills()
         assert not kills.happened()
         (folder / name).write_text("under_oom 0\noom_kill 2\n")
         assert kills.happened()

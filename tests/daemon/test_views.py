@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine.daemon import run_facts
-from engine.daemon.views import RunMonitor
+from engine.daemon.run_monitor import RunMonitor
 from engine.runs.errors import ConflictError
 from engine.runs.journal import JournalWriter
 from engine.runs.run_progress import JournalFold, RunProgress

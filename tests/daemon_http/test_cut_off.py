@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from engine.runs.errors import MagicError
-from engine.runs.naming import new_run_id
+from engine.runs.run_folder import new_run_id
 from magic_tui.client.engine import Engine, connect
 from tests.daemon_http.conftest import Daemon
 from tests.daemon_http.test_real_engine import CONFIG, NEVER

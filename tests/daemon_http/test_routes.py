@@ -57,13 +57,13 @@ def test_a_run_is_found(client: httpx2.Client, daemon: Daemon) -> None:
     asked = {"runs_dir": str(daemon.runs)}
     latest = client.get("/v1/runs/find", params=asked)
     assert latest.json()["id"] == "20260201T000000-000000"
-    found = client.get("/v1/runs/find", params={**asked, "wanted": "202601"})
+    found = client.get("/v1/runs/find", params={**asked, "selector": "202601"})
     assert found.json()["id"] == RUN
-    several = client.get("/v1/runs/find", params={**asked, "wanted": "2026"})
+    several = client.get("/v1/runs/find", params={**asked, "selector": "2026"})
     assert "matches 2 runs" in problem(several, 409)
-    none = client.get("/v1/runs/find", params={**asked, "wanted": "nothing"})
+    none = client.get("/v1/runs/find", params={**asked, "selector": "nothing"})
     assert "'nothing'" in problem(none, 404)
-    invalid = client.get("/v1/runs/find", params={**asked, "wanted": "invalid"})
+    invalid = client.get("/v1/runs/find", params={**asked, "selector": "invalid"})
     assert problem(invalid, 422) == "that is no name"
 
 
@@ -91,10 +91,10 @@ def test_attributions(client: httpx2.Client, daemon: Daemon) -> None:
     daemon.make_run(RunState.SUCCEEDED)
     asked = {"runs_dir": str(daemon.runs)}
     answer = client.post(
-        f"/v1/runs/{RUN}/attributions", params=asked, json={"asked": {"texts": ["why"]}}
+        f"/v1/runs/{RUN}/attributions", params=asked, json={"request": {"texts": ["why"]}}
     )
     assert (answer.status_code, answer.json()["jobs"][-1]["number"]) == (201, 2)
-    both = client.post(f"/v1/runs/{RUN}/attributions", params=asked, json={"asked": {}})
+    both = client.post(f"/v1/runs/{RUN}/attributions", params=asked, json={"request": {}})
     assert "give texts, or queries" in problem(both, 422)
 
 
@@ -103,7 +103,7 @@ def test_validations(client: httpx2.Client, daemon: Daemon) -> None:
     asked = {"runs_dir": str(daemon.runs)}
     answer = client.post(f"/v1/runs/{RUN}/validations", params=asked, json={})
     assert (answer.status_code, answer.json()["jobs"][-1]["number"]) == (201, 2)
-    body = {"asked": {"drop": [0.1, 1.5]}}
+    body = {"request": {"drop": [0.1, 1.5]}}
     wrong = client.post(f"/v1/runs/{RUN}/validations", params=asked, json=body)
     assert "drop" in problem(wrong, 422)
 

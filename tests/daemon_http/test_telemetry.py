@@ -8,7 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from engine.daemon.telemetry import Shared, disk_free, host_memory, telemetry
+from engine.daemon.overview import disk_free, host_memory, telemetry
+from engine.daemon.serving import CachedView
 from engine.runs.api_schema import API_VERSION, DeviceView, EngineView
 
 
@@ -48,7 +49,7 @@ def test_a_shared_view_is_made_once_a_while() -> None:
         made.append(1)
         return a_view(len(made))
 
-    shared = Shared(make, seconds=0.3)
+    shared = CachedView(make, seconds=0.3)
     threads = [threading.Thread(target=shared) for _ in range(10)]
     for thread in threads:
         thread.start()

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from engine.attribution.prepared_run import PreparedRun
-from engine.daemon.views import RunMonitor
+from engine.daemon.run_monitor import RunMonitor
 from engine.evaluation.retraining import queries_of
 from engine.evaluation.summary import verdict_of
 from engine.runs.checksummed import ChangedError, read_record, write_record

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.daemon.views import RunMonitor
+from engine.daemon.run_monitor import RunMonitor
 from engine.evaluation.trust import read_trust
 from engine.runs import jobs
 from engine.runs import safe_open as opening

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine.runs import temporary as scratch
-from engine.runs.errors import RunError, unexpected
-from engine.runs.out_of_memory import OUT_OF_MEMORY, is_out_of_memory
+from engine.runs.errors import OUT_OF_MEMORY, RunError, is_out_of_memory, unexpected
 from engine.runs.temporary import scratch_folder
 
 HOLD = (

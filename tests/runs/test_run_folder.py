@@ -7,8 +7,8 @@ import pytest
 from engine.runs.config import RunConfig
 from engine.runs.errors import RunError, UsageError
 from engine.runs.listing import find_run, list_runs
-from engine.runs.naming import new_run_id, runs_folder
-from engine.runs.run_folder import RunFolder
+from engine.runs.paths import runs_folder
+from engine.runs.run_folder import RunFolder, new_run_id
 
 CONFIG = {"model": {"path": "gpt2"}, "data": {"path": "some/data"}}
 

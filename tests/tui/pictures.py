@@ -15,10 +15,9 @@ from textual.pilot import Pilot
 
 from engine.runs.config import as_plain
 from engine.runs.listing import list_runs
-from engine.runs.naming import new_run_id
 from engine.runs.paths import state_folder
 from engine.runs.read_config import read_config
-from engine.runs.run_folder import RunFolder
+from engine.runs.run_folder import RunFolder, new_run_id
 from magic_tui.client.engine import connect
 from magic_tui.dashboard.app import MagicApp
 from magic_tui.runs.new_run_screen import NewRunScreen

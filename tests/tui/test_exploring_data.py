@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.runs.errors import RunError, UsageError
-from engine.runs.lru import Recent
+from engine.runs.lru import LRUCache
 from engine.runs.run_folder import RunFolder
 from engine.runs.tables import RowTable
 from engine.scores.attribution import open_attribution
@@ -152,10 +152,10 @@ def test_packed_documents_are_found(tmp_path: Path) -> None:
 
 
 def test_recent_forgets_what_was_used_longest_ago() -> None:
-    recent: Recent[int, str] = Recent(2)
+    recent: LRUCache[int, str] = LRUCache(2)
     made: list[int] = []
     for key in (1, 2, 1, 3, 1, 2):
-        recent.made(key, lambda key=key: made.append(key) or str(key))  # type: ignore[misc]
+        recent.get_or_create(key, lambda key=key: made.append(key) or str(key))  # type: ignore[misc]
     assert made == [1, 2, 3, 2]
     assert len(recent) == 2
 
@@ -198,7 +198,7 @@ def test_levels_of_many_are_those_of_each() -> None:
 
 
 def test_recent_counts_what_its_values_weigh() -> None:
-    recent: Recent[int, str] = Recent(5, len)
+    recent: LRUCache[int, str] = LRUCache(5, len)
     for key, value in ((1, "aa"), (2, "bb"), (1, "cc"), (3, "dd")):
         recent.put(key, value)
     assert [recent.get(key) for key in (1, 2, 3)] == ["cc", None, "dd"]

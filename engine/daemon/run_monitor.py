@@ -1,11 +1,18 @@
-"""A run as the interface shows it, put together from its folder and kept up to date."""
+"""The view of one run, computed from its folder and updated when that changes."""
 
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from engine.daemon.job_monitor import WAITING, JobMonitor, Waiting, changed_at, changes_at, is_sure
+from engine.daemon.job_monitor import (
+    WAITING,
+    JobMonitor,
+    Waiting,
+    is_reliable,
+    modification_times,
+    modified_at,
+)
 from engine.daemon.run_facts import Identity, Sizes, count_documents
 from engine.runs.api_schema import JobView, PhaseView, RunView
 from engine.runs.errors import MagicError
@@ -18,31 +25,35 @@ from engine.runs.states import RunState
 
 UNREADABLE: Literal["unreadable"] = "unreadable"
 _NO_JOBS = (
-    "it has no jobs and no trajectory, so this magic did not make it; move it to another folder"
+    "it has no jobs and no trajectory, so it was not written by this version of magic; move it to "
+    "another folder"
 )
 _BAD_FILES = (MagicError, OSError, ValueError, TypeError, KeyError, AttributeError)
-"""What files that were damaged, or written by something else, can cause."""
+"""Errors from files that are damaged or were written by another program."""
 
 
 class RunMonitor:
-    """One run; safe to use from several threads."""
+    """One run; thread-safe."""
 
     def __init__(
         self,
         path: Path,
         changed: Callable[[], None],
-        not_asked: Callable[[JobMonitor], str | None] = lambda job: None,
+        unqueued_reason: Callable[[JobMonitor], str | None] = lambda job: None,
     ) -> None:
-        """Watch the run in ``path``; ``changed`` is told of every change of its view.
+        """Monitor the run in ``path``.
 
-        ``not_asked`` says why a job is not one that this engine starts.
+        Args:
+            path: the folder of the run.
+            changed: called at every change of the view.
+            unqueued_reason: returns why the engine does not start a job; None if it does.
         """
         self.folder = RunFolder(path)
         self.jobs: list[JobMonitor] = []
         self.waiting: Mapping[int, Waiting] = {}
         self.problem: str | None = None
         """Why its jobs cannot be read."""
-        self._changed, self.not_asked = changed, not_asked
+        self._changed, self.unqueued_reason = changed, unqueued_reason
         self._lock = threading.RLock()
         self._view: RunView | None = None
         self._seen: tuple[Mapping[int, Waiting], list[Path], tuple[int, ...]] | None = None
@@ -54,21 +65,26 @@ class RunMonitor:
 
     @property
     def settled(self) -> bool:
-        """Whether nothing happens to it until somebody asks."""
+        """Whether its state stays as it is until a user acts."""
         return self.problem is not None or all(job.state.settled for job in self.jobs)
 
     @property
-    def shown(self) -> bool:
-        """Whether anybody has asked for its view."""
+    def is_quiet(self) -> bool:
+        """Whether it is settled and all its processes have exited."""
+        return self.settled and not self.at_work
+
+    @property
+    def has_view(self) -> bool:
+        """Whether its view was ever requested."""
         return self._view is not None
 
     @property
     def at_work(self) -> bool:
-        """Whether any process of it is alive."""
+        """Whether a process of it is alive."""
         return any(job.held for job in self.jobs)
 
     def refresh(self) -> None:
-        """Read its jobs as they are now."""
+        """Read the state of its jobs."""
         with self._lock:
             try:
                 known = {job.number: job for job in self.jobs}
@@ -80,7 +96,7 @@ class RunMonitor:
                 self.problem = _sentence(self.folder, error)
 
     def name(self) -> str | None:
-        """What the user called it; None if its config cannot be read."""
+        """The name in its config; None if that cannot be read."""
         with self._lock:
             try:
                 return self._identify().name
@@ -88,14 +104,14 @@ class RunMonitor:
                 return None
 
     def view(self) -> RunView:
-        """All of it as it is now."""
+        """The view of its present state."""
         with self._lock:
             if self._view is not None and self._is_unchanged():
                 return self._view
             self.refresh()
-            # Taken before the rest is read: a change meanwhile must not go unnoticed.
-            signs = self._signs()
-            stamp = changes_at(signs)
+            # Read first, so that a change during the rest is noticed next time.
+            watched = self._watched()
+            stamp = modification_times(watched)
             try:
                 if self.problem is None:
                     view = self._read()
@@ -106,9 +122,9 @@ class RunMonitor:
             if view != self._view:
                 self._view = view
                 self._changed()
-            # What keeps a file from being read may leave no trace in its times.
-            sure = view.state != UNREADABLE and is_sure(stamp)
-            self._seen = (self.waiting, signs, stamp) if sure else None
+            # A file may become readable without a change of its modification time.
+            reliable = view.state != UNREADABLE and is_reliable(stamp)
+            self._seen = (self.waiting, watched, stamp) if reliable else None
             return view
 
     def current(self) -> JobMonitor | None:
@@ -117,7 +133,7 @@ class RunMonitor:
         return next(unfinished, self.jobs[-1] if self.jobs else None)
 
     def close(self) -> None:
-        """Let go of its journal."""
+        """Close its journal."""
         with self._lock:
             self._progress.close()
 
@@ -130,7 +146,7 @@ class RunMonitor:
         job = None if current is None else jobs[self.jobs.index(current)]
         if job is None and not self.folder.has_trajectory():
             return unreadable(self.folder, _NO_JOBS)
-        state, reason = self._stands(jobs)
+        state, reason = self._state(jobs)
         over = job is None or job.state.finished
         phase = None
         if progress.phase is not None:
@@ -158,22 +174,22 @@ class RunMonitor:
             events=progress.events,
         )
 
-    def _stands(self, jobs: list[JobView]) -> tuple[RunState, str | None]:
-        """State and reason of the run: those of its training, whatever became of its queries."""
+    def _state(self, jobs: list[JobView]) -> tuple[RunState, str | None]:
+        """State and reason of the run: those of its training job."""
         training = next((job for job in jobs if job.work == "run"), None)
         if training is None:
             return RunState.SUCCEEDED, None
         lost = training.state in (RunState.FAILED, RunState.CANCELLED)
         if lost and self._is_trained():
-            # The same job attributes the config's queries: only that came to nothing.
+            # The training is complete: only the attribution of the config's queries failed.
             return RunState.SUCCEEDED, None
         return training.state, training.reason
 
     def _is_trained(self) -> bool:
-        """Whether training came to its end, be the trajectory still there or removed."""
+        """Whether the training is complete, also if the trajectory was removed since."""
         run = self.folder
         manifests = [part / MANIFEST for part in parts_of(run.trajectory)]
-        stamp = changes_at([run.trajectory, *manifests, run.attributions])
+        stamp = modification_times([run.trajectory, *manifests, run.attributions])
         if self._trained is None or self._trained[0] != stamp:
             removed = not run.trajectory.exists()
             reached = removed and self._progress.fold.is_trained
@@ -182,21 +198,21 @@ class RunMonitor:
         return self._trained[1]
 
     def _is_unchanged(self) -> bool:
-        """Whether everything stands as it did when it was read, which is quickly told."""
+        """Whether nothing has changed since the view was computed, by modification times alone."""
         if self._seen is None or self.at_work:
             return False
-        waiting, signs, stamp = self._seen
-        return waiting is self.waiting and stamp == changes_at(signs)
+        waiting, watched, stamp = self._seen
+        return waiting is self.waiting and stamp == modification_times(watched)
 
-    def _signs(self) -> list[Path]:
-        """What tells of every change of a run that is not at work."""
+    def _watched(self) -> list[Path]:
+        """Paths whose modification times show every change of a run that is not at work."""
         run = self.folder
         files = [run.config_file, run.events_file, run.documents_file]
         folders = [run.path / "jobs", run.trajectory, run.attributions]
-        return [*files, *folders, *(sign for job in self.jobs for sign in job.signs)]
+        return [*files, *folders, *(path for job in self.jobs for path in job.watched)]
 
     def _identify(self) -> Identity:
-        """What its config says, read again only when the file changed."""
+        """What its config contains, read again only when the file changed."""
         file = self.folder.config_file.stat()
         stamp = (file.st_mtime_ns, file.st_size, file.st_ino)
         if self._identity is None or self._identity[0] != stamp:
@@ -204,13 +220,13 @@ class RunMonitor:
         return self._identity[1]
 
     def _waiting(self, job: JobMonitor) -> Waiting | None:
-        """Why a job waits, as the scheduler says, or because it never comes to the scheduler."""
-        if job.state in WAITING and (reason := self.not_asked(job)) is not None:
+        """Why a job waits: it is not in the queue, or the scheduler's reason."""
+        if job.state in WAITING and (reason := self.unqueued_reason(job)) is not None:
             return Waiting(None, reason, blocked=True)
         return self.waiting.get(job.number)
 
     def _count_documents(self) -> int | None:
-        stamp = changed_at(self.folder.documents_file)
+        stamp = modified_at(self.folder.documents_file)
         if self._documents[0] != stamp:
             self._documents = (stamp, count_documents(self.folder))
         return self._documents[1]
@@ -240,27 +256,7 @@ def _job_view(job: JobMonitor, waiting: Waiting | None) -> JobView:
 
 def unreadable(folder: RunFolder, reason: str) -> RunView:
     """The view of a run that cannot be read."""
-    return RunView(
-        id=folder.id,
-        path=str(folder.path),
-        name="",
-        state=UNREADABLE,
-        reason=reason,
-        job=None,
-        jobs=[],
-        model="",
-        trust_remote_code=False,
-        created=None,
-        phase=None,
-        steps=0,
-        total_steps=None,
-        documents=None,
-        attributions=0,
-        trajectory_bytes=0,
-        scores_bytes=0,
-        memory=None,
-        events=0,
-    )
+    return RunView.blank(folder.id, str(folder.path), UNREADABLE, reason)
 
 
 def _sentence(folder: RunFolder, error: Exception) -> str:
