@@ -1,7 +1,7 @@
-"""The engine as the faces see it: what it can be asked.
+"""The client's view of the engine: its operations.
 
-Answers stay the plain dictionaries of ``engine.runs.api_schema``: reading its models would take
-longer than most verbs do.
+Results are plain dictionaries as defined in ``engine.runs.api_schema``; parsing them with its
+models would take longer than most verbs do.
 """
 
 import contextlib
@@ -15,37 +15,41 @@ from engine.runs.environment import environment_of_a_run
 from engine.runs.errors import ExitCode, MagicError, UnreachableError
 from engine.runs.paths import runs_folder
 from engine.runs.states import RunState, View
-from magic_tui.client.http import Answer, BrokenOffError, NobodyError, Question, ask
-from magic_tui.client.start import BUSY, reach, reach_or_start, stopped_note
+from magic_tui.client.engine_process import (
+    BUSY,
+    engine_pid,
+    reach,
+    reach_or_start,
+    stop_engine,
+    stopped_note,
+)
+from magic_tui.client.http import DisconnectedError, NotListeningError, Request, Response, send
 
 API_VERSION = 1
-"""The version of the interface that is spoken here."""
+"""The version of the HTTP interface that this client uses."""
 UNREADABLE = "unreadable"
 """The state of a run whose files cannot be read."""
 _NOT_FOUND, _CONFLICT = 404, 409
 RunAction = Literal["pause", "resume", "cancel"]
-_POLL_SECONDS, _LOOK_SECONDS = 25.0, 0.2
-_REMOVE_SECONDS, _BUSY_SECONDS = 600.0, 5.0
-_MOST_ASKED = 3
-STOPPED = (
-    "the engine was stopped; runs go on without it; start it with: magic engine start, then ask "
-    "again"
-)
+_WAIT_SECONDS, _POLL_SECONDS = 25.0, 0.2
+_REMOVE_SECONDS, _BUSY_SECONDS, _EXIT_SECONDS = 600.0, 5.0, 15.0
+_MOST_ATTEMPTS = 3
+STOPPED = "the engine was stopped; runs continue without it; start it with: magic engine start"
 _RESTING = (RunState.PAUSED, RunState.FAILED, RunState.CANCELLED, RunState.INTERRUPTED)
 
 
 class StoppedError(UnreachableError):
-    """The engine was stopped on purpose, so that no other one is started."""
+    """The engine was stopped on purpose, so no other one is started."""
 
 
 class RefusedError(MagicError):
     """The engine refused a request; carries its sentence and exit code."""
 
     repeated = False
-    """Whether it, or an engine before it, may have granted the same request already."""
+    """Whether an earlier attempt at the same request may have succeeded."""
 
     def __init__(self, message: str, exit_code: int, status: int = 0) -> None:
-        """Keep the engine's own sentence."""
+        """Store the engine's sentence."""
         super().__init__(message)
         self.status = status
         with contextlib.suppress(ValueError):
@@ -53,236 +57,235 @@ class RefusedError(MagicError):
 
 
 class Engine:
-    """The engine at a socket, asked about the runs of one folder."""
+    """The engine at a socket, for requests about the runs of one folder."""
 
     def __init__(self, socket: Path, view: View, runs_dir: Path | None = None) -> None:
-        """Speak to the engine at ``socket`` that ``view`` tells of."""
+        """Use the engine at ``socket``, whose view of itself is ``view``."""
         self.socket = socket
         self.view = view
         self.started = False
-        """Whether it was started just now, for this."""
+        """Whether it was started for this client."""
         self.cut_off = False
-        """Whether it was stopped before it could answer that it had queued a run."""
+        """Whether it was stopped before it confirmed a submission."""
         self.runs_dir = str(runs_folder(runs_dir).absolute())
 
     def submit(self, run_id: str, config: Mapping[str, Any]) -> View:
-        """Queue a new run; safe to be asked again with the same id.
+        """Queue a new run; a repetition with the same id changes nothing.
 
         Raises:
             RefusedError: if the engine refuses it.
             UnreachableError: if it was not queued, because the engine was stopped.
         """
-        wanted = {
+        body = {
             "id": run_id,
             "runs_dir": self.runs_dir,
             "config": config,
             "environment": environment_of_a_run(os.environ),
         }
         try:
-            return self._ask(Question("POST", "/v1/runs", {}, wanted))
+            return self._send(Request("POST", "/v1/runs", body=body))
         except StoppedError:
-            from magic_tui.client.submitted import submitted_after_all
-
-            view = submitted_after_all(self.runs_dir, run_id, config, str(self.view["pid"]))
+            view = _submitted_before_stop(self.runs_dir, run_id, config, str(self.view["pid"]))
             self.cut_off = True
             return view
         except UnreachableError as error:
             raise UnreachableError(f"run {run_id}: {error}") from None
 
-    def attribute(self, run_id: str, asked: Mapping[str, Any]) -> View:
-        """Queue new queries of a run's trajectory: its last job."""
-        wanted = {"request": asked, "environment": environment_of_a_run(os.environ)}
+    def attribute(self, run_id: str, request: Mapping[str, Any]) -> View:
+        """Queue an attribution of queries: the run's last job."""
+        body = {"request": request, "environment": environment_of_a_run(os.environ)}
         path = f"/v1/runs/{run_id}/attributions"
-        # Asked twice it would be done twice.
-        return self._ask(Question("POST", path, self.query(), wanted), again=False)
+        # A repetition would add a second job.
+        return self._send(Request("POST", path, self.query(), body), repeatable=False)
 
-    def validate(self, run_id: str, attribution: str | None, asked: Mapping[str, Any]) -> View:
-        """Queue retrainings that check an attribution of a run: its last job."""
+    def validate(self, run_id: str, attribution: str | None, request: Mapping[str, Any]) -> View:
+        """Queue a validation of an attribution: the run's last job."""
         environment = environment_of_a_run(os.environ)
-        wanted = {"attribution": attribution, "request": asked, "environment": environment}
+        body = {"attribution": attribution, "request": request, "environment": environment}
         path = f"/v1/runs/{run_id}/validations"
-        # Asked twice it finds everything done, but would stand in the list of jobs twice.
-        return self._ask(Question("POST", path, self.query(), wanted), again=False)
+        # A repetition would add a second job.
+        return self._send(Request("POST", path, self.query(), body), repeatable=False)
 
     def accepts_code(self, run_id: str) -> bool:
-        """Whether the engine may load the code that a run brings."""
-        question = Question("GET", f"/v1/runs/{run_id}/code", self.query())
-        return bool(self._ask(question)["accepted"])
+        """Whether the engine may load the code of a run."""
+        request = Request("GET", f"/v1/runs/{run_id}/code", self.query())
+        return bool(self._send(request)["accepted"])
 
     def accept_code(self, run_id: str) -> None:
-        """Accept the code of a run as it is now."""
-        self._ask(Question("POST", f"/v1/runs/{run_id}/code", self.query()))
+        """Accept the present code of a run."""
+        self._send(Request("POST", f"/v1/runs/{run_id}/code", self.query()))
 
-    def find(self, wanted: str | None) -> View:
-        """The run of an id, a unique prefix of one, or a name; the latest if left out."""
-        more = {} if wanted is None else {"selector": wanted}
-        return self._ask(Question("GET", "/v1/runs/find", self.query(more)))
+    def find(self, selector: str | None) -> View:
+        """The run of an id, a unique prefix of one, or a name; the latest if None."""
+        more = {} if selector is None else {"selector": selector}
+        return self._send(Request("GET", "/v1/runs/find", self.query(more)))
 
     def run(self, run_id: str) -> View:
         """One run."""
-        return self._ask(Question("GET", f"/v1/runs/{run_id}", self.query()))
+        return self._send(Request("GET", f"/v1/runs/{run_id}", self.query()))
 
     def runs(self) -> list[View]:
         """All runs, oldest first."""
-        return list(self._ask(Question("GET", "/v1/runs", self.query()))["runs"])
+        return list(self._send(Request("GET", "/v1/runs", self.query()))["runs"])
 
-    def act(self, run_id: str, verb: RunAction) -> View:
-        """Ask for a pause, for going on or for an end of all unfinished jobs."""
+    def act(self, run_id: str, action: RunAction) -> View:
+        """Pause, resume or cancel all unfinished jobs of a run."""
         try:
-            return self._ask(Question("POST", f"/v1/runs/{run_id}/{verb}", self.query()))
+            return self._send(Request("POST", f"/v1/runs/{run_id}/{action}", self.query()))
         except RefusedError as error:
             if not error.repeated or error.status != _CONFLICT:
                 raise
-            # The request was granted before, so there is nothing left to do.
+            # The first attempt succeeded, so nothing is left to do.
             view = self.run(run_id)
-            if verb == "resume" and is_resting(view):
+            if action == "resume" and is_resting(view):
                 raise
             return view
 
     def remove(self, run_id: str, what: Literal["run", "trajectory"]) -> View:
-        """Remove a run or its trajectory; what that freed, None if nobody counted."""
+        """Remove a run or its trajectory; ``freed_bytes`` is None if it is unknown."""
         query = self.query({"what": what})
-        question = Question("DELETE", f"/v1/runs/{run_id}", query, timeout=_REMOVE_SECONDS)
+        request = Request("DELETE", f"/v1/runs/{run_id}", query, timeout=_REMOVE_SECONDS)
         try:
-            return self._ask(question)
+            return self._send(request)
         except RefusedError as error:
             if not error.repeated or error.status != _NOT_FOUND:
                 raise
             return {"removed": f"{self.runs_dir}/{run_id}", "freed_bytes": None}
 
-    def folder(self, verb: Literal["allow", "forget"]) -> View:
-        """Accept that others may write in the folder of the runs, or start nothing there."""
-        return self._ask(Question("POST", f"/v1/folders/{verb}", self.query()))
+    def folder(self, action: Literal["allow", "forget"]) -> View:
+        """Accept that others may write in the folder of the runs, or dequeue its jobs."""
+        return self._send(Request("POST", f"/v1/folders/{action}", self.query()))
 
     def wait(self, run_id: str, timeout: float | None = None, job: int | None = None) -> View:
-        """The run once a job of it, or all are settled; or as it is at the time-out."""
+        """The run once a job of it, or all, are settled; its present state after ``timeout`` s."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            left = _POLL_SECONDS if deadline is None else max(0.0, deadline - time.monotonic())
-            seconds = min(left, _POLL_SECONDS)
+            left = _WAIT_SECONDS if deadline is None else max(0.0, deadline - time.monotonic())
+            seconds = min(left, _WAIT_SECONDS)
             one = {} if job is None else {"job": str(job)}
             query = self.query({"timeout": f"{seconds:.3f}", **one})
             path = f"/v1/runs/{run_id}/wait"
-            view = self._ask(Question("GET", path, query, timeout=seconds + 30.0))
+            view = self._send(Request("GET", path, query, timeout=seconds + 30.0))
             if is_settled(view, job) or (deadline is not None and time.monotonic() >= deadline):
                 return view
 
     def wait_until(self, run_id: str, done: Callable[[View], bool], timeout: float | None) -> View:
-        """The run once ``done`` says so, or as it is at the time-out."""
+        """The run once ``done`` returns True; its present state after ``timeout`` s."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             view = self.run(run_id)
             if done(view) or (deadline is not None and time.monotonic() >= deadline):
                 return view
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
     def stop(self) -> View:
-        """End the engine, wait until it has ended, and tell how it was just before.
+        """Stop the engine and wait for its process; returns its view before that.
 
         Raises:
-            UnreachableError: if there is none any more, or it does not end.
+            UnreachableError: if there is none, or it does not exit.
         """
-        from magic_tui.client.stopping import end_engine
-
-        reached = reach()
-        if reached is None:
-            raise UnreachableError("there is no engine any more to be stopped")
-        self.socket, self.view = reached
-        end_engine(self.socket, int(self.view["pid"]))
+        connected = reach()
+        if connected is None:
+            raise UnreachableError("no engine is running, so there is none to stop")
+        self.socket, self.view = connected
+        stop_engine(self.socket, int(self.view["pid"]))
         return self.view
 
     def reconnect(self) -> bool:
-        """Reach the engine anew; start one unless it was stopped on purpose.
+        """Connect again; start an engine unless it was stopped on purpose.
 
         Returns:
-            Whether there is one.
+            Whether there is an engine.
         """
         if stopped_note().exists():
-            reached = reach()
-            if reached is None:
+            connected = reach()
+            if connected is None:
                 return False
         else:
-            reached, _ = reach_or_start()
-        self.socket, self.view = reached
+            connected, _ = reach_or_start()
+        self.socket, self.view = connected
         check_version(self.view)
         return True
 
     def query(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
-        """A query that names the folder of the runs."""
+        """Query parameters that name the folder of the runs."""
         return {"runs_dir": self.runs_dir, **(more or {})}
 
-    def _ask(self, question: Question, again: bool = True) -> View:
-        """One answer; asked ``again`` of the next engine if this one ends meanwhile."""
+    def _send(self, request: Request, repeatable: bool = True) -> View:
+        """The response to a request, which is repeated if the engine ends before the response.
+
+        A request that is not ``repeatable`` is repeated only if no engine received it.
+        """
         busy_until = time.monotonic() + _BUSY_SECONDS
-        asked = broken = 0
+        received = attempts = 0
         while True:
             try:
-                answer = ask(self.socket, question)
-            except BrokenOffError as error:
-                broken += 1
-                asked += not isinstance(error, NobodyError)
-                if broken == _MOST_ASKED or (asked and not again):
+                response = send(self.socket, request)
+            except DisconnectedError as error:
+                attempts += 1
+                received += not isinstance(error, NotListeningError)
+                if attempts == _MOST_ATTEMPTS or (received and not repeatable):
                     raise UnreachableError(
-                        f"the engine did not answer ({error}); see with magic status whether it "
-                        "took the request before asking again"
+                        f"the engine did not respond ({error}); check with magic status whether "
+                        "it received the request before you repeat it"
                     ) from None
                 if not self.reconnect():
                     raise StoppedError(STOPPED) from None
                 continue
-            if answer.status < 400:
-                return dict(answer.json())
-            if answer.status != BUSY or time.monotonic() >= busy_until:
-                refused = refusal(answer)
-                refused.repeated = bool(asked)
+            if response.status < 400:
+                return dict(response.json())
+            if response.status != BUSY or time.monotonic() >= busy_until:
+                refused = refusal(response)
+                refused.repeated = bool(received)
                 raise refused
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
 
 def connect(runs_dir: Path | None = None) -> Engine:
-    """The engine, started if none answers.
+    """The engine, started if there is none.
 
     Raises:
-        UnreachableError: if none can be reached, or it speaks another version.
+        UnreachableError: if none can be reached, or it has another interface version.
     """
-    reached, started = reach_or_start()
-    check_version(reached[1])
-    # Whoever started it, it is not stopped any more.
+    connected, started = reach_or_start()
+    check_version(connected[1])
+    # Another client may have started it after a stop.
     stopped_note().unlink(missing_ok=True)
-    engine = Engine(*reached, runs_dir)
+    engine = Engine(*connected, runs_dir)
     engine.started = started
     return engine
 
 
 def connect_if_running() -> Engine | None:
-    """The engine, of whatever version, or None if none runs."""
-    reached = reach()
-    return None if reached is None else Engine(*reached)
+    """The engine, of any version; None if there is none."""
+    connected = reach()
+    return None if connected is None else Engine(*connected)
 
 
 def check_version(view: View) -> None:
-    """Refuse an engine of another version.
+    """Refuse an engine with another interface version.
 
     Raises:
-        UnreachableError: if it speaks another version.
+        UnreachableError: if the version differs.
     """
-    spoken = view.get("api_version")
-    if spoken != API_VERSION:
+    version = view.get("api_version")
+    if version != API_VERSION:
         raise UnreachableError(
-            f"the engine that runs speaks version {spoken} of its interface, this magic version "
-            f"{API_VERSION}: run magic engine stop first (runs go on without it)"
+            f"the running engine has interface version {version}, this magic {API_VERSION}: run "
+            "magic engine stop first (runs continue without it)"
         )
 
 
 def is_settled(view: View, job: int | None = None) -> bool:
-    """Whether nothing happens any more, with one job or with all, until somebody asks for it."""
-    wanted = [j for j in view["jobs"] if job is None or j["number"] == job]
-    return all(RunState(j["state"]).settled for j in wanted)
+    """Whether one job, or all jobs, stay in their state until a user acts."""
+    jobs = [j for j in view["jobs"] if job is None or j["number"] == job]
+    return all(RunState(j["state"]).settled for j in jobs)
 
 
 def standing(view: View) -> tuple[str, str | None]:
-    """State and reason of what goes on in a run: of its first unfinished job, else the run's own.
+    """State and reason of a run's first unfinished job, else those of the run.
 
-    A run's own state is that of its training; what is asked of it later never changes that.
+    The run's own state is that of its training; later jobs do not change it.
     """
     job = view["job"]
     if job is None or view["state"] == UNREADABLE or RunState(job["state"]).finished:
@@ -291,25 +294,62 @@ def standing(view: View) -> tuple[str, str | None]:
 
 
 def is_resting(view: View) -> bool:
-    """Whether a run has not been taken up, or is about to end."""
+    """Whether a run is neither queued nor running, or is about to stop."""
     return standing(view)[0] in (*_RESTING, RunState.PAUSING, RunState.CANCELLING)
 
 
 def is_finished(view: View) -> bool:
-    """Whether a run and all that was asked of it is over, or it cannot be read at all."""
+    """Whether all jobs of a run have ended, or the run cannot be read."""
     state = standing(view)[0]
     return state == UNREADABLE or RunState(state).finished
 
 
-def refusal(answer: Answer) -> RefusedError:
-    """What an answer that reports an error says."""
-    problem = answer.json()
+def refusal(response: Response) -> RefusedError:
+    """The error that a response reports."""
+    problem = response.json()
     try:
-        return RefusedError(str(problem["message"]), int(problem["exit_code"]), answer.status)
+        return RefusedError(str(problem["message"]), int(problem["exit_code"]), response.status)
     except (ValueError, KeyError, TypeError):
         return RefusedError(
-            f"the engine answered with HTTP status {answer.status}; see its log: "
-            "magic engine status names it",
+            f"the engine responded with HTTP status {response.status}; see its log, which "
+            "magic engine status names",
             int(ExitCode.RUN_FAILED),
-            answer.status,
+            response.status,
         )
+
+
+def _submitted_before_stop(runs_dir: str, run_id: str, config: Mapping[str, Any], pid: str) -> View:
+    """The view of a run, if the engine of process ``pid`` had queued it before it exited.
+
+    A run's folder appears as a whole once the run is queued, so its existence is the evidence.
+
+    Raises:
+        UnreachableError: if the run was not queued, or the engine does not exit.
+    """
+    from engine.runs.api_schema import RunView
+
+    path = Path(runs_dir) / run_id
+    deadline = time.monotonic() + _EXIT_SECONDS
+    # Until its process has exited it may still create the folder.
+    while not path.is_dir() and engine_pid() == pid:
+        if time.monotonic() > deadline:
+            raise UnreachableError(
+                f"the engine was stopped and has not exited; when it has, run {run_id} is queued "
+                f"if {path} exists"
+            )
+        time.sleep(_POLL_SECONDS / 4)
+    if not path.is_dir():
+        raise UnreachableError(
+            f"run {run_id} was not queued: the engine was stopped first; start it with: magic "
+            "engine start, then submit the run again"
+        )
+    reason = "the engine was stopped; the run starts with the next one: magic engine start"
+    view = RunView.blank(run_id, str(path), RunState.QUEUED, reason).model_dump(mode="json")
+    model = config.get("model") or {}
+    job = {
+        "number": 1, "work": "run", "state": RunState.QUEUED, "reason": reason, "exit_code": None,
+        "attribution": None if config.get("queries") is None else "a0001", "repeats": False,
+        "attempts": 0, "queue_position": None, "devices": [],
+    }  # fmt: skip
+    view |= {"name": str(config.get("name", "")), "model": str(model.get("path", ""))}
+    return {**view, "job": job, "jobs": [job]}

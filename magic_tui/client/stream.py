@@ -1,25 +1,24 @@
-"""The events of a run as they come, through every end and restart of the engine; and its logs.
+"""The events of a run across restarts of the engine, and the run's logs.
 
-Each record of the journal comes exactly once and in order: its number is the cursor that a new
-connection goes on from.
+Each record of the journal arrives exactly once and in order: a new connection continues after the
+sequence number of the last record.
 """
 
 import contextlib
+import json
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import httpx2
-
 from engine.runs.errors import UnreachableError
 from engine.runs.states import View
 from magic_tui.client.engine import Engine, RefusedError, refusal
-from magic_tui.client.http import Answer
-from magic_tui.client.start import BUSY
+from magic_tui.client.engine_process import BUSY
+from magic_tui.client.http import DisconnectedError, Request, Response, Stream, open_stream
 
 SILENCE_SECONDS = 30.0
-"""A stream that follows says something every two seconds; this much silence is a dead engine."""
+"""The engine sends an event every two seconds; after this much silence it counts as dead."""
 _CONNECT_SECONDS = 10.0
 _MOST_FAILURES = 10
 _PAUSE_SECONDS = 0.5
@@ -27,7 +26,7 @@ _PAUSE_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Message:
-    """One thing that a stream says."""
+    """One event of a stream."""
 
     kind: str
     """``record``, ``state``, ``telemetry``, ``reset``, ``end``, or ``waiting`` for an engine."""
@@ -44,16 +43,17 @@ def follow_events(engine: Engine, run: View, after: int = -1) -> Generator[Messa
     cursor = _Cursor(after)
     failures = 0
     while True:
-        before = cursor.heard
-        with contextlib.suppress(httpx2.TransportError):
+        before = cursor.events
+        with contextlib.suppress(DisconnectedError):
             for message in _connected(engine, run["id"], cursor):
                 yield message
                 if message.kind == "end":
                     return
-        failures = failures + 1 if cursor.heard == before else 0
+        failures = failures + 1 if cursor.events == before else 0
         if failures == _MOST_FAILURES:
             raise UnreachableError(
-                "the engine keeps breaking off; see its log: magic engine status"
+                f"the engine closed {failures} streams without an event; see its log: magic "
+                "engine status"
             )
         if not engine.reconnect():
             yield Message("waiting", {})
@@ -64,27 +64,26 @@ def follow_events(engine: Engine, run: View, after: int = -1) -> Generator[Messa
 
 
 def read_logs(engine: Engine, run: View, follow: bool) -> Iterator[str]:
-    """The lines of a run's log files, and with ``follow`` those to come.
+    """The lines of a run's log files, with ``follow`` also those written later.
 
     Raises:
         RefusedError: if there is no such run.
         UnreachableError: if the engine ends meanwhile.
     """
     query = engine.query({"follow": "true" if follow else "false"})
-    timeout = httpx2.Timeout(_CONNECT_SECONDS, read=None)
     path = f"/v1/runs/{run['id']}/logs"
+    request = Request("GET", path, query, timeout=_CONNECT_SECONDS)
     try:
         for left in reversed(range(_MOST_FAILURES)):
-            with (
-                _http(engine) as client,
-                client.stream("GET", path, params=query, timeout=timeout) as answer,
-            ):
-                if answer.status_code != BUSY or not left:
-                    _check(answer)
-                    yield from answer.iter_lines()
+            with open_stream(engine.socket, request, read_timeout=None) as stream:
+                if stream.status != BUSY or not left:
+                    _check(stream)
+                    for line in stream.lines:
+                        # Progress bars end their lines with a carriage return.
+                        yield from line.splitlines() or [""]
                     return
             time.sleep(_PAUSE_SECONDS)
-    except httpx2.TransportError:
+    except DisconnectedError:
         raise UnreachableError(
             f"the engine ended while it was sending; the logs are files in {run['path']}/logs"
         ) from None
@@ -92,52 +91,54 @@ def read_logs(engine: Engine, run: View, follow: bool) -> Iterator[str]:
 
 @dataclass
 class _Cursor:
-    """The number of the last record that was passed on, and how much was heard at all."""
+    """The number of the last record passed on, and the count of all events."""
 
     last: int
-    heard: int = 0
+    events: int = 0
 
 
 def _connected(engine: Engine, run_id: str, cursor: _Cursor) -> Iterator[Message]:
-    """What one connection says; records that were passed on before are left out."""
+    """The messages of one connection, without records that were passed on before."""
     headers = {} if cursor.last < 0 else {"Last-Event-ID": str(cursor.last)}
-    with (
-        _http(engine) as client,
-        client.sse(
-            f"/v1/runs/{run_id}/events",
-            params=engine.query({"follow": "true"}),
-            headers=headers,
-            timeout=httpx2.Timeout(_CONNECT_SECONDS, read=SILENCE_SECONDS),
-            max_event_size=None,
-        ) as source,
-    ):
-        if source.response.status_code == BUSY:
+    path, query = f"/v1/runs/{run_id}/events", engine.query({"follow": "true"})
+    request = Request("GET", path, query, timeout=_CONNECT_SECONDS, headers=headers)
+    with open_stream(engine.socket, request, read_timeout=SILENCE_SECONDS) as stream:
+        if stream.status == BUSY:
             return
-        _check(source.response)
-        for event in source:
-            cursor.heard += 1
-            data: dict[str, Any] = dict(event.json())  # type: ignore[call-overload]
-            if event.event == "problem":
+        _check(stream)
+        for kind, data in _events(stream.lines):
+            cursor.events += 1
+            if kind == "problem":
                 raise RefusedError(data["message"], data["exit_code"])
-            if event.event == "reset":
+            if kind == "reset":
                 cursor.last = -1
                 yield Message("reset", {})
             elif "seq" not in data:
-                yield Message(event.event, data)
+                yield Message(kind, data)
             elif data["seq"] == cursor.last + 1:
                 cursor.last += 1
                 yield Message("record", data)
             elif data["seq"] > cursor.last:
-                # Something is missing: ask again from where it was.
+                # A record is missing: connect again after the last one.
                 return
 
 
-def _check(response: httpx2.Response) -> None:
-    if response.is_error:
-        raise refusal(Answer(response.status_code, response.read()))
+def _events(lines: Iterator[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Server-sent events: kind and data. Ids are left out, because records contain their number."""
+    kind, data = "message", list[str]()
+    for line in lines:
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if not line:
+            if data:
+                yield kind, json.loads("\n".join(data))
+            kind, data = "message", []
+        elif name == "event":
+            kind = value
+        elif name == "data":
+            data.append(value)
 
 
-def _http(engine: Engine) -> httpx2.Client:
-    # No TLS runs over the socket, so no certificates need be read, and no proxy is asked.
-    transport = httpx2.HTTPTransport(uds=str(engine.socket), verify=False)
-    return httpx2.Client(transport=transport, base_url="http://engine", trust_env=False)
+def _check(stream: Stream) -> None:
+    if stream.status >= 400:
+        raise refusal(Response(stream.status, "\n".join(stream.lines).encode()))

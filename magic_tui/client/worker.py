@@ -20,7 +20,7 @@ from typing import Any
 from engine.runs.environment import PARENT_PIPE, child_environment
 from engine.runs.errors import OUT_OF_MEMORY, ExitCode, MagicError, says_out_of_memory
 from engine.runs.temporary import scratch_folder
-from magic_tui.client.processes import PYTHON, last_lines
+from magic_tui.client.engine_process import PYTHON, last_lines
 from magic_tui.client.signals import signals_as_interrupt
 
 WORKER_COMMAND = [*PYTHON, "engine.worker"]

@@ -6,7 +6,7 @@ from engine.runs.run_folder import RunFolder
 from engine.runs.score_store import list_attributions
 from engine.runs.states import RunState, View
 from magic_tui.client.engine import Engine, standing
-from magic_tui.client.start import reach
+from magic_tui.client.engine_process import reach
 
 _ASK = "3 asks it a query"
 _BY_STATE: dict[str, str] = {

@@ -16,7 +16,7 @@ from engine.scores.attribution import QueryDocument
 from engine.scores.document import decode_pieces
 from engine.scores.texts import CUT_MARK
 from magic_tui.client.engine import Engine
-from magic_tui.client.start import reach
+from magic_tui.client.engine_process import reach
 from magic_tui.client.worker import run_worker
 
 

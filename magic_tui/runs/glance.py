@@ -12,7 +12,7 @@ from engine.runs.errors import MagicError, UnreachableError
 from engine.runs.listing import list_runs
 from engine.runs.states import View
 from magic_tui.client.engine import UNREADABLE, Engine
-from magic_tui.client.start import reach, stopped_note
+from magic_tui.client.engine_process import reach, stopped_note
 
 STOPPED = "the engine was stopped; magic engine start (or E here) starts it"
 

@@ -9,7 +9,7 @@ from engine.runs.safe_text import one_line
 from engine.runs.states import View
 from engine.scores.run_records import rounding_text
 from magic_tui.client.engine import is_finished, standing
-from magic_tui.client.start import engine_log
+from magic_tui.client.engine_process import engine_log
 from magic_tui.runs.run_lines import queries_text, run_age, run_lines, steps_text
 from magic_tui.text.cells import wrap
 from magic_tui.text.numbers import (

@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from engine.runs.run_folder import RunFolder
 from magic_tui.cli.verbs import app
-from magic_tui.client import processes, worker
+from magic_tui.client import engine_process, worker
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.fake_run import FakeRun
 
@@ -39,7 +39,7 @@ def places(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="magic-") as folder:
         monkeypatch.setenv("MAGIC_STATE_DIR", f"{folder}/state")
         monkeypatch.setenv("MAGIC_RUNTIME_DIR", f"{folder}/run")
-        monkeypatch.setattr(processes, "ENGINE_COMMAND", [sys.executable, "-c", NO_ENGINE])
+        monkeypatch.setattr(engine_process, "ENGINE_COMMAND", [sys.executable, "-c", NO_ENGINE])
         yield Path(folder)
 
 

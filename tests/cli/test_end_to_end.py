@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from magic_tui.client import processes
+from magic_tui.client import engine_process
 from magic_tui.client.engine import connect_if_running
 from tests.cli.conftest import Magic
 from tests.crash.tiny import tiny_config, tiny_model
 
-REAL_ENGINE = list(processes.ENGINE_COMMAND)
+REAL_ENGINE = list(engine_process.ENGINE_COMMAND)
 
 
 @pytest.fixture(autouse=True)
 def _real_engine(places: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(processes, "ENGINE_COMMAND", REAL_ENGINE)
+    monkeypatch.setattr(engine_process, "ENGINE_COMMAND", REAL_ENGINE)
     monkeypatch.setenv("MAGIC_DISK_FLOOR_GB", "0")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     yield

@@ -1,4 +1,4 @@
-"""What becomes of a question whose engine ends, is stopped, is halted or too busy meanwhile."""
+"""What becomes of a request whose engine ends, is stopped, is halted or too busy meanwhile."""
 
 import os
 import signal
@@ -15,10 +15,10 @@ import pytest
 from engine.runs.errors import UnreachableError
 from engine.runs.paths import note_socket, socket_path, state_folder
 from magic_tui.client import engine as client
-from magic_tui.client import http, start, stopping, stream
+from magic_tui.client import engine_process, http, stream
 from magic_tui.client.engine import RefusedError, connect
-from magic_tui.client.http import Answer, BrokenOffError, NobodyError, Question
-from magic_tui.client.stopping import end_engine
+from magic_tui.client.engine_process import stop_engine
+from magic_tui.client.http import DisconnectedError, NotListeningError, Request, Response
 from tests.cli.conftest import Magic
 from tests.cli.fake_engine import FakeEngine
 
@@ -38,24 +38,24 @@ time.sleep(60)
 
 @pytest.fixture
 def breaking(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Let answers to a kind of question get lost, after the question was heard or before."""
+    """Let answers to a kind of request get lost, after the request was heard or before."""
 
     def lose(method: str, ending: str, error: Exception, heard: bool) -> None:
         errors = [error]
 
-        def ask(listening: Path, question: Question) -> Answer:
-            meant = question.method == method and question.path.endswith(ending)
+        def send(listening: Path, request: Request) -> Response:
+            meant = request.method == method and request.path.endswith(ending)
             lost = meant and bool(errors)
             if lost:
                 errors.clear()
             if lost and not heard:
                 raise error
-            answer = http.ask(listening, question)
+            answer = http.send(listening, request)
             if lost:
                 raise error
             return answer
 
-        monkeypatch.setattr(client, "ask", ask)
+        monkeypatch.setattr(client, "send", send)
 
     return lose
 
@@ -65,7 +65,7 @@ def test_a_cancel_that_was_granted_before_the_engine_ended(
 ) -> None:
     engine.add(RUN, "running")
     engine.on_action = lambda view, verb: engine.turn(RUN, "succeeded")
-    breaking("POST", "/cancel", BrokenOffError("gone"), heard=True)
+    breaking("POST", "/cancel", DisconnectedError("gone"), heard=True)
     result = magic("cancel", RUN)
     assert result.exit_code == 0
     assert result.stdout == f"run {RUN} succeeded before it could be cancelled\n"
@@ -76,7 +76,7 @@ def test_a_cancel_that_nobody_heard_is_refused_as_ever(
     engine: FakeEngine, magic: Magic, breaking: Callable[..., None]
 ) -> None:
     engine.add(RUN, "succeeded")
-    breaking("POST", "/cancel", NobodyError("gone"), heard=False)
+    breaking("POST", "/cancel", NotListeningError("gone"), heard=False)
     result = magic("cancel", RUN)
     assert result.exit_code == 2 and "nothing to cancel" in result.stderr
 
@@ -88,13 +88,13 @@ def test_a_removal_that_was_done_before_the_engine_ended(
     refused = RefusedError("there is no such run", 2, 404)
     refused.repeated = True
 
-    def ask(self: object, question: Question, again: bool = True) -> Any:
-        if question.method == "DELETE":
+    def send(self: object, request: Request, repeatable: bool = True) -> Any:
+        if request.method == "DELETE":
             raise refused
-        return real(self, question, again)  # type: ignore[arg-type]
+        return real(self, request, repeatable)  # type: ignore[arg-type]
 
-    real = client.Engine._ask
-    monkeypatch.setattr(client.Engine, "_ask", ask)
+    real = client.Engine._send
+    monkeypatch.setattr(client.Engine, "_send", send)
     result = magic("rm", RUN, "--yes")
     assert (result.exit_code, result.stdout) == (0, f"removed run {RUN} and its scores\n")
     refused.repeated = False
@@ -106,10 +106,11 @@ def test_queries_are_never_asked_twice(
     engine: FakeEngine, breaking: Callable[..., None], heard: bool
 ) -> None:
     engine.add(RUN, "succeeded")
-    breaking("POST", "/attributions", (BrokenOffError if heard else NobodyError)("gone"), heard)
+    error = DisconnectedError if heard else NotListeningError
+    breaking("POST", "/attributions", error("gone"), heard)
     connected = connect()
     if heard:
-        with pytest.raises(UnreachableError, match="whether it took the request"):
+        with pytest.raises(UnreachableError, match="whether it received the request"):
             connected.attribute(RUN, {"texts": ["why?"]})
     else:
         connected.attribute(RUN, {"texts": ["why?"]})
@@ -119,25 +120,23 @@ def test_queries_are_never_asked_twice(
 def test_a_busy_engine_is_asked_again(
     engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, magic: Magic
 ) -> None:
-    busy = Answer(503, b'{"message": "too many connections", "exit_code": 3}')
+    busy = Response(503, b'{"message": "too many connections", "exit_code": 3}')
     answers = [busy, busy]
 
-    def ask(listening: Path, question: Question) -> Answer:
-        return answers.pop() if answers else http.ask(listening, question)
+    def send(listening: Path, request: Request) -> Response:
+        return answers.pop() if answers else http.send(listening, request)
 
-    monkeypatch.setattr(start, "_BUSY_POLL_SECONDS", 0.01)
-    monkeypatch.setattr(start, "ask", ask)
-    monkeypatch.setattr(client, "ask", ask)
+    monkeypatch.setattr(engine_process, "_BUSY_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(engine_process, "send", send)
+    monkeypatch.setattr(client, "send", send)
     assert magic("ls").exit_code == 0 and not answers
     answers = [busy] * 2
     assert connect().runs() == [] and not answers
-    monkeypatch.setattr(start, "_ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(engine_process, "_RESPONSE_SECONDS", 0.1)
     answers = [busy] * 10_000
     result = magic("ls")
     assert result.exit_code == 3
-    assert result.stderr == (
-        "magic: the engine is there but takes no questions: too many connections\n"
-    )
+    assert result.stderr == ("magic: the engine is running but too busy: too many connections\n")
 
 
 def test_streams_of_a_busy_engine_are_asked_for_again(
@@ -174,30 +173,32 @@ def silent(places: Path) -> Iterator[int]:
 def test_an_engine_that_is_halted_is_told_of(
     silent: int, magic: Magic, monkeypatch: pytest.MonkeyPatch, verb: list[str]
 ) -> None:
-    monkeypatch.setattr(start, "_ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(engine_process, "_RESPONSE_SECONDS", 0.3)
     began = time.monotonic()
     result = magic(*verb)
     assert result.exit_code == 3 and time.monotonic() - began < 2
-    assert f"the engine, process {silent}, is there but does not answer" in result.stderr
+    assert f"the engine, process {silent}, does not respond" in result.stderr
 
 
 def test_it_is_said_within_ten_seconds(silent: int) -> None:
-    assert start._patience() <= 8
+    assert engine_process._response_seconds() <= 8
     os.utime(state_folder() / "engine.lock")
-    assert 15 < start._patience() <= start.START_SECONDS, "it may still be loading"
+    assert 15 < engine_process._response_seconds() <= engine_process.START_SECONDS, (
+        "it may still be loading"
+    )
 
 
 def test_stop_waits_for_the_process_and_not_for_the_lock(
     silent: int, places: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    monkeypatch.setattr(stopping, "_STOP_SECONDS", 10.0)
+    monkeypatch.setattr(engine_process, "_STOP_SECONDS", 10.0)
     began = time.monotonic()
     threading.Timer(0.3, lambda: os.kill(other.pid, signal.SIGTERM)).start()
-    end_engine(places / "nobody", other.pid)
+    stop_engine(places / "nobody", other.pid)
     assert 0.3 <= time.monotonic() - began < 5, "another one holds the lock all the time"
-    assert start.engine_pid() == str(silent) and start.stopped_note().exists()
+    assert engine_process.engine_pid() == str(silent) and engine_process.stopped_note().exists()
     other.wait()
-    monkeypatch.setattr(stopping, "_STOP_SECONDS", 0.2)
+    monkeypatch.setattr(engine_process, "_STOP_SECONDS", 0.2)
     with pytest.raises(UnreachableError, match=f"end it with: kill {silent}"):
-        end_engine(places / "nobody", silent)
+        stop_engine(places / "nobody", silent)

@@ -11,7 +11,7 @@ import pytest
 from engine.runs import api_schema as api
 from engine.runs.environment import environment_of_a_run
 from magic_tui.client import engine as client
-from magic_tui.client import processes, start
+from magic_tui.client import engine_process
 from tests.cli.conftest import Magic
 from tests.cli.fake_engine import FakeEngine
 
@@ -24,20 +24,20 @@ def test_an_engine_that_does_not_start_is_exit_code_3_with_the_end_of_its_log(
     assert json.loads(result.stdout)["error"]["exit_code"] == 3
     assert result.stderr == (
         "  no engine␛[31m is started here\n"
-        f"magic: the engine ended at once (exit 7); its log is {places}/state/engine.log\n"
+        f"magic: the engine exited at once (exit 7); its log is {places}/state/engine.log\n"
     )
 
 
 def test_an_engine_that_never_answers_is_given_up(
     runs: Path, magic: Magic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(start, "START_SECONDS", 0.5)
+    monkeypatch.setattr(engine_process, "START_SECONDS", 0.5)
     silent = "import time; print('I load for ever', flush=True); time.sleep(3)"
-    monkeypatch.setattr(processes, "ENGINE_COMMAND", [sys.executable, "-c", silent])
+    monkeypatch.setattr(engine_process, "ENGINE_COMMAND", [sys.executable, "-c", silent])
     began = time.monotonic()
     result = magic("status")
     assert result.exit_code == 3 and time.monotonic() - began < 3
-    assert "did not answer within" in result.stderr and "I load for ever" in result.stderr
+    assert "did not respond within" in result.stderr and "I load for ever" in result.stderr
 
 
 def test_a_runtime_folder_that_others_may_enter_is_refused(magic: Magic, places: Path) -> None:
@@ -54,7 +54,7 @@ def test_an_engine_of_another_version_has_to_be_stopped_first(
     for verb in (["ls"], ["engine", "status"], ["engine", "start"]):
         result = magic(*verb)
         assert result.exit_code == 3, verb
-        assert "speaks version 99" in result.stderr and "magic engine stop" in result.stderr
+        assert "has interface version 99" in result.stderr and "magic engine stop" in result.stderr
 
 
 def test_the_version_spoken_is_the_contract_s() -> None:
@@ -76,14 +76,14 @@ def test_a_started_engine_has_nothing_of_the_terminal(
         "'pid': os.getpid(), 'stdin': os.readlink('/proc/self/fd/0'), 'path': sys.path[0], "
         "'fds': sorted(os.listdir('/proc/self/fd'))}))"
     )
-    monkeypatch.setattr(processes, "ENGINE_COMMAND", [sys.executable, "-P", "-c", script])
-    start.stopped_note().touch()
+    monkeypatch.setattr(engine_process, "ENGINE_COMMAND", [sys.executable, "-P", "-c", script])
+    engine_process.stopped_note().touch()
     assert magic("engine", "start").exit_code == 3
     told = json.loads((places / "state" / "engine.log").read_text())
     assert told["cwd"] == "/" and told["stdin"] == "/dev/null" and told["path"] != ""
     assert told["sid"] == told["pid"] != os.getpid()
     assert len(told["fds"]) == 4  # its three streams and the listing itself
-    assert not start.stopped_note().exists()
+    assert not engine_process.stopped_note().exists()
 
 
 def test_what_of_the_environment_goes_along() -> None:

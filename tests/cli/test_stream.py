@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from magic_tui.client import engine as client
-from magic_tui.client import start, stream
+from magic_tui.client import engine_process, stream
 from magic_tui.client.engine import RefusedError, connect
 from magic_tui.client.stream import Message, follow_events
 from tests.cli.fake_engine import FakeEngine
@@ -57,10 +57,10 @@ def test_an_engine_that_was_killed_is_replaced(
     engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(engine, 5, "running")
-    real, started = start.reach_or_start, []
+    real, started = engine_process.reach_or_start, []
 
     def start_again() -> object:
-        if start.reach() is None:
+        if engine_process.reach() is None:
             started.append(engine.start())
         return real()
 
@@ -86,7 +86,7 @@ def test_an_engine_that_was_stopped_on_purpose_is_waited_for(engine: FakeEngine)
     reader.start()
     while not any(asked[1].endswith("/events") for asked in engine.asked):
         time.sleep(0.01)
-    start.stopped_note().touch()
+    engine_process.stopped_note().touch()
     engine.stop()
     time.sleep(0.3)
     assert reader.is_alive()
@@ -118,8 +118,8 @@ def test_an_engine_that_always_breaks_off_is_given_up(
     monkeypatch.setattr(stream, "_PAUSE_SECONDS", 0.0)
 
     def broken(*_: object) -> object:
-        raise stream.httpx2.ReadError("broken")
+        raise stream.DisconnectedError("broken")
 
     monkeypatch.setattr(stream, "_connected", broken)
-    with pytest.raises(stream.UnreachableError, match="breaking off"):
+    with pytest.raises(stream.UnreachableError, match="closed 10 streams without an event"):
         list(follow_events(connect(), engine.runs[RUN]))

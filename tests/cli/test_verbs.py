@@ -13,7 +13,7 @@ import pytest
 
 from engine.runs.run_folder import RunFolder
 from engine.runs.states import RunState
-from magic_tui.client import start
+from magic_tui.client import engine_process
 from magic_tui.client.engine import UNREADABLE
 from magic_tui.text.states import SIGNS
 from tests.cli.conftest import Magic
@@ -241,7 +241,7 @@ def test_without_an_engine(magic: Magic) -> None:
     assert result.exit_code == 3 and "no engine runs" in result.stderr
     result = magic("engine", "stop", "--json")
     assert result.exit_code == 0 and json.loads(result.stdout)["stopped"] is False
-    assert not start.stopped_note().exists()
+    assert not engine_process.stopped_note().exists()
 
 
 def test_the_version_is_told_installed_or_not(

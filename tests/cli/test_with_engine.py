@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from engine.runs.errors import ExitCode, MagicError
-from magic_tui.client import processes, start
+from magic_tui.client import engine_process
 from magic_tui.client.engine import STOPPED, connect, connect_if_running
 from magic_tui.client.stream import follow_events
 from tests.cli.conftest import Magic
@@ -31,7 +31,7 @@ def _real_engine(
     places: Path, runs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[None]:
     command = [sys.executable, "-P", str(Path(__file__).with_name("quick_engine.py"))]
-    monkeypatch.setattr(processes, "ENGINE_COMMAND", command)
+    monkeypatch.setattr(engine_process, "ENGINE_COMMAND", command)
     monkeypatch.setenv("MAGIC_DISK_FLOOR_GB", "0")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     (tmp_path / "run.yaml").write_text(CONFIG)
@@ -46,7 +46,7 @@ def _real_engine(
             engine.stop()
     finally:
         # Ranks wait for their test, which may have failed before it let them go.
-        pid = start.engine_pid()
+        pid = engine_process.engine_pid()
         if pid is not None:
             os.kill(int(pid), signal.SIGKILL)
         end_attempts(runs)
@@ -161,7 +161,7 @@ def test_a_stopped_engine_stays_stopped_for_who_only_watches(
         until(lambda: connect().view["running"] == 1 and "telemetry" in kinds)
         stopped = magic("engine", "stop").stdout
         time.sleep(1.0)
-        alone = start.engine_pid() is None and watcher.is_alive()
+        alone = engine_process.engine_pid() is None and watcher.is_alive()
     finally:
         (folder / "go").touch()
         assert magic("ls").exit_code == 0
@@ -189,7 +189,7 @@ def test_who_waits_starts_no_engine_that_was_stopped(magic: Magic, runs: Path, r
     time.sleep(0.2)
     assert connect().stop()["running"] == 1
     waiter.join(10)
-    assert start.engine_pid() is None
+    assert engine_process.engine_pid() is None
     assert [(str(error), error.exit_code) for error in told] == [(STOPPED, ExitCode.UNREACHABLE)]
 
 

@@ -110,8 +110,8 @@ def test_a_lost_registry_costs_what_waits_a_resume(bench: Bench) -> None:
     for run in runs[1:]:
         view = bench.until(second, run, "blocked")
         assert view.reason == (
-            "was not submitted to this engine, or the engine's record of it was lost; have the "
-            f"engine go on with it with: magic resume {run}"
+            "was not submitted to this engine, or the engine's record of it was lost; resume "
+            f"it with: magic resume {run}"
         )
         bench.act(second, run, "resume")
     for position, run in enumerate(runs[1:]):
@@ -169,7 +169,7 @@ def test_an_attribution_waits_for_a_paused_training(bench: Bench) -> None:
     bench.ask(engine, run)
     view = bench.until(engine, run, lambda view: view.jobs[1].reason is not None)
     assert view.jobs[1].reason == (
-        f"waits for job 1 of this run, which is paused; go on with: magic resume {run}"
+        f"waits for job 1 of this run, which is paused; resume it with: magic resume {run}"
     )
 
 
@@ -215,7 +215,7 @@ def test_no_trajectory_no_attribution(bench: Bench) -> None:
     engine = bench.start()
     run = bench.submit(engine, {"end": "fail"})
     bench.until(engine, run, "failed")
-    with pytest.raises(ConflictError, match=f"run {run} has no trajectory to ask"):
+    with pytest.raises(ConflictError, match=f"run {run} has no trajectory to replay"):
         bench.ask(engine, run)
 
 

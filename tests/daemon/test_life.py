@@ -148,7 +148,7 @@ def test_a_result_beats_a_late_cancel(bench: Bench) -> None:
     ("end", "words"),
     [
         ("die", "killed by SIGKILL; see"),
-        ("silent", "ended with status 7 and without a word"),
+        ("silent", "exited with status 7 and no error"),
     ],
 )
 def test_a_rank_that_dies_is_tried_again(bench: Bench, end: str, words: str) -> None:

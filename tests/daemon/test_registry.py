@@ -33,11 +33,11 @@ def order(registry: Registry) -> list[Path]:
 def test_it_comes_back(file: Path) -> None:
     filled(file).close()
     again = Registry(file)
-    assert set(again.said_of("shared")) == {Path("/odd \udcff 'name"), Path("/runs")}
-    assert again.said(Path("/odd \udcff 'name"), "shared") == "twice"
-    assert again.said(Path("/odd"), "shared") is again.said(Path("/runs"), "other") is None
+    assert set(again.paths_with_fact("shared")) == {Path("/odd \udcff 'name"), Path("/runs")}
+    assert again.fact(Path("/odd \udcff 'name"), "shared") == "twice"
+    assert again.fact(Path("/odd"), "shared") is again.fact(Path("/runs"), "other") is None
     assert order(again) == [B, A, C]
-    again.leave(lambda entry: entry[0] == A)
+    again.dequeue(lambda entry: entry[0] == A)
     assert order(again) == [B, C] and again.runs == [B, C]
     again.enqueue([(A, 1)])
     again.close()
@@ -91,7 +91,7 @@ def test_damage_while_it_is_open_loses_nothing(file: Path) -> None:
     registry.close()
     again = Registry(file)
     assert order(again) == [B, A, C] and again.position((Path("/runs/d"), 1)) is not None
-    assert len(again.said_of("shared")) == 2
+    assert len(again.paths_with_fact("shared")) == 2
 
 
 def test_a_file_that_cannot_be_written_is_only_told_of(
@@ -112,22 +112,5 @@ def test_forgetting_a_folder_forgets_all_below_it(file: Path) -> None:
     assert registry.forget(Path("/runs")) == 3
     registry.close()
     again = Registry(file)
-    assert again.runs == [Path("/runs-too/a")] and again.said(A, "trusted") is None
-    assert again.said_of("shared") == [Path("/odd \udcff 'name")]
-
-
-def test_what_an_earlier_version_queued_by_looking_is_not_started(file: Path) -> None:
-    old = sqlite3.connect(file)
-    old.executescript(
-        "CREATE TABLE folders (path BLOB PRIMARY KEY);"
-        "CREATE TABLE queue (position INTEGER PRIMARY KEY, run BLOB, job INTEGER);"
-        "INSERT INTO folders VALUES ('/runs'); INSERT INTO queue VALUES (1, '/runs/a', 1);"
-        "PRAGMA user_version = 1"
-    )
-    old.close()
-    registry = Registry(file)
-    assert registry.runs == []
-    registry.enqueue([(B, 1)])
-    registry.close()
-    assert Registry(file).runs == [B]
-    assert [entry.name for entry in file.parent.iterdir()] == [file.name]
+    assert again.runs == [Path("/runs-too/a")] and again.fact(A, "trusted") is None
+    assert again.paths_with_fact("shared") == [Path("/odd \udcff 'name")]

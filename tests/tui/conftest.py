@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.runs.run_folder import RunFolder
-from magic_tui.client import processes
+from magic_tui.client import engine_process
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.fake_run import FakeRun
 from tests.tui.driving import TERMINALS, Terminal
@@ -23,7 +23,7 @@ def places(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="magic-") as folder:
         monkeypatch.setenv("MAGIC_STATE_DIR", f"{folder}/state")
         monkeypatch.setenv("MAGIC_RUNTIME_DIR", f"{folder}/run")
-        monkeypatch.setattr(processes, "ENGINE_COMMAND", [sys.executable, "-c", NO_ENGINE])
+        monkeypatch.setattr(engine_process, "ENGINE_COMMAND", [sys.executable, "-c", NO_ENGINE])
         for name in ("NO_COLOR", "TMUX", "PAGER"):
             monkeypatch.delenv(name, raising=False)
         yield Path(folder)

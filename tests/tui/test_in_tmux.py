@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from magic_tui.client import processes
+from magic_tui.client import engine_process
 from magic_tui.client.engine import connect_if_running
 from tests.crash.tiny import tiny_config, tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
-REAL_ENGINE = list(processes.ENGINE_COMMAND)
+REAL_ENGINE = list(engine_process.ENGINE_COMMAND)
 _PATIENCE = 90.0
 
 pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
@@ -77,7 +77,7 @@ class Tmux:
 
 @pytest.fixture
 def tmux(places: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tmux]:
-    monkeypatch.setattr(processes, "ENGINE_COMMAND", REAL_ENGINE)
+    monkeypatch.setattr(engine_process, "ENGINE_COMMAND", REAL_ENGINE)
     monkeypatch.setenv("MAGIC_DISK_FLOOR_GB", "0")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("TERM", "xterm-256color")

@@ -6,7 +6,7 @@ import pytest
 from textual.pilot import Pilot
 
 from engine.runs.run_folder import RunFolder
-from magic_tui.client.start import stopped_note
+from magic_tui.client.engine_process import stopped_note
 from magic_tui.dashboard.app import MagicApp
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.fake_run import FakeRun

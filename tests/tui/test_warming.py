@@ -18,10 +18,10 @@ FIRST = f"""
 import asyncio, sys
 from pathlib import Path
 from magic_tui.dashboard.app import MagicApp
-from magic_tui.client import processes
+from magic_tui.client import engine_process
 from magic_tui.widgets.screen import MagicScreen
 
-processes.ENGINE_COMMAND = [sys.executable, "-c", "import sys; sys.exit(7)"]
+engine_process.ENGINE_COMMAND = [sys.executable, "-c", "import sys; sys.exit(7)"]
 
 async def look():
     app = MagicApp(Path(sys.argv[1]), start=int(sys.argv[2]), run=sys.argv[3] or None)
