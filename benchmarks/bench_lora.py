@@ -1,10 +1,10 @@
-"""What training and replaying adapters costs, as ratios to the same of the whole model.
+"""Cost of training and replaying LoRA adapters, relative to the whole model.
 
 ``python -m benchmarks.bench_lora [--model FOLDER] [--attention NAME …]`` times a training
-step and the replay of one and of eight queries, the whole model and its adapters in turn, in
-processor time of one thread, which other work on the machine disturbs least. It prints medians
-of the ratios within a round, bytes of a kept state and gradient, and peak memory of a process
-that does nothing else.
+step and the replay of one and of eight queries, for the whole model and its adapters in turn, in
+processor time of one thread, which other load affects least. It prints the medians of the ratios
+within a round, the bytes of a stored state and gradient, and the peak memory of a process that does
+one thing only.
 """
 
 import argparse
@@ -27,7 +27,7 @@ WHOLE = "whole model"
 
 
 def subjects(attention: list[str], rank: int) -> dict[str, LoraConfig | None]:
-    """What is trained, by the name it is printed under."""
+    """The adapters to train, by printed name; None is the whole model."""
     layers = {"attention": attention, "every linear layer": ["all-linear"]}
     adapters = {
         name: LoraConfig(rank=rank, alpha=2 * rank, target_modules=tuple(names))
@@ -37,24 +37,24 @@ def subjects(attention: list[str], rank: int) -> dict[str, LoraConfig | None]:
 
 
 def work_of(subject: Subject) -> dict[str, Callable[[], Callable[[], Any]]]:
-    """Everything timed of one model: how to set it up."""
+    """What is timed for one model, by name: a function that sets it up."""
     replays = {f"replay, {n} queries": (lambda n=n: subject.replay(n)) for n in QUERIES}
     return {"train": subject.train, **replays}
 
 
-def kept_bytes(subject: Subject) -> tuple[int, int]:
-    """Bytes of a kept train state and of a kept gradient."""
+def stored_bytes(subject: Subject) -> tuple[int, int]:
+    """Bytes of a stored train state and of a stored gradient."""
     gradient = sum(p.numel() * p.element_size() for p in subject.state.params.values())
     leaves = subject.step.stage.state_tensors(subject.state.optimizer).values()
     return gradient + sum(leaf.numel() * leaf.element_size() for leaf in leaves), gradient
 
 
 def measure(options: argparse.Namespace, folder: Path) -> None:
-    """Time everything in turn, several rounds, and print a line for each."""
+    """Time everything in turn for several rounds, and print a line for each."""
     every, ready, kept = subjects(options.attention, options.rank), {}, {}
     for number, (name, lora) in enumerate(every.items()):
         subject = Subject(options.model, folder / str(number), (), lora)
-        kept[name] = (subject, *kept_bytes(subject))
+        kept[name] = (subject, *stored_bytes(subject))
         for work, set_up in work_of(subject).items():
             ready[name, work] = set_up()
             ready[name, work]()
@@ -78,7 +78,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
 
 
 def _peak(options: argparse.Namespace, name: str, work: str) -> float:
-    """Peak MB above the loaded model, of a process that does one thing twice."""
+    """Peak memory in MB above the loaded model, of a process that does one thing twice."""
     command = [sys.executable, "-m", "benchmarks.bench_lora", *sys.argv[1:]]
     command += ["--case", name, work]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--attention", nargs="+", default=["c_attn"], help="names of its layers")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--case", nargs=2, help="do one thing alone and print its peak memory")
+    parser.add_argument("--case", nargs=2, help="do one thing and print its peak memory")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:

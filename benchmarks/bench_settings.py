@@ -1,10 +1,10 @@
-"""Predicted against actual in the paper's settings at the size of two processor cores.
+"""Predicted against actual φ in the paper's settings, at a size for two processor cores.
 
 ``python -m benchmarks.bench_settings --data DATA --runs RUNS [--count N] [SETTING …]``: every
-``sample_configs/*-cpu.yaml`` is run, its scores are checked by retraining without 1, 5, 10 and 20 %
-of the documents, and the baselines are judged by the same retrainings. ``DATA`` is what
-``benchmarks.settings_data`` wrote. Runs and retrainings that ``RUNS`` holds are not done
-again; ``--count 0`` shows what there is. ``--set KEY=VALUE`` changes a config, under another name.
+``sample_configs/*-cpu.yaml`` is run, validated by retraining without 1, 5, 10 and 20 % of the
+documents, and compared with the baselines on the same retrainings. ``DATA`` is the output of
+``benchmarks.settings_data``. Runs and retrainings in ``RUNS`` are reused; ``--count 0`` only
+reports. ``--set KEY=VALUE`` changes a config; give it another name with ``--name``.
 """
 
 import argparse
@@ -25,13 +25,13 @@ from engine.runs.events import Event, Phase
 from engine.runs.run_folder import RunFolder
 from engine.scores.attribution import Attribution, open_attribution
 
-CONFIGS = Path(__file__).resolve().parents[2] / "sample_configs"
+CONFIGS = Path(__file__).resolve().parents[1] / "sample_configs"
 SHARES = (0.01, 0.05, 0.1, 0.2)
 METHODS = ("cosine", "bm25", "ekfac", "trak")
 
 
 def main() -> None:
-    """Parse the command line, do what is lacking, and print the tables."""
+    """Parse the command line, run what is missing, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def measure(config: Path, folder: Path, options: argparse.Namespace) -> None:
-    """Run a setting and validate it, as far as that was not done."""
+    """Run and validate a setting, unless it is done."""
     values = yaml.safe_load(config.read_text())
     for change in options.set:
         key, _, value = change.partition("=")
@@ -76,7 +76,7 @@ def measure(config: Path, folder: Path, options: argparse.Namespace) -> None:
         worker(["run", *where, *(f"--force={name}" for name in options.force)], options.data)
     elif not list((folder / "attributions").glob("[!.]*/complete.json")):
         worker(["resume", "--run", str(folder)], options.data)
-    asked: dict[str, Any] = {"count": options.count, "jobs": options.jobs, "smoothness": True}
+    asked: dict[str, Any] = {"count": options.count, "jobs": options.jobs, "metasmoothness": True}
     asked |= {"drop": options.drop or SHARES, "baselines": True}
     worker(["validate", "--run", str(folder), "--request", json.dumps(asked)], options.data)
 
@@ -112,8 +112,8 @@ def table(folders: list[Path]) -> Iterator[str]:
         if validation is None:
             continue
         for kind in validation.kinds:
-            ours = validation.of_kind(kind)
-            others = [_lds(baselines[name].of_kind(kind)) if name in baselines else ""
+            ours = validation.by_kind[kind]
+            others = [_lds(baselines[name].by_kind[kind]) if name in baselines else ""
                       for name in METHODS]  # fmt: skip
             low, high = ours.interval
             linear = sum(points.pearson for points in ours.points) / len(ours.points)
@@ -121,7 +121,16 @@ def table(folders: list[Path]) -> Iterator[str]:
                      f"{low:.3f}–{high:.3f}", f"{linear:.3f}", *others)  # fmt: skip
             yield f"| {' | '.join(cells)} |"
     yield ""
-    names = ("setting", "steps", "loss", "φ", "queries", "smoothness", "cost a query", "verdict")
+    names = (
+        "setting",
+        "steps",
+        "loss",
+        "φ",
+        "queries",
+        "metasmoothness",
+        "cost a query",
+        "verdict",
+    )
     yield f"| {' | '.join(names)} |"
     yield "|---" * len(names) + "|"
     yield from (f"| {' | '.join(_facts(folder))} |" for folder in folders)
@@ -141,10 +150,10 @@ def _facts(folder: Path) -> Iterator[str]:
     trust = read_trust(opened)
     yield from (folder.name, str(len(losses)), f"{losses[0]:.3g} → {losses[-1]:.3g}")
     yield from (f"{before:.3g} → {after:.3g}", str(count))
-    smooth, straight = trust.probes.smoothness, trust.probes.straightness
-    yield "" if smooth is None else f"{smooth:.3f}, φ {straight:.2f}"
+    smooth, linear = trust.indicators.metasmoothness, trust.indicators.linearity
+    yield "" if smooth is None else f"{smooth:.3f}, linearity {linear:.2f}"
     yield f"{cost / count:.1f}"
-    yield f"{trust.verdict.sign} {trust.verdict.words}"
+    yield f"{trust.verdict.symbol} {trust.verdict.words}"
 
 
 def _lds(validation: Validation) -> str:

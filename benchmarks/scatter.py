@@ -1,4 +1,4 @@
-"""Predicted against actual changes of φ as a picture: one panel a share, one colour a query."""
+"""Predicted and actual φ as an SVG: a panel for each share, a colour for each query."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +17,10 @@ def write_scatter(opened: Attribution, file: Path) -> None:
     """Draw every subset and query of an attribution, each query in units of its own spread."""
     validation = read_validation(opened.path)
     if validation is None:
-        raise SystemExit(f"{opened.path} was not validated")
+        raise SystemExit(f"{opened.path} is not validated")
     kinds = validation.kinds
     width = len(kinds) * (PANEL + GAP) + 2 * EDGE
-    body = "".join(_panel(validation.of_kind(kind), place) for place, kind in enumerate(kinds))
+    body = "".join(_panel(validation.by_kind[kind], place) for place, kind in enumerate(kinds))
     file.write_text(
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{PANEL + 2 * EDGE + 20}" '
         f'font-family="sans-serif" font-size="12">'
@@ -48,7 +48,7 @@ def _panel(validation: Validation, place: int) -> str:
 
 
 def _dots(points: Points, left: int, top: int) -> Iterator[str]:
-    # Three spreads of what came out to either side of its mean: y = x is the diagonal.
+    # Both axes span three standard deviations of the actual values on either side of their mean.
     middle, reach = points.actual.mean(), 3 * max(float(points.actual.std()), 1e-300)
     xs, ys = (
         np.clip((values - middle) / (2 * reach) + 0.5, 0, 1) * PANEL

@@ -1,7 +1,7 @@
-"""Training a run again with other data weights, and measuring its queries on what comes out.
+"""Training a run again with other data weights, and measuring its queries on the result.
 
-Everything else stays as it was: the order, D_t and the seed. A document that is left out has
-weight 0 in every step, which is what ``score · (w − 1)`` predicts.
+Order, schedule, initial state and seed stay the same. A document that is left out has weight 0 in
+every step, which is what the prediction φ(1) + Σ score·(w − 1) describes.
 """
 
 import contextlib
@@ -32,9 +32,9 @@ from engine.trajectory.tensor_files import DamagedFileError, read_tensors, write
 Weights = NDArray[np.float64]
 """(document,) The data weights of a training."""
 ModelFile = dict[str, Any]
-"""What it takes to read a kept model and to check it."""
+"""Record of a stored model: its file, and what checks the file."""
 Task = tuple[Subset, ModelFile | None]
-"""A subset to be measured, and the model that was kept of it, if one was."""
+"""A subset to measure, and its stored model, if there is one."""
 
 
 @dataclass(frozen=True)
@@ -42,88 +42,74 @@ class Retrained:
     """What was measured on the model of a subset."""
 
     subset: Subset
-    measured: dict[str, list[float]]
-    """By attribution, φ of each of its queries; not a number if the training diverged."""
+    measurements: dict[str, list[float]]
+    """By attribution, φ of each of its queries; NaN if the training diverged."""
     model: ModelFile | None = None
 
 
-def without(subset: Subset, documents: int) -> Weights:
-    """The data weights that leave a subset out."""
-    weights = np.ones(documents)
-    weights[list(subset.documents)] = 0.0
-    return weights
-
-
-def retrained(job: PreparedRun, weights: Weights, observer: Observer = null_observer) -> TrainState:
-    """s_T of the training with other data weights, (document,).
-
-    Raises:
-        DivergedError: if its loss or gradient stops being finite.
-    """
-    stream = job.stream("document")
-    stream.weights = torch.from_numpy(weights)
-    return job.trainer.train(job.start, stream, observer=observer)
-
-
 class Retrainer:
-    """Trains without a subset, or takes the model that was kept of it, and measures."""
+    """Trains without a subset, or loads its stored model, and measures all queries on it."""
 
-    def __init__(self, folder: RunFolder, job: PreparedRun, keep: bool) -> None:
-        """Retrain a run; with ``keep`` the models are kept beside its bank.
+    def __init__(self, folder: RunFolder, job: PreparedRun, keep_models: bool) -> None:
+        """Retrain a run.
+
+        Args:
+            folder: the run.
+            job: its job.
+            keep_models: store the models beside the cache of retrainings.
 
         Raises:
-            UsageError: if a model that is divided among ranks is to be kept.
+            UsageError: if models are to be stored that are divided among ranks.
             RunError: if the queries of an attribution cannot be read.
         """
-        if keep and job.trainer.ranks.shard_group.count > 1:
+        if keep_models and job.trainer.ranks.shard_group.count > 1:
             raise UsageError("--keep-models needs a model that is not divided among ranks")
-        self._folder, self._job, self._keep = folder, job, keep
-        self._asked = {
+        self._folder, self._job, self._keep_models = folder, job, keep_models
+        self._query_losses = {
             attribution.name: measurement_batches(queries_of(attribution), job)
             for attribution in list_attributions(folder.attributions)
         }
 
     def __call__(self, task: Task, observer: Observer = null_observer) -> Retrained:
         """Do one task."""
-        subset, kept = task
+        subset, stored = task
         try:
-            state, fresh = self._trained(subset, kept, observer)
+            state, is_new = self._state(subset, stored, observer)
         except DivergedError:
-            # Nothing was predicted for a training that fails: it is no number, and told as such.
-            return Retrained(subset, {n: [math.nan] * len(m) for n, m in self._asked.items()})
-        model = self._kept(subset, state) if fresh else kept
+            # A prediction says nothing of a training that fails.
+            losses = self._query_losses.items()
+            return Retrained(subset, {name: [math.nan] * len(each) for name, each in losses})
+        model = self._store(subset, state) if is_new else stored
         return Retrained(subset, self.measure(state), model)
 
     def measure(self, state: TrainState) -> dict[str, list[float]]:
         """By attribution, φ of each of its queries at s_T."""
         return {
-            attribution: [
-                self._job.trainer.evaluator.value(state, measurement) for measurement in asked
-            ]
-            for attribution, asked in self._asked.items()
+            attribution: [self._job.trainer.evaluator.value(state, loss) for loss in losses]
+            for attribution, losses in self._query_losses.items()
         }
 
     def state(self, subset: Subset) -> TrainState:
-        """s_T without a subset; of the run itself if that is ``NOTHING``."""
-        return self._trained(subset, None, null_observer)[0]
+        """s_T without a subset; the run's own s_T for ``NOTHING``."""
+        return self._state(subset, None, null_observer)[0]
 
-    def _trained(
-        self, subset: Subset, kept: ModelFile | None, observer: Observer
+    def _state(
+        self, subset: Subset, stored: ModelFile | None, observer: Observer
     ) -> tuple[TrainState, bool]:
-        """The model of a subset, and whether it was trained just now."""
+        """s_T of a subset, and whether it was trained now."""
         job, steps = self._job, len(self._job.order)
         if subset == NOTHING and self._folder.has_trajectory():
             return job.trainer.open(self._folder.trajectory).load_state(steps), False
-        if kept is not None:
+        if stored is not None:
             with contextlib.suppress(DamagedFileError):
-                read = read_tensors(self._models, kept).items()
+                read = read_tensors(self._models, stored).items()
                 tensors = {name: tensor.to(job.device) for name, tensor in read}
                 buffers = {name: tensors.pop(name) for name in job.trainer.loss.buffers()}
                 return TrainState(steps, tensors, [], buffers), False
-        return retrained(job, without(subset, job.documents), observer), True
+        return retrain(job, weights_without(subset, job.documents), observer), True
 
-    def _kept(self, subset: Subset, state: TrainState) -> ModelFile | None:
-        if not self._keep or self._job.trainer.ranks.index != 0:
+    def _store(self, subset: Subset, state: TrainState) -> ModelFile | None:
+        if not self._keep_models or self._job.trainer.ranks.index != 0:
             return None
         self._models.mkdir(parents=True, exist_ok=True)
         tensors = {**state.params, **state.buffers}
@@ -132,6 +118,24 @@ class Retrainer:
     @property
     def _models(self) -> Path:
         return self._folder.retrainings_file.with_name("models")
+
+
+def retrain(job: PreparedRun, weights: Weights, observer: Observer = null_observer) -> TrainState:
+    """s_T of the training with other data weights, (document,).
+
+    Raises:
+        DivergedError: if the loss or the gradient is not finite.
+    """
+    stream = job.stream("document")
+    stream.weights = torch.from_numpy(weights)
+    return job.trainer.train(job.start, stream, observer=observer)
+
+
+def weights_without(subset: Subset, documents: int) -> Weights:
+    """Data weights (document,): 0 for the documents of a subset, 1 for all others."""
+    weights = np.ones(documents)
+    weights[list(subset.documents)] = 0.0
+    return weights
 
 
 def queries_of(attribution: Path) -> Queries:

@@ -1,4 +1,4 @@
-"""Which documents are left out: drawn from a seed, so that a bank can grow without changing."""
+"""The documents to leave out, drawn from a seed so that more subsets can be added later."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,64 +9,66 @@ from numpy.typing import NDArray
 from engine.runs.errors import UsageError
 from engine.runs.request import ValidationRequest
 
-ALL = "all"
-"""The subset without a document: φ(1) is measured on its model."""
+_ALL = "all"
 _SINGLE = 1
-"""Keeps draws of single documents apart from those of shares, which begin with 0."""
+"""Seeds of single documents; those of shares have 0 in its place."""
+_DEFAULT_SHARE = 0.05
 
 Floats = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
 class Subset:
-    """Documents that are left out together; the name is a function of them."""
+    """Documents that are left out together. The name is a function of how they were chosen."""
 
     name: str
     kind: str
-    """``drop SHARE``, ``leave-one-out``, ``drop-top K`` or ``all``; an LDS is that of one kind."""
+    """``drop SHARE``, ``leave-one-out``, ``drop-top K`` or ``all``. An LDS is over one kind."""
     documents: tuple[int, ...]
 
 
-NOTHING = Subset(ALL, ALL, ())
+NOTHING = Subset(_ALL, _ALL, ())
+"""No document is left out: φ(1) is measured on this model."""
 
 
-def drawn_shares(documents: int, asked: ValidationRequest) -> Iterator[Subset]:
-    """The random subsets of every share asked for: the n-th is the same however many there are.
+def random_subsets(documents: int, request: ValidationRequest) -> Iterator[Subset]:
+    """The random subsets of every share; the n-th is the same for any count.
 
     Raises:
         UsageError: if a share is all of the documents.
     """
-    for share in asked.drop:
+    for share in request.drop:
         size = max(1, round(share * documents))
         if size >= documents:
             raise UsageError(
                 f"--drop {share:g} leaves none of the {documents} documents; give a smaller share"
             )
-        for number in range(asked.count):
-            random = np.random.default_rng([asked.seed, 0, size, number])
+        for number in range(request.count):
+            random = np.random.default_rng([request.seed, 0, size, number])
             chosen = np.sort(random.choice(documents, size, replace=False))
-            name = f"{share:g}-seed{asked.seed}-{number}"
+            name = f"{share:g}-seed{request.seed}-{number}"
             yield Subset(name, f"drop {share:g}", tuple(chosen.tolist()))
 
 
-def probed_subset(documents: int, asked: ValidationRequest) -> Subset:
-    """The first random subset of the first share, or of 5 %."""
-    share = asked.drop[0] if asked.drop else 0.05
-    return next(drawn_shares(documents, ValidationRequest(drop=(share,), count=1, seed=asked.seed)))
+def metasmoothness_subset(documents: int, request: ValidationRequest) -> Subset:
+    """The first random subset of the first share, or of 5 % if there is no share."""
+    share = request.drop[0] if request.drop else _DEFAULT_SHARE
+    one = ValidationRequest(drop=(share,), count=1, seed=request.seed)
+    return next(random_subsets(documents, one))
 
 
-def drawn_documents(documents: int, asked: ValidationRequest) -> Iterator[Subset]:
-    """Single documents, the first of them the same however many are asked for."""
-    order = np.random.default_rng([asked.seed, _SINGLE]).permutation(documents)
-    for document in order[: asked.leave_one_out].tolist():
+def single_documents(documents: int, request: ValidationRequest) -> Iterator[Subset]:
+    """Single documents; the n-th is the same for any number of them."""
+    order = np.random.default_rng([request.seed, _SINGLE]).permutation(documents)
+    for document in order[: request.leave_one_out].tolist():
         yield Subset(f"document{document}", "leave-one-out", (document,))
 
 
-def strongest(attribution: str, query: int, scores: Floats, count: int) -> Subset:
-    """The documents that help a query most: those of the lowest scores, (document,).
+def most_helpful(attribution: str, query: int, scores: Floats, count: int) -> Subset:
+    """The most helpful documents of a query: those of the lowest scores, (document,).
 
     Raises:
-        UsageError: if there are not so many.
+        UsageError: if there are not more than ``count`` documents.
     """
     if count >= len(scores):
         raise UsageError(

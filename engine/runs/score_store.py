@@ -1,7 +1,8 @@
-"""The scores of one attribution: written as a whole, then named complete, then read.
+"""The scores of one attribution: arrays in ``scores.zarr`` and a completion record.
 
-A score is ∂φ/∂w: positive means that more weight on the token or document raises the query's
-loss (harmful), negative that it lowers it (helpful).
+A score is ∂φ/∂w. A negative score is helpful: more weight on the token or document lowers the
+query's loss. A positive score is harmful. Readers open an attribution only if its completion record
+``complete.json`` exists.
 """
 
 import shutil
@@ -42,17 +43,20 @@ class ScoreShape:
 
     @property
     def top(self) -> int:
-        """Documents listed per query and direction."""
+        """Number of documents in ``top_documents`` for each query and direction."""
         return min(TOP_DOCUMENTS, self.documents)
 
 
 class ScoreWriter:
-    """Writes each query's scores once; nothing is readable before :meth:`complete`."""
+    """Writes each query's scores once; readers see nothing before :meth:`complete`."""
 
     def __init__(self, attribution: Path, shape: ScoreShape, *, resume: bool = False) -> None:
-        """Create the arrays of ``scores.zarr`` in an attribution's folder.
+        """Create ``scores.zarr`` in an attribution's folder.
 
-        With ``resume`` those that an interrupted writer made are filled further instead.
+        Args:
+            attribution: the folder.
+            shape: sizes of the arrays.
+            resume: continue with the arrays of an interrupted writer.
         """
         self.attribution = attribution
         self.shape = shape
@@ -69,7 +73,7 @@ class ScoreWriter:
         }
 
     def write(self, query: int, tokens: Floats, documents: Floats, steps: Floats) -> None:
-        """Write one query: tokens (row, token), documents (document,), steps (step,)."""
+        """Write the scores of one query: (row, token), (document,) and (step,)."""
         order = np.argsort(documents, kind="stable")
         top = np.stack([order[: self.shape.top], order[::-1][: self.shape.top]])
         if "token_scores" in self._arrays:
@@ -79,15 +83,15 @@ class ScoreWriter:
         self._arrays["top_documents"][query] = top
 
     def largest(self, query: int) -> float:
-        """The largest |document score| of a query that was written."""
+        """The largest |document score| of a query that is written."""
         return float(np.abs(self._arrays["document_scores"][query]).max(initial=0.0))
 
     def sync(self) -> None:
-        """Make everything written so far durable."""
+        """Flush everything written so far to disk."""
         sync_tree(self.attribution / "scores.zarr")
 
     def complete(self, run_id: str, config_hash: str, facts: dict[str, Any]) -> None:
-        """Make everything durable, then write the completion record that readers trust."""
+        """Flush everything to disk, then write the completion record."""
         import zarr
 
         group = zarr.open_group(self.attribution / "scores.zarr", mode="a")
@@ -103,13 +107,13 @@ class ScoreWriter:
             for name, array in self._arrays.items()
         }
         record = {"format_version": FORMAT_VERSION, "arrays": arrays, **facts}
-        # The completion itself is not there yet, and logs of a replay go once it is.
+        # Logs of the replay are removed on completion, so only tables have digests.
         files = digests_of(self.attribution.glob("*.parquet"))
         write_record(self.attribution / "complete.json", {**record, FILES: files}, indent=1)
 
 
 def _layout(shape: ScoreShape) -> dict[str, tuple[Any, ...]]:
-    """Shape, dtype and chunks of every array."""
+    """Shape, dtype and chunks of each array."""
     s, size = shape, np.dtype(shape.dtype).itemsize
     line = (1, rows_per_chunk(size))
     layout: dict[str, tuple[Any, ...]] = {
@@ -128,13 +132,13 @@ def _layout(shape: ScoreShape) -> dict[str, tuple[Any, ...]]:
 
 
 class ScoreReader:
-    """Reads a complete attribution; only what is asked for is loaded."""
+    """Reads a complete attribution; arrays are read in parts."""
 
     def __init__(self, attribution: Path) -> None:
         """Open an attribution's scores.
 
         Raises:
-            UsageError: if it is not complete, or of an unknown format version.
+            UsageError: if it is not complete, or has an unknown format version.
         """
         self.attribution = attribution
         self.store = attribution / "scores.zarr"
@@ -142,41 +146,41 @@ class ScoreReader:
         if self.record is None:
             raise UsageError(
                 f"{attribution} is not complete: its replay has not finished; "
-                "wait for it, or ask again with: magic attribute"
+                "wait for it, or start another with: magic attribute"
             )
         self._arrays: dict[str, Any] = {}
 
     @property
     def has_tokens(self) -> bool:
-        """Whether scores per token were kept."""
+        """Whether token scores were stored."""
         return self.record is not None and "token_scores" in self.record["arrays"]
 
     @property
     def queries(self) -> int:
-        """Number of measurements."""
+        """Number of queries."""
         return int(self._array("document_scores").shape[0])
 
     def token_scores(self, query: int, rows: Any = slice(None)) -> Floats:
-        """Scores (row, token) of one query for some rows."""
+        """Token scores (row, token) of one query, for some rows."""
         return read(self._array("token_scores"), (query, rows), self.store)
 
     def document_scores(self, query: int) -> Floats:
-        """Scores (document,) of one query."""
+        """Document scores (document,) of one query."""
         return read(self._array("document_scores"), query, self.store)
 
     def step_scores(self, query: int) -> Floats:
-        """Sums of a step's token scores, (step,), of one query."""
+        """Sum of the token scores of each training step, (step,), for one query."""
         return read(self._array("step_scores"), query, self.store)
 
     def top_documents(self, query: int, harmful: bool = False) -> NDArray[np.int64]:
-        """Documents of one query, the strongest in the direction first."""
+        """The most helpful, or most harmful, documents of one query, strongest first."""
         return read(self._array("top_documents"), (query, int(harmful)), self.store)
 
     def _array(self, name: str) -> Any:
         assert self.record is not None
         if name not in self.record["arrays"]:
             raise UsageError(
-                f"{self.attribution} keeps no {name}: it was made with granularity: document"
+                f"{self.attribution} has no {name}: it was made with granularity: document"
             )
         if name not in self._arrays:
             array = open_array(self.store, name)
@@ -188,10 +192,10 @@ class ScoreReader:
 
 
 def read_completion(attribution: Path) -> dict[str, Any] | None:
-    """The completion record, or None if there is none yet.
+    """The completion record; None if there is none yet.
 
     Raises:
-        UsageError: if it is damaged or of an unknown format version.
+        UsageError: if it is damaged or has an unknown format version.
     """
     path = attribution / "complete.json"
     try:
@@ -220,7 +224,12 @@ def list_attributions(attributions: Path) -> list[Path]:
 
 
 def next_attribution_id(attributions: Path, promised: Iterable[str] = ()) -> str:
-    """The id that follows all there are, complete or not, and those already promised."""
+    """The next free id.
+
+    Args:
+        attributions: the folder with all attributions, complete or not.
+        promised: ids that queued jobs will use.
+    """
     names = list(promised)
     if attributions.is_dir():
         names += [f.name.lstrip(".") for f in attributions.iterdir()]
@@ -228,22 +237,24 @@ def next_attribution_id(attributions: Path, promised: Iterable[str] = ()) -> str
     return f"a{max(taken, default=0) + 1:04d}"
 
 
-def find_attribution(attributions: Path, wanted: str | None = None) -> Path:
-    """The complete attribution of an id, or the latest.
+def find_attribution(attributions: Path, attribution: str | None = None) -> Path:
+    """The folder of a complete attribution, by default of the latest.
 
     Raises:
         UsageError: if there is none.
     """
-    known = list_attributions(attributions)
-    if not known:
+    complete = list_attributions(attributions)
+    if not complete:
         raise UsageError(
-            f"{attributions.parent} has no complete attribution; ask a query with: "
+            f"{attributions.parent} has no complete attribution; attribute a query with: "
             f'magic attribute {attributions.parent.name} --text "…"'
         )
-    for folder in known:
-        if wanted in (None, folder.name):
-            return known[-1] if wanted is None else folder
+    if attribution is None:
+        return complete[-1]
+    for folder in complete:
+        if folder.name == attribution:
+            return folder
     raise UsageError(
-        f"no complete attribution {wanted!r} in {attributions.parent}; "
-        f"there are {', '.join(folder.name for folder in known)}"
+        f"no complete attribution {attribution!r} in {attributions.parent}; "
+        f"there are {', '.join(folder.name for folder in complete)}"
     )

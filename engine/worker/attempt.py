@@ -227,13 +227,13 @@ class _Attempt:
         return prepared
 
     def _validate(self, prepared: PreparedRun) -> None:
-        from engine.evaluation.validate import Validating
+        from engine.evaluation.validate import Validator
 
         assert self.request.validation is not None and self.request.attribution is not None
-        validating = Validating(
+        validator = Validator(
             self.folder, self.request.attribution, self.request.validation, self.report
         )
-        validating.run(prepared)
+        validator.run(prepared)
 
     def _train(self, prepared: PreparedRun) -> None:
         kind: CheckpointingKind = self.folder.prepared()["checkpointing"]

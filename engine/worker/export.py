@@ -1,4 +1,4 @@
-"""Writing an attribution's scores as torch tensors."""
+"""Export of an attribution's scores as torch tensors."""
 
 import shutil
 from pathlib import Path
@@ -12,17 +12,17 @@ from engine.runs.score_store import ScoreReader, find_attribution
 from engine.runs.tables import RowTable
 
 _TOKENS = """\
-query-N/scores.pt  (tokens,) float        the score of every training token, row by row
-doc_ids.pt         (tokens,) int64        the document of each of these tokens; padding is left out
-layout.pt          (rows, length) int64   the document at every position, -1 on padding
+query-N/scores.pt  (tokens,) float        score of every training token, row by row
+doc_ids.pt         (tokens,) int64        document of each of these tokens; without padding
+layout.pt          (rows, length) int64   document at every position, -1 on padding
 """
 _DOCUMENTS = """\
-query-N/scores.pt  (documents,) float     the score of every training document
-doc_ids.pt         (documents,) int64     the document of each of these scores
+query-N/scores.pt  (documents,) float     score of every training document
+doc_ids.pt         (documents,) int64     document of each of these scores
 """
 _ROWS = """\
 
-Scores of the tokens in their rows, 0 on padding:
+Token scores in the shape of the rows, 0 on padding:
 
     layout = torch.load("layout.pt")
     grid = torch.zeros(layout.shape, dtype=scores.dtype)
@@ -30,12 +30,12 @@ Scores of the tokens in their rows, 0 on padding:
 """
 _README = """\
 Scores of attribution {attribution} of run {run}.
-Queries: {queries}, counted from 0. Training documents: {documents}.
-A negative score means that the document helps: more weight on it lowers the query's loss.
+Queries: {queries}, numbered from 0. Training documents: {documents}.
+A negative score is helpful: more weight on the document lowers the query's loss.
 
-{shapes}run_config.yaml                           the run's config
+{shapes}run_config.yaml                           config of the run
 
-Scores of the documents, for any query:
+Document scores of a query:
 
     import torch
 
@@ -47,33 +47,38 @@ Scores of the documents, for any query:
 
 
 def export_tensors(folder: RunFolder, attribution: str, out: Path) -> dict[str, Any]:
-    """Write ``query-N/scores.pt`` for each query, and ``doc_ids.pt``, into a new folder ``out``.
+    """Write ``query-N/scores.pt`` for each query, ``doc_ids.pt`` and ``README.txt``.
 
-    Scores and ``doc_ids`` are (tokens,) without padding, or (documents,) for granularity:
-    document; ``per_doc.scatter_add_(0, doc_ids.flatten(), scores.flatten())`` then gives document
-    scores. ``README.txt`` beside them says so.
+    Scores and ``doc_ids`` are (tokens,) without padding, or (documents,) with granularity:
+    document; ``per_doc.scatter_add_(0, doc_ids.flatten(), scores.flatten())`` sums the first to
+    document scores.
+
+    Args:
+        folder: the run.
+        attribution: id of the attribution.
+        out: the folder; must be missing or empty.
 
     Raises:
-        DiskFullError: if there is no room; nothing is left then.
+        DiskFullError: if there is no room; no file is left then.
     """
     folder.config()
     reader = ScoreReader(find_attribution(folder.attributions, attribution))
     documents = len(reader.document_scores(0))
     with new_folder(out) as staging:
-        real = None
+        is_token = None
         if reader.has_tokens:
             layout = torch.from_numpy(RowTable(folder.rows_store).document_ids())
-            real = layout >= 0
+            is_token = layout >= 0
             _save(layout, staging / "layout.pt")
-            _save(layout[real], staging / "doc_ids.pt")
+            _save(layout[is_token], staging / "doc_ids.pt")
         else:
             _save(torch.arange(documents), staging / "doc_ids.pt")
         for query in range(reader.queries):
             (staging / f"query-{query}").mkdir()
-            if real is None:
+            if is_token is None:
                 scores = torch.from_numpy(reader.document_scores(query))
             else:
-                scores = torch.from_numpy(reader.token_scores(query))[real]
+                scores = torch.from_numpy(reader.token_scores(query))[is_token]
             _save(scores, staging / f"query-{query}" / "scores.pt")
         shutil.copyfile(folder.config_file, staging / "run_config.yaml")
         text = _README.format(
@@ -81,27 +86,27 @@ def export_tensors(folder: RunFolder, attribution: str, out: Path) -> dict[str, 
             run=folder.id,
             queries=reader.queries,
             documents=documents,
-            shapes=_DOCUMENTS if real is None else _TOKENS,
-            rows="" if real is None else _ROWS,
+            shapes=_DOCUMENTS if is_token is None else _TOKENS,
+            rows="" if is_token is None else _ROWS,
         )
         (staging / "README.txt").write_text(text, encoding="utf-8")
     return {"run": folder.id, "attribution": attribution, "out": str(out)}
 
 
 def _save(tensor: torch.Tensor, path: Path) -> None:
-    """As ``torch.save`` does, but a failure to write stays the system's own error."""
+    """``torch.save`` that raises the system's error, such as ENOSPC, if writing fails."""
     with open(path, "wb") as file:
-        noting: Any = _Noting(file)
+        recording: Any = _RecordingFile(file)
         try:
-            torch.save(tensor, noting)
+            torch.save(tensor, recording)
         except RuntimeError:
-            if noting.error is None:
+            if recording.error is None:
                 raise
-            raise noting.error from None
+            raise recording.error from None
 
 
-class _Noting:
-    """A file that remembers why it could not be written: torch tells only that it could not."""
+class _RecordingFile:
+    """A file that records the system's error of a write, which torch replaces by its own."""
 
     def __init__(self, file: Any) -> None:
         self._file = file

@@ -105,10 +105,10 @@ def _validated(validation: Validation, query: int) -> Iterator[tuple[str, str]]:
 
 
 def _of_query(points: Points) -> str:
+    outliers = counted(int(points.outliers().sum()), "outlier")
     return (
-        f"LDS {number_text(points.lds)}, Pearson {number_text(points.pearson)}, mean absolute "
-        f"error {points.error:.2g} (φ has a standard deviation of {points.spread:.2g}), "
-        f"{counted(int(points.outliers().sum()), 'outlier')}"
+        f"LDS {number_text(points.lds)}, {outliers}, Pearson {number_text(points.pearson)}, mean "
+        f"absolute error {points.error:.2g} (standard deviation of φ {points.spread:.2g})"
     )
 
 

@@ -1,4 +1,4 @@
-"""The mean of two seeds' scores is the derivative of the mean of what the two trainings come to."""
+"""The mean of two seeds' scores is the derivative of the mean φ of the two trainings."""
 
 from pathlib import Path
 
@@ -10,9 +10,9 @@ from engine.attribution.prepare import restore_run
 from engine.attribution.prepared_run import PreparedRun
 from engine.attribution.process import Stop
 from engine.attribution.reporting import Reporter
-from engine.evaluation.retraining import Retrainer, retrained
+from engine.evaluation.retraining import Retrainer, retrain
 from engine.evaluation.seeds import mean_over_seeds, mean_scores
-from engine.evaluation.validate import Validating
+from engine.evaluation.validate import Validator
 from engine.runs.journal import read_journal
 from engine.runs.request import ValidationRequest
 from engine.runs.run_folder import RunFolder
@@ -36,15 +36,15 @@ def mean_phi(two: Two, weights: np.ndarray) -> np.ndarray:
     """φ (query,) on average over trainings with these data weights, (document,)."""
     found = []
     for run, job in two:
-        state, asked = retrained(job, weights), Retrainer(run, job, False)._asked["a0001"]
+        state, asked = retrain(job, weights), Retrainer(run, job, False)._query_losses["a0001"]
         found.append([job.trainer.evaluator.value(state, measurement) for measurement in asked])
     return np.mean(found, 0)
 
 
-def test_against_finite_differences_and_against_the_banks(two: Two) -> None:
+def test_against_finite_differences_and_retrainings(two: Two) -> None:
     for run, job in two:
         request = ValidationRequest(drop=(0.3,), count=5)
-        Validating(run, "a0001", request, Reporter(None)).run(job)
+        Validator(run, "a0001", request, Reporter(None)).run(job)
     mean = mean_over_seeds([run for run, _ in two])
     steps = [RowTable(run.rows_store).steps() for run, _ in two]
     assert [each.seed for each in mean.runs] == [0, 1] and (steps[0] != steps[1]).any()

@@ -1,4 +1,4 @@
-"""A bank of retrainings: what it predicts, that it goes on, and that it is the same each time."""
+"""Validation: predictions against retrainings, resuming, and equal bits every time."""
 
 import csv
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ import torch
 
 from engine.attribution.prepared_run import PreparedRun
 from engine.attribution.reporting import Reporter
-from engine.evaluation import validate as validating
-from engine.evaluation.retraining import Retrainer, retrained
+from engine.evaluation import validate as validate_module
+from engine.evaluation.retraining import Retrainer, retrain
 from engine.evaluation.subsets import NOTHING, Subset
-from engine.evaluation.validate import Validating
+from engine.evaluation.validate import Validator
 from engine.runs.errors import RunError, StoppedError, UsageError
 from engine.runs.journal import read_journal
 from engine.runs.request import ValidationRequest
@@ -24,8 +24,8 @@ from engine.runs.score_store import ScoreReader
 SMALL = ValidationRequest(drop=(0.3,), count=3, leave_one_out=1, drop_top=(2,))
 
 
-class Heard(Reporter):
-    """Keeps events in a list."""
+class Recorder(Reporter):
+    """A reporter that records events in a list."""
 
     def __init__(self) -> None:
         super().__init__(None)
@@ -36,11 +36,11 @@ class Heard(Reporter):
 
 
 def validate(
-    run: RunFolder, job: PreparedRun, asked: ValidationRequest = SMALL
+    run: RunFolder, job: PreparedRun, request: ValidationRequest = SMALL
 ) -> list[dict[str, Any]]:
-    heard = Heard()
-    Validating(run, "a0001", asked, heard).run(job)
-    return heard.events
+    recorder = Recorder()
+    Validator(run, "a0001", request, recorder).run(job)
+    return recorder.events
 
 
 def table(run: RunFolder) -> list[dict[str, str]]:
@@ -54,12 +54,12 @@ def scores(run: RunFolder) -> Any:
 
 
 def phi(run: RunFolder, job: PreparedRun, weights: Sequence[float]) -> Any:
-    state = retrained(job, np.array(weights))
-    asked = Retrainer(run, job, False)._asked["a0001"]
-    return np.array([job.trainer.evaluator.value(state, measurement) for measurement in asked])
+    state = retrain(job, np.array(weights))
+    losses = Retrainer(run, job, False)._query_losses["a0001"]
+    return np.array([job.trainer.evaluator.value(state, loss) for loss in losses])
 
 
-def test_the_error_of_predictions_falls_with_the_square_of_the_change(
+def test_prediction_error_is_quadratic_in_the_weight_change(
     run: RunFolder, job: PreparedRun
 ) -> None:
     full, slopes = phi(run, job, [1.0] * 7), scores(run)
@@ -74,7 +74,7 @@ def test_the_error_of_predictions_falls_with_the_square_of_the_change(
         assert np.allclose(ratios, 4.0, atol=0.35), ratios
 
 
-def test_retrainings_of_other_inputs_are_left_aside(run: RunFolder, job: PreparedRun) -> None:
+def test_retrainings_of_other_inputs_are_not_used(run: RunFolder, job: PreparedRun) -> None:
     few = ValidationRequest(drop=(0.3,), count=2)
     validate(run, job, few)
     first = table(run)
@@ -94,7 +94,7 @@ def test_retrainings_of_other_inputs_are_left_aside(run: RunFolder, job: Prepare
     assert len(read_journal(run.retrainings_file)) == len(records)
 
 
-def test_a_bank_and_its_table(run: RunFolder, job: PreparedRun) -> None:
+def test_the_table_of_predictions_and_retrainings(run: RunFolder, job: PreparedRun) -> None:
     events = validate(run, job)
     found = table(run)
     kinds = [line["kind"] for line in found]
@@ -122,9 +122,7 @@ def documents_of(run: RunFolder, subset: str) -> list[int]:
     return next(r["documents"] for r in records if r["subset"] == subset)
 
 
-def test_everything_is_the_same_bits_again_in_any_number_of_processes(
-    run: RunFolder, job: PreparedRun
-) -> None:
+def test_same_bits_in_any_number_of_processes(run: RunFolder, job: PreparedRun) -> None:
     validate(run, job)
     first = (run.attributions / "a0001" / "validation.csv").read_bytes()
     run.retrainings_file.unlink()
@@ -133,7 +131,7 @@ def test_everything_is_the_same_bits_again_in_any_number_of_processes(
     assert sorted(again.splitlines()) == sorted(first.splitlines())
 
 
-def test_what_was_interrupted_goes_on(
+def test_an_interrupted_validation_continues(
     run: RunFolder, job: PreparedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     validate(run, job)
@@ -148,14 +146,14 @@ def test_what_was_interrupted_goes_on(
             done.append(task[0].name)
             return super().__call__(task, *rest)
 
-    monkeypatch.setattr(validating, "Retrainer", Interrupted)
+    monkeypatch.setattr(validate_module, "Retrainer", Interrupted)
     with pytest.raises(StoppedError):
         validate(run, job)
-    # An interruption may leave a part of a line in either file.
+    # An interruption may leave part of a line in either file.
     file = run.attributions / "a0001" / "validation.csv"
     file.write_bytes(file.read_bytes()[:-7])
     run.retrainings_file.write_bytes(run.retrainings_file.read_bytes() + b'{"seq":4,')
-    monkeypatch.setattr(validating, "Retrainer", Retrainer)
+    monkeypatch.setattr(validate_module, "Retrainer", Retrainer)
     events = validate(run, job)
     assert done[0] == NOTHING.name
     assert file.read_bytes() == whole
@@ -164,7 +162,7 @@ def test_what_was_interrupted_goes_on(
     assert sum(event["event"] == "retrained" for event in events) == 3
 
 
-def test_more_can_be_added_and_nothing_is_done_twice(run: RunFolder, job: PreparedRun) -> None:
+def test_subsets_are_added_and_none_is_retrained_twice(run: RunFolder, job: PreparedRun) -> None:
     validate(run, job, ValidationRequest(drop=(0.3, 0.3), count=2))
     assert len(table(run)) == 2 * 2
     events = validate(run, job, ValidationRequest(drop=(0.3, 0.5), count=3))
@@ -180,15 +178,15 @@ def test_kept_models_are_measured_again_without_training(
     run: RunFolder, job: PreparedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     validate(run, job, ValidationRequest(drop=(0.3,), count=2, keep_models=True))
-    # Queries that are asked once the bank is there.
+    # An attribution made after the retrainings.
     (run.attributions / "a0001").rename(run.attributions / "a0002")
     trained: list[Subset] = []
     monkeypatch.setattr(
-        "engine.evaluation.retraining.retrained",
+        "engine.evaluation.retraining.retrain",
         lambda *arguments: trained.append(arguments) or pytest.fail("it trained again"),
     )
-    heard = Heard()
-    Validating(run, "a0002", ValidationRequest(drop=(0.3,), count=2), heard).run(job)
+    recorder = Recorder()
+    Validator(run, "a0002", ValidationRequest(drop=(0.3,), count=2), recorder).run(job)
     first, second, *_ = read_journal(run.retrainings_file)[1:]
     later = read_journal(run.retrainings_file)[-2:]
     assert [r["measurements"]["a0002"] for r in later] == [
@@ -196,7 +194,7 @@ def test_kept_models_are_measured_again_without_training(
     ]
 
 
-def test_a_table_of_somebody_else_is_put_aside(run: RunFolder, job: PreparedRun) -> None:
+def test_a_table_of_another_origin_is_renamed(run: RunFolder, job: PreparedRun) -> None:
     file = run.attributions / "a0001" / "validation.csv"
     file.write_text("query,subset,predicted,actual\n0,mine,1.0,2.0\n")
     validate(run, job, ValidationRequest(drop=(0.3,), count=1))
@@ -204,19 +202,19 @@ def test_a_table_of_somebody_else_is_put_aside(run: RunFolder, job: PreparedRun)
     assert "mine" in file.with_name("validation.csv.before").read_text()
 
 
-def test_what_does_not_fit_is_refused(run: RunFolder, job: PreparedRun) -> None:
+def test_requests_that_do_not_fit_and_a_damaged_cache(run: RunFolder, job: PreparedRun) -> None:
     with pytest.raises(UsageError, match="drop-top 7"):
         validate(run, job, ValidationRequest(drop=(), drop_top=(7,)))
     with pytest.raises(UsageError, match="no complete attribution 'a0007'"):
-        Validating(run, "a0007", SMALL, Heard())
+        Validator(run, "a0007", SMALL, Recorder())
     validate(run, job, ValidationRequest(drop=(0.3,), count=2))
     lines = run.retrainings_file.read_bytes().replace(b"0.3-seed0-0", b"0.3-seed0-9")
     run.retrainings_file.write_bytes(lines)
-    with pytest.raises(RunError, match="remove it to train"):
+    with pytest.raises(RunError, match="remove it to retrain"):
         validate(run, job)
 
 
-def test_a_retraining_that_diverges_is_no_number(
+def test_a_diverged_retraining_is_nan(
     run: RunFolder, job: PreparedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from engine.replay.replay import DivergedError
@@ -224,12 +222,12 @@ def test_a_retraining_that_diverges_is_no_number(
     def diverge(*arguments: Any) -> Any:
         raise DivergedError("loss", 2)
 
-    monkeypatch.setattr("engine.evaluation.retraining.retrained", diverge)
+    monkeypatch.setattr("engine.evaluation.retraining.retrain", diverge)
     validate(run, job, ValidationRequest(drop=(0.3,), count=1))
     assert [line["actual"] for line in table(run)] == ["nan", "nan"]
 
 
-def test_a_model_without_its_trajectory_is_trained_again(run: RunFolder, job: PreparedRun) -> None:
+def test_without_a_trajectory_the_full_model_is_retrained(run: RunFolder, job: PreparedRun) -> None:
     import shutil
 
     shutil.rmtree(run.trajectory)

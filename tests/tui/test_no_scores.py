@@ -14,7 +14,7 @@ from magic_tui.explore.no_scores import why_no_scores
 from magic_tui.widgets.lines import Lines
 from tests.cli.fake_engine import FakeEngine, run_view
 from tests.cli.fake_run import FakeRun
-from tests.tui.driving import Terminal, drive, screen_text, shows, until
+from tests.tui.driving import drive, screen_text, shows, until
 from tests.tui.kept_run import write_kept
 
 PHASE = {
@@ -30,35 +30,35 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("phase", ["prepare", "train", "measure", "replay"])
-def test_what_a_run_at_work_is_about(tmp_path: Path, engine: FakeEngine, phase: str) -> None:
+def test_the_phase_of_a_running_run(tmp_path: Path, engine: FakeEngine, phase: str) -> None:
     run = FakeRun(finished=False).write(tmp_path)
     view = run_view(run.id, RunState.RUNNING, phase={**PHASE, "phase": phase})
     engine.runs[run.id] = view
-    told = why_no_scores(run)
-    words = {"prepare": "prepared", "train": "trained", "measure": "measured", "replay": "replay"}
-    assert told is not None and words[phase] in told and "12 of 40" in told
+    sentence = why_no_scores(run)
+    words = {"prepare": "prepared", "train": "training", "measure": "measured", "replay": "replay"}
+    assert sentence is not None and words[phase] in sentence and "12 of 40" in sentence
 
 
 @pytest.mark.parametrize("state", [s for s in RunState if s != RunState.RUNNING])
 def test_every_state_has_a_sentence(tmp_path: Path, engine: FakeEngine, state: RunState) -> None:
     run = FakeRun(finished=False).write(tmp_path)
     engine.runs[run.id] = run_view(run.id, state)
-    told = why_no_scores(run)
-    assert told is not None and told.startswith("no scores")
-    assert "complete attribution" not in told and "is " + state not in told.split(":")[0]
+    sentence = why_no_scores(run)
+    assert sentence is not None and sentence.startswith("no scores")
+    assert "complete attribution" not in sentence and "is " + state not in sentence.split(":")[0]
 
 
 def test_without_an_engine_or_with_scores(tmp_path: Path) -> None:
     run = FakeRun(finished=False).write(tmp_path)
-    assert "3 asks it a query" in str(why_no_scores(run))
+    assert "attribute a query on screen 3" in str(why_no_scores(run))
     assert why_no_scores(FakeRun().write(tmp_path, "20250102T030405-def456")) is None
     shutil.rmtree(run.path)
-    assert "not there any more" in str(why_no_scores(run))
+    assert "was removed" in str(why_no_scores(run))
 
 
 @pytest.mark.parametrize("screen", [4, 5, 6, 7, 8])
-def test_scores_show_up_by_themselves(
-    tmp_path: Path, engine: FakeEngine, screen: int, terminal: Terminal
+def test_scores_appear_when_the_attribution_completes(
+    tmp_path: Path, engine: FakeEngine, screen: int
 ) -> None:
     run = write_kept(tmp_path / "runs")
     away = run.path.parent.parent / "away"
@@ -66,11 +66,11 @@ def test_scores_show_up_by_themselves(
     engine.runs[run.id] = run_view(run.id, "running", phase={**PHASE, "phase": "replay"})
 
     async def task(pilot: Pilot[None]) -> None:
-        await shows(pilot, "no scores yet: the replay is still at work (12 of 40)")
+        await shows(pilot, "no scores yet: the replay is running (12 of 40)")
         assert "not validated" not in screen_text(pilot.app).splitlines()[0]
         away.rename(run.attributions)
         await until(pilot, lambda: "no scores yet" not in screen_text(pilot.app), "scores")
-        await shows(pilot, "2 in all" if screen != 8 else "left documents out")
+        await shows(pilot, "2 in all" if screen != 8 else "no retraining has been")
         await until(
             pilot, lambda: "not validated" in screen_text(pilot.app).splitlines()[0], "verdict"
         )
@@ -78,7 +78,7 @@ def test_scores_show_up_by_themselves(
         (run.attributions / "a0001" / "validation.csv").write_text(lines)
         await until(pilot, lambda: "✓ trusted" in screen_text(pilot.app).splitlines()[0], "trust")
 
-    drive(MagicApp(run.path.parent, run.id, screen), task, terminal)
+    drive(MagicApp(run.path.parent, run.id, screen), task)
 
 
 def two_attributions(tmp_path: Path) -> RunFolder:
@@ -105,7 +105,7 @@ def test_another_attribution_starts_at_its_top(tmp_path: Path) -> None:
         app.select(attribution="a0001")
         await until(pilot, lambda: screen.ranked and screen.ranked.attribution == "a0001", "a0001")
         assert screen.ranks.cursor == 0
-        # Another query in place: the document stays, unless nobody had left the top.
+        # Another query keeps the document, except at the top of the list.
         await pilot.press("j", "j")
         document = screen.ranks.document
         await until(pilot, lambda: app.selection.document == document, "the selection follows")
@@ -120,7 +120,9 @@ def test_another_attribution_starts_at_its_top(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("screen", [4, 5, 6, 7, 8])
-def test_nothing_of_one_attribution_under_the_name_of_another(tmp_path: Path, screen: int) -> None:
+def test_no_scores_of_one_attribution_are_shown_as_those_of_another(
+    tmp_path: Path, screen: int
+) -> None:
     run = two_attributions(tmp_path)
     store = run.attributions / "a0001" / "scores.zarr"
     for name in ("document_scores", "step_scores"):
@@ -132,16 +134,16 @@ def test_nothing_of_one_attribution_under_the_name_of_another(tmp_path: Path, sc
     async def task(pilot: Pilot[None]) -> None:
         app = pilot.app
         assert isinstance(app, MagicApp)
-        told = "left documents out" if screen == 8 else "2 in all"
-        await shows(pilot, told)
+        text = "no retraining has been" if screen == 8 else "2 in all"
+        await shows(pilot, text)
         await pilot.pause(0.2)
         app.select(attribution="a0001")
         await shows(pilot, "! ")
-        assert told not in screen_text(app)
+        assert text not in screen_text(app)
         assert not any(lines.text.strip() for lines in app.screen.query(Lines))
         await pilot.press("j", "n", "l", "y", "c", "Q", "s", "m")
         assert app.current_screen is not None and screen == app.current_screen.NUMBER
         app.select(attribution="a0002")
-        await shows(pilot, told)
+        await shows(pilot, text)
 
     drive(MagicApp(tmp_path, run.id, screen), task)

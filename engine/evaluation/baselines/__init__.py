@@ -1,1 +1,1 @@
-"""What other methods make of the same documents and queries, to be judged on the same bank."""
+"""Other attribution methods, evaluated on the same retrainings."""

@@ -1,6 +1,6 @@
-"""Scores of baselines, computed once and kept beside those of the attribution.
+"""Scores of baselines, computed once and stored beside those of the attribution.
 
-``attributions/ID/baselines/METHOD.npy`` is (query, document), negative where a document helps.
+``attributions/ID/baselines/METHOD.npy`` is (query, document), negative where a document is helpful.
 """
 
 import io
@@ -11,19 +11,19 @@ import numpy as np
 
 from engine.attribution.prepared_run import PreparedRun
 from engine.attribution.queries import measurement_batches
-from engine.evaluation.baselines.bm25 import bm25
-from engine.evaluation.baselines.cosine import cosine
 from engine.evaluation.baselines.ekfac import ekfac
-from engine.evaluation.baselines.known import Known, NotApplicableError, Scores
+from engine.evaluation.baselines.similarity import bm25, cosine
+from engine.evaluation.baselines.trained_run import NotApplicableError, Scores, TrainedRun
 from engine.evaluation.baselines.trak import trak
 from engine.evaluation.retraining import Retrainer, queries_of
 from engine.evaluation.subsets import NOTHING
+from engine.evaluation.validation import BASELINES_FOLDER
 from engine.runs.checksummed import write_with_digest
 from engine.runs.errors import RunError, UsageError
 from engine.runs.run_folder import RunFolder
 from engine.runs.tables import read_table
 
-METHODS: dict[str, Callable[[Known], Scores]] = {
+METHODS: dict[str, Callable[[TrainedRun], Scores]] = {
     "cosine": cosine,
     "bm25": bm25,
     "trak": trak,
@@ -34,41 +34,43 @@ METHODS: dict[str, Callable[[Known], Scores]] = {
 def score_baselines(
     folder: RunFolder, attribution: Path, job: PreparedRun, retrainer: Retrainer
 ) -> Iterable[tuple[str, str | None]]:
-    """Compute what is lacking; every method as it is done, with why not if it cannot serve.
+    """Compute the missing scores, and yield each method with the reason if it has none.
 
     Raises:
         UsageError: if several ranks share the model.
     """
     if job.trainer.ranks.count > 1:
         raise UsageError("--baselines needs a run on one rank")
-    kept = attribution / "baselines"
-    kept.mkdir(exist_ok=True)
-    known = None
+    scores = attribution / BASELINES_FOLDER
+    scores.mkdir(exist_ok=True)
+    run = None
     for name, method in METHODS.items():
-        file, why_not = kept / f"{name}.npy", None
+        file, failure = scores / f"{name}.npy", None
         if not file.exists():
-            known = known or known_of(folder, attribution, job, retrainer)
-            why_not = _write(file, method, known)
-        yield name, why_not
+            run = run or trained_run(folder, attribution, job, retrainer)
+            failure = _write(file, method, run)
+        yield name, failure
 
 
-def _write(file: Path, method: Callable[[Known], Scores], known: Known) -> str | None:
+def _write(file: Path, method: Callable[[TrainedRun], Scores], run: TrainedRun) -> str | None:
     try:
-        scores = method(known)
+        scores = method(run)
     except NotApplicableError as error:
         return str(error)
     except ImportError as error:
-        return f"{error.name} is not installed; the README says how"
+        return f"{error.name} is not installed; see --baselines in the documentation"
     content = io.BytesIO()
     np.save(content, scores)
     write_with_digest(file, content.getvalue())
     return None
 
 
-def known_of(folder: RunFolder, attribution: Path, job: PreparedRun, retrainer: Retrainer) -> Known:
-    """What the methods start from."""
+def trained_run(
+    folder: RunFolder, attribution: Path, job: PreparedRun, retrainer: Retrainer
+) -> TrainedRun:
+    """The input of the methods."""
     queries = queries_of(attribution)
-    return Known(
+    return TrainedRun(
         job,
         retrainer.state(NOTHING),
         _texts(folder) if job.task.tokenizer is not None else [],
@@ -78,7 +80,7 @@ def known_of(folder: RunFolder, attribution: Path, job: PreparedRun, retrainer: 
 
 
 def _texts(folder: RunFolder) -> list[str]:
-    """The documents' texts, a prompt before its completion."""
+    """The texts of the documents: the text, or the prompt and its completion."""
     try:
         columns = read_table(folder.documents_file).to_pydict()
     except RunError:

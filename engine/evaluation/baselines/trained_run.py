@@ -1,4 +1,4 @@
-"""What every baseline starts from: the trained model, its documents and the queries."""
+"""The input of every baseline: the trained model, its documents and the queries."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,28 +13,28 @@ from engine.replay.state import Batch, Params, TrainState
 from engine.training.query_loss import QueryLoss
 
 Scores = NDArray[np.float64]
-"""(query, document) Like ∂φ/∂w: negative where a document helps. Only the order has to mean
-anything: an LDS compares ranks."""
+"""(query, document) Negative where a document is helpful, like ∂φ/∂w. Only the order matters,
+because an LDS compares ranks."""
 
 
 class NotApplicableError(Exception):
-    """A method cannot serve here; says why."""
+    """A method cannot score this run; the message is the reason."""
 
 
 @dataclass(frozen=True)
-class Known:
-    """A trained run, as baselines see it."""
+class TrainedRun:
+    """A trained run and its queries."""
 
     job: PreparedRun
     final: TrainState
     """s_T."""
     texts: list[str]
-    """Of every document; none if they are not texts."""
+    """Text of every document; empty if the documents are not texts."""
     queries: list[Query]
     measurements: list[QueryLoss]
 
     def batch(self, document: int) -> Batch:
-        """One document's own losses, as a batch whose loss is their mean over its rows."""
+        """A batch whose loss is the mean of one document's losses over its rows."""
         rows = self._rows_of[document]
         stream = self.job.stream("document")
         stream.order = [rows]
@@ -44,20 +44,20 @@ class Known:
 
     def gradient(self, document: int) -> tuple[float, Params]:
         """The loss of :meth:`batch` and its gradient at s_T."""
-        return self.measured([self.batch(document)])
+        return self.query_gradient([self.batch(document)])
 
     def query_gradients(self) -> Iterator[tuple[float, Params]]:
-        """Every φ and its gradient at s_T."""
-        return map(self.measured, self.measurements)
+        """φ of every query and its gradient at s_T."""
+        return map(self.query_gradient, self.measurements)
 
-    def measured(self, measurement: QueryLoss) -> tuple[float, Params]:
-        """φ and its gradient in the parameters at s_T."""
+    def query_gradient(self, measurement: QueryLoss) -> tuple[float, Params]:
+        """φ and its gradient with respect to the parameters, at s_T."""
         value, gradient = self.job.trainer.evaluator.gradient(self.final, measurement)
         return value, {name: gradient[name] for name in self.final.params}
 
     @cached_property
     def _rows_of(self) -> list[NDArray[np.int64]]:
-        """The rows that each document is in."""
+        """The rows that contain each document."""
         owners = self.job.rows.document_ids
         rows = np.broadcast_to(np.arange(len(owners))[:, None], owners.shape)
         pairs = np.unique(np.stack([owners[owners >= 0], rows[owners >= 0]]), axis=1)

@@ -1,12 +1,11 @@
-"""Retrainings as jobs: submitit's own local ones, and a Slurm that only takes them."""
+"""Retrainings as cluster jobs: submitit's local jobs, and a fake Slurm that accepts jobs only."""
 
+import functools
 import os
 import shutil
 import signal
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +13,24 @@ import psutil
 import pytest
 
 from engine.attribution.prepared_run import PreparedRun
-from engine.evaluation import on_cluster
-from engine.evaluation.pool import Pool
+from engine.evaluation import cluster
+from engine.evaluation.cluster import abandoned_slurm_jobs
 from engine.evaluation.retraining import Retrained, Retrainer
-from engine.evaluation.submitting import jobs_of_a_lost_owner
 from engine.evaluation.subsets import NOTHING
-from engine.evaluation.validate import Validating
+from engine.evaluation.task_pool import TaskPool
+from engine.evaluation.validate import Validator
 from engine.runs.checksummed import write_record
 from engine.runs.errors import RunError, StoppedError, UsageError
 from engine.runs.journal import read_journal
 from engine.runs.request import ValidationRequest
 from engine.runs.run_folder import RunFolder
-from tests.evaluation.test_validating import SMALL, Heard, validate
+from tests.evaluation.harmed_job import HarmedJob
+from tests.evaluation.test_validating import SMALL, Recorder, validate
 
 LOCAL = SMALL.model_copy(update={"cluster": "local"})
 SLURM = ValidationRequest(
     drop=(0.3,), count=3, jobs=2, cluster="slurm", cluster_options={"slurm_partition": "long"}
 )
-FOURTH = "000003"
 
 
 def table(run: RunFolder) -> list[str]:
@@ -42,7 +41,7 @@ def table(run: RunFolder) -> list[str]:
 def whole(
     attributed: RunFolder, job: PreparedRun, tmp_path_factory: pytest.TempPathFactory
 ) -> list[str]:
-    """The table that one process makes."""
+    """The table of a validation in one process."""
     folder = tmp_path_factory.mktemp("whole") / "r1"
     shutil.copytree(attributed.path, folder)
     validate(RunFolder(folder), job)
@@ -51,45 +50,23 @@ def whole(
 
 @pytest.fixture(autouse=True)
 def interruptible() -> Iterator[None]:
-    """As a worker is: jobs inherit it where SIGINT is ignored, and are cancelled by that signal."""
+    """Handle SIGINT as a worker does: jobs inherit the handler and are cancelled by SIGINT."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.fixture
-def pools(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The folders of the pools that are made."""
-    made: list[Path] = []
-    make = Pool.make
-
-    def noted(folder: Path, tasks: Any) -> Pool:
-        made.append(folder)
-        return make(folder, tasks)
-
-    monkeypatch.setattr(on_cluster.Pool, "make", noted)
-    return made
+def harm(monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    """Interrupt the job that takes the fourth task."""
+    monkeypatch.setattr(cluster, "PoolJob", functools.partial(HarmedJob, signal=int(number)))
 
 
-def once_taken(pools: list[Path], act: Callable[[psutil.Process], None]) -> None:
-    """Act on the process that takes the fourth task, while it is at it."""
-
-    def watch() -> None:
-        while not (found := [t for p in pools for t in (p / "taken").glob(f"{FOURTH}@*")]):
-            # A retraining takes many times as long.
-            time.sleep(0.001)
-        _, _, name = found[0].name.partition("@")
-        act(psutil.Process(int(name)).children()[0])
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def test_rows_are_those_of_one_process_though_a_job_is_preempted(
-    run: RunFolder, job: PreparedRun, whole: list[str], pools: list[Path]
+def test_a_preempted_job_continues_and_the_table_is_that_of_one_process(
+    run: RunFolder, job: PreparedRun, whole: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    once_taken(pools, lambda process: process.send_signal(signal.SIGUSR2))
+    harm(monkeypatch, signal.SIGUSR2)
     events = validate(run, job, LOCAL.model_copy(update={"jobs": 2}))
-    assert table(run) == whole
+    assert (run.path / "harmed").exists() and table(run) == whole
     (submitted,) = (event for event in events if event["event"] == "submitted")
     assert submitted["cluster"] == "local" and len(submitted["jobs"]) == 2
     done = [event["done"] for event in events if event["event"] == "retrained"]
@@ -97,13 +74,15 @@ def test_rows_are_those_of_one_process_though_a_job_is_preempted(
     assert not any(run.cluster_jobs.iterdir())
 
 
-def test_a_job_that_is_killed_costs_what_it_was_at(
-    run: RunFolder, job: PreparedRun, whole: list[str], pools: list[Path]
+@pytest.mark.slow
+def test_a_killed_job_loses_only_its_current_task(
+    run: RunFolder, job: PreparedRun, whole: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    once_taken(pools, lambda process: process.kill())
-    with pytest.raises(RunError, match=r"job \d+ on local ended before its work was done") as told:
+    harm(monkeypatch, signal.SIGKILL)
+    failure = r"job \d+ on local ended before its work was done"
+    with pytest.raises(RunError, match=failure) as error:
         validate(run, job, LOCAL)
-    (log,) = (word for word in str(told.value).split() if "_log." in word)
+    (log,) = (word for word in str(error.value).split() if "_log." in word)
     assert Path(log.rstrip(";")).is_file()
     assert [record["subset"] for record in read_journal(run.retrainings_file)] == [
         NOTHING.name, "0.3-seed0-0", "0.3-seed0-1",
@@ -112,16 +91,17 @@ def test_a_job_that_is_killed_costs_what_it_was_at(
     (resumed,) = (event for event in events if event["event"] == "resumed")
     assert resumed["done"] == 12
     assert table(run) == whole
-    # What the job had finished and its owner taken is not taken again from what it left.
+    # Results that were collected are not collected again from the abandoned pool.
     subsets = [record["subset"] for record in read_journal(run.retrainings_file)]
     assert len(subsets) == len(set(subsets)) == 7
     assert not any(run.cluster_jobs.iterdir())
 
 
+@pytest.mark.slow
 def test_cancelling_ends_the_jobs(run: RunFolder, job: PreparedRun) -> None:
     processes: list[psutil.Process] = []
 
-    class Stopping(Heard):
+    class Stopping(Recorder):
         def __call__(self, event: str, /, **facts: Any) -> None:
             super().__call__(event, **facts)
             if event == "submitted":
@@ -131,24 +111,24 @@ def test_cancelling_ends_the_jobs(run: RunFolder, job: PreparedRun) -> None:
                 raise StoppedError("stopped")
 
     with pytest.raises(StoppedError):
-        Validating(run, "a0001", LOCAL, Stopping()).run(job)
+        Validator(run, "a0001", LOCAL, Stopping()).run(job)
     assert len(processes) == 2
     for process in processes:
         process.wait(60)
 
 
-def test_what_a_lost_owner_did_not_take_is_not_done_again(
+def test_results_of_an_abandoned_pool_are_used(
     run: RunFolder, job: PreparedRun, whole: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    validating = Validating(run, "a0001", SMALL, Heard())
-    wanted = [NOTHING, *dict.fromkeys(validating._wanted(job.documents))]
-    pool, retrainer = Pool.make(run.cluster_jobs / "lost", [(s, None) for s in wanted]), None
+    validator = Validator(run, "a0001", SMALL, Recorder())
+    subsets = [NOTHING, *dict.fromkeys(validator.subsets(job.documents))]
+    pool = TaskPool.create(run.cluster_jobs / "lost", [(s, None) for s in subsets])
     retrainer = Retrainer(run, job, False)
     for who in ("1", "2", "1"):
         taken = pool.take(who)
         assert taken is not None
         pool.finish(taken, who, retrainer(taken.task), None)
-    # One that was taken only is done like all others.
+    # A task that was taken but not finished is done again.
     assert pool.take("2") is not None
     done: list[str] = []
     call = Retrainer.__call__
@@ -159,23 +139,23 @@ def test_what_a_lost_owner_did_not_take_is_not_done_again(
 
     monkeypatch.setattr(Retrainer, "__call__", counted)
     validate(run, job)
-    assert done == [subset.name for subset in wanted[3:]]
+    assert done == [subset.name for subset in subsets[3:]]
     assert table(run) == whole
 
 
 def test_a_pool_gives_each_task_to_one(tmp_path: Path) -> None:
     tasks = [(NOTHING, None)] * 3
-    pool = Pool.make(tmp_path / "pool", tasks)
+    pool = TaskPool.create(tmp_path / "pool", tasks)
     first, second = pool.take("1"), pool.take("2")
     assert first is not None and second is not None and first.number != second.number
-    # Whoever was interrupted has what it had; what others lost is there for all.
+    # An interrupted job gets its task again; a released task goes to any job.
     assert pool.take("1") == first
     pool.release("2")
     pool.finish(first, "1", Retrained(NOTHING, {"a": [float("nan")]}), "another machine")
     assert pool.take("1") == second
-    ((found, warning),) = pool.finished()
-    assert found.subset == NOTHING and found.measured["a"][0] != found.measured["a"][0]
-    assert warning == "another machine" and not list(pool.finished())
+    ((found, warning),) = pool.new_results()
+    assert found.subset == NOTHING and found.measurements["a"][0] != found.measurements["a"][0]
+    assert warning == "another machine" and not list(pool.new_results())
     pool.remove()
     assert pool.take("1") is None
 
@@ -208,7 +188,7 @@ def test_wrong_options(
 
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Slurm's commands: jobs are taken, and fail at once."""
+    """Slurm's commands: jobs are accepted and fail at once."""
     commands = {
         "srun": "exit 1",
         "sbatch": f'cp "$1" {tmp_path}/batch; env > {tmp_path}/env; echo Submitted batch job $$',
@@ -221,56 +201,58 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     monkeypatch.setenv("SLURM_CONF", "/etc/ours.conf")
-    monkeypatch.setitem(on_cluster.LATE_SECONDS, "slurm", 0.0)
+    monkeypatch.setitem(cluster.LATE_SECONDS, "slurm", 0.0)
     return tmp_path
 
 
-def test_what_slurm_is_asked_for(run: RunFolder, job: PreparedRun, slurm: Path) -> None:
+def test_slurm_options(run: RunFolder, job: PreparedRun, slurm: Path) -> None:
     with pytest.raises(RunError, match=r"job \d+_0 on slurm ended .*\(OUT_OF_MEMORY\).*its log is"):
         validate(run, job, SLURM)
     batch = (slurm / "batch").read_text()
     for wanted in ("--partition=long", "--array=0-1%2", "--time=60", "--cpus-per-task=1"):
         assert f"#SBATCH {wanted}\n" in batch
-    # A job that is submitted from another one is none of its steps.
+    # A job submitted from within another job is not a step of that job.
     environment = (slurm / "env").read_text()
     assert "SLURM_JOB_ID" not in environment and "SLURM_CONF=/etc/ours.conf" in environment
     assert os.environ["SLURM_JOB_ID"] == "12"
 
 
-def test_a_job_that_slurm_lost_without_keeping_accounts(
+def test_a_job_lost_by_slurm_without_accounting(
     run: RunFolder, job: PreparedRun, slurm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(on_cluster, "ASK_SECONDS", 0.0)
+    monkeypatch.setattr(cluster, "SQUEUE_SECONDS", 0.0)
     (slurm / "sacct").write_text("#!/bin/sh\nexit 1\n")
-    # It has other jobs than ours.
+    # squeue lists another job only.
     (slurm / "squeue").write_text("#!/bin/sh\necho 0_1\n")
     (slurm / "squeue").chmod(0o755)
-    with pytest.raises(RunError, match=r"job \d+_0 on slurm ended before its work was done, perh"):
+    with pytest.raises(
+        RunError, match=r"job \d+_0 on slurm ended before its work was done; memory"
+    ):
         validate(run, job, SLURM)
 
 
-def test_cancelling_slurm_s_jobs(run: RunFolder, job: PreparedRun, slurm: Path) -> None:
-    class Stopping(Heard):
+def test_slurm_jobs_are_cancelled(run: RunFolder, job: PreparedRun, slurm: Path) -> None:
+    class Stopping(Recorder):
         def __call__(self, event: str, /, **facts: Any) -> None:
             super().__call__(event, **facts)
             if event == "submitted":
                 raise StoppedError("stopped")
 
-    heard = Stopping()
+    recorder = Stopping()
     with pytest.raises(StoppedError):
-        Validating(run, "a0001", SLURM, heard).run(job)
-    jobs = heard.events[-1]["jobs"]
+        Validator(run, "a0001", SLURM, recorder).run(job)
+    jobs = recorder.events[-1]["jobs"]
     assert (slurm / "cancelled").read_text().split() == ["--", *jobs]
-    # Had it been lost instead, the next one would see to it.
+    # The next validation cancels the jobs of one that was killed.
     (slurm / "cancelled").unlink()
-    assert not list(on_cluster.finished_by_lost_owners(run))
+    assert not list(cluster.abandoned_results(run))
     assert (slurm / "cancelled").read_text().split() == ["--", *jobs]
 
 
-def test_slurm_that_takes_no_jobs(run: RunFolder, job: PreparedRun, slurm: Path) -> None:
+def test_slurm_rejects_the_jobs(run: RunFolder, job: PreparedRun, slurm: Path) -> None:
     text = "#!/bin/sh\necho sbatch: error: invalid partition specified: long >&2\nexit 1\n"
     (slurm / "sbatch").write_text(text)
-    with pytest.raises(RunError, match="slurm took no jobs: sbatch: error: invalid partition"):
+    with pytest.raises(RunError, match="slurm rejected the jobs: sbatch: error: invalid partition"):
         validate(run, job, SLURM)
 
 
@@ -280,8 +262,8 @@ def test_without_slurm(run: RunFolder, job: PreparedRun, monkeypatch: pytest.Mon
         validate(run, job, SLURM)
 
 
-def test_ids_from_elsewhere_are_checked(tmp_path: Path) -> None:
+def test_only_job_ids_are_passed_to_scancel(tmp_path: Path) -> None:
     jobs = ["12", "13_4", "--user=me", "12 13", "12_", "1;2", ""]
     record = {"cluster": "slurm", "folder": str(tmp_path), "jobs": jobs}
     write_record(tmp_path / "submitted.json", record)
-    assert jobs_of_a_lost_owner(tmp_path) == ["12", "13_4"]
+    assert abandoned_slurm_jobs(tmp_path) == ["12", "13_4"]

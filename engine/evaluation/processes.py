@@ -1,4 +1,9 @@
-"""Retrainings in several processes, each with a model of its own; the bits are those of one."""
+"""Retrainings in several local processes, each with its own model; the bits are those of one.
+
+``--jobs`` uses these processes, and ``--cluster local`` the jobs of submitit. They are not merged:
+submitit is an optional dependency, needs two processes and a polled folder for each job, and its
+local jobs do not notice that the parent was killed.
+"""
 
 import contextlib
 import itertools
@@ -22,51 +27,50 @@ from engine.runs.errors import MagicError, RunError, unexpected
 from engine.runs.run_folder import RunFolder
 
 
-def side_by_side(
-    folder: RunFolder, tasks: Sequence[Task], processes: int, keep: bool
+def retrain_in_processes(
+    folder: RunFolder, tasks: Sequence[Task], count: int, keep_models: bool
 ) -> Generator[Retrained, None, None]:
-    """Do tasks in several processes; each as it is done.
+    """Do tasks in ``count`` processes, and yield each result when it is there.
 
     Raises:
-        MagicError: what went wrong in one of them.
-        RunError: if one of them was killed.
+        MagicError: the error of a process.
+        RunError: if a process was killed.
     """
     context = multiprocessing.get_context("spawn")
     waiting = iter(tasks)
-    busy: dict[Connection, SpawnProcess] = {}
+    processes: dict[Connection, SpawnProcess] = {}
     try:
-        for task in itertools.islice(waiting, processes):
+        for task in itertools.islice(waiting, count):
             ours, theirs = context.Pipe()
-            process = context.Process(
-                target=_serve, args=(theirs, folder.path, torch.get_num_threads(), keep)
-            )
+            arguments = (theirs, folder.path, torch.get_num_threads(), keep_models)
+            process = context.Process(target=_serve, args=arguments)
             process.start()
-            # Only the process itself holds its end now, which closes when it is killed.
+            # The process holds the only copy of its end, which closes when it is killed.
             theirs.close()
-            busy[ours] = process
+            processes[ours] = process
             ours.send(task)
-        while busy:
-            for connection in wait(list(busy)):
+        while processes:
+            for connection in wait(list(processes)):
                 assert isinstance(connection, Connection)
-                yield _answer(connection)
+                yield _receive(connection)
                 following = next(waiting, None)
                 if following is None:
                     connection.close()
-                    busy.pop(connection).join()
+                    processes.pop(connection).join()
                 else:
                     connection.send(following)
     finally:
-        for process in busy.values():
+        for process in processes.values():
             process.kill()
             process.join()
 
 
-def _answer(connection: Connection) -> Retrained:
+def _receive(connection: Connection) -> Retrained:
     try:
         answer = connection.recv()
     except EOFError:
         raise RunError(
-            "a retraining process was killed, perhaps for want of memory; give fewer --jobs"
+            "a retraining process was killed, perhaps for lack of memory; give fewer --jobs"
         ) from None
     if isinstance(answer, MagicError):
         raise answer
@@ -74,16 +78,16 @@ def _answer(connection: Connection) -> Retrained:
     return answer
 
 
-def _serve(connection: Connection, run: Path, threads: int, keep: bool) -> None:
-    """One process: does what it is sent until nobody sends any more."""
+def _serve(connection: Connection, run: Path, threads: int, keep_models: bool) -> None:
+    """The main function of a process: do tasks until the connection closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     folder = RunFolder(run)
     with contextlib.suppress(EOFError, BrokenPipeError):
         try:
             with errors_with_remedy():
-                retrainer = Retrainer(folder, restore_run(folder, set_up_device()), keep)
+                retrainer = Retrainer(folder, restore_run(folder, set_up_device()), keep_models)
                 while True:
                     connection.send(retrainer(connection.recv()))
         except MagicError as error:
@@ -93,12 +97,12 @@ def _serve(connection: Connection, run: Path, threads: int, keep: bool) -> None:
         except Exception as error:
             traceback.print_exc()
             connection.send(RunError(unexpected(error)))
-    # As at the end of a worker: Python's own way out may hang, and the parent waits for this one.
+    # Python's own shutdown may hang after torch, and the parent waits for this process.
     os._exit(0)
 
 
-def _die_with_parent() -> None:
-    """Nobody would hear of what is done after its end."""
+def _exit_with_parent() -> None:
+    """Exit when the parent dies: nothing would read the results."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
