@@ -51,10 +51,10 @@ def stored_bytes(subject: Subject) -> tuple[int, int]:
 
 def measure(options: argparse.Namespace, folder: Path) -> None:
     """Time everything in turn for several rounds, and print a line for each."""
-    every, ready, kept = subjects(options.attention, options.rank), {}, {}
+    every, ready, subjects_by_name = subjects(options.attention, options.rank), {}, {}
     for number, (name, lora) in enumerate(every.items()):
         subject = Subject(options.model, folder / str(number), (), lora)
-        kept[name] = (subject, *stored_bytes(subject))
+        subjects_by_name[name] = (subject, *stored_bytes(subject))
         for work, set_up in work_of(subject).items():
             ready[name, work] = set_up()
             ready[name, work]()
@@ -64,7 +64,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
             began = time.process_time()
             run()
             times[key].append(time.process_time() - began)
-    for name, (subject, state, gradient) in kept.items():
+    for name, (subject, state, gradient) in subjects_by_name.items():
         subject.writer.close(complete=False)
         count = sum(p.numel() for p in subject.state.params.values())
         print(f"\n{name}: {count:,} trained, state {state:,} bytes, gradient {gradient:,} bytes")

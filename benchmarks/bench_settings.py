@@ -46,15 +46,15 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="folder for the scatter plots")
     parser.add_argument("setting", nargs="*", help="only these, by the beginning of their names")
     options = parser.parse_args()
-    found = []
+    folders = []
     for file in sorted(CONFIGS.glob("*-cpu.yaml")):
         if not options.setting or any(file.stem.startswith(name) for name in options.setting):
             folder = options.runs.resolve() / f"{file.stem}{options.name}"
             if options.count:
                 measure(file, folder, options)
-            found.append(folder)
-    print("\n".join(table(found)))
-    for folder in found if options.pictures else ():
+            folders.append(folder)
+    print("\n".join(table(folders)))
+    for folder in folders if options.pictures else ():
         write_scatter(attributed(folder), options.pictures / f"{folder.name}.svg")
 
 
@@ -76,18 +76,18 @@ def measure(config: Path, folder: Path, options: argparse.Namespace) -> None:
         worker(["run", *where, *(f"--force={name}" for name in options.force)], options.data)
     elif not list((folder / "attributions").glob("[!.]*/complete.json")):
         worker(["resume", "--run", str(folder)], options.data)
-    asked: dict[str, Any] = {"count": options.count, "jobs": options.jobs, "metasmoothness": True}
-    asked |= {"drop": options.drop or SHARES, "baselines": True}
-    worker(["validate", "--run", str(folder), "--request", json.dumps(asked)], options.data)
+    request: dict[str, Any] = {"count": options.count, "jobs": options.jobs, "metasmoothness": True}
+    request |= {"drop": options.drop or SHARES, "baselines": True}
+    worker(["validate", "--run", str(folder), "--request", json.dumps(request)], options.data)
 
 
 def worker(arguments: list[str], data: Path) -> None:
-    """Start a worker where ``data/`` is what the configs mean by it."""
+    """Run a worker in the folder that the configs' relative paths start from."""
     print(" ".join(arguments), file=sys.stderr)
     command = [sys.executable, "-m", "engine.worker", *arguments]
     paths = os.pathsep.join([str(CONFIGS.parent), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": paths}
-    # Its progress is in the events; what it prints is its outcome.
+    # A worker prints its outcome as JSON in the last line.
     answer = subprocess.run(
         command, cwd=data.resolve().parent, env=environment, stdout=subprocess.PIPE, check=False
     )

@@ -14,20 +14,20 @@ from engine.attribution.prepared_run import PreparedRun
 from engine.attribution.queries import measurement_batches
 from engine.attribution.replay_memory import needs_of
 from engine.evaluation.retraining import queries_of
+from engine.evaluation.trust import AGREEMENT_FILE
 from engine.replay.replay import Observer
 from engine.runs.checksummed import read_record, write_record
 from engine.runs.errors import UsageError
 from engine.runs.run_folder import RunFolder
 from engine.runs.score_store import ScoreReader
 
-AGREEMENT_FILE = "numerical_agreement.json"
 MOST_QUERIES = 4
 """Queries replayed; rounding grows alike for all queries of a training."""
 
 Floats = NDArray[np.float64]
 
 
-def measure_agreement(
+def measure_numerical_agreement(
     folder: RunFolder, attribution: Path, job: PreparedRun, observer: Observer
 ) -> None:
     """Replay the first queries in smaller micro-batches and store the agreement, unless stored.

@@ -57,7 +57,7 @@ class TaskPool:
             write_record(pool._waiting / f"{number:06}", record)
         return pool
 
-    def take(self, job: str) -> PoolTask | None:
+    def claim(self, job: str) -> PoolTask | None:
         """The task that a job took before an interruption, or the next one that is waiting.
 
         None if no task is left, or the pool was removed.
@@ -151,7 +151,7 @@ class PoolJob:
         from submitit import JobEnvironment
 
         pool, job = TaskPool(self.pool), str(JobEnvironment().job_id)
-        task = pool.take(job)
+        task = pool.claim(job)
         if task is None:
             return
         if self.visible_devices is not None:
@@ -161,7 +161,7 @@ class PoolJob:
         retrainer = Retrainer(folder, restore_run(folder, device), self.keep_models)
         while task is not None:
             pool.finish(task, job, retrainer(task.task), warning)
-            task = pool.take(job)
+            task = pool.claim(job)
 
 
 def _read_record(file: Path) -> dict[str, Any]:

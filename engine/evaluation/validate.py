@@ -13,7 +13,7 @@ from engine.attribution.reporting import Reporter
 from engine.evaluation.baselines.scoring import score_baselines
 from engine.evaluation.cluster import abandoned_results, retrain_on_cluster
 from engine.evaluation.metasmoothness import TRAININGS, is_measured, measure_metasmoothness
-from engine.evaluation.numerical_agreement import measure_agreement
+from engine.evaluation.numerical_agreement import measure_numerical_agreement
 from engine.evaluation.processes import retrain_in_processes
 from engine.evaluation.retraining import Retrained, Retrainer, Task
 from engine.evaluation.retrainings import Retrainings, ValidationTable
@@ -148,7 +148,9 @@ class Validator:
         if self.request.numerical_agreement:
             self.report.phase(Phase.PROBE, steps, name)
             progress = _Progress(self.report, 0, steps)
-            measure_agreement(self.folder, self.attribution, job, progress.replay_observer)
+            measure_numerical_agreement(
+                self.folder, self.attribution, job, progress.replay_observer
+            )
         if self.request.baselines:
             self.report.phase(Phase.SCORE, 0, name)
             for method, failure in score_baselines(self.folder, self.attribution, job, retrainer):

@@ -17,15 +17,15 @@ class HarmedJob(PoolJob):
 
     def __call__(self) -> str | None:
         """Retrain; the first job that takes the fourth task is interrupted, and no other."""
-        take, marker = TaskPool.take, self.run / "harmed"
+        claim, marker = TaskPool.claim, self.run / "harmed"
 
         def harmed(pool: TaskPool, job: str) -> PoolTask | None:
-            task = take(pool, job)
+            task = claim(pool, job)
             if task is not None and task.number == FOURTH and not marker.exists():
                 marker.touch()
                 os.kill(os.getpid(), self.signal)
             return task
 
         patched: Any = TaskPool
-        patched.take = harmed
+        patched.claim = harmed
         return super().__call__()

@@ -125,11 +125,11 @@ def test_results_of_an_abandoned_pool_are_used(
     pool = TaskPool.create(run.cluster_jobs / "lost", [(s, None) for s in subsets])
     retrainer = Retrainer(run, job, False)
     for who in ("1", "2", "1"):
-        taken = pool.take(who)
+        taken = pool.claim(who)
         assert taken is not None
         pool.finish(taken, who, retrainer(taken.task), None)
     # A task that was taken but not finished is done again.
-    assert pool.take("2") is not None
+    assert pool.claim("2") is not None
     done: list[str] = []
     call = Retrainer.__call__
 
@@ -146,18 +146,18 @@ def test_results_of_an_abandoned_pool_are_used(
 def test_a_pool_gives_each_task_to_one(tmp_path: Path) -> None:
     tasks = [(NOTHING, None)] * 3
     pool = TaskPool.create(tmp_path / "pool", tasks)
-    first, second = pool.take("1"), pool.take("2")
+    first, second = pool.claim("1"), pool.claim("2")
     assert first is not None and second is not None and first.number != second.number
     # An interrupted job gets its task again; a released task goes to any job.
-    assert pool.take("1") == first
+    assert pool.claim("1") == first
     pool.release("2")
     pool.finish(first, "1", Retrained(NOTHING, {"a": [float("nan")]}), "another machine")
-    assert pool.take("1") == second
+    assert pool.claim("1") == second
     ((found, warning),) = pool.new_results()
     assert found.subset == NOTHING and found.measurements["a"][0] != found.measurements["a"][0]
     assert warning == "another machine" and not list(pool.new_results())
     pool.remove()
-    assert pool.take("1") is None
+    assert pool.claim("1") is None
 
 
 def test_without_submitit(
