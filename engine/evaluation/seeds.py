@@ -317,9 +317,12 @@ def _check_data(first: Attribution, second: Attribution) -> None:
     stored = [each.path / _REQUEST_FILE for each in (first, second)]
     inputs = [_columns(file, ("inputs",)) for file in stored if file.exists()]
     if not queries[0].equals(queries[1]) or (len(inputs) == 2 and not inputs[0].equals(inputs[1])):
-        names = (f"{each.run.id} ({each.id})" for each in (first, second))
-        hint = "name an attribution with the same queries with: --attribution ID"
-        raise _differ(*names, f"the queries are not the same; {hint}")
+        raise _differ(
+            f"{runs[0].id} ({first.id})",
+            f"{runs[1].id} ({second.id})",
+            "the queries are not the same; name an attribution with the same queries with: "
+            "--attribution ID",
+        )
 
 
 def _columns(file: Any, names: Sequence[str]) -> Any:

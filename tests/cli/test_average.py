@@ -25,8 +25,8 @@ Write = Callable[..., RunFolder]
 
 
 @dataclass
-class Validated:
-    """What a validation is said to have found, (subset, query) each."""
+class Subsets:
+    """Predicted and actual φ of the shared subsets, (subset, query)."""
 
     predicted: np.ndarray
     actual: np.ndarray
@@ -71,7 +71,7 @@ def scores_of(runs: list[RunFolder]) -> np.ndarray:
     return np.array([[r.document_scores(q) for q in (0, 1)] for r in readers], np.float64)
 
 
-def validate(run: RunFolder, seed: int, shared: int = 9) -> Validated:
+def validate(run: RunFolder, seed: int, shared: int = 9) -> Subsets:
     """Write retrainings: subsets that all runs share, and one of the same name that they do not."""
     drawn, own = np.random.default_rng(7), np.random.default_rng([7, seed])
     left_out = {f"0.1-seed0-{n}": drawn.choice(23, 3, replace=False).tolist() for n in range(9)}
@@ -93,10 +93,10 @@ def validate(run: RunFolder, seed: int, shared: int = 9) -> Validated:
                 predicted[place, query], actual[place, query] = values
     journal.close()
     (run.attributions / "a0001" / "validation.csv").write_text("\n".join(lines) + "\n")
-    return Validated(predicted, actual)
+    return Subsets(predicted, actual)
 
 
-def test_means_errors_and_how_alike_the_seeds_are(three: list[RunFolder], magic: Magic) -> None:
+def test_means_errors_and_correlation_of_the_seeds(three: list[RunFolder], magic: Magic) -> None:
     scores = scores_of(three)
     result = magic("average", *IDS, "--query", 1, "-k", 4, "--json")
     assert result.exit_code == 0
@@ -121,15 +121,19 @@ def test_means_errors_and_how_alike_the_seeds_are(three: list[RunFolder], magic:
 
 
 def test_lds_of_the_mean_and_of_single_runs(three: list[RunFolder], magic: Magic) -> None:
-    found = [validate(run, seed) for seed, run in enumerate(three)]
+    validations = [validate(run, seed) for seed, run in enumerate(three)]
     facts = json.loads(magic("average", *IDS, "--json").stdout)
-    predicted = np.mean([one.predicted for one in found], 0)
-    actual = np.mean([one.actual for one in found], 0)
+    predicted = np.mean([one.predicted for one in validations], 0)
+    actual = np.mean([one.actual for one in validations], 0)
     expected = [
         {
             "mean_scores": spearman(predicted[:, query], actual[:, query]),
-            "own": np.mean([spearman(f.predicted[:, query], f.actual[:, query]) for f in found]),
-            "single": np.mean([spearman(f.predicted[:, query], actual[:, query]) for f in found]),
+            "own": np.mean(
+                [spearman(f.predicted[:, query], f.actual[:, query]) for f in validations]
+            ),
+            "single": np.mean(
+                [spearman(f.predicted[:, query], actual[:, query]) for f in validations]
+            ),
         }
         for query in (0, 1)
     ]
@@ -146,7 +150,7 @@ def test_lds_of_the_mean_and_of_single_runs(three: list[RunFolder], magic: Magic
     assert facts["runs"][0]["verdict"]["symbol"] in "✓!✗"
 
 
-def test_what_is_shown_and_written(three: list[RunFolder], magic: Magic, tmp_path: Path) -> None:
+def test_report_and_csv(three: list[RunFolder], magic: Magic, tmp_path: Path) -> None:
     for seed, run in enumerate(three):
         validate(run, seed)
     before = {path: path.stat().st_mtime_ns for run in three for path in run.path.rglob("*")}
@@ -172,9 +176,7 @@ def test_what_is_shown_and_written(three: list[RunFolder], magic: Magic, tmp_pat
     assert again.exit_code == 2 and "not an empty folder" in again.stderr
 
 
-def test_without_subsets_in_common_it_says_what_is_lacking(
-    three: list[RunFolder], magic: Magic
-) -> None:
+def test_reasons_for_a_missing_lds(three: list[RunFolder], magic: Magic) -> None:
     validate(three[0], 0)
     text = " ".join(magic("average", *IDS).stdout.split())
     assert f"no LDS of the mean: {IDS[1]}, {IDS[2]} not validated; see: magic validate" in text
@@ -183,7 +185,7 @@ def test_without_subsets_in_common_it_says_what_is_lacking(
     assert "share fewer than three validated subsets" in " ".join(result.stdout.split())
 
 
-def test_a_seed_that_changes_nothing_is_told(write: Write, magic: Magic) -> None:
+def test_identical_scores_are_reported(write: Write, magic: Magic) -> None:
     same = np.random.default_rng(0).normal(size=(23, 24))
     for seed in (1, 2):
         write(seed, change=lambda _: same)
@@ -192,7 +194,7 @@ def test_a_seed_that_changes_nothing_is_told(write: Write, magic: Magic) -> None
     assert json.loads(magic("average", *IDS[:2], "--json").stdout)["identical"] is True
 
 
-def test_what_is_kept_where_and_asked_later_may_differ(write: Write, magic: Magic) -> None:
+def test_trajectory_and_devices_may_differ(write: Write, magic: Magic) -> None:
     write(1, name="one")
     write(2, name="two", config={"trajectory": {"checkpointing": "log"}, "devices": {"ranks": 1}})
     assert magic("average", "one", "two").exit_code == 0
@@ -218,7 +220,7 @@ CHANGED = [*TEXTS[:4], "rain on the mat", *TEXTS[5:]]
         ),
     ],
 )
-def test_any_other_difference_is_named(
+def test_other_differences_are_errors(
     write: Write, magic: Magic, fields: dict[str, Any], difference: str
 ) -> None:
     write(1)
@@ -231,7 +233,7 @@ def test_any_other_difference_is_named(
     )
 
 
-def test_rows_of_another_tokenizer_are_noticed(three: list[RunFolder], magic: Magic) -> None:
+def test_rows_of_another_tokenizer_are_an_error(three: list[RunFolder], magic: Magic) -> None:
     open_array(three[1].rows_store, "input_ids", "r+")[3, 0] = 7
     result = magic("average", *IDS)
     assert result.exit_code == 2 and "input_ids of the rows are not the same" in result.stderr
@@ -255,7 +257,7 @@ def test_mistakes(magic: Magic, arguments: list[object], sentence: str) -> None:
     assert json.loads(result.stdout)["error"]["exit_code"] == 2
 
 
-def test_two_runs_of_one_seed_are_no_two_seeds(write: Write, runs: Path, magic: Magic) -> None:
+def test_two_runs_of_one_seed_are_an_error(write: Write, runs: Path, magic: Magic) -> None:
     write(1)
     FakeRun(config={"seed": 1}).write(runs, IDS[1])
     result = magic("average", *IDS[:2])

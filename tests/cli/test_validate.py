@@ -1,4 +1,4 @@
-"""``magic validate``: what it asks of the engine, what it shows, and how it ends."""
+"""``magic validate``: its request, its report and its exit code."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def run(runs: Path) -> RunFolder:
 
 @pytest.fixture
 def validated(run: RunFolder, engine: FakeEngine) -> FakeEngine:
-    """An engine that validates at once."""
+    """An engine that validates immediately."""
     engine.add(RUN, "succeeded", path=str(run.path))
 
     def answer(_: object) -> None:
@@ -45,8 +45,8 @@ def validated(run: RunFolder, engine: FakeEngine) -> FakeEngine:
         engine.say(RUN, "started", work="validate", job=2, attempt=1, pid=1, warnings=[])
         engine.say(RUN, "phase", phase="retrain", total=240, attribution="a0001")
         for number in range(24):
-            told = {"subset": f"s{number}", "documents": 1, "done": 10 * (number + 1)}
-            engine.say(RUN, "retrained", **told, kind="drop 0.05", seconds=5.0)
+            facts = {"subset": f"s{number}", "documents": 1, "done": 10 * (number + 1)}
+            engine.say(RUN, "retrained", **facts, kind="drop 0.05", seconds=5.0)
         engine.say(RUN, "finished", work="validate")
         engine.turn(RUN, "succeeded")
 
@@ -54,7 +54,7 @@ def validated(run: RunFolder, engine: FakeEngine) -> FakeEngine:
     return engine
 
 
-def test_what_is_asked_and_what_is_shown(validated: FakeEngine, magic: Magic) -> None:
+def test_request_and_report(validated: FakeEngine, magic: Magic) -> None:
     options = ("--drop", "0.05", "--drop", "0.2", "--count", "30", "--seed", "4", "--jobs", "2")
     result = magic("validate", *options, "--leave-one-out", "4", "--drop-top", "3", "-a", "a0001")
     assert result.exit_code == 0
@@ -96,7 +96,7 @@ def test_json_and_the_threshold(validated: FakeEngine, magic: Magic) -> None:
     assert facts["error"]["exit_code"] == 5 and facts["lds"] > 0.9
 
 
-def test_what_is_there_is_shown_without_an_engine(run: RunFolder, magic: Magic) -> None:
+def test_count_0_reports_without_an_engine(run: RunFolder, magic: Magic) -> None:
     write_table(run, 9.0)
     result = magic("validate", "--count", "0", "--threshold", "0.8")
     assert result.exit_code == 5 and "✗ don't trust" in result.stdout
@@ -106,9 +106,9 @@ def test_what_is_there_is_shown_without_an_engine(run: RunFolder, magic: Magic) 
     assert "no LDS is known, under the threshold 0.8" in nothing.stderr
 
 
-def test_every_share_asked_for_has_to_reach_the_threshold(run: RunFolder, magic: Magic) -> None:
+def test_every_requested_share_must_reach_the_threshold(run: RunFolder, magic: Magic) -> None:
     file = write_table(run, 0.05)
-    # A second share whose predictions mean nothing: on average over the two it would pass 0.4.
+    # A second share with reversed predictions: the mean over both shares would be near 0.
     rows = [f"{q},0.2-{n},drop 0.2,{n}.0,{-n}.0\n" for n in range(8) for q in (0, 1)]
     file.write_text(file.read_text() + "".join(rows))
     both = magic("validate", "--count", "0", "--threshold", "0.5")
@@ -124,14 +124,14 @@ def test_every_share_asked_for_has_to_reach_the_threshold(run: RunFolder, magic:
     assert (facts["lds"], facts["lds_kind"]) == (-1.0, "drop 0.2")
 
 
-def test_baselines_are_judged_by_the_same_subsets(run: RunFolder, magic: Magic) -> None:
+def test_baselines_on_the_same_subsets(run: RunFolder, magic: Magic) -> None:
     file = write_table(run, 0.05)
-    bank = JournalWriter(make_parent(run.retrainings_file))
+    journal = JournalWriter(make_parent(run.retrainings_file))
     random = np.random.default_rng(1)
     left_out = {f"0.05-seed0-{n}": random.choice(23, 3, replace=False).tolist() for n in range(20)}
     for name, documents in left_out.items():
-        bank.append("retrained", subset=name, documents=documents)
-    bank.close()
+        journal.append("retrained", subset=name, documents=documents)
+    journal.close()
     scores = random.normal(size=(2, 23))
     folder = file.parent / "baselines"
     folder.mkdir()
@@ -160,7 +160,7 @@ def make_parent(file: Path) -> Path:
     return file
 
 
-def test_status_and_top_carry_the_verdict(run: RunFolder, engine: FakeEngine, magic: Magic) -> None:
+def test_status_and_top_print_the_verdict(run: RunFolder, engine: FakeEngine, magic: Magic) -> None:
     engine.add(RUN, "succeeded", path=str(run.path))
     assert "○ not validated" in magic("top").stdout
     assert "○ not validated" in magic("status", RUN).stdout

@@ -61,6 +61,7 @@ def harm(monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
     monkeypatch.setattr(cluster, "PoolJob", functools.partial(HarmedJob, signal=int(number)))
 
 
+@pytest.mark.slow
 def test_a_preempted_job_continues_and_the_table_is_that_of_one_process(
     run: RunFolder, job: PreparedRun, whole: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,7 +98,6 @@ def test_a_killed_job_loses_only_its_current_task(
     assert not any(run.cluster_jobs.iterdir())
 
 
-@pytest.mark.slow
 def test_cancelling_ends_the_jobs(run: RunFolder, job: PreparedRun) -> None:
     processes: list[psutil.Process] = []
 

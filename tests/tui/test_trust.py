@@ -68,9 +68,9 @@ def test_verdicts(kept: RunFolder, noise: float, subsets: int, symbol: str, word
     assert verdict.symbol == symbol and words in verdict.words
 
 
-def test_kinds_of_subsets_are_ranked_apart(kept: RunFolder) -> None:
+def test_kinds_of_subsets_are_ranked_separately(kept: RunFolder) -> None:
     lines = ["query,subset,kind,predicted,actual\n"]
-    # Between the two shares everything is far apart; within one the order is turned round.
+    # The two shares are far apart; within the first one the order is reversed.
     for kind, base, turn in (("drop 0.1", 0.0, -1), ("drop 0.2", 100.0, 1)):
         for subset in range(6):
             lines.append(f"0,{kind} {subset},{kind},{base + subset!r},{base + turn * subset!r}\n")
@@ -78,19 +78,19 @@ def test_kinds_of_subsets_are_ranked_apart(kept: RunFolder) -> None:
         lines.append(f"0,document{document},leave-one-out,{document!r},{document!r}\n")
     file = kept.attributions / "a0001" / "validation.csv"
     file.write_text("".join(lines))
-    found = read_validation(file.parent)
-    assert found is not None
-    assert found.kinds == ["drop 0.1", "drop 0.2", "leave-one-out"]
-    assert list(found.ranked) == ["drop 0.1", "drop 0.2"]
+    validation = read_validation(file.parent)
+    assert validation is not None
+    assert validation.kinds == ["drop 0.1", "drop 0.2", "leave-one-out"]
+    assert list(validation.ranked) == ["drop 0.1", "drop 0.2"]
     by_kind = {kind: (each.subsets, each.lds, *each.interval) for kind, each in
-               found.by_kind.items()}  # fmt: skip
+               validation.by_kind.items()}  # fmt: skip
     assert by_kind["drop 0.1"] == pytest.approx((6, -1.0, -1.0, -1.0))
     assert by_kind["drop 0.2"] == pytest.approx((6, 1.0, 1.0, 1.0))
     assert by_kind["leave-one-out"] == pytest.approx((9, 1.0, 1.0, 1.0))
     with pytest.raises(AssertionError, match="one kind"):
-        found.lds  # noqa: B018
-    # The lowest decides, not a mean of 0 that no share has.
-    assert found.deciding is not None and found.deciding[0] == "drop 0.1"
+        validation.lds  # noqa: B018
+    # The lowest LDS decides, not the mean over the two shares.
+    assert validation.deciding is not None and validation.deciding[0] == "drop 0.1"
     verdict = read_verdict(kept.path, None)
     assert (verdict.symbol, verdict.words) == ("✗", "don't trust, LDS -1.00 at 10 %")
     file.write_text("".join([lines[0], *lines[-9:]]))
@@ -111,7 +111,7 @@ def test_kinds_of_subsets_are_ranked_apart(kept: RunFolder) -> None:
         ("", ""),
     ],
 )
-def test_an_lds_is_named_with_what_was_left_out(kind: str, text: str) -> None:
+def test_kinds_in_words(kind: str, text: str) -> None:
     assert kind_text(kind) == text
 
 
@@ -122,23 +122,23 @@ def test_a_share_with_too_few_subsets_does_not_decide(kept: RunFolder) -> None:
     file = kept.attributions / "a0001" / "validation.csv"
     file.write_text("".join(lines))
     assert "LDS 1.00 at 20 %" in read_verdict(kept.path, None).words
-    # Where none has enough, the words say how many there are at most.
+    # If no share has enough subsets, the words name the largest number.
     file.write_text("".join(lines[:-2]))
     assert read_verdict(kept.path, None).words == "4 retrained"
 
 
-def test_the_spread_stands_beside_the_error(kept: RunFolder) -> None:
+def test_error_and_spread(kept: RunFolder) -> None:
     file = kept.attributions / "a0001" / "validation.csv"
     actual = [0.0, 2.0, 4.0, 6.0]
     rows = [f"0,s{n},drop 0.1,{value + 1},{value}\n" for n, value in enumerate(actual)]
     file.write_text("".join(["query,subset,kind,predicted,actual\n", *rows]))
-    found = read_validation(file.parent)
-    assert found is not None
-    (points,) = found.points
+    validation = read_validation(file.parent)
+    assert validation is not None
+    (points,) = validation.points
     assert (points.error, points.spread) == pytest.approx((1.0, np.std(actual)))
 
 
-def test_a_query_that_nothing_moves_is_told(kept: RunFolder) -> None:
+def test_a_query_whose_phi_is_constant_is_doubtful(kept: RunFolder) -> None:
     file = validated(kept, 0.05)
     lines = [line if line[0] != "1" else f"{line.rpartition(',')[0]},0.5\n"
              for line in file.read_text().splitlines(keepends=True)]  # fmt: skip
@@ -154,14 +154,14 @@ def test_a_step_that_was_not_reproduced_is_doubtful(tmp_path: Path) -> None:
     assert read_verdict(kept.path, None).words == "not reproduced"
 
 
-def test_probes_speak_where_nothing_was_retrained(kept: RunFolder) -> None:
+def test_indicators_count_without_retrainings(kept: RunFolder) -> None:
     kept.metasmoothness_file.parent.mkdir()
     measured = [[1.0, 5.0], [1.1, 5.0], [1.2, 4.9]]
     facts = {"metasmoothness": 0.97, "subset": "s", "measurements": {"a0001": measured}}
     kept.metasmoothness_file.write_text(json.dumps(facts))
     assert read_verdict(kept.path, "a0001").symbol == "○"
     opened = open_attribution(kept, "a0001")
-    # Of the one query both halves are the same, of the other only the second is any.
+    # φ of one query changes equally in both halves, φ of the other only in the second.
     assert read_trust(opened).indicators.linearity == pytest.approx(1 - 0.1 / 0.3)
     measured[1] = [1.2, 5.1]
     kept.metasmoothness_file.write_text(json.dumps(facts) + " ")
@@ -179,12 +179,12 @@ def test_a_growing_file_and_lines_that_are_not_finite(kept: RunFolder) -> None:
     file = validated(kept, 0.05, 6)
     with file.open("a") as more:
         more.write("0,6,nan,1.0\n1,6,0.5,0.5\n0,7,0.2")
-    found = read_validation(file.parent)
-    assert found is not None
-    assert [len(points.subsets) for points in found.points] == [6, 7]
-    assert (found.subsets, found.skipped) == (7, 1)
-    low, high = found.interval
-    assert low <= found.lds <= high
+    validation = read_validation(file.parent)
+    assert validation is not None
+    assert [len(points.subsets) for points in validation.points] == [6, 7]
+    assert (validation.subsets, validation.skipped) == (7, 1)
+    low, high = validation.interval
+    assert low <= validation.lds <= high
     file.write_text(HEAD)
     assert read_validation(file.parent) is None
 
@@ -204,7 +204,7 @@ def test_a_damaged_file(kept: RunFolder, text: str) -> None:
     drive(app_of(kept), task)
 
 
-def test_not_validated(kept: RunFolder, terminal: Terminal) -> None:
+def test_not_validated(kept: RunFolder) -> None:
     async def task(pilot: Pilot[None]) -> None:
         await shows(pilot, "no retraining has been compared")
         shown = screen_text(pilot.app)
@@ -215,10 +215,10 @@ def test_not_validated(kept: RunFolder, terminal: Terminal) -> None:
         await pilot.press("Q")
         await shows(pilot, "2 at the last step")
 
-    drive(app_of(kept), task, terminal)
+    drive(app_of(kept), task)
 
 
-def test_the_scatter_its_outlier_and_more_of_it(
+def test_the_scatter_grows_and_marks_outliers(
     kept: RunFolder, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("magic_tui.trust.trust_screen._REFRESH_SECONDS", 0.2)
