@@ -5,8 +5,8 @@ subset. The LDS of the query is the Spearman rank correlation, over the subsets,
 
     predicted_j = φ(1) − Σ_{i ∈ S_j} score_i     and     actual_j = φ of the retrained model.
 
-It is reported as the mean over queries, with a bootstrap interval over the subsets (TRAK,
-arXiv 2303.14186, definition 2.2; used to judge MAGIC in arXiv 2504.16430, section 4).
+It is reported as the mean over queries, with a bootstrap interval over the subsets. The LDS was
+introduced with TRAK (arXiv 2303.14186); MAGIC is evaluated with it in arXiv 2504.16430.
 """
 
 import itertools
