@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.attribution.budget import fitting
+from engine.attribution.prediction import pass_limits
 from engine.attribution.prepared_run import PreparedRun
 from engine.attribution.queries import measurement_batches
-from engine.attribution.replay_memory import needs_of
 from engine.evaluation.retraining import queries_of
 from engine.evaluation.trust import AGREEMENT_FILE
 from engine.replay.replay import Observer
@@ -47,7 +46,7 @@ def measure_numerical_agreement(
             "run the config again"
         )
     measurements = measurement_batches(queries_of(attribution), job)
-    count = min(len(measurements), MOST_QUERIES, fitting(again, needs_of(again, "document")))
+    count = min(len(measurements), MOST_QUERIES, pass_limits(again, "document").fitting)
     replayed = again.trainer.backward(
         folder.trajectory, again.stream("document"), measurements[:count], observer=observer
     )
