@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from magic_tui.cli.options import AsJson, RunsDir
 from magic_tui.cli.output import has_colour, print_json, reports_errors, stderr, stdout
-from magic_tui.runs.samples import demo_config
+from magic_tui.runs.config_draft import demo_config
 
 if TYPE_CHECKING:
     from rich.console import Console

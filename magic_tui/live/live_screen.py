@@ -19,7 +19,6 @@ from magic_tui.runs.run_actions import RunActions
 from magic_tui.text.numbers import share_text
 from magic_tui.widgets.header import Header
 from magic_tui.widgets.prompt import Prompt
-from magic_tui.widgets.screen import MagicScreen
 from magic_tui.widgets.selection import Selection
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ _STRIDES = 50
 """Presses of ``[`` from the end of the history to its beginning."""
 
 
-class LiveScreen(RunActions, MagicScreen):
+class LiveScreen(RunActions):
     """The residency strip, curves, memory and log of one run."""
 
     NUMBER = 2

@@ -1,4 +1,4 @@
-"""A config being edited: its fields, what is wrong with them, and what its run would cost."""
+"""A config that is being edited: its fields, their problems, and the cost of its run."""
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -10,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from engine.runs.config import RunConfig, as_plain
+from engine.runs.errors import UsageError
 from engine.runs.read_config import parse_config, read_config
 from engine.runs.temporary import scratch_folder
 from magic_tui.client.worker import Facts, run_worker
@@ -19,7 +20,7 @@ Key = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Field:
-    """A field that can be edited."""
+    """An editable field."""
 
     key: Key
     name: str
@@ -28,44 +29,44 @@ class Field:
 
 
 FIELDS = (
-    Field(("name",), "name", "what the run is called"),
-    Field(("model", "path"), "model", "a folder or a hub id"),
-    Field(("data", "path"), "training data", "a file, a folder or a hub id"),
-    Field(("data", "sequence_length"), "row length", "tokens in a row", True),
-    Field(("training", "epochs"), "epochs", "how often every document is seen", True),
-    Field(("training", "batch_size"), "batch size", "rows a step", True),
+    Field(("name",), "name", "name of the run"),
+    Field(("model", "path"), "model", "a folder or a Hugging Face id"),
+    Field(("data", "path"), "training data", "a file, folder or Hugging Face id"),
+    Field(("data", "sequence_length"), "row length", "tokens per row", True),
+    Field(("training", "epochs"), "epochs", "passes over the data", True),
+    Field(("training", "batch_size"), "batch size", "rows per step", True),
     Field(("training", "optimizer", "name"), "optimizer", "adamw, adam or sgd"),
-    Field(("training", "optimizer", "learning_rate"), "learning rate", "at its highest", True),
-    Field(("queries", "path"), "queries", "texts to ask about; empty: ask later"),
-    Field(("attribution", "granularity"), "scores of", "token or document"),
-    Field(("trajectory", "checkpointing"), "schedule", "auto, all, gradients, sqrt or log"),
-    Field(("seed",), "seed", "of order and fresh weights", True),
+    Field(("training", "optimizer", "learning_rate"), "learning rate", "peak value", True),
+    Field(("queries", "path"), "queries", "texts to attribute; may be empty"),
+    Field(("attribution", "granularity"), "granularity", "token or document scores"),
+    Field(("trajectory", "checkpointing"), "checkpointing", "auto, all, gradients, sqrt or log"),
+    Field(("seed",), "seed", "of data order and initial weights", True),
 )
 _NUMBERS = frozenset(field.key for field in FIELDS if field.is_number)
 _PATHS: tuple[Key, ...] = (("model", "path"), ("data", "path"))
 
 
 class Draft:
-    """A config's values as they stand, right or wrong."""
+    """The values of a config, valid or not."""
 
     def __init__(self, path: Path) -> None:
-        """Begin with the config in a file.
+        """Read a config file.
 
         Raises:
-            UsageError: if that is no config.
+            UsageError: if it is not a config.
         """
         self.path = path
         self.values: dict[str, Any] = as_plain(read_config(path))
 
     def text(self, key: Key) -> str:
-        """A field as text; empty if it is not set."""
+        """A field as text; empty if unset."""
         value: Any = self.values
         for part in key:
             value = value.get(part) if isinstance(value, Mapping) else None
         return "" if value is None else str(value)
 
     def change(self, key: Key, text: str) -> None:
-        """Set a field from text; numbers are numbers where one belongs."""
+        """Set a field from text."""
         values = deepcopy(self.values)
         if key == ("queries", "path"):
             old = values.get("queries") or {}
@@ -78,7 +79,7 @@ class Draft:
         self.values = values
 
     def problems(self) -> dict[Key, str]:
-        """What is wrong, by field."""
+        """Problems by field."""
         try:
             RunConfig.model_validate(self.values)
         except ValidationError as error:
@@ -89,36 +90,39 @@ class Draft:
         return {path: "give a path" for path in _PATHS if not self.text(path)}
 
     def config(self) -> RunConfig:
-        """The config.
+        """The validated config.
 
         Raises:
-            UsageError: if anything is wrong with it.
+            UsageError: if a field is invalid.
         """
         return parse_config(deepcopy(self.values), self.path)
 
 
-def cost_of(config: RunConfig, runs: Path, is_unwanted: Callable[[], bool]) -> Facts:
-    """What a run of ``config`` would take; a process of its own finds out, in some seconds.
+def cost_of(config: RunConfig, runs: Path, is_cancelled: Callable[[], bool]) -> Facts:
+    """Estimate the cost of a run in a worker process; takes some seconds.
 
-    It is ended as soon as ``is_unwanted`` says so.
+    Args:
+        config: the config.
+        runs: the folder of runs.
+        is_cancelled: the process is stopped once it returns True.
 
     Raises:
-        WorkerError: if it cannot be found out: the data or the model are not as the config says.
+        WorkerError: if data or model cannot be read.
     """
     with scratch_folder("plan") as folder:
         file = folder / "plan.yaml"
         file.write_text(yaml.safe_dump(as_plain(config), sort_keys=False))
-        return run_worker(["plan", "--config", str(file), "--runs", str(runs)], is_unwanted)
+        return run_worker(["plan", "--config", str(file), "--runs", str(runs)], is_cancelled)
 
 
 def field_of(problem: str) -> Key | None:
-    """The field that a sentence of the worker is about, such as ``data.path: no file …``."""
+    """The field that a worker's message names, such as ``data.path: no file …``."""
     named = (f.key for f in FIELDS if problem.startswith(".".join(f.key) + ":"))
     return next(named, None)
 
 
 def _plain(problem: Mapping[str, Any]) -> str:
-    """What is wrong, in one's own words rather than those of the library that found it."""
+    """A validation error in plain words."""
     kind, facts = problem["type"], problem.get("ctx") or {}
     if kind in ("int_parsing", "int_type", "int_from_float"):
         return "give a whole number"
@@ -140,10 +144,26 @@ def _plain(problem: Mapping[str, Any]) -> str:
 
 
 def _number(text: str) -> Any:
-    """A number, ``1e-4`` too; what is none as text, so that it can be told."""
+    """A number, such as ``1e-4``; other text is returned unchanged for validation to report."""
     for kind in (int, float):
         try:
             return kind(text)
         except ValueError:
             continue
     return text
+
+
+def demo_config() -> Path:
+    """The demo's config, from the repository or the installed package.
+
+    Raises:
+        UsageError: if it is in neither.
+    """
+    import magic_tui
+
+    package = Path(magic_tui.__file__).resolve().parent
+    folders = (package.parent / "sample_configs", package / "sample_configs")
+    for folder in folders:
+        if (folder / "demo.yaml").is_file():
+            return folder / "demo.yaml"
+    raise UsageError(f"demo.yaml is in neither {folders[0]} nor {folders[1]}; reinstall magic")

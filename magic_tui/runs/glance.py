@@ -1,6 +1,7 @@
-"""The engine and its runs at a glance, asked again and again by whoever watches.
+"""One look at the engine and its runs, for screens that poll.
 
-Watching starts no engine that was stopped on purpose, and survives one that dies.
+Looking does not start an engine that was stopped with ``magic engine stop``; it reconnects to one
+that was restarted.
 """
 
 import contextlib
@@ -14,12 +15,12 @@ from engine.runs.states import View
 from magic_tui.client.engine import UNREADABLE, Engine
 from magic_tui.client.engine_process import reach, stopped_note
 
-STOPPED = "the engine was stopped; magic engine start (or E here) starts it"
+STOPPED = "the engine was stopped; start it with: magic engine start (or press E)"
 
 
 @dataclass(frozen=True)
 class Glance:
-    """What there was to see."""
+    """The engine and its runs."""
 
     engine: View
     runs: list[View]
@@ -31,13 +32,13 @@ def glance(
     """The engine, and one of its runs or all of them, oldest first.
 
     Args:
-        engine: where it was last.
-        run_id: the run; all of them if left out.
-        lost: called if none answers, before one is started, which may take long.
+        engine: the engine; its address is updated.
+        run_id: the run; None for all.
+        lost: called if no engine answers, before one is started, which may take long.
 
     Raises:
-        UnreachableError: if there is no engine and none may or can be started.
-        RefusedError: if the engine knows no such run.
+        UnreachableError: if there is no engine and none can be started.
+        RefusedError: if the engine does not know the run.
     """
     reached = reach()
     if reached is None:
@@ -53,15 +54,15 @@ def glance(
 
 
 def runs_on_disk(folder: Path) -> list[View]:
-    """What the folders of runs say by themselves, while there is no engine to ask."""
-    found: list[View] = []
+    """The runs of a folder as far as their files show, for when no engine answers."""
+    views: list[View] = []
     for run in list_runs(folder):
         with contextlib.suppress(MagicError, OSError):
             complete = list(run.attributions.glob("*/complete.json"))
-            found.append(
+            views.append(
                 {
                     "id": run.id, "path": str(run.path), "name": run.config().name,
-                    "state": UNREADABLE, "reason": "the engine is not there to tell its state",
+                    "state": UNREADABLE, "reason": "state unknown: no engine answers",
                     "job": None, "jobs": [], "model": run.config().model.path,
                     "trust_remote_code": False, "created": run.record().get("created"),
                     "phase": None, "steps": 0, "total_steps": None, "documents": None,
@@ -69,4 +70,4 @@ def runs_on_disk(folder: Path) -> list[View]:
                     "memory": None, "events": 0,
                 }
             )  # fmt: skip
-    return found
+    return views

@@ -1,4 +1,4 @@
-"""What would be lost with a run, or with its trajectory: said before anything is removed."""
+"""What removing a run or its trajectory deletes, shown before confirmation."""
 
 import contextlib
 import json
@@ -19,18 +19,18 @@ _STEPS = {
     Event.RETRAINED: "validation",
     Event.PROBE_STEP: "validation",
 }
-"""Events that say how long something took, and whose time it was."""
+"""Events with a duration, and the work they belong to."""
 
 
 def removal_facts(run: View, trajectory: bool) -> dict[str, Any]:
-    """Sizes, steps, and hours of computing that a removal loses, as JSON-ready values."""
+    """Sizes, steps and computing time that a removal loses, as JSON-ready values."""
     folder = RunFolder(Path(run["path"]))
     seconds = _seconds(folder.events_file)
-    kept = size_on_disk(folder.trajectory)
+    size = size_on_disk(folder.trajectory)
     facts: dict[str, Any] = {
-        "trajectory_bytes": kept,
-        "trained_steps": run["steps"] if kept else 0,
-        "training_seconds": seconds["training"] if kept else 0.0,
+        "trajectory_bytes": size,
+        "trained_steps": run["steps"] if size else 0,
+        "training_seconds": seconds["training"] if size else 0.0,
     }
     if trajectory:
         return facts
@@ -44,12 +44,12 @@ def removal_facts(run: View, trajectory: bool) -> dict[str, Any]:
 
 
 def removal_lines(facts: dict[str, Any]) -> list[str]:
-    """The same in words, a line for each thing that is lost."""
+    """The same in words, one line per item."""
     lines = [
         f"trajectory: {bytes_text(facts['trajectory_bytes'])}, "
         f"{count_text(facts['trained_steps'])} trained steps{_took(facts['training_seconds'])}"
         if facts["trajectory_bytes"]
-        else "trajectory: none is there"
+        else "trajectory: none"
     ]
     if "attributions" in facts:
         replay = _took(facts["replay_seconds"]) if facts["attributions"] else ""
@@ -65,11 +65,10 @@ def _took(seconds: float) -> str:
 
 
 def _seconds(journal: Path) -> dict[str, float]:
-    """How long the steps of each kind took, as far as the journal tells; checks nothing."""
+    """Seconds per kind of work in a journal; damaged lines are skipped."""
     spent = dict.fromkeys(_STEPS.values(), 0.0)
     with contextlib.suppress(OSError), open(journal, "rb") as file:
         for line in file:
-            # Of a damaged line nothing is lost but its share of a sum.
             with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
                 record = json.loads(line)
                 whose = _STEPS.get(record["event"])

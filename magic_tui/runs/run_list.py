@@ -1,13 +1,15 @@
-"""The runs of a folder as a list, newest first."""
+"""The list of runs, newest first, and the difference between two configs."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.text import Text
 
 from engine.evaluation.verdict import kind_text
+from engine.runs.errors import MagicError
+from engine.runs.run_folder import RunFolder
 from engine.runs.safe_text import one_line
 from engine.runs.states import RunState, View
 from magic_tui.client.engine import UNREADABLE, standing
@@ -22,7 +24,7 @@ _STALE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Column:
-    """A column and how wide it is; the wide ones come only where there is room."""
+    """A column and its width; the last columns appear only if they fit."""
 
     head: str
     width: int
@@ -32,7 +34,7 @@ class Column:
 _COLUMNS = (
     Column("name", 16),
     Column("state", 11),
-    Column("doing", 17),
+    Column("activity", 17),
     Column("left", 7, True),
     Column("LDS", 8, True),
     Column("age", 6, True),
@@ -46,18 +48,18 @@ _COLUMNS = (
 
 
 class RunList(VirtualList):
-    """Lines of runs; which ones is told with :meth:`show`."""
+    """Runs, one per line."""
 
     runs: Sequence[View] = ()
 
-    def show(self, runs: Sequence[View], marked: str | None) -> None:
-        """Show these runs; the cursor stays on the run it is on."""
-        here = self.current
+    def update(self, runs: Sequence[View], marked: str | None) -> None:
+        """Replace the runs; the cursor stays on its run."""
+        current = self.current
         self.runs = runs
         ids = [run["id"] for run in runs]
         self.marked = {ids.index(marked)} if marked in ids else set()
-        if here is not None and here["id"] in ids:
-            self.cursor = ids.index(here["id"])
+        if current is not None and current["id"] in ids:
+            self.cursor = ids.index(current["id"])
         self.reload()
 
     @property
@@ -66,7 +68,7 @@ class RunList(VirtualList):
         return self.runs[self.cursor] if self.cursor < len(self.runs) else None
 
     def count(self) -> int:
-        """How many runs."""
+        """Number of runs."""
         return len(self.runs)
 
     def line(self, index: int, width: int) -> Text:
@@ -77,13 +79,34 @@ class RunList(VirtualList):
 
 
 def head_line(width: int) -> Text:
-    """The names of the columns."""
+    """The column names."""
     columns = _columns_in(width - 4)
     return Text("    ", "dim").append_text(_row([c.head for c in _COLUMNS], columns))
 
 
+def difference_lines(marked: View, run: View, width: int) -> Iterator[Text]:
+    """One line per differing field: the marked run's value → this run's value."""
+    title = f"{one_line(marked['name'])} (marked) → {one_line(run['name'])} {one_line(run['id'])}"
+    yield Text(fit(title, width), "bold")
+    try:
+        before, after = (RunFolder(Path(view["path"])).config_fields() for view in (marked, run))
+    except (MagicError, OSError) as error:
+        yield Text(fit(f"! {one_line(str(error))}", width), "color(172)")
+        return
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    if not names:
+        yield Text("the same config", "dim")
+        return
+    room = min(36, max(len(name) for name in names))
+    half = max(8, (width - room - 6) // 2)
+    for name in names:
+        values = [fit(one_line(str(side.get(name, "–"))), half) for side in (before, after)]
+        line = Text(no_wrap=True).append(pad(name, room), "dim").append("  ")
+        yield line.append(values[0]).append(" → ").append(values[1], "bold")
+
+
 def heartbeat(run: View) -> str | None:
-    """``stale 4 min`` for a run at work that has said nothing for a while."""
+    """``silent 4 min`` for a running run without recent events."""
     if standing(run)[0] not in (RunState.RUNNING, RunState.PAUSING, RunState.CANCELLING):
         return None
     try:
@@ -94,14 +117,14 @@ def heartbeat(run: View) -> str | None:
 
 
 def _columns_in(width: int) -> list[int]:
-    """Indices of the columns that fit, the first ones first."""
-    kept, room = [], width + 2
+    """Indices of the columns that fit."""
+    indices, room = [], width + 2
     for index, column in enumerate(_COLUMNS):
         room -= column.width + 2
         if room < 0:
             break
-        kept.append(index)
-    return kept
+        indices.append(index)
+    return indices
 
 
 def _row(cells: Sequence[str], columns: Sequence[int]) -> Text:
@@ -115,7 +138,7 @@ def _row(cells: Sequence[str], columns: Sequence[int]) -> Text:
 
 def _cells(run: View) -> list[str]:
     phase = run["phase"] or {}
-    doing, left, state = _doing(run), "", standing(run)[0]
+    activity, left, state = _activity(run), "", standing(run)[0]
     if phase and state != UNREADABLE and not RunState(state).finished:
         left = duration_text(phase.get("remaining_seconds"))
     known = run["state"] != UNREADABLE or run["created"] is not None
@@ -123,7 +146,7 @@ def _cells(run: View) -> list[str]:
     return [
         one_line(run["name"]) or "–",
         state if state != UNREADABLE else "unknown" if known else "unreadable",
-        doing,
+        activity,
         "" if left == "–" else left,
         _lds(run.get("lds")),
         run_age(run),
@@ -137,7 +160,7 @@ def _cells(run: View) -> list[str]:
 
 
 def _lds(known: tuple[str, float] | None) -> str:
-    """As ``0.95@5%``: an LDS says nothing without its share."""
+    """LDS with its subset share: ``0.95@5%``."""
     if known is None:
         return "–"
     text = kind_text(known[0])
@@ -145,8 +168,8 @@ def _lds(known: tuple[str, float] | None) -> str:
     return f"{known[1]:.2f}{share}"
 
 
-def _doing(run: View) -> str:
-    """What it is at, or why it stands."""
+def _activity(run: View) -> str:
+    """The current phase, or the reason for the state."""
     silent = heartbeat(run)
     if silent is not None:
         return silent

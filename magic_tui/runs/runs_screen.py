@@ -18,14 +18,12 @@ from engine.runs.errors import MagicError
 from engine.runs.safe_text import one_line
 from engine.runs.states import RunState, View
 from magic_tui.client.engine import UNREADABLE, standing
-from magic_tui.runs.config_difference import difference_lines
 from magic_tui.runs.glance import glance, runs_on_disk
 from magic_tui.runs.run_actions import RunActions
-from magic_tui.runs.run_list import RunList, head_line
+from magic_tui.runs.run_list import RunList, difference_lines, head_line
 from magic_tui.runs.status_lines import run_detail
 from magic_tui.widgets.header import Header
 from magic_tui.widgets.prompt import Prompt
-from magic_tui.widgets.screen import MagicScreen
 from magic_tui.widgets.selection import Selection
 from magic_tui.widgets.virtual_list import VirtualList
 
@@ -34,24 +32,24 @@ _OF_A_RUN = ("Live", "Queries", "Influences", "Document", "Why", "Over training"
 _BUSY_SECONDS, _IDLE_SECONDS, _STALE_SECONDS = 1.0, 3.0, 20.0
 
 
-class RunsScreen(RunActions, MagicScreen):
+class RunsScreen(RunActions):
     """A list above, the run under the cursor below."""
 
     NUMBER = 1
     NAME = "Runs"
     ABOUT = (
-        "The runs of this folder, newest first. Enter opens one: its training while it works, its "
-        "scores when they are there. Mark one with space to see how the configs of others differ."
+        "The runs of this folder, newest first. Enter opens a run: its training while it runs, its "
+        "scores once they are complete. Mark a run with space to compare its config with others."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("n", "app.new", "new", tooltip="Start a run from a config; its cost comes first."),
-        Binding("slash", "filter", "filter", tooltip="Keep the runs whose line holds a text."),
-        Binding("space", "mark", "mark", tooltip="Mark a run: others show how they differ."),
+        Binding("n", "app.new", "new", tooltip="Start a run from a config; shows its cost first."),
+        Binding("slash", "filter", "filter", tooltip="List runs that match a text."),
+        Binding("space", "mark", "mark", tooltip="Mark a run to compare others with it."),
         Binding("D", "remove", "remove", tooltip="Remove the run from disk; asks first."),
-        Binding("w", "app.screen(0)", show=False, tooltip="The welcome: demo and samples."),
+        Binding("w", "app.screen(0)", show=False, tooltip="Welcome screen: demo and samples."),
         Binding("y", "copy", show=False, tooltip="Copy the run's id."),
         *(
-            Binding(str(n), f"look({n})", show=False, tooltip=f"Go to {name} of this run.")
+            Binding(str(n), f"look({n})", show=False, tooltip=f"Open {name} of this run.")
             for n, name in enumerate(_OF_A_RUN, 2)
         ),
     ]
@@ -62,69 +60,69 @@ class RunsScreen(RunActions, MagicScreen):
     """
 
     def __init__(self) -> None:
-        """Nothing is known yet."""
+        """An empty screen."""
         super().__init__()
         self._runs: list[View] | None = None
         self._filter = ""
         self._marked: str | None = None
         self._timer: Timer | None = None
-        self._shown = 0.0
+        self._drawn = 0.0
         self._lds = LdsIndex()
 
     def body(self) -> ComposeResult:
-        """Columns, list, detail."""
+        """Columns, list, details, prompt."""
         yield Static(id="columns")
         yield RunList()
         yield Static(id="detail")
         yield Prompt()
 
     def on_mount(self) -> None:
-        """Look at once and then again and again while shown."""
+        """Start polling."""
         self._timer = self.set_interval(_BUSY_SECONDS, self._tick)
         self.query_one(RunList).focus()
 
     def on_screen_suspend(self, event: events.ScreenSuspend) -> None:
-        """Ask nothing while nobody looks."""
+        """Stop polling."""
         if self._timer is not None and self.magic.current_screen is not self:
             self._timer.pause()
 
     def selection_changed(self, selection: Selection) -> None:
-        """Look again."""
+        """Poll at once."""
         if self._timer is not None:
             self._timer.resume()
-        # Behind the next frame: what asks takes long to load.
-        self.call_after_refresh(self._look)
+        # After the next frame: importing the reader takes long.
+        self.call_after_refresh(self._poll)
 
     def on_resize(self, event: events.Resize) -> None:
-        """Other columns fit."""
-        self._show()
+        """Choose the columns that fit."""
+        self._redraw()
 
     def cli_equivalent(self) -> str:
-        """The list, or one run once the cursor is on it."""
+        """``magic status`` of the run under the cursor, or ``magic ls``."""
         run = self.chosen_run()
         return "magic ls" if run is None else f"magic status {run['id']}"
 
     def chosen_run(self) -> View | None:
         """The run under the cursor."""
-        found = self.query(RunList)
-        return found.first().current if found else None
+        lists = self.query(RunList)
+        return lists.first().current if lists else None
 
     def disabled_reason(self, action: str) -> str | None:
-        """Most keys need a run."""
+        """Most actions need a run."""
         run = self.chosen_run()
         if action in ("mark", "remove", "copy", "choose") and run is None:
-            return "there is no run here yet: n starts one"
+            return "there is no run here; n starts one"
         if action == "remove" and run is not None and not _is_over(run):
             return f"run {run['id']} is {standing(run)[0]}: cancel it first with x"
         return self.why_unavailable(action, run)
 
     def on_virtual_list_moved(self, event: VirtualList.Moved) -> None:
-        """Another run in detail."""
+        """Show another run's details."""
         self._show_detail()
         self.refresh_bindings()
 
     def on_virtual_list_chosen(self, event: VirtualList.Chosen) -> None:
-        """Open the run where it is most telling."""
+        """Open Influences if scores are complete, else Live."""
         run = self.chosen_run()
         if run is not None:
             self.magic.select(run=run["id"])
@@ -134,26 +132,26 @@ class RunsScreen(RunActions, MagicScreen):
             self.magic.open_screen(4 if over else 2)
 
     def action_look(self, number: int) -> None:
-        """Go to a screen."""
+        """Open a screen."""
         self.go_to(number)
 
     def go_to(self, number: int) -> None:
-        """Go to a screen of the run under the cursor; without one it says what is missing."""
+        """Open a screen of the run under the cursor."""
         run = self.chosen_run()
         if run is not None and number > self.NUMBER:
             self.magic.select(run=run["id"])
         self.magic.open_screen(number)
 
     def action_filter(self) -> None:
-        """Type a filter."""
+        """Prompt for a filter."""
         self.query_one(Prompt).open("filter", self._filter, self._set_filter, self._set_filter)
 
     def action_mark(self) -> None:
-        """Mark the run under the cursor, or none."""
+        """Mark or unmark the run under the cursor."""
         run = self.chosen_run()
         assert run is not None
         self._marked = None if self._marked == run["id"] else run["id"]
-        self._show()
+        self._redraw()
 
     def action_copy(self) -> None:
         """Copy the run's id."""
@@ -162,23 +160,23 @@ class RunsScreen(RunActions, MagicScreen):
         self.magic.copy(run["id"], "run")
 
     def action_remove(self) -> None:
-        """Ask, then remove the run."""
+        """Remove the run after confirmation."""
         run = self.chosen_run()
         assert run is not None
-        self.ask_to_remove(run, self._look)
+        self.ask_to_remove(run, self._poll)
 
     def _set_filter(self, text: str) -> None:
         self._filter = text.strip().lower()
-        self._show()
+        self._redraw()
 
     def _tick(self) -> None:
         if self._timer is not None:
             busy = any(not _is_over(run) for run in self._runs or ())
             self._timer._interval = _BUSY_SECONDS if busy else _IDLE_SECONDS
-        self._look()
+        self._poll()
 
     @work(thread=True, exclusive=True, group="runs", exit_on_error=False)
-    def _look(self) -> None:
+    def _poll(self) -> None:
         problem = None
         try:
             runs = glance(self.magic.engine()).runs
@@ -187,29 +185,29 @@ class RunsScreen(RunActions, MagicScreen):
             runs = runs_on_disk(self.selection.runs_dir)
         runs = self._lds.with_lds(runs)
         if not get_current_worker().is_cancelled:
-            self.app.call_from_thread(self._take, runs[::-1], problem)
+            self.app.call_from_thread(self._update, runs[::-1], problem)
 
-    def _take(self, runs: list[View], problem: str | None) -> None:
+    def _update(self, runs: list[View], problem: str | None) -> None:
         first, before = self._runs is None, self._runs
         self._runs = runs
         self.show_problem(problem)
-        # Ages and silences change by themselves, but nobody waits for their minute.
-        if runs != before or time.monotonic() - self._shown > _STALE_SECONDS:
-            self._show()
+        # Ages change all the time, but redrawing them occasionally is enough.
+        if runs != before or time.monotonic() - self._drawn > _STALE_SECONDS:
+            self._redraw()
         if first and self.selection.run is not None:
             ids = [run["id"] for run in runs]
             with contextlib.suppress(ValueError):
                 self.query_one(RunList).move_to(ids.index(self.selection.run))
 
-    def _show(self) -> None:
+    def _redraw(self) -> None:
         if not self.is_mounted or self._runs is None:
             return
-        self._shown = time.monotonic()
-        listed = [run for run in self._runs if self._filter in _searched(run)]
+        self._drawn = time.monotonic()
+        listed = [run for run in self._runs if self._filter in _searchable(run)]
         self.query_one("#columns", Static).update(
             Content.from_rich_text(head_line(self.size.width - 1))
         )
-        self.query_one(RunList).show(listed, self._marked)
+        self.query_one(RunList).update(listed, self._marked)
         note = f"{len(listed)} of {len(self._runs)}" if self._filter else str(len(self._runs))
         self.query_one(Header).note(f"{note} in {one_line(str(self.selection.runs_dir))}")
         self._show_detail()
@@ -218,17 +216,17 @@ class RunsScreen(RunActions, MagicScreen):
     def _show_detail(self) -> None:
         run, width = self.chosen_run(), max(20, self.size.width - 2)
         if run is None:
-            text = "no runs here yet: n starts one from a config, w offers the demo and samples"
-            text = "no run matches the filter" if self._filter else text
-            self.query_one("#detail", Static).update(Content(text))
+            note = "no runs yet: n starts one from a config, w shows the demo and samples"
+            note = "no run matches the filter" if self._filter else note
+            self.query_one("#detail", Static).update(Content(note))
             return
         marked = next((r for r in self._runs or () if r["id"] == self._marked), None)
         if marked is not None and marked["id"] != run["id"]:
             lines = list(difference_lines(marked, run, width))
         else:
             lines = list(run_detail(run, width))
-        shown = Text("\n", no_wrap=True).join(lines[: max(4, self.size.height // 2)])
-        self.query_one("#detail", Static).update(Content.from_rich_text(shown))
+        text = Text("\n", no_wrap=True).join(lines[: max(4, self.size.height // 2)])
+        self.query_one("#detail", Static).update(Content.from_rich_text(text))
 
 
 def _is_over(run: View) -> bool:
@@ -236,5 +234,5 @@ def _is_over(run: View) -> bool:
     return state == UNREADABLE or RunState(state).settled
 
 
-def _searched(run: View) -> str:
+def _searchable(run: View) -> str:
     return f"{run['id']} {run['name']} {run['model']} {standing(run)[0]}".lower()

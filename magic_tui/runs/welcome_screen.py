@@ -1,4 +1,4 @@
-"""What a newcomer sees: what this is, and something to start."""
+"""The welcome screen: what magic does, and configs to start with."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from textual.widgets import Static
 
 from engine.runs.errors import MagicError
 from engine.runs.safe_text import one_line
-from magic_tui.runs.samples import demo_config
+from magic_tui.runs.config_draft import demo_config
 from magic_tui.text.cells import fit, pad
 from magic_tui.widgets.screen import MagicScreen
 from magic_tui.widgets.virtual_list import VirtualList
@@ -20,12 +20,12 @@ from magic_tui.widgets.virtual_list import VirtualList
 ABOUT = (
     "Which training documents, and which of their tokens, made the model answer like this?",
     "",
-    "magic trains a model and keeps the way it took. Ask it a query – a text – and it goes that "
-    "way back, to say of every training token how much more of it would lower (helpful) or "
-    "raise (harmful) the query's loss. New queries need no new training.",
+    "magic trains a model and records every step. Given a query – a text – it differentiates back "
+    "through training to score how each training token lowered (helpful) or raised (harmful) the "
+    "query's loss. New queries need no new training.",
 )
 _KNOWN = {
-    # As many as a small terminal has lines for; the others are for data that has to be fetched.
+    # As many as fit into 24 lines; the other samples need data to be downloaded.
     "demo": "a small model learns eight books; nothing is downloaded",
     "finetune-jsonl": "sample: fine-tune a model on a file of texts",
     "lora": "sample: fine-tune adapters (LoRA) on a frozen model",
@@ -35,7 +35,7 @@ _KNOWN = {
 
 @dataclass(frozen=True)
 class Offer:
-    """Something to start; without a path, a config of the user's own."""
+    """A config to start with; the user names its file if there is no path."""
 
     name: str
     words: str
@@ -43,12 +43,12 @@ class Offer:
 
 
 class OfferList(VirtualList):
-    """What can be started."""
+    """Offers, one per line."""
 
     offers: tuple[Offer, ...] = ()
 
     def count(self) -> int:
-        """How many offers."""
+        """Number of offers."""
         return len(self.offers)
 
     def line(self, index: int, width: int) -> Text:
@@ -59,14 +59,14 @@ class OfferList(VirtualList):
 
 
 class WelcomeScreen(MagicScreen):
-    """Explains itself and offers what to start."""
+    """An explanation and a list of offers."""
 
     NUMBER = 0
     NAME = "magic"
     ABOUT = " ".join(part for part in ABOUT if part)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "app.new", "own config", tooltip="Start a run from a config of your own."),
-        Binding("1", "app.screen(1)", "runs", tooltip="Go to Runs."),
+        Binding("1", "app.screen(1)", "runs", tooltip="Open Runs."),
     ]
     DEFAULT_CSS = """
     WelcomeScreen #about { height: auto; padding: 1 2 0 2; max-width: 92; }
@@ -75,13 +75,13 @@ class WelcomeScreen(MagicScreen):
     """
 
     def body(self) -> ComposeResult:
-        """The explanation, the offers, where to go on."""
+        """Explanation, offers, next steps."""
         yield Static(self._about(), id="about")
         yield OfferList()
         yield Static(self._steps(), id="steps")
 
     def on_mount(self) -> None:
-        """Find what can be offered."""
+        """List the offers."""
         listed = self.query_one(OfferList)
         listed.offers = tuple(offers())
         listed.styles.height = len(listed.offers)
@@ -89,11 +89,11 @@ class WelcomeScreen(MagicScreen):
         listed.focus()
 
     def cli_equivalent(self) -> str:
-        """The demo from the command line."""
+        """``magic demo``."""
         return "magic demo"
 
     def on_virtual_list_chosen(self, event: VirtualList.Chosen) -> None:
-        """Show what the offer would cost."""
+        """Open the offer on the New run screen."""
         from magic_tui.runs.new_run_screen import NewRunScreen
 
         self.app.push_screen(NewRunScreen(self.query_one(OfferList).offers[event.index].path))
@@ -105,20 +105,20 @@ class WelcomeScreen(MagicScreen):
     def _steps(self) -> Content:
         where = one_line(str(self.selection.runs_dir))
         return Content.assemble(
-            ("⏎", "bold $accent"), " shows what it would cost before anything starts.\n",
-            ("?", "bold $accent"), " explains the keys of every screen, ",
-            ("^p", "bold $accent"), " finds any of them by name.\n\n",
-            (f"Runs are kept in {where}", "dim"),
+            ("⏎", "bold $accent"), " shows the cost of a run before it starts.\n",
+            ("?", "bold $accent"), " lists the keys of a screen, ",
+            ("^p", "bold $accent"), " finds them by name.\n\n",
+            (f"Runs are stored in {where}", "dim"),
         )  # fmt: skip
 
 
 def offers() -> list[Offer]:
-    """The demo, the templates among the sample configs, and a config of the user's own."""
-    found = []
+    """The demo, some sample configs, and the user's own config."""
+    samples: list[Offer] = []
     try:
         folder = demo_config().parent
         files = {name: folder / f"{name}.yaml" for name in _KNOWN}
-        found = [Offer(n, words, files[n]) for n, words in _KNOWN.items() if files[n].is_file()]
+        samples = [Offer(n, words, files[n]) for n, words in _KNOWN.items() if files[n].is_file()]
     except MagicError:
         pass
-    return [*found, Offer("own config…", "any run config in YAML: name its file", None)]
+    return [*samples, Offer("own config…", "a run config in YAML", None)]

@@ -14,7 +14,7 @@ from magic_tui.client import worker
 from magic_tui.dashboard.app import MagicApp
 from magic_tui.runs.config_draft import FIELDS, Draft, Field
 from tests.cli.fake_engine import FakeEngine
-from tests.tui.driving import drive, screen_text, shows, until
+from tests.tui.driving import Terminal, drive, screen_text, shows, until
 
 SCRIPT = Path(__file__).resolve().parents[1] / "cli" / "fake_worker.py"
 
@@ -59,7 +59,7 @@ def test_fields_are_edited_and_mistakes_stand_beside_them(config: Path, engine: 
         await pilot.press("j", "j", "j", "enter", "ctrl+u", "1", "enter")
         await shows(pilot, "! give 2 or more")
         await pilot.press("s")
-        await shows(pilot, "something is wrong with a field")
+        await shows(pilot, "a field is invalid")
         await pilot.press("enter", "ctrl+u", *"64", "enter")
         await until(pilot, lambda: "row length: give" not in screen_text(pilot.app))
         await shows(pilot, "parameters")
@@ -87,7 +87,7 @@ def test_a_cost_longer_than_its_place_is_scrolled(tmp_path: Path) -> None:
         await until(pilot, lambda: "pgdn" not in screen_text(pilot.app))
         assert "free here" in screen_text(pilot.app)
 
-    drive(MagicApp(tmp_path, start=0), task)
+    drive(MagicApp(tmp_path, start=0), task, Terminal(80, 20))
 
 
 def test_what_counting_finds_stands_beside_its_field(
@@ -125,11 +125,11 @@ def test_a_mended_field_is_counted_by_itself(config: Path, monkeypatch: pytest.M
 
     async def task(pilot: Pilot[None]) -> None:
         await pilot.press("n", *str(config), "enter")
-        await shows(pilot, "its cost is not known")
+        await shows(pilot, "the cost is unknown")
         monkeypatch.setenv("FAKE_WORKER", "good")
         await pilot.press("j", "j", "enter", *"2", "enter")
         await shows(pilot, "parameters")
-        assert "not known" not in screen_text(pilot.app)
+        assert "unknown" not in screen_text(pilot.app)
 
     drive(MagicApp(config.parent / "runs", start=0), task)
 
@@ -162,7 +162,7 @@ def test_a_config_that_is_none_says_so(tmp_path: Path) -> None:
         await pilot.press("n", *"nowhere.yaml", "enter")
         await shows(pilot, "no config file at nowhere.yaml")
         await pilot.press("s")
-        await shows(pilot, "f names its file")
+        await shows(pilot, "f opens a file")
         await pilot.press("escape")
         await shows(pilot, "Which training documents")
 
@@ -177,9 +177,9 @@ def test_a_cost_that_cannot_be_found_out_says_why(
     async def task(pilot: Pilot[None]) -> None:
         await pilot.press("enter")
         await shows(pilot, "no file x.jsonl")
-        await shows(pilot, "its cost is not known")
+        await shows(pilot, "the cost is unknown")
         await pilot.press("s")
-        await shows(pilot, "counting first what it takes")
+        await shows(pilot, "estimating the cost first")
 
     drive(MagicApp(tmp_path, start=0), task)
 
@@ -204,4 +204,4 @@ def test_leaving_ends_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             return
         time.sleep(0.05)
     os.kill(int(noted.read_text()), signal.SIGKILL)
-    raise AssertionError("the worker goes on")
+    raise AssertionError("the worker still runs")

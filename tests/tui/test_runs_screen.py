@@ -123,7 +123,7 @@ def test_the_list_changes_while_it_is_looked_at(tmp_path: Path, engine: FakeEngi
         await shows(pilot, "running")
         await pilot.press("p")
         await until(pilot, lambda: engine.of_kind("POST", "/pause"))
-        await shows(pilot, f"asked run {A} to pause")
+        await shows(pilot, f"sent pause to run {A}")
 
     drive(MagicApp(tmp_path), task)
 
@@ -145,7 +145,7 @@ def test_cancelling_and_removing_ask_first(tmp_path: Path, engine: FakeEngine) -
         engine.turn(A, "cancelled")
         await shows(pilot, "⊘")
         await pilot.press("D")
-        await shows(pilot, "deleted for good")
+        await shows(pilot, "permanently deletes")
         await pilot.press("y")
         await until(pilot, lambda: engine.of_kind("DELETE", A))
 
@@ -162,7 +162,7 @@ def test_filter_and_mark(tmp_path: Path, engine: FakeEngine) -> None:
         await shows(pilot, "alpha")
         await pilot.press("slash", *"alp")
         await until(pilot, lambda: "beta" not in screen_text(pilot.app), "filtered")
-        await shows(pilot, "⏎ take  esc leave")
+        await shows(pilot, "⏎ submit  esc cancel")
         await pilot.press("escape")
         await shows(pilot, "beta")
         await pilot.press("g", "space", "j")
