@@ -1,4 +1,4 @@
-"""What a run's files say apart from its jobs, each kept until its file changes."""
+"""Facts of a run that come from its files: config, sizes, number of documents."""
 
 import contextlib
 import time
@@ -13,12 +13,12 @@ from engine.runs.safe_open import check_regular
 
 _SIZE_SECONDS = 5.0
 _SIZE_SHARE = 50
-"""Counting a folder's bytes may take one part in so many of the time."""
+"""Counting the bytes of the folders may take 1/50 of the time."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What the config says of a run."""
+    """The facts of a run that its config determines."""
 
     name: str
     model: str
@@ -28,7 +28,7 @@ class Identity:
 
     @classmethod
     def read(cls, folder: RunFolder) -> "Identity":
-        """Read it.
+        """Read them from the run's folder.
 
         Raises:
             UsageError: if the config cannot be read.
@@ -44,10 +44,10 @@ class Identity:
 
 
 class Sizes:
-    """Bytes of the trajectory and of the scores, counted seldom: there may be many files."""
+    """Bytes of the trajectory and of the scores; counted rarely, since there can be many files."""
 
     def __init__(self, folder: RunFolder) -> None:
-        """Count nothing yet."""
+        """Start without a count."""
         self._folder = folder
         self._known: tuple[object, ...] = ()
         self._was_at_work = False
@@ -55,7 +55,10 @@ class Sizes:
         self.trajectory = self.scores = 0
 
     def update(self, state: tuple[object, ...], at_work: bool) -> None:
-        """Count again: now and then while at work, else when ``state`` or the folders changed."""
+        """Count again if it is due.
+
+        While a process works on the run, every few seconds; else if ``state`` or a folder changed.
+        """
         folders = (self._folder.trajectory, self._folder.attributions)
         known = (*state, *map(modified_at, folders))
         began = time.monotonic()
@@ -71,17 +74,17 @@ class Sizes:
 
 
 def count_documents(folder: RunFolder) -> int | None:
-    """How many documents a run was trained on; None while that is not known.
+    """The number of documents a run trains on; None while unknown.
 
     Raises:
-        RunError: if the table is not what it was.
+        RunError: if the table differs from its digest.
     """
     if not folder.documents_file.exists():
         return None
     import pyarrow.parquet as pq
 
     verify(folder.documents_file)
-    # Not whole yet, or damaged: whoever reads the documents will say which.
+    # Unfinished or damaged: the readers of documents raise the error.
     with contextlib.suppress(Exception):
         return int(pq.read_metadata(check_regular(folder.documents_file)).num_rows)
     return None

@@ -357,10 +357,10 @@ def parse(record: Mapping[str, Any]) -> RunEvent | None:
     Returns None if the kind is unknown, a required field is missing, or a field has another type
     than its class says.
     """
-    found = _FIELDS.get(record.get("event", ""))
-    if found is None:
+    schema = _FIELDS.get(record.get("event", ""))
+    if schema is None:
         return None
-    event_class, fields = found
+    event_class, fields = schema
     values = []
     for name, accepted, default in fields:
         value = record.get(name, default)
@@ -376,13 +376,13 @@ def check(kind: str, fields: Mapping[str, Any]) -> None:
     Raises:
         TypeError: if the kind or a field is unknown, or a field is missing or of another type.
     """
-    found = _FIELDS.get(kind)
-    if found is None:
+    schema = _FIELDS.get(kind)
+    if schema is None:
         raise TypeError(f"{kind!r} is not a kind of event")
-    for name, accepted, default in found[1]:
+    for name, accepted, default in schema[1]:
         if not isinstance(fields.get(name, default), accepted):
             problem = f"is {fields[name]!r}" if name in fields else "is missing"
             raise TypeError(f"event {kind}: {name} {problem}")
-    unknown = fields.keys() - {name for name, *_ in found[1]}
+    unknown = fields.keys() - {name for name, *_ in schema[1]}
     if unknown:
         raise TypeError(f"event {kind}: no field is named {', '.join(sorted(unknown))}")

@@ -34,7 +34,7 @@ _PER_STEP = frozenset(
         *(Event.RETRAIN_STEP, Event.PROBE_STEP),
     )
 )
-"""Kinds that are too many to be listed as messages."""
+"""Kinds with an event for every step; they are not listed as messages."""
 
 
 class Column:
@@ -94,7 +94,7 @@ class ReplayPass:
 
 @dataclass(frozen=True)
 class Message:
-    """An event to be told in words, with its number and time."""
+    """An event that is listed in words, with its number and time."""
 
     number: int
     time: float
@@ -163,7 +163,7 @@ class RunHistory:
         self._phases: list[tuple[int, str, int, str | None]] = []
         """Number of the event, phase, total, attribution."""
         self._replays_began: list[int] = []
-        """Numbers of the events after which the curve of norms begins anew."""
+        """Numbers of the events at which the curve of norms starts again."""
         self._held: list[tuple[int, tuple[int, ...]]] = [(_NONE, ())]
         """Steps of the states in memory from an event on."""
         self._predicted: tuple[int, float | None] = (0, None)

@@ -1,4 +1,4 @@
-"""``magic run``: train a model, keep its trajectory, attribute the config's queries."""
+"""``magic run``: train a model, record its trajectory, attribute the config's queries."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +14,7 @@ def run(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A run config in YAML.")],
     seed: Annotated[
         int | None,
-        typer.Option(metavar="N", min=0, max=2**63 - 1, help="In place of the config's seed."),
+        typer.Option(metavar="N", min=0, max=2**63 - 1, help="Replaces the config's seed."),
     ] = None,
     force: Force = None,
     detach: Detach = False,
@@ -23,12 +23,12 @@ def run(
 ) -> None:
     """Train a model and attribute the config's queries.
 
-    The trajectory is kept: magic attribute asks it anything else, without training again.
+    The trajectory is stored: magic attribute computes other queries without training again.
     """
     from magic_tui.cli.submit import submit_config
 
     if not detach:
-        # Before the run is asked for: from then on ctrl+c has to find somebody who listens.
+        # Imported before the run is submitted: from then on ctrl+c must be handled.
         from magic_tui.cli.work import finish, print_result
     engine, view = submit_config(config, runs_dir, tuple(force or ()), seed)
     if detach:

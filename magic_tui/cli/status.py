@@ -1,10 +1,11 @@
-"""``magic status``: what the engine does, or one run in detail."""
+"""``magic status``: the engine and its runs, or one run in detail."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from engine.runs.states import View
 from magic_tui.cli.options import AsJson, RunsDir
 from magic_tui.cli.output import print_json, reports_errors, stdout
 
@@ -13,41 +14,20 @@ from magic_tui.cli.output import print_json, reports_errors, stdout
 def status(
     run: Annotated[
         str | None,
-        typer.Argument(metavar="RUN", help="Id, unique prefix of one, or name; default all."),
+        typer.Argument(metavar="RUN", help="Id, unique prefix of one, or name; default: all."),
     ] = None,
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the engine and its runs, or one run in detail.
 
-    Without RUN, those that are not finished.
+    Without RUN, the engine and the unfinished runs.
     """
-    from engine.evaluation.summary import verdict_of
-    from engine.scores.run_records import (
-        attribution_list,
-        derivative_of,
-        made_from_of,
-        unused_data,
-        warnings_view,
-    )
     from magic_tui.client.engine import connect, is_finished
 
     engine = connect(runs_dir)
     if run is not None:
-        facts = engine.find(run)
-        facts["attribution_list"] = attribution_list(facts)
-        if (made_from := made_from_of(Path(facts["path"]))) is not None:
-            facts = {**facts, "made_from": made_from}
-        if unused := unused_data(Path(facts["path"])):
-            facts = {**facts, "data": unused}
-        derivative = derivative_of(Path(facts["path"]))
-        facts = {**facts, "derivative": derivative} if derivative else facts
-        facts = {**facts, **warnings_view(Path(facts["path"]))}
-        judged = verdict_of(Path(facts["path"]))
-        if judged is not None:
-            from engine.evaluation.verdict import verdict_facts
-
-            facts = {**facts, "verdict": verdict_facts(judged)}
+        facts = {**(view := engine.find(run)), **_facts_on_disk(view)}
     else:
         unfinished = [view for view in engine.runs() if not is_finished(view)]
         facts = {"engine": engine.view, "runs": unfinished}
@@ -60,3 +40,29 @@ def status(
     lines = run_detail if run is not None else status_lines
     for line in lines(facts, console.width):
         console.print(line)
+
+
+def _facts_on_disk(view: View) -> dict[str, Any]:
+    """What the run folder says beside the engine's view; facts it lacks are left out."""
+    from engine.evaluation.summary import verdict_of
+    from engine.scores.run_records import (
+        attribution_list,
+        derivative_of,
+        made_from_of,
+        unused_data,
+        warnings_view,
+    )
+
+    folder = Path(view["path"])
+    optional = {
+        "made_from": made_from_of(folder),
+        "data": unused_data(folder),
+        "derivative": derivative_of(folder),
+    }
+    facts = {name: value for name, value in optional.items() if value}
+    facts |= {"attribution_list": attribution_list(view), **warnings_view(folder)}
+    if (verdict := verdict_of(folder)) is not None:
+        from engine.evaluation.verdict import verdict_facts
+
+        facts["verdict"] = verdict_facts(verdict)
+    return facts

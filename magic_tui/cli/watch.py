@@ -1,4 +1,4 @@
-"""``magic watch``: what a run does, from its beginning to its end."""
+"""``magic watch``: follow a run until it finishes."""
 
 import json
 from typing import Annotated
@@ -17,9 +17,9 @@ def watch(
     ] = False,
     runs_dir: RunsDir = None,
 ) -> None:
-    """Show what a run did and does, until it ends.
+    """Follow a run until it finishes.
 
-    Ends with the exit code of magic wait; ctrl+c leaves the run as it is.
+    The exit code is that of magic wait. Ctrl+c does not stop the run.
     """
     from magic_tui.client.engine import connect
     from magic_tui.client.outcome import awaited, check_outcome
@@ -37,9 +37,9 @@ def watch(
     else:
         from magic_tui.cli.work import attend
 
-        narrate(f"run {view['id']}; ctrl+c leaves it as it is")
+        narrate(f"run {view['id']}; ctrl+c does not stop it")
         view = attend(engine, view)
     for number in jobs:
         check_outcome(view, number)
     if not as_jsonl:
-        narrate(f"run {view['id']} succeeded; see its scores with: magic top {view['id']}")
+        narrate(f"run {view['id']} succeeded; show its scores with: magic top {view['id']}")

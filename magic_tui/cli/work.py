@@ -1,4 +1,4 @@
-"""Following work and showing what came of it: shared by ``run``, ``attribute`` and ``demo``."""
+"""Follow a job and print its result: shared by ``run``, ``attribute``, ``watch`` and ``demo``."""
 
 import shlex
 from contextlib import closing
@@ -21,18 +21,18 @@ from magic_tui.client.stream import Message, follow_events
 from magic_tui.explore.top_lines import top_lines
 from magic_tui.text.numbers import counted
 
-_SHOWN_QUERIES = 3
+_MOST_QUERIES = 3
 
 
 def finish(engine: Engine, view: View, job: int, after: int = -1) -> dict[str, Any]:
-    """Show a job's progress to its end; the facts of it.
+    """Show a job's progress until it finishes; returns its run, folder and attribution.
 
     Raises:
         RunFailedError: if it failed.
         UnfinishedError: if it was paused or cancelled.
         DetachedError: on ctrl+c.
     """
-    narrate(f"run {view['id']}; ctrl+c leaves it running")
+    narrate(f"run {view['id']}; ctrl+c does not stop it")
     view = attend(engine, view, job, after)
     check_outcome(view, job)
     done = job_of(view, job) or {}
@@ -40,7 +40,7 @@ def finish(engine: Engine, view: View, job: int, after: int = -1) -> dict[str, A
 
 
 def attend(engine: Engine, view: View, job: int | None = None, after: int = -1) -> View:
-    """Show a run's events above ``after`` until a job, or all of them, are settled; the run then.
+    """Show a run's events above ``after`` until a job (or all) is settled; returns the run's view.
 
     Raises:
         DetachedError: on ctrl+c.
@@ -62,36 +62,39 @@ def attend(engine: Engine, view: View, job: int | None = None, after: int = -1) 
 
 
 class _End:
-    """Knows when a job is settled and all that its journal said of it was heard."""
+    """Decides when a job is settled and all events of it were received."""
 
     def __init__(self, job: int | None, after: int) -> None:
         self.view: View | None = None
         self._job = job
-        self._heard = after + 1
+        self._received = after + 1
 
     def is_here(self, message: Message) -> bool:
         if message.kind == "record":
-            self._heard = message.data["seq"] + 1
+            self._received = message.data["seq"] + 1
         elif message.kind in ("state", "end"):
             self.view = message.data
         if self._job is None or self.view is None or not is_settled(self.view, self._job):
             return message.kind == "end"
-        return message.kind == "end" or self._heard >= self.view["events"]
+        return message.kind == "end" or self._received >= self.view["events"]
 
 
 def top_tables(attribution: Attribution, count: int, label: str | None = None) -> list[Top]:
-    """The top documents of the first queries."""
-    shown = min(_SHOWN_QUERIES, len(attribution.queries))
-    return [read_top(attribution, query, count, label=label) for query in range(shown)]
+    """The top documents of the first few queries."""
+    queries = range(min(_MOST_QUERIES, len(attribution.queries)))
+    return [read_top(attribution, query, count, label=label) for query in queries]
 
 
 def print_result(console: Console, facts: dict[str, Any], runs_dir: Path | None) -> None:
-    """The top tables of a finished attribution and what to try next."""
+    """The top tables of a finished attribution, and commands to try next."""
     run = RunFolder(Path(facts["path"]))
     console.print()
     if not facts.get("attribution"):
-        console.print(f"run {run.id}: trained, and its trajectory is kept; no query was asked yet")
-        print_try_next(console, {"ask it": _command("attribute", run, runs_dir, _asked(run))})
+        console.print(f"run {run.id} is trained and its trajectory stored; it has no queries yet")
+        print_try_next(
+            console,
+            {"attribute queries": _command("attribute", run, runs_dir, _query_options(run))},
+        )
         return
     attribution = open_attribution(run, facts["attribution"])
     console.print(f"run {run.id}  attribution {attribution.id}", style="dim")
@@ -107,7 +110,7 @@ def print_result(console: Console, facts: dict[str, Any], runs_dir: Path | None)
 
 
 def next_commands(tables: list[Top], run: RunFolder, runs_dir: Path | None) -> dict[str, str]:
-    """Commands that go on from here, by what they do."""
+    """Commands to try next, by what they do."""
     best = next((table for table in tables if table.listed), None)
     query, document = (best.query.index, best.listed[0].document) if best else (0, 0)
     chosen = f"{document} --query {query}"
@@ -115,18 +118,18 @@ def next_commands(tables: list[Top], run: RunFolder, runs_dir: Path | None) -> d
     return {
         "more documents of a query": _command("top", run, runs_dir, f"--query {query} -k 30"),
         one: _command("show", run, runs_dir, chosen),
-        "ask something new, no retraining": _command("attribute", run, runs_dir, _asked(run)),
+        "new queries, no retraining": _command("attribute", run, runs_dir, _query_options(run)),
         "all scores as a table": _command("export", run, runs_dir, "--format csv"),
     }
 
 
-def _asked(run: RunFolder) -> str:
-    """How to ask a run something new."""
+def _query_options(run: RunFolder) -> str:
+    """Options of ``magic attribute`` for the run's kind of task."""
     return '--text "…"' if RowTable(run.rows_store).has_tokens else "--queries DATA --split SPLIT"
 
 
 def print_try_next(console: Console, commands: dict[str, str]) -> None:
-    """Commands a reader can copy, each with what it does."""
+    """Print commands to copy, each with what it does."""
     console.print("\ntry next", style="bold")
     for purpose, command in commands.items():
         console.print(f"  {purpose}", style="dim")

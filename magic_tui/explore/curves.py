@@ -1,4 +1,4 @@
-"""How a query's influence arose over the training: a figure a step, beside loss and rate."""
+"""A query's influence at each training step, with the step's loss and learning rate."""
 
 import functools
 from dataclasses import dataclass
@@ -16,29 +16,29 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Curves:
-    """All arrays are (step,); NaN where the journal has nothing."""
+    """The curves of one query. All arrays are (step,); NaN where the journal has no value."""
 
     attribution: str
     query: int
     text: str
     queries: int
     influence: Floats
-    """Sum of the scores of all tokens of a step: negative steps helped."""
+    """Sum of the scores of all tokens of a step; negative: the step lowered the query's loss."""
     losses: Floats
     rates: Floats
 
     @property
     def steps(self) -> int:
-        """Length of the training."""
+        """Steps of the training."""
         return len(self.influence)
 
     @functools.cached_property
     def cumulative(self) -> Floats:
-        """The sum up to and with each step."""
+        """The sum of the influence up to and including each step."""
         return np.cumsum(self.influence)
 
     def share(self, first: int, last: int) -> float:
-        """The share of the total |influence| that steps from ``first`` up to ``last`` carry."""
+        """The share of steps ``first`` to ``last - 1`` in the total |influence|."""
         part = float(np.abs(self.influence[first:last]).sum())
         return part / self._total if self._total > 0 else 0.0
 
@@ -47,7 +47,7 @@ class Curves:
         return float(np.abs(self.influence).sum())
 
     def csv(self) -> str:
-        """A line a step."""
+        """The curves as CSV, one line for each step."""
         lines = ["step,influence,cumulative,loss,learning_rate"]
         table = zip(self.influence, self.cumulative, self.losses, self.rates, strict=True)
         lines += [
@@ -58,12 +58,12 @@ class Curves:
 
 @dataclass(frozen=True)
 class BatchDocument:
-    """A document that a step trained on, and its whole score for the query."""
+    """A document that a step trained on, with its score for the query over all steps."""
 
     document: int
     score: float
     tokens: int
-    """How many of its tokens the step saw."""
+    """How many of its tokens are in the step's batch."""
 
 
 def read_curves(opened: Attribution, query: int) -> Curves:
@@ -88,7 +88,7 @@ def read_curves(opened: Attribution, query: int) -> Curves:
 
 
 def batch_documents(opened: Attribution, query: int, step: int) -> list[BatchDocument]:
-    """The documents that a step trained on, those of largest |score| first.
+    """The documents in a step's batch, sorted by |score|, the largest first.
 
     Raises:
         UsageError: if no row was used at that step.
@@ -100,9 +100,9 @@ def batch_documents(opened: Attribution, query: int, step: int) -> list[BatchDoc
     if not len(rows):
         raise UsageError(f"no row of run {opened.run.id} was used at step {step}")
     owners = table.document_ids(rows)
-    found, counts = np.unique(owners[owners >= 0], return_counts=True)
+    ids, counts = np.unique(owners[owners >= 0], return_counts=True)
     documents = [
         BatchDocument(int(document), float(scores[document]), int(count))
-        for document, count in zip(found, counts, strict=True)
+        for document, count in zip(ids, counts, strict=True)
     ]
     return sorted(documents, key=lambda each: (-abs(each.score), each.document))

@@ -1,4 +1,4 @@
-"""A list of runs: one line each where there is room, else two."""
+"""A list of runs: one line for each run if the terminal is wide enough, else two."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ _HEADS = (
     *("steps", "documents", "attributions", "trajectory", "scores", "age"),
 )
 _LEFT = 4
-"""Columns that are aligned to the left; the others hold numbers."""
+"""Columns aligned to the left; the others hold numbers."""
 _GAP = "  "
 _NOTE_LINES = 4
 
@@ -42,7 +42,7 @@ def run_lines(runs: Sequence[View], width: int) -> Iterator[Text]:
 
 
 def model_text(run: View) -> str:
-    """A hub id as it is; of a local folder the last part."""
+    """A hub id, or the last part of a local path."""
     model = one_line(run["model"])
     return model.rstrip("/").rsplit("/", 1)[-1] if model.startswith("/") else model
 
@@ -57,7 +57,7 @@ def steps_text(run: View) -> str:
 
 
 def run_age(run: View) -> str:
-    """How long ago a run was made."""
+    """The age of a run; a dash if unknown."""
     created = run["created"]
     return "–" if created is None else age_text(max(0.0, time.time() - created))
 
@@ -103,28 +103,28 @@ def _two_lines(run: View, width: int) -> Iterator[Text]:
 
 
 def queries_text(attribution: View, words: int) -> str:
-    """How many queries an attribution has, and the first words of the first ones."""
+    """The number of an attribution's queries, and the first words of some."""
     count, texts = attribution["queries"], attribution["texts"]
     if count is None:
         source = attribution["source"]
-        return "its queries are not read yet" if source is None else f"queries of {source}"
-    shown = [f"“{fit(text, words)}”" for text in texts]
-    more = " …" if count > len(shown) else ""
-    return f"{counted(count, 'query')}: {' '.join(shown)}{more}"
+        return "queries not read yet" if source is None else f"queries of {source}"
+    quoted = [f"“{fit(text, words)}”" for text in texts]
+    more = " …" if count > len(quoted) else ""
+    return f"{counted(count, 'query')}: {' '.join(quoted)}{more}"
 
 
 def _attributions(run: View, width: int) -> Iterator[Text]:
-    """One line for all attributions of a run, the latest first."""
-    said = []
+    """All attributions of a run in one line, the latest first."""
+    parts = []
     for each in reversed(run.get("attribution_list") or ()):
         done = each["state"] == RunState.SUCCEEDED
-        said.append(f"{each['attribution']} {queries_text(each, 24) if done else each['state']}")
-    if said:
-        yield Text("  " + fit(one_line(" · ".join(said)), width - 2), "dim", no_wrap=True)
+        parts.append(f"{each['attribution']} {queries_text(each, 24) if done else each['state']}")
+    if parts:
+        yield Text("  " + fit(one_line(" · ".join(parts)), width - 2), "dim", no_wrap=True)
 
 
 def _reason(run: View) -> str:
-    """Why a run stands where it stands; one that succeeded needs no reason."""
+    """The reason of a run's state; empty if it succeeded."""
     state, reason = standing(run)
     return "" if state == RunState.SUCCEEDED else reason or ""
 

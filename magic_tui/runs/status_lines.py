@@ -1,4 +1,4 @@
-"""One run in detail, and the engine with what is not finished, as lines of text."""
+"""``magic status`` as lines of text: one run in detail, or the engine and its unfinished runs."""
 
 import time
 from collections.abc import Iterator
@@ -25,18 +25,18 @@ from magic_tui.text.states import MEANINGS, sign
 Fact = tuple[str, str]
 
 _NAME_WIDTH = 12
-_SHOWN_DIGITS = 12
+_DIGEST_DIGITS = 12
 _MOST_LINES = 4
 _MOST_LISTED = 6
-"""Attributions, and jobs, that are listed."""
+"""At most so many attributions, and so many jobs, are listed."""
 _WORDS = 26
-"""Cells of a query's first words."""
+"""Width of a query's first words, in cells."""
 _LIST_WIDTH = 80
-"""Here each run takes two lines: a third one is about its phase."""
+"""At this width a run takes two lines; its phase is on a third."""
 
 
 def run_detail(run: View, width: int) -> Iterator[Text]:
-    """Where a run stands, what it does and what it occupies."""
+    """State, phase, jobs, data, provenance and sizes of a run."""
     head = sign(standing(run)[0]).append(one_line(run["id"]), "bold")
     head.append(f"  {one_line(run['name'])}").truncate(width, overflow="ellipsis")
     yield head
@@ -49,11 +49,11 @@ def engine_lines(engine: View, width: int) -> Iterator[Text]:
 
 
 def status_lines(status: View, width: int) -> Iterator[Text]:
-    """The engine, and the runs that are not finished, each with what it does now."""
+    """The engine, and the unfinished runs with their phases."""
     yield from engine_lines(status["engine"], width)
     yield Text()
     if not status["runs"]:
-        yield Text("no run waits or works", "dim")
+        yield Text("no run is queued or running", "dim")
     for run in status["runs"]:
         yield from run_lines([run], min(width, _LIST_WIDTH))
         if run["phase"] is not None:
@@ -72,7 +72,7 @@ def _about_run(run: View) -> Iterator[Fact]:
     for line in run.get("code") or ():
         yield "runs code", one_line(line)
     if run.get("made_from"):
-        yield "made from", _made_from(run["made_from"])
+        yield "made from", _provenance(run["made_from"])
     yield "trained", f"{steps_text(run)} steps"
     if run["documents"] is not None:
         yield "documents", _documents(run)
@@ -82,30 +82,33 @@ def _about_run(run: View) -> Iterator[Fact]:
         yield "trust", _trust(run["verdict"])
     if run.get("derivative"):
         yield "derivatives", derivative_text(run["derivative"])
-    known = [error for error in run.get("rounding") or () if error is not None]
-    if known:
-        yield "rounding", rounding_text(max(known))
+    errors = [error for error in run.get("rounding") or () if error is not None]
+    if errors:
+        yield "rounding", rounding_text(max(errors))
     for sentence in run.get("warnings") or ():
         yield "warning", sentence
     if run["memory"] is not None:
         yield "memory", f"{bytes_text(run['memory'])} at most"
-    yield "made", run_age(run)
+    yield "created", run_age(run)
     yield "folder", run["path"]
     yield from _attributions(run)
     jobs = run["jobs"]
     if len(jobs) > 1 or (jobs and jobs[0]["state"] != run["state"]):
         if len(jobs) > _MOST_LISTED:
-            yield "jobs", f"{len(jobs)}, of which the last {_MOST_LISTED} are listed"
+            yield "jobs", f"{len(jobs)}, the last {_MOST_LISTED} are:"
         for other in jobs[-_MOST_LISTED:]:
-            yield f"job {other['number']}", f"{_work(other)}: {other['state']}{_because(other)}"
+            yield f"job {other['number']}", f"{_work(other)}: {other['state']}{_reason_text(other)}"
 
 
 def _attributions(run: View) -> Iterator[Fact]:
-    """Each with its queries; why one failed is told with its job."""
-    known = run.get("attribution_list") or []
-    if len(known) > _MOST_LISTED:
-        yield "queries", f"of the last {_MOST_LISTED} of {counted(len(known), 'attribution')}:"
-    for each in known[-_MOST_LISTED:]:
+    """Each attribution with its queries; the reason of a failure is listed with its job."""
+    attributions = run.get("attribution_list") or []
+    if len(attributions) > _MOST_LISTED:
+        yield (
+            "queries",
+            f"{counted(len(attributions), 'attribution')}, the last {_MOST_LISTED} are:",
+        )
+    for each in attributions[-_MOST_LISTED:]:
         state = "" if each["state"] == "succeeded" else f"{each['state']}, "
         cut = each.get("cut") or {"queries": 0}
         lost = (
@@ -115,7 +118,7 @@ def _attributions(run: View) -> Iterator[Fact]:
 
 
 def _documents(run: View) -> str:
-    """How many are trained on, and what of the data is not."""
+    """How many documents are trained on, and which data is left out or cut."""
     parts = [count_text(run["documents"])]
     unused = run.get("data") or {}
     left_out = unused.get("left_out") or {}
@@ -128,28 +131,28 @@ def _documents(run: View) -> str:
     return " · ".join(parts)
 
 
-def _made_from(made_from: View) -> str:
-    """Digests of what its numbers are a function of, and what computes them."""
+def _provenance(made_from: View) -> str:
+    """Digests of the run's inputs, and the versions of the libraries."""
     names = {"files": "config and tokenizer", "commit": "commit"}
     parts = [
-        f"{names.get(name, name)} {str(made_from[name])[:_SHOWN_DIGITS]}"
+        f"{names.get(name, name)} {str(made_from[name])[:_DIGEST_DIGITS]}"
         for name in ("weights", "data", "files", "commit", "code")
         if made_from.get(name)
     ]
     libraries = made_from["libraries"]
-    shown = [f"{n} {libraries[n]}" for n in ("torch", "transformers") if n in libraries]
-    return one_line(" · ".join((*parts, *shown)))
+    versions = [f"{n} {libraries[n]}" for n in ("torch", "transformers") if n in libraries]
+    return one_line(" · ".join((*parts, *versions)))
 
 
 def _trust(verdict: View) -> str:
-    said = f"{verdict['symbol']} {verdict['words']}"
+    text = f"{verdict['symbol']} {verdict['words']}"
     if verdict["symbol"] not in "!✗":
-        return said
-    return ": ".join(filter(None, (said, verdict["reason"], verdict["remedy"])))
+        return text
+    return ": ".join(filter(None, (text, verdict["reason"], verdict["remedy"])))
 
 
 def _scores(run: View) -> str:
-    """How large they are; those of an attribution at work count before it is complete."""
+    """Size of all scores, unfinished attributions included."""
     size, complete = bytes_text(run["scores_bytes"]), run["attributions"]
     if complete:
         return f"{size} in {counted(complete, 'attribution')}"
@@ -159,18 +162,18 @@ def _scores(run: View) -> str:
 def _about_engine(engine: View) -> Iterator[Fact]:
     up = age_text(max(0.0, time.time() - engine["started"]))
     yield "engine", f"process {engine['pid']}, version {engine['version']}, up {up}"
-    yield "runs", f"{engine['running']} at work, {engine['queued']} waiting"
+    yield "runs", f"{engine['running']} running, {engine['queued']} queued"
     for device in engine["devices"]:
         yield device["id"], _device(device)
     yield "memory", _of(engine["memory_used"], engine["memory_total"])
     floor = bytes_text(engine["disk_floor"])
-    yield "disk", f"{bytes_text(engine['disk_free'])} free; below {floor} new work waits"
+    yield "disk", f"{bytes_text(engine['disk_free'])} free; below {floor} new jobs wait"
     yield "socket", engine["socket"]
     yield "log", str(engine_log())
 
 
 def _state(run: View) -> str:
-    """Its own state, or that of the job that is unfinished."""
+    """State and reason of the run, or of its unfinished job."""
     state, reason = standing(run)
     job = run["job"]
     position = None if job is None else job["queue_position"]
@@ -199,7 +202,7 @@ def _work(job: View) -> str:
     )
 
 
-def _because(job: View) -> str:
+def _reason_text(job: View) -> str:
     return f", {job['reason']}" if job["reason"] else ""
 
 

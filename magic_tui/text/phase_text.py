@@ -75,7 +75,8 @@ def _position(phase: PhaseProgress) -> list[str]:
     if phase.rebuilding is not None:
         return [f"rebuilding step {phase.rebuilding}"]
     if phase.is_resumed:
-        return [f"resumed at step {phase.done if phase.step is None else phase.step}"]
+        step = phase.step if phase.phase is Phase.REPLAY else phase.done
+        return [f"resumed at step {step}"]
     if phase.phase is Phase.REPLAY and phase.step is not None:
         return [f"at step {phase.step}"]
     return []

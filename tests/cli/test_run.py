@@ -60,7 +60,7 @@ def test_a_run_shows_its_phases_its_tables_and_what_to_try(
     result = magic("run", config)
     assert result.exit_code == 0
     (run,) = runs.iterdir()
-    assert f"run {run.name}; ctrl+c leaves it running" in result.stderr
+    assert f"run {run.name}; ctrl+c does not stop it" in result.stderr
     assert re.search(r"✓ training +12 steps .* loss 6\.0000 → 4\.9000", result.stderr)
     assert re.search(r"✓ measuring +2 queries", result.stderr)
     assert re.search(r"✓ replaying +12 steps .*last step reproduced bit for bit", result.stderr)
@@ -150,7 +150,7 @@ def test_a_failed_run_is_one_sentence_its_exit_code_and_what_can_be_done(
 
     engine.on_submit = fail
     result = magic("run", config, "--json")
-    assert re.fullmatch(r"run \S+; ctrl\+c leaves it running\n" + sentence, result.stderr)
+    assert re.fullmatch(r"run \S+; ctrl\+c does not stop it\n" + sentence, result.stderr)
     assert result.exit_code == code
     facts = json.loads(result.stdout)
     assert facts["error"] == {"message": reason, "exit_code": code}

@@ -168,7 +168,7 @@ def test_status_of_all_lists_what_is_not_finished(engine: FakeEngine, magic: Mag
     text = magic("status").stdout
     assert f"! {RUN}" in text and "0.3 GB are free, 1.0 GB are kept" in text
     assert OTHER not in text
-    assert "2 at work, 1 waiting" in text and "500 GB free; below 1.0 GB new work waits" in flat(
+    assert "2 running, 1 queued" in text and "500 GB free; below 1.0 GB new jobs wait" in flat(
         text
     )
     assert "A, – used of 8.0 GB" in text
@@ -226,7 +226,7 @@ def test_watch_tells_of_an_attempt_that_went_on(engine: FakeEngine, magic: Magic
     result = magic("watch")
     assert result.exit_code == 0 and result.stderr.count("✓ training") == 1
     assert re.search(r"✓ training +10 steps", result.stderr)
-    assert "goes on at step 3" in result.stderr
+    assert "resumed at step 3" in result.stderr
     assert f"magic top {RUN}" in result.stderr
 
 

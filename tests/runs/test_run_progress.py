@@ -44,7 +44,7 @@ def test_training() -> None:
     assert still["remaining_seconds"] is None and still["done"] == 10
 
 
-def test_training_that_goes_on_where_it_was_saved() -> None:
+def test_resumed_training() -> None:
     events = [*train(10, 40), START, ("phase", {"phase": "train", "total": 40})]
     progress = fold(*events, ("resumed", {"phase": "train", "step": 8, "done": 8}))
     view = phase_of(progress)
@@ -71,7 +71,7 @@ def test_replay_counts_over_its_passes_and_the_states_it_rebuilds() -> None:
         assert view.remaining_seconds == pytest.approx((8 - done) * 4.0, rel=0.2)
 
 
-def test_replay_that_goes_on_in_its_second_pass() -> None:
+def test_replay_resumed_in_its_second_pass() -> None:
     view = phase_of(
         fold(
             ("phase", {"phase": "replay", "total": 8}),
@@ -87,7 +87,7 @@ def test_measuring() -> None:
     assert (view.phase, view.done, view.total) == (Phase.MEASURE, 2, 3)
 
 
-def test_no_phase_outlives_its_work() -> None:
+def test_a_phase_ends_with_its_job() -> None:
     assert fold(*train(2, 2), ("finished", {"work": "run"})).phase is None
     assert fold(*train(2, 2), START).phase is None
     assert phase_of(fold(*train(2, 4), ("failed", {"message": "x", "exit_code": 1}))).done == 2
@@ -119,7 +119,7 @@ def test_an_unknown_phase_is_no_phase() -> None:
     assert fold(("phase", {"phase": "dream", "total": 3})).phase is None
 
 
-def test_retrainings_count_all_steps_since_the_last_one_told() -> None:
+def test_retrainings_count_all_steps_since_the_last_report() -> None:
     begin = ("phase", {"phase": "retrain", "total": 100})
     resumed = ("resumed", {"phase": "retrain", "step": 20, "done": 20})
     step = ("retrain_step", {"step": 3, "done": 24, "loss": 2.0, "seconds": 2.0})
@@ -131,7 +131,7 @@ def test_retrainings_count_all_steps_since_the_last_one_told() -> None:
     assert view.remaining_seconds == pytest.approx(70 * 11.0 / 10)
 
 
-def test_a_phase_continues_what_an_earlier_attempt_did() -> None:
+def test_a_resumed_phase_includes_the_earlier_attempt() -> None:
     events = [START, *train(3, 6), ("interrupted", {"saved": True}), START]
     again = ("phase", {"phase": "train", "total": 6})
     events += [again, ("resumed", {"phase": "train", "step": 3, "done": 3})]
@@ -143,7 +143,7 @@ def test_a_phase_continues_what_an_earlier_attempt_did() -> None:
     assert (phase.first_loss, phase.loss, phase.done) == (2.0, 1.0, 4)
     # 40 s to the interruption, 20 s since the phase was begun again; not the time between.
     assert phase.elapsed == 40.0 + 20.0
-    # A training that begins anew after success owes nothing to the one before it.
+    # After a success, a phase with the same name starts from zero.
     done = phase_of(fold(*train(3, 3), ("attributed", {"attribution": "a", "queries": 1}), again))
     assert done.first_loss is None and done.elapsed == 0.0
 
