@@ -168,9 +168,7 @@ def test_status_of_all_lists_what_is_not_finished(engine: FakeEngine, magic: Mag
     text = magic("status").stdout
     assert f"! {RUN}" in text and "0.3 GB are free, 1.0 GB are kept" in text
     assert OTHER not in text
-    assert "2 running, 1 queued" in text and "500 GB free; below 1.0 GB new jobs wait" in flat(
-        text
-    )
+    assert "2 running, 1 queued" in text and "500 GB free; below 1.0 GB new jobs wait" in flat(text)
     assert "A, – used of 8.0 GB" in text
     facts = json.loads(magic("status", "--json").stdout)
     assert facts["engine"]["pid"] == 4242
