@@ -41,8 +41,8 @@ test-all: $(INSTALLED) ## every test
 
 test-crash: $(INSTALLED) ## kill, cut off and fill up everything everywhere: an hour
 	@for schedule in all gradients sqrt log; do for harm in SIGKILL SIGTERM SIGINT short; do \
-	  $(BIN)/python -m tests.crash.sweep --schedule $$schedule --harm $$harm || exit 1; done; \
-	  unshare -rm $(BIN)/python -m tests.crash.sweep --schedule $$schedule --harm full || exit 1; done
+	  $(BIN)/python -m tests.crash.sweep --checkpointing $$schedule --harm $$harm || exit 1; done; \
+	  unshare -rm $(BIN)/python -m tests.crash.sweep --checkpointing $$schedule --harm full || exit 1; done
 	@$(BIN)/python -m tests.crash.processes --moments 1,3,6,10,15,20,25,30,40,50,60,70
 
 check: lint test ## lint, then test

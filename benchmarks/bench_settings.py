@@ -84,7 +84,7 @@ def measure(config: Path, folder: Path, options: argparse.Namespace) -> None:
 def worker(arguments: list[str], data: Path) -> None:
     """Run a worker in the folder that the configs' relative paths start from."""
     print(" ".join(arguments), file=sys.stderr)
-    command = [sys.executable, "-m", "engine.worker", *arguments]
+    command = [sys.executable, "-P", "-m", "engine.worker", *arguments]
     paths = os.pathsep.join([str(CONFIGS.parent), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": paths}
     # A worker prints its outcome as JSON in the last line.

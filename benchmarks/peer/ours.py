@@ -1,4 +1,4 @@
-"""Our side: a run, or more queries of its trajectory, as ``python -m engine.worker`` does them."""
+"""Our side: a run, or more queries of its trajectory, as ``magic-worker`` does them."""
 
 import argparse
 import json

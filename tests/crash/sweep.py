@@ -1,6 +1,6 @@
 """Harm a rank at every point of a run, let the run go on, and compare every byte.
 
-    python -m tests.crash.sweep --schedule sqrt --harm SIGKILL --every 1
+    python -m tests.crash.sweep --checkpointing sqrt --harm SIGKILL --every 1
 
 Harms are signals before the n-th file operation (SIGKILL, SIGTERM, SIGINT), files that may not
 grow beyond n bytes (``short``), and a disk of n bytes (``full``; needs ``unshare -rm``). Prints
@@ -45,7 +45,7 @@ DONE = RunState.SUCCEEDED
 class Tally:
     """What a sweep saw."""
 
-    schedule: str
+    checkpointing: str
     harm: str
     points: int = 0
     hit: int = 0
@@ -149,19 +149,19 @@ def _mount(folder: Path, options: str) -> None:
 
 
 def main() -> int:
-    """Sweep one schedule and print the tally."""
+    """Sweep one checkpointing and print the tally."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--schedule", required=True)
+    parser.add_argument("--checkpointing", required=True)
     parser.add_argument("--harm", default="SIGKILL", choices=HARMS)
     parser.add_argument("--every", type=int, default=1, help="take every n-th point")
     options = parser.parse_args()
     tiny.one_thread()
-    tally, began = Tally(options.schedule, options.harm), time.monotonic()
+    tally, began = Tally(options.checkpointing, options.harm), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="magic-crash-") as name:
         folder = Path(name)
         (folder / "model").mkdir()
         config = tiny.tiny_config(folder, tiny.tiny_model(folder / "model"))
-        config["trajectory"] = {"checkpointing": options.schedule}
+        config["trajectory"] = {"checkpointing": options.checkpointing}
         # Enough steps that half of what a run does to its files is training.
         config["training"]["epochs"] = 4
         tiny.load_libraries(config)

@@ -5,16 +5,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 CASES = [
     ("all", "SIGKILL", 131),
-    ("gradients", "full", 48),
-    ("sqrt", "SIGTERM", 131),
-    ("sqrt", "short", 18),
-    ("log", "SIGKILL", 131),
+    pytest.param("gradients", "full", 48, marks=pytest.mark.slow),
+    pytest.param("sqrt", "SIGTERM", 131, marks=pytest.mark.slow),
+    pytest.param("sqrt", "short", 18, marks=pytest.mark.slow),
+    pytest.param("log", "SIGKILL", 131, marks=pytest.mark.slow),
 ]
 
 
@@ -24,10 +23,9 @@ CAN_MOUNT = (
 )
 
 
-@pytest.mark.parametrize("case", CASES, ids=["-".join([a, b, *more]) for a, b, _, *more in CASES])
-def test_harmed_ranks_give_the_same_bytes(case: tuple[Any, ...]) -> None:
-    schedule, harm, every, *more = case
-    command = [sys.executable, "-m", "tests.crash.sweep", "--schedule", schedule, *more]
+@pytest.mark.parametrize(("checkpointing", "harm", "every"), CASES)
+def test_harmed_ranks_give_the_same_bytes(checkpointing: str, harm: str, every: int) -> None:
+    command = [sys.executable, "-m", "tests.crash.sweep", "--checkpointing", checkpointing]
     if harm == "full":
         if not CAN_MOUNT:
             pytest.skip("needs a mount namespace of its own")

@@ -8,14 +8,18 @@ from typing import Any
 
 import pytest
 
+from engine.attribution.process import Stop
+from engine.runs.config import RunConfig
 from engine.runs.errors import MagicError
 from engine.runs.manifest import read_manifest
 from engine.runs.run_folder import RunFolder
 from engine.runs.score_store import ScoreReader
+from engine.runs.submission import submit_run
 from engine.runs.tables import RowTable, read_table
 from engine.trajectory.tensor_files import read_tensors
+from engine.worker.standalone import run_standalone
+from tests.crash.tiny import tiny_config
 
-Outcome = dict[str, Any]
 FLIPS = 4
 
 
@@ -57,10 +61,14 @@ READERS: dict[str, Callable[[RunFolder], Any]] = {
 }
 
 
-@pytest.fixture
-def run(config: dict[str, Any], start: Callable[..., Outcome]) -> RunFolder:
+@pytest.fixture(scope="module")
+def run(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = tmp_path_factory.mktemp("flips")
+    config = {**tiny_config(folder, model_folder), "trajectory": {"checkpointing": "gradients"}}
     config["training"]["epochs"] = 1
-    return RunFolder(Path(start({**config, "trajectory": {"checkpointing": "gradients"}})["path"]))
+    job = submit_run(folder / "runs", "r1", RunConfig.model_validate(config))
+    run_standalone(job, Stop())
+    return job.run
 
 
 @pytest.mark.parametrize("part", READERS)

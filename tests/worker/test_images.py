@@ -154,9 +154,15 @@ def exact(folder: Path, written: dict[str, Any]) -> tuple[Tensor, Tensor]:
     return phi.detach(), torch.stack(grads)
 
 
-@pytest.mark.parametrize("bias_lr_multiplier", [1.0, 8.0])
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.parametrize("model", ["cnn", "resnet9"])
+@pytest.mark.parametrize(
+    ("model", "optimizer", "bias_lr_multiplier"),
+    [
+        ("cnn", "sgd", 8.0),
+        pytest.param("cnn", "adamw", 1.0, marks=pytest.mark.slow),
+        pytest.param("resnet9", "sgd", 1.0, marks=pytest.mark.slow),
+        pytest.param("resnet9", "adamw", 8.0, marks=pytest.mark.slow),
+    ],
+)
 def test_stored_scores_are_exact(
     model: str, optimizer: str, bias_lr_multiplier: float, images: dict[str, Any], start: Start,
     tmp_path: Path, record_property: Callable[[str, object], None],
@@ -198,7 +204,9 @@ def test_schedules_give_the_same_bits(images: dict[str, Any], start: Start) -> N
     assert all(np.array_equal(scores, found["all"]) for scores in found.values())
 
 
-@pytest.mark.parametrize("phase", ["train_step", "replay_step"])
+@pytest.mark.parametrize(
+    "phase", ["replay_step", pytest.param("train_step", marks=pytest.mark.slow)]
+)
 def test_interrupted_and_resumed(
     phase: str, images: dict[str, Any], start: Start, worker: Callable[..., Outcome],
     monkeypatch: pytest.MonkeyPatch,

@@ -20,6 +20,7 @@ from tests.crash.ranks import fingerprint, leftovers
 Outcome = dict[str, Any]
 Start = Callable[..., Outcome]
 Worker = Callable[..., Outcome]
+SLOW = pytest.mark.slow
 
 
 def stop_now(*_: Any) -> None:
@@ -63,7 +64,9 @@ def stopped_in_replay(
     return RunFolder(runs / "r2")
 
 
-@pytest.mark.parametrize("schedule", ["all", "gradients", "sqrt", "log"])
+@pytest.mark.parametrize(
+    "schedule", ["sqrt", *(pytest.param(n, marks=SLOW) for n in ("all", "gradients", "log"))]
+)
 def test_training_goes_on_where_it_stopped(
     config: dict[str, Any], start: Start, worker: Worker, runs: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, schedule: str,

@@ -50,7 +50,10 @@ def test_model_that_looks_ahead(
     assert outcome["exit_code"] == 2 and "no causal language model" in outcome["message"]
 
 
-@pytest.mark.parametrize("schedule", ["all", "gradients", "sqrt", "log"])
+@pytest.mark.parametrize(
+    "schedule",
+    ["sqrt", *(pytest.param(n, marks=pytest.mark.slow) for n in ("all", "gradients", "log"))],
+)
 def test_model_changed_after_the_run(
     config: dict[str, Any], start: Start, worker: Callable[..., Outcome], model_folder: Path,
     tmp_path: Path, schedule: str,
