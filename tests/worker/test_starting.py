@@ -36,7 +36,7 @@ def console_script(folder: Path) -> list[str]:
 COMMANDS = {
     "client": client.WORKER_COMMAND,
     "ranks": local_ranks.RANK_COMMAND,
-    "engine": supervisor.RANK_COMMAND[:-2],
+    "engine": supervisor.WORKER_COMMAND[:-2],
 }
 
 
