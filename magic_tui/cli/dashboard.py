@@ -1,7 +1,7 @@
-"""Opening the dashboard, with or without the command line's own library.
+"""Open the dashboard, without loading Typer if the arguments are simple.
 
-That library takes as long to load as everything else before the first frame, so what is asked
-plainly is understood here; whatever is not, or goes wrong, is left to the verb.
+Typer takes as long to load as everything else before the first frame. :func:`open_plainly` parses
+the common arguments itself; all others, and all errors, are left to ``magic tui`` in Typer.
 """
 
 import sys
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 def dashboard(run: str | None, runs_dir: Path | None) -> "MagicApp":
-    """The dashboard at a run, at the list of runs, or at the welcome where there are none.
+    """Create the dashboard: at a run, at the list of runs, or at Welcome if there are none.
 
     Raises:
-        UsageError: if this is no terminal, or the run cannot be found.
+        UsageError: if stdin or stdout is no terminal, or the run does not exist.
     """
     from engine.runs.listing import find_run, list_runs
     from engine.runs.paths import runs_folder
 
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UsageError("magic tui needs a terminal; for scripts there are: magic ls, magic top")
+        raise UsageError("magic tui needs a terminal; in scripts use magic ls or magic top")
     folder = runs_folder(runs_dir)
     chosen = find_run(folder, run) if run is not None else None
     from magic_tui.dashboard.startup import limit_malloc
@@ -38,7 +38,7 @@ def dashboard(run: str | None, runs_dir: Path | None) -> "MagicApp":
 
 
 def open_plainly(arguments: Sequence[str]) -> bool:
-    """Open it for arguments that hold nothing unusual; whether that could be done."""
+    """Open the dashboard for simple arguments; returns whether they were simple and valid."""
     runs: list[str] = []
     folder: Path | None = None
     mouse, left = True, iter(arguments)

@@ -1,4 +1,4 @@
-"""``magic tui``: the dashboard. Only this verb loads Textual, and only when it is called."""
+"""``magic tui``: the dashboard. No other command loads Textual."""
 
 from typing import Annotated
 
@@ -12,16 +12,17 @@ from magic_tui.cli.output import reports_errors
 def tui(
     run: Annotated[
         str | None,
-        typer.Argument(metavar="RUN", help="Id, unique prefix of one, or name; default none."),
+        typer.Argument(metavar="RUN", help="Id, unique prefix of an id, or name."),
     ] = None,
     no_mouse: Annotated[
-        bool, typer.Option("--no-mouse", help="Leave the mouse to the terminal: select and copy.")
+        bool,
+        typer.Option("--no-mouse", help="Leave the mouse to the terminal."),
     ] = False,
     runs_dir: RunsDir = None,
 ) -> None:
-    """Open the dashboard: runs, replay and scores on screen, by keyboard.
+    """Open the dashboard: runs, training and scores, controlled by keyboard.
 
-    Closing it changes nothing: runs go on.
+    Runs continue when it is closed.
     """
     from magic_tui.cli.dashboard import dashboard
 

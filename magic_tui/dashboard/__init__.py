@@ -1,1 +1,1 @@
-"""The Textual application: what all of its screens share."""
+"""The Textual application: navigation, help, terminal output."""

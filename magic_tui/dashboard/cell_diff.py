@@ -1,7 +1,7 @@
-"""What is written to the terminal: only the cells that changed, and no colour twice.
+"""Write only the cells that changed, and each colour code once.
 
-Textual writes every region that was painted as a whole, each piece of it with all of its colours.
-Over a slow link that is most of the waiting, and most of it says what is on screen already.
+Textual writes every repainted region as a whole, with all colour codes of each segment. Over a slow
+link this is most of the delay, and most of it repeats what is on screen already.
 """
 
 import functools
@@ -19,46 +19,46 @@ from textual.screen import Screen
 from textual.strip import Strip
 
 _GAP = 8
-"""Moving the cursor over fewer unchanged cells takes more than writing them again."""
+"""Fewer unchanged cells cost less to rewrite than to skip with a cursor movement."""
 _EMOJI = re.compile("[\u231a-\u2bff\U0001f000-\U0001faff]")
-"""What an older terminal may take for one cell where a newer one takes it for two."""
+"""Characters that older terminals draw in one cell and newer ones in two."""
 _CLEAR = "\x1b[2J"
 _SEEN_ON_BLANKS = frozenset(["4", "5", "6", "7", "9", "21", "51", "52", "53"])
-"""Codes of lines, blinking and reversal: the others do not show on a blank."""
+"""Codes of lines, blinking and reversal: the only attributes visible on a blank."""
 
 
 class Pen(NamedTuple):
-    """The codes of a style; empty ones are the terminal's own."""
+    """The codes of a style; an empty code is the terminal's default."""
 
     attributes: str
-    ink: str
-    paper: str
+    foreground: str
+    background: str
 
 
 Cell = tuple[str, Pen | None]
-"""A character and its style; a pen of None belongs to what is only ever written as a whole."""
+"""A character and its style; a pen of None marks text that is only written as a whole."""
 _PLAIN = Pen("", "", "")
 
 
 class TerminalCells:
-    """What the terminal shows, as far as it is known."""
+    """The known content of the terminal."""
 
     def __init__(self) -> None:
-        """Nothing is known."""
+        """No cell is known."""
         self._rows: dict[int, list[Cell | None]] = {}
         self._clear = False
 
     def forget(self, clear: bool = False) -> None:
-        """Write everything at the next chance: something else may have written meanwhile.
+        """Rewrite everything at the next update: another program may have written meanwhile.
 
         Args:
-            clear: erase what is there first.
+            clear: whether to erase the terminal first.
         """
         self._rows.clear()
         self._clear = self._clear or clear
 
     def update(self, update: LayoutUpdate | ChopsUpdate, console: Console) -> str:
-        """What has to be written to bring the terminal up to date."""
+        """The sequence that brings the terminal up to date."""
         writer = _Writer(_CLEAR if self._clear else "")
         self._clear = False
         system = console._color_system or ColorSystem.TRUECOLOR
@@ -79,7 +79,7 @@ class TerminalCells:
         row[x : x + len(new)] = new
         if new[0][1] is None:
             writer.write_whole(x, y, new[0][0], len(new))
-            # A terminal may think such characters wider, and have drawn over what follows.
+            # A terminal that draws such characters wider has overwritten the cells after them.
             row[x + len(new) :] = [None] * (len(row) - x - len(new))
             return
         whole = any(cell is not None and cell[1] is None for cell in old)
@@ -88,26 +88,26 @@ class TerminalCells:
 
 
 class CellDiffApp(App[None]):
-    """An app that writes no more than it has to."""
+    """An app that writes changed cells only."""
 
     def __init__(self, ansi_color: bool | None = None) -> None:
-        """Nothing is on screen yet."""
+        """The terminal is unknown."""
         super().__init__(ansi_color=ansi_color)
         self._on_screen = TerminalCells()
 
     def on_mount(self) -> None:
-        """Draw everything when another program had the terminal."""
+        """Redraw everything after another program had the terminal."""
         self.app_resume_signal.subscribe(self, lambda _: self._on_screen.forget(), immediate=True)
 
     def action_redraw(self) -> None:
-        """Erase the terminal and draw all of it anew, whatever it shows."""
+        """Erase the terminal and redraw everything."""
         self._on_screen.forget(clear=True)
         screen = self.screen
         whole = screen._compositor.render_update(full=True, screen_stack=self._background_screens)
         self._display(screen, whole)
 
     def on_resize(self) -> None:
-        """Draw everything: terminals do what they like with what was there."""
+        """Redraw everything: terminals differ in what they keep on a resize."""
         self._on_screen.forget()
 
     def _display(self, screen: Screen[Any], renderable: Any) -> None:
@@ -117,23 +117,23 @@ class CellDiffApp(App[None]):
 
 
 class CellDiffUpdate(CompositorUpdate):
-    """An update that writes only what the terminal does not show yet."""
+    """An update that writes changed cells only."""
 
     def __init__(self, update: LayoutUpdate | ChopsUpdate, shown: TerminalCells) -> None:
-        """Thin an update."""
+        """Wrap an update of Textual."""
         self.whole, self._shown = update, shown
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The update as it was."""
+        """Textual's own update."""
         yield self.whole
 
     def render_segments(self, console: Console) -> str:
-        """What is written."""
+        """The sequence to write."""
         return self._shown.update(self.whole, console)
 
 
 class _Writer:
-    """Puts sequences together, remembering where the cursor is and which colours are on."""
+    """Builds a sequence; tracks cursor position and colours."""
 
     def __init__(self, first: str) -> None:
         self._parts: list[str] = [first]
@@ -152,7 +152,7 @@ class _Writer:
     def write_whole(self, x: int, y: int, sequence: str, width: int) -> None:
         self._move(x, y)
         self._change(_PLAIN, False)
-        # Where the terminal thinks the text narrower, nothing of what was there may be left.
+        # Erase first: a terminal that draws the text narrower would keep old cells.
         self._parts.append(f"\x1b[{width}X{sequence}")
         self._at = None
 
@@ -167,18 +167,18 @@ class _Writer:
     def _change(self, pen: Pen, blank: bool) -> None:
         here = self._pen
         if blank and _SEEN_ON_BLANKS.isdisjoint(here.attributes.split(";")):
-            # Only the paper shows: the ink will be wanted again behind the blank.
-            pen = Pen(here.attributes, here.ink, pen.paper)
+            # Only the background is visible; keep the foreground for the cells after the blank.
+            pen = Pen(here.attributes, here.foreground, pen.background)
         if pen == here:
             return
         codes = []
         if pen.attributes != here.attributes:
             codes = ["0", *filter(None, pen)] if pen != _PLAIN else [""]
         else:
-            if pen.ink != here.ink:
-                codes.append(pen.ink or "39")
-            if pen.paper != here.paper:
-                codes.append(pen.paper or "49")
+            if pen.foreground != here.foreground:
+                codes.append(pen.foreground or "39")
+            if pen.background != here.background:
+                codes.append(pen.background or "49")
         self._parts.append(f"\x1b[{';'.join(codes)}m")
         self._pen = pen
 
@@ -186,7 +186,7 @@ class _Writer:
 def _rows(
     update: LayoutUpdate | ChopsUpdate,
 ) -> Iterator[tuple[int, list[tuple[int, Strip]]]]:
-    """The rows of an update, each with what is painted from which cell on."""
+    """The rows of an update, each with its strips and their first cells."""
     if isinstance(update, LayoutUpdate):
         for y, strips in enumerate(update.strips, update.region.y):
             x, pieces = update.region.x, []
@@ -204,7 +204,7 @@ def _rows(
 
 
 def _runs(old: Sequence[Cell | None], new: Sequence[Cell]) -> list[tuple[int, int]]:
-    """Where two rows differ, small gaps included."""
+    """Cell ranges in which two rows differ; ranges with small gaps are joined."""
     runs: list[tuple[int, int]] = []
     for place, (before, after) in enumerate(zip(old, new, strict=True)):
         if before == after:
@@ -227,25 +227,27 @@ def _cells(strip: Strip, console: Console, system: ColorSystem) -> list[Cell]:
         linked = linked or (style is not None and style.link is not None)
     width = strip.cell_length
     if len(cells) != width or linked:
-        # Characters of other widths: terminals disagree about them.
+        # Terminals disagree about characters that are not one cell wide.
         rest: list[Cell] = [("", None)] * (width - 1)
         return [(_EMOJI.sub(_in_place, strip.render(console)), None), *rest][:width]
     return cells
 
 
 def _in_place(emoji: re.Match[str]) -> str:
-    """An emoji, and the cursor where it belongs behind it, however wide the terminal thinks it."""
+    """An emoji, then the cursor set after it, independent of the width the terminal assumes."""
     width = cell_len(emoji[0])
     return f"\x1b7{emoji[0]}\x1b8\x1b[{width}C" if width > 1 else emoji[0]
 
 
 @functools.lru_cache(maxsize=4096)
 def _pens(style: Style | None, system: ColorSystem) -> tuple[Pen, Pen]:
-    """The codes of a style, and of a blank in it."""
+    """The codes of a style, and those of a blank in that style."""
     if style is None:
         return _PLAIN, _PLAIN
-    inks = style.color.downgrade(system).get_ansi_codes() if style.color else ()
-    papers = style.bgcolor.downgrade(system).get_ansi_codes(False) if style.bgcolor else ()
-    pen = Pen(Strip.render_ansi(style.without_color, system), ";".join(inks), ";".join(papers))
+    foreground = style.color.downgrade(system).get_ansi_codes() if style.color else ()
+    background = style.bgcolor.downgrade(system).get_ansi_codes(False) if style.bgcolor else ()
+    pen = Pen(
+        Strip.render_ansi(style.without_color, system), ";".join(foreground), ";".join(background)
+    )
     seen = not _SEEN_ON_BLANKS.isdisjoint(pen.attributes.split(";"))
-    return pen, pen if seen else Pen("", "", pen.paper)
+    return pen, pen if seen else Pen("", "", pen.background)

@@ -1,10 +1,10 @@
-"""The dashboard's colours: all of them are in the table of 256, so nothing shifts over SSH."""
+"""The themes. All colours are in the 256-colour table, so none shifts over SSH."""
 
 from rich.terminal_theme import TerminalTheme
 from textual.theme import Theme
 
 BLUE, ORANGE = "#5fafff", "#ffaf5f"
-"""Helpful and harmful; also told apart by most who cannot tell red from green."""
+"""Helpful and harmful; distinguishable with red-green colour blindness."""
 
 DARK = Theme(
     name="magic-dark",
@@ -51,7 +51,7 @@ LIGHT = Theme(
 
 
 def _ansi(background: int, foreground: int, colours: tuple[int, ...]) -> TerminalTheme:
-    """What the eight named colours of the lines that verbs print look like here."""
+    """The eight named colours that lines shared with the command line use."""
     parts = [((c >> 16) & 255, (c >> 8) & 255, c & 255) for c in (background, foreground, *colours)]
     return TerminalTheme(parts[0], parts[1], parts[2:])
 

@@ -62,6 +62,9 @@ class ScoreList(VirtualList):
     :class:`ScoreList.Wanted` asks the screen to load the missing ones.
     """
 
+    DEFAULT_CSS = """
+    ScoreList { scrollbar-gutter: stable; }
+    """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "mark", "mark", show=False, tooltip="Mark the document and move on."),
     ]

@@ -31,6 +31,9 @@ LossRequest = tuple[Path, Candidate]
 class WhyText(VirtualList):
     """The lines of the screen; ``n`` and ``N`` jump between documents."""
 
+    DEFAULT_CSS = """
+    WhyText { scrollbar-gutter: stable; }
+    """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "document(1)", show=False, tooltip="Next document."),
         Binding("N", "document(-1)", show=False, tooltip="Previous document."),

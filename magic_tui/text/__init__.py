@@ -1,1 +1,1 @@
-"""Text for a terminal: cells, numbers, bars and coloured tokens."""
+"""Text for terminals: cells, numbers, bars, charts, shaded tokens."""

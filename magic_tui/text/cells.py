@@ -1,4 +1,4 @@
-"""Fitting text into terminal cells, where a character may take two of them or none."""
+"""Fit text into terminal cells; a character takes zero, one or two cells."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ ELLIPSIS = "…"
 
 
 def fit(text: str, width: int) -> str:
-    """``text`` in at most ``width`` cells, with an ellipsis if something had to go."""
+    """``text`` in at most ``width`` cells, with an ellipsis if it was cut."""
     if cell_len(text) <= width:
         return text
     return set_cell_size(text, max(0, width - 1)).rstrip() + ELLIPSIS[: max(0, width)]
@@ -20,7 +20,7 @@ def pad(text: str, width: int) -> str:
 
 
 def wrap(text: str, width: int, most_lines: int) -> list[str]:
-    """Words in lines of at most ``width`` cells, an ellipsis at the end of the last if cut."""
+    """Lines of at most ``width`` cells, broken between words; the last one ends in ``…`` if cut."""
     lines: list[str] = []
     for word in _short_words(text, width):
         if lines and cell_len(lines[-1]) + 1 + cell_len(word) <= width:
@@ -33,7 +33,7 @@ def wrap(text: str, width: int, most_lines: int) -> list[str]:
 
 
 def _short_words(text: str, width: int) -> Iterator[str]:
-    """The words of a text, those longer than a line in parts."""
+    """The words of a text; words longer than a line are split."""
     for word in text.split():
         while len(word) > 1 and cell_len(word) > width > 1:
             part = set_cell_size(word, width).rstrip()
@@ -43,10 +43,10 @@ def _short_words(text: str, width: int) -> Iterator[str]:
 
 
 def join_that_fit(parts: list[str], width: int, separator: str = "  ") -> str:
-    """As many of the parts, the first ones first, as fit into ``width`` cells."""
-    kept: list[str] = []
+    """The first parts that fit into ``width`` cells, joined."""
+    fitting: list[str] = []
     for part in parts:
-        if cell_len(separator.join([*kept, part])) > width:
+        if cell_len(separator.join([*fitting, part])) > width:
             break
-        kept.append(part)
-    return separator.join(kept)
+        fitting.append(part)
+    return separator.join(fitting)

@@ -1,4 +1,4 @@
-"""Numbers as people read them: scores, times, sizes, shares."""
+"""Scores, times, sizes and shares as text."""
 
 import math
 from typing import Any
@@ -7,17 +7,17 @@ _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def score_text(score: float) -> str:
-    """A signed score with four digits: ``+1.234e-05``."""
+    """A signed score with four significant digits: ``+1.234e-05``."""
     return f"{score:+.3e}"
 
 
 def loss_text(loss: float) -> str:
-    """A loss with four digits after the point."""
+    """A loss with four decimals."""
     return f"{loss:.4f}"
 
 
 def bytes_text(size: float | None) -> str:
-    """A size in decimal units: ``1.2 GB``; a dash if it is not known."""
+    """A size in decimal units: ``1.2 GB``; a dash if unknown."""
     if size is None:
         return "–"
     power = 0
@@ -28,7 +28,7 @@ def bytes_text(size: float | None) -> str:
 
 
 def duration_text(seconds: float | None) -> str:
-    """A time span: ``0.4 s``, ``12 s``, ``3:05``, ``1:02:03``, ``2 d 4 h``."""
+    """A duration: ``0.4 s``, ``12 s``, ``3:05``, ``1:02:03``, ``2 d 4 h``; a dash if unknown."""
     if seconds is None or not math.isfinite(seconds):
         return "–"
     if seconds < 9.95:
@@ -44,7 +44,7 @@ def duration_text(seconds: float | None) -> str:
 
 
 def age_text(seconds: float) -> str:
-    """How long ago in one unit: ``now``, ``5 min``, ``3 h``, ``12 d``."""
+    """An age in one unit: ``now``, ``5 min``, ``3 h``, ``12 d``."""
     for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= length:
             return f"{int(seconds // length)} {unit}"
@@ -52,13 +52,13 @@ def age_text(seconds: float) -> str:
 
 
 def pace_text(seconds: float) -> str:
-    """Time a step takes: ``0.123 s/step``."""
+    """Seconds per step: ``0.123 s/step``."""
     digits = 3 if seconds < 1 else 2 if seconds < 10 else 1
     return f"{seconds:.{digits}f} s/step"
 
 
 def share_text(share: float) -> str:
-    """A share of one in per cent: ``31 %``, ``0.4 %``."""
+    """A fraction in per cent: ``31 %``, ``0.4 %``."""
     if not math.isfinite(share):
         return "–"
     percent = 100 * share
@@ -66,12 +66,12 @@ def share_text(share: float) -> str:
 
 
 def count_text(count: float) -> str:
-    """A whole number with its thousands apart: ``12,345``."""
+    """An integer with thousands separators: ``12,345``."""
     return f"{count:,.0f}"
 
 
 def in_all(queries: int) -> str:
-    """What follows the number of a query: these count from 0, so "of 4" would mislead."""
+    """The total after a query's index: indices start at 0, so "of 4" would mislead."""
     return f" · {count_text(queries)} in all"
 
 
@@ -86,7 +86,7 @@ def derivative_text(check: dict[str, Any]) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """A number and its noun: ``1 document``, ``3 queries``."""
+    """A count with its noun: ``1 document``, ``3 queries``."""
     if count == 1:
         return f"1 {noun}"
     plural = noun[:-1] + "ies" if noun.endswith("y") else noun + ("es" if noun[-1] == "s" else "s")

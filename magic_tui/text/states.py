@@ -1,4 +1,4 @@
-"""A sign and a colour for every state of a run: neither alone has to be told apart."""
+"""Symbols, colours and texts for run states and phases; colour never stands alone."""
 
 from rich.text import Text
 
@@ -22,14 +22,14 @@ SIGNS: dict[str, tuple[str, str]] = {
     UNREADABLE: ("?", _ORANGE),
 }
 MEANINGS: dict[str, str] = {
-    RunState.QUEUED: "it waits for its turn",
-    RunState.BLOCKED: "it waits for disk or for a device",
-    RunState.STARTING: "its process loads its libraries",
-    RunState.PAUSING: "it finishes its step and saves",
-    RunState.CANCELLING: "it ends without saving",
-    RunState.INTERRUPTED: "its process died; it goes on from what it saved",
+    RunState.QUEUED: "waiting for its turn",
+    RunState.BLOCKED: "waiting for disk space or a device",
+    RunState.STARTING: "loading libraries",
+    RunState.PAUSING: "finishing its step, then saving",
+    RunState.CANCELLING: "ending without saving",
+    RunState.INTERRUPTED: "its process died; it resumes from its last checkpoint",
 }
-"""What is going on, where nobody gave a reason."""
+"""The meaning of a state, shown if the engine gave no reason."""
 
 PHASE_NAMES: dict[str, str] = {
     Phase.PREPARE: "preparing",
@@ -43,6 +43,6 @@ PHASE_NAMES: dict[str, str] = {
 
 
 def sign(state: str) -> Text:
-    """The sign of a state in its colour, and a space."""
-    shown, style = SIGNS.get(state, SIGNS[UNREADABLE])
-    return Text(no_wrap=True).append(f"{shown} ", style)
+    """The symbol of a state in its colour, and a space."""
+    symbol, style = SIGNS.get(state, SIGNS[UNREADABLE])
+    return Text(no_wrap=True).append(f"{symbol} ", style)
