@@ -82,19 +82,30 @@ def run_block(block: Block, folder: Path, names: dict[str, object]) -> None:
     elif block.language == "python":
         exec(compile(block.text, str(block), "exec"), names)
     else:
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", block.text],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-        )
-        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+        run_shell(block.text, folder)
+
+
+def run_shell(text: str, folder: Path) -> None:
+    """Run commands, which have to succeed."""
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", text],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
 
 
 def train_small_run(folder: Path) -> None:
-    """A finished run of 16 passages with one query, in the folder ``runs``."""
-    for name, count in (("passages", 16), ("queries", 1)):
+    """A finished run of the small config, in the folder ``runs``."""
+    config, runs = str(write_small_config(folder)), str(folder / "runs")
+    assert worker(["run", "--config", config, "--runs", runs, "--id", "small"]) == 0
+
+
+def write_small_config(folder: Path) -> Path:
+    """A config of 16 passages and two queries of the demo."""
+    for name, count in (("passages", 16), ("queries", 2)):
         lines = (DEMO / f"{name}.jsonl").read_text().splitlines(keepends=True)
         (folder / f"{name}.jsonl").write_text("".join(lines[:count]))
     config = {
@@ -103,9 +114,9 @@ def train_small_run(folder: Path) -> None:
         "training": {"batch_size": 8},
         "queries": {"path": str(folder / "queries.jsonl")},
     }
-    (folder / "small.yaml").write_text(yaml.safe_dump(config))
-    runs = str(folder / "runs")
-    assert worker(["run", "--config", str(folder / "small.yaml"), "--runs", runs, "--id", "r"]) == 0
+    file = folder / "small.yaml"
+    file.write_text(yaml.safe_dump(config))
+    return file
 
 
 def configs() -> list[object]:
