@@ -9,6 +9,7 @@ import inspect
 import re
 import sys
 import textwrap
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from functools import cache
@@ -395,6 +396,38 @@ def python() -> str:
     return "\n\n".join(parts)
 
 
+def layers() -> str:
+    """The layers of both packages from their import contracts, each with its own description."""
+    contracts = _project()["tool"]["importlinter"]["contracts"]
+    pictures = []
+    for contract in contracts:
+        if contract["type"] == "layers":
+            (package,) = contract["containers"]
+            lines = [line for layer in contract["layers"] for line in _layer(package, layer)]
+            pictures.append("\n".join([package, *lines]))
+    return "\n\n".join(f"```text\n{picture}\n```" for picture in pictures)
+
+
+def _layer(package: str, layer: str) -> Iterator[str]:
+    rule = "─" * 24
+    yield f"  {rule}"
+    for name in layer.split(" | "):
+        about = (__import__(f"{package}.{name}", fromlist=[name]).__doc__ or "").splitlines()[0]
+        yield f"  {name:<14} {about}"
+
+
+def _project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def phases() -> str:
+    """The phases of a job, as events name them."""
+    from engine.runs.events import Phase
+
+    docs = field_docstrings(Phase)
+    return table(("phase", "meaning"), [(f"`{p.value}`", cell(docs[p.name])) for p in Phase])
+
+
 def words() -> str:
     """The word list of the house style."""
     sys.path.insert(0, str(ROOT / "tools"))
@@ -407,7 +440,10 @@ def words() -> str:
 
 GENERATORS: dict[str, Callable[[], str]] = {
     each.__name__: each
-    for each in (cli, config, events, http, exit_codes, environment, python, words)
+    for each in (
+        *(cli, config, events, phases, http, exit_codes, environment, python),
+        *(layers, words),
+    )
 }
 
 

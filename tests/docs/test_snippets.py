@@ -16,7 +16,7 @@ from engine.worker.main import main as worker
 from tests.docs.pages import ROOT, Block, blocks_of, pages
 
 DEMO = ROOT / "sample_configs" / "demo"
-READS_A_RUN = ("docs/reference/run_folder.md",)
+READS_A_RUN = ("docs/reference/run_folder.md", "docs/guides/python.md")
 """Pages whose blocks read a finished run in the folder ``runs``."""
 SECONDS = 600
 
