@@ -291,7 +291,7 @@ def http() -> str:
 
 def openapi() -> dict[str, Any]:
     """The document that an engine serves at ``/v1/openapi.json``."""
-    from engine.daemon.api import make_app
+    from engine.daemon.routes import make_app
 
     return dict(make_app(None).openapi())  # type: ignore[arg-type]
 

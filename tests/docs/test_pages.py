@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from tests.docs.pages import ROOT, blocks_of, pages
 
 _COMMAND = re.compile(r"(?:^|[;&(])\s*magic ([^#;&|)\n]*)", re.MULTILINE)
 _SPAN = re.compile(r"`(magic [^`]*)`")
+_IN_COMMENT = re.compile(r"(magic [a-z]+(?: --[\w-]+(?: [\w.-]+)?)*)")
 _FOLDERS = "engine|magic_tui|tests|docs|benchmarks|tools|examples|sample_configs"
 _PATH = re.compile(rf"(?<![\w./:…-])((?:{_FOLDERS})/[\w./*…-]+)")
 _TARGET = re.compile(r"(?:`|^)make ([a-z][a-z-]*)", re.MULTILINE)
@@ -26,10 +27,22 @@ def page(request: pytest.FixtureRequest) -> Path:
 
 
 def test_commands_have_their_options(page: Path) -> None:
+    check_commands(commands_on(page))
+
+
+@pytest.mark.parametrize("sample", sorted(p.name for p in (ROOT / "sample_configs").glob("*.yaml")))
+def test_commands_in_sample_configs(sample: str) -> None:
+    comments = re.findall(r"^# (.*)", (ROOT / "sample_configs" / sample).read_text(), re.MULTILINE)
+    commands = (match[1] for match in _IN_COMMENT.finditer("\n".join(comments).replace("\n", " ")))
+    check_commands(plain(command) for command in commands)
+
+
+def check_commands(commands_to_check: Iterable[str]) -> None:
+    """Every command has a verb of magic, and only options of that verb."""
     from generated import commands
 
     verbs = {name: option_names(command) for name, command in commands()}
-    for command in commands_on(page):
+    for command in commands_to_check:
         words = [word.split("|")[0] for word in command.split()]
         verb = next((" ".join(words[:n]) for n in (3, 2) if " ".join(words[:n]) in verbs), None)
         if verb is None:
