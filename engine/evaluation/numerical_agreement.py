@@ -29,10 +29,10 @@ Floats = NDArray[np.float64]
 def measure_numerical_agreement(
     folder: RunFolder, attribution: Path, job: PreparedRun, observer: Observer
 ) -> None:
-    """Replay the first queries in smaller micro-batches and store the agreement, unless stored.
+    """Replay the first queries in smaller micro-batches, and store how the scores compare.
 
-    The record has ``micro_batch_size`` and, for each query, the ``correlation`` of its document
-    scores with the stored ones and their relative ``difference``.
+    Nothing is done if the record exists. It has ``micro_batch_size`` and, for each query, the
+    ``correlation`` of its document scores with the stored ones and their relative ``difference``.
 
     Raises:
         UsageError: if there is no smaller micro-batch, several ranks, or no trajectory.

@@ -120,7 +120,7 @@ def _indicators(indicators: Indicators) -> Iterator[tuple[str, str]]:
     if indicators.numerical_agreement is not None:
         correlation, difference = indicators.numerical_agreement
         yield (
-            "agreement",
+            "numerical agr.",
             f"a replay in other micro-batches gives scores that correlate {correlation:.4f} and "
             f"differ by at most {difference:.1e} of their size",
         )

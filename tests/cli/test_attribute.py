@@ -46,15 +46,15 @@ def test_texts_are_asked_and_only_what_is_new_is_shown(trained: FakeEngine, magi
 
 
 def test_prompts_go_with_their_texts(trained: FakeEngine, magic: Magic) -> None:
-    asked = ("attribute", "--prompt", "say it: ", "--text", "a", "--prompt", "", "--text", "b")
-    assert magic(*asked, "--detach").exit_code == 0
+    arguments = ("attribute", "--prompt", "say it: ", "--text", "a", "--prompt", "", "--text", "b")
+    assert magic(*arguments, "--detach").exit_code == 0
     ((_, _, _, wanted),) = trained.of_kind("POST", "/attributions")
     assert wanted["asked"]["prompts"] == ["say it: ", ""]
     refused = magic("attribute", "--prompt", "p", "--text", "a", "--text", "b")
     assert refused.exit_code == 2 and "one --prompt for each --text" in refused.stderr
 
 
-def test_a_file_is_asked_by_its_whole_path(
+def test_query_data_is_sent_with_its_absolute_path(
     trained: FakeEngine, magic: Magic, tmp_path: Path
 ) -> None:
     (tmp_path / "queries.jsonl").write_text("{}\n")
@@ -76,21 +76,21 @@ def test_a_file_is_asked_by_its_whole_path(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "what to ask? give --text TEXT, or --queries FILE"),
-        (["--text", "a", "--queries", "f"], "what to ask?"),
+        ([], "no query: give --text TEXT or --queries FILE"),
+        (["--text", "a", "--queries", "f"], "no query: give"),
         (["--text", "  "], "--text is empty"),
-        (["--text", "a", "--text-column", "c"], "columns belong to --queries FILE"),
+        (["--text", "a", "--text-column", "c"], "column options need --queries FILE"),
         (["--queries", "f", "--prompt-column", "p"], "go together"),
     ],
 )
-def test_unclear_questions_are_refused(
+def test_ambiguous_requests_are_errors(
     runs: Path, magic: Magic, arguments: list[str], sentence: str
 ) -> None:
     result = magic("attribute", *arguments)
     assert result.exit_code == 2 and sentence in result.stderr
 
 
-def test_no_job_is_made_of_what_is_refused(
+def test_a_rejected_request_creates_no_job(
     trained: FakeEngine, magic: Magic, fake_worker: Callable[[str], None]
 ) -> None:
     fake_worker("refuse")
@@ -98,20 +98,20 @@ def test_no_job_is_made_of_what_is_refused(
     assert result.exit_code == 2
     assert result.stderr == "magic: data.path: no file x.jsonl; check the path\n"
     assert trained.of_kind("POST", "/attributions") == []
-    # A check that fails itself keeps nobody from asking.
+    # If the check itself fails, the request is submitted.
     fake_worker("crash")
     assert magic("attribute", "--text", "a", "--detach").exit_code == 0
     assert len(trained.of_kind("POST", "/attributions")) == 1
 
 
-def test_code_from_elsewhere_is_said_and_accepted_once(trained: FakeEngine, magic: Magic) -> None:
+def test_foreign_code_is_named_and_accepted_once(trained: FakeEngine, magic: Magic) -> None:
     trained.runs[RUN] = {**trained.runs[RUN], "code": ["t.py:T from /x"]}
-    asked = ("attribute", RUN, "--text", "a", "--detach")
-    refused = magic(*asked)
+    arguments = ("attribute", RUN, "--text", "a", "--detach")
+    refused = magic(*arguments)
     assert refused.exit_code == 2 and "runs code: t.py:T from /x" in refused.stderr
     assert "--trust" in refused.stderr and not trained.of_kind("POST", "/attributions")
-    assert magic(*asked, "--trust").exit_code == 0 and trained.accepted == {RUN}
-    again = magic(*asked)
+    assert magic(*arguments, "--trust").exit_code == 0 and trained.accepted == {RUN}
+    again = magic(*arguments)
     assert again.exit_code == 0 and "runs code: t.py:T from /x" in again.stderr
     for verb in (["validate", RUN, "--count", "2", "--detach"], ["resume", RUN]):
         trained.accepted.clear()

@@ -51,17 +51,17 @@ def write(runs: Path) -> Write:
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three seeds, to be copied."""
-    folder = tmp_path_factory.mktemp("kept")
+    folder = tmp_path_factory.mktemp("stored")
     for seed, run_id in enumerate(IDS, start=1):
         FakeRun(seed=seed, config={"seed": seed}).write(folder, run_id)
     return folder
 
 
 @pytest.fixture
-def three(kept: Path, runs: Path) -> list[RunFolder]:
-    shutil.copytree(kept, runs)
+def three(stored: Path, runs: Path) -> list[RunFolder]:
+    shutil.copytree(stored, runs)
     return [RunFolder(runs / run_id) for run_id in IDS]
 
 

@@ -20,7 +20,7 @@ def _config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "demo_config", lambda: path)
 
 
-def test_it_tells_the_whole_story(runs: Path, engine: FakeEngine, magic: Magic) -> None:
+def test_report_and_json(runs: Path, engine: FakeEngine, magic: Magic) -> None:
     engine.on_submit = lambda wanted: succeed(engine, wanted)
     result = magic("demo")
     assert result.exit_code == 0
@@ -45,19 +45,17 @@ def test_matches_are_counted_against_chance(runs: Path) -> None:
         assert match.chance == pytest.approx(6 * books.count(label) / 23)
 
 
-def test_the_config_is_found_or_its_places_are_named(
-    magic: Magic, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_config_or_the_folders_searched(magic: Magic, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     import magic_tui
 
     root = Path(magic_tui.__file__).parent
     try:
-        found = demo.demo_config()
+        config = demo.demo_config()
     except UsageError as error:
         assert str(root / "sample_configs") in str(error)
     else:
-        assert found in (
+        assert config in (
             root.parent / "sample_configs/demo.yaml",
             root / "sample_configs/demo.yaml",
         )

@@ -115,8 +115,8 @@ def test_every_requested_share_must_reach_the_threshold(run: RunFolder, magic: M
     assert both.exit_code == 5
     assert "the LDS at 20 % is -1.000, under the threshold 0.5" in both.stderr
     assert "✗ don't trust, LDS -1.00 at 20 %" in both.stdout
-    shown = magic("validate", "--count", "0", "--threshold", "0.5", "--drop", "0.05")
-    assert shown.exit_code == 0
+    output = magic("validate", "--count", "0", "--threshold", "0.5", "--drop", "0.05")
+    assert output.exit_code == 0
     unknown = magic("validate", "--count", "0", "--threshold", "0.5", "--drop", "0.1", "--json")
     assert unknown.exit_code == 5
     facts = json.loads(unknown.stdout)
@@ -165,8 +165,8 @@ def test_status_and_top_print_the_verdict(run: RunFolder, engine: FakeEngine, ma
     assert "○ not validated" in magic("top").stdout
     assert "○ not validated" in magic("status", RUN).stdout
     write_table(run, 9.0)
-    for shown in (magic("top").stdout, magic("status", RUN).stdout):
-        text = " ".join(shown.split())
+    for output in (magic("top").stdout, magic("status", RUN).stdout):
+        text = " ".join(output.split())
         assert "✗ don't trust, LDS" in text and "raise eps_root (it is 1e-08" in text
     for verb in (("top",), ("status", RUN)):
         verdict = json.loads(magic(*verb, "--json").stdout)["verdict"]

@@ -34,11 +34,11 @@ def two(run: RunFolder, job: PreparedRun, tmp_path: Path) -> Two:
 
 def mean_phi(two: Two, weights: np.ndarray) -> np.ndarray:
     """φ (query,) on average over trainings with these data weights, (document,)."""
-    found = []
+    values = []
     for run, job in two:
-        state, asked = retrain(job, weights), Retrainer(run, job, False)._query_losses["a0001"]
-        found.append([job.trainer.evaluator.value(state, measurement) for measurement in asked])
-    return np.mean(found, 0)
+        state, losses = retrain(job, weights), Retrainer(run, job, False)._query_losses["a0001"]
+        values.append([job.trainer.evaluator.value(state, measurement) for measurement in losses])
+    return np.mean(values, 0)
 
 
 def test_against_finite_differences_and_retrainings(two: Two) -> None:

@@ -1,6 +1,7 @@
 """A digit or byte changed in any file of a run: every reader reports it, or returns the same."""
 
 import json
+import math
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -31,7 +32,7 @@ ALL = ValidationRequest(
     keep_models=True,
 )
 CHANGES = 1
-"""Of each file; 3 took 3 minutes and found no more."""
+"""Of each file; 3 took 3 minutes and results no more."""
 VERBS = (
     ["top", "r1", "--json", "--label", "length"],
     ["show", "r1", "2", "--json"],
@@ -57,8 +58,8 @@ Shown = dict[str, tuple[int, str]]
 """By what reads, an exit code and what it shows."""
 
 
-def shown(run: RunFolder) -> Shown:
-    found: Shown = {}
+def read_all(run: RunFolder) -> Shown:
+    results: Shown = {}
     exported = run.path.parents[1] / "exported"
     for verb in VERBS:
         shutil.rmtree(exported, ignore_errors=True)
@@ -67,13 +68,13 @@ def shown(run: RunFolder) -> Shown:
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
         files = sorted(exported.rglob("*.csv"))
         text = done.output + "".join(file.read_text() for file in files)
-        found[" ".join(verb)] = done.exit_code, text
+        results[" ".join(verb)] = done.exit_code, text
     for name, read in READERS.items():
         try:
-            found[name] = 0, str(read(run))
+            results[name] = 0, str(read(run))
         except MagicError as error:
-            found[name] = int(error.exit_code), str(error)
-    return found
+            results[name] = int(error.exit_code), str(error)
+    return results
 
 
 def view(run: RunFolder) -> object:
@@ -116,24 +117,24 @@ def test_every_changed_file_is_reported_or_harmless(
 ) -> None:
     # Most of the time of magic validate.
     monkeypatch.setattr("engine.evaluation.validation.RESAMPLES", 3)
-    whole = shown(validated)
+    whole = read_all(validated)
     assert all(code == 0 for code, _ in whole.values()), whole
-    wrong, told = [], set()
+    wrong, reported = [], set()
     # Tensors are read by workers alone: see test_bit_flips.
     files = (p for p in validated.path.rglob("*") if p.suffix != ".safetensors" and p.is_file())
     for file in sorted(files):
         name, content = str(file.relative_to(validated.path)), file.read_bytes()
         for number, new in enumerate(changed(content, random.Random(name))):
             file.write_bytes(new)
-            for reader, (code, text) in shown(validated).items():
+            for reader, (code, text) in read_all(validated).items():
                 if (code, text) == whole[reader]:
                     continue
-                told.add(name)
+                reported.add(name)
                 if not any(word in text for word in SAID):
                     wrong.append((name, number, reader, code, text[-300:]))
         file.write_bytes(content)
     assert not wrong, wrong
-    kinds = {Path(name).name for name in told}
+    kinds = {Path(name).name for name in reported}
     assert {
         "run_config.yaml", "prepared.json", "tokenizer.json", "documents.parquet", "events.jsonl",
         "queries.parquet", "asked.parquet", "complete.json", "validation.csv",
@@ -145,7 +146,7 @@ def test_every_changed_file_is_reported_or_harmless(
 def test_files_of_earlier_versions_are_read(validated: RunFolder, tmp_path: Path) -> None:
     """Without any digest."""
     shutil.copytree(validated.path, tmp_path / "runs" / "r1")
-    run, before = RunFolder(tmp_path / "runs" / "r1"), shown(validated)
+    run, before = RunFolder(tmp_path / "runs" / "r1"), read_all(validated)
     for file in run.path.rglob("*.json"):
         if file.name in ("tokenizer.json",):
             continue
@@ -158,7 +159,7 @@ def test_files_of_earlier_versions_are_read(validated: RunFolder, tmp_path: Path
     lines = [line.rpartition(",")[0] for line in table.read_text().splitlines()]
     table.write_text("\n".join(lines) + "\n")
     old, new = str(validated.path.parent), str(run.path.parent)
-    after = {name: (code, text.replace(new, old)) for name, (code, text) in shown(run).items()}
+    after = {name: (code, text.replace(new, old)) for name, (code, text) in read_all(run).items()}
     del before["export r1 --format csv --json"], after["export r1 --format csv --json"]
     assert {n: c for n, (c, _) in after.items()} == {n: c for n, (c, _) in before.items()}
     assert after["show r1 2 --json"] == before["show r1 2 --json"]
@@ -181,6 +182,8 @@ def test_facts_one_level_down_are_read_and_checked(tmp_path: Path) -> None:
 def test_a_record_survives_any_plain_values(tmp_path: Path) -> None:
     values = {"b": (1, 2.5), "a": {10: "ö", 2: "\ud800"}, "c": float("nan"), "d": 1e-323}
     write_record(tmp_path / "r.json", values)
-    found = read_record(tmp_path / "r.json")
-    assert found is not None and found["b"] == [1, 2.5] and found["a"] == {"10": "ö", "2": "\ud800"}
+    record = read_record(tmp_path / "r.json")
+    assert record is not None
+    assert (record["b"], record["a"]) == ([1, 2.5], {"10": "ö", "2": "\ud800"})
+    assert math.isnan(record["c"]) and record["d"] == 1e-323
     assert read_record(tmp_path / "none.json") is None

@@ -153,8 +153,8 @@ def test_a_pool_gives_each_task_to_one(tmp_path: Path) -> None:
     pool.release("2")
     pool.finish(first, "1", Retrained(NOTHING, {"a": [float("nan")]}), "another machine")
     assert pool.claim("1") == second
-    ((found, warning),) = pool.new_results()
-    assert found.subset == NOTHING and found.measurements["a"][0] != found.measurements["a"][0]
+    ((result, warning),) = pool.new_results()
+    assert result.subset == NOTHING and result.measurements["a"][0] != result.measurements["a"][0]
     assert warning == "another machine" and not list(pool.new_results())
     pool.remove()
     assert pool.claim("1") is None
@@ -180,10 +180,10 @@ def test_without_submitit(
 def test_wrong_options(
     run: RunFolder, job: PreparedRun, options: dict[str, Any], sentence: str
 ) -> None:
-    asked = LOCAL.model_copy(update={"cluster_options": options})
-    with pytest.raises(UsageError, match=sentence) as told:
-        validate(run, job, asked)
-    assert "\n" not in str(told.value)
+    request = LOCAL.model_copy(update={"cluster_options": options})
+    with pytest.raises(UsageError, match=sentence) as error:
+        validate(run, job, request)
+    assert "\n" not in str(error.value)
 
 
 @pytest.fixture

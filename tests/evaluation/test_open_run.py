@@ -47,10 +47,10 @@ def test_values_are_those_of_the_command_line(folder: RunFolder) -> None:
     for each in (*top["helpful"], *top["harmful"]):
         assert run.scores[1, each["document"]] == each["score"]
     assert (run.queries[1].before, run.queries[1].after) == (top["loss_before"], top["loss_after"])
-    shown = cli(folder, "show", "my run", 7, "--query", 1)
+    printed = cli(folder, "show", "my run", 7, "--query", 1)
     tokens = run.tokens(7).to_pylist()
-    assert len(tokens) == len(shown["tokens"]) > 0
-    for ours, theirs, score in zip(tokens, shown["tokens"], run.token_scores(7)[1], strict=True):
+    assert len(tokens) == len(printed["tokens"]) > 0
+    for ours, theirs, score in zip(tokens, printed["tokens"], run.token_scores(7)[1], strict=True):
         assert {**ours, "score": score} == theirs
     report = cli(folder, "validate", "my run", "--count", 0)
     assert (run.verdict.symbol, run.verdict.words) == (
@@ -129,8 +129,8 @@ def test_lds_of_arrays() -> None:
     actual[0, 2] = np.nan
     actual[1] = 5.0
     part = engine.lds(predicted, actual)
-    kept = np.arange(8) != 2
-    assert part.per_query[0] == engine.lds(predicted[0, kept], actual[0, kept]).mean
+    finite = np.arange(8) != 2
+    assert part.per_query[0] == engine.lds(predicted[0, finite], actual[0, finite]).mean
     assert np.isnan(part.per_query[1])
     assert part.mean == pytest.approx(part.per_query[[0, 2]].mean())
     assert np.isnan(engine.lds([1.0, 2.0], [1.0, 2.0]).mean)

@@ -1,4 +1,4 @@
-"""Which documents are left out."""
+"""The documents to leave out."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from engine.runs.errors import UsageError
 from engine.runs.request import ValidationRequest
 
 
-def test_a_larger_bank_begins_with_the_smaller_one() -> None:
+def test_more_subsets_start_with_the_same_ones() -> None:
     few = list(random_subsets(50, ValidationRequest(drop=(0.1, 0.2), count=3)))
     many = list(random_subsets(50, ValidationRequest(drop=(0.2, 0.1, 0.5), count=9)))
     assert {subset.name: subset for subset in many}.items() >= {s.name: s for s in few}.items()
@@ -18,7 +18,7 @@ def test_a_larger_bank_begins_with_the_smaller_one() -> None:
     assert not {s.documents for s in other} & {s.documents for s in few}
 
 
-def test_every_document_is_left_out_about_as_often() -> None:
+def test_documents_are_left_out_equally_often() -> None:
     subsets = random_subsets(40, ValidationRequest(drop=(0.25,), count=400))
     counts = np.bincount([document for subset in subsets for document in subset.documents])
     # 100 each on average, with a standard deviation of 8.7.
@@ -32,8 +32,8 @@ def test_single_documents_come_in_one_order() -> None:
 
 
 def test_the_most_helpful_are_those_of_the_lowest_scores() -> None:
-    found = most_helpful("a0002", 1, np.array([0.5, -2.0, 0.1, -3.0]), 2)
-    assert found.documents == (1, 3) and found.kind == "drop-top 2"
+    subset = most_helpful("a0002", 1, np.array([0.5, -2.0, 0.1, -3.0]), 2)
+    assert subset.documents == (1, 3) and subset.kind == "drop-top 2"
 
 
 def test_one_document_at_least_and_never_all() -> None:

@@ -96,11 +96,11 @@ def test_retrainings_of_other_inputs_are_not_used(run: RunFolder, job: PreparedR
 
 def test_the_table_of_predictions_and_retrainings(run: RunFolder, job: PreparedRun) -> None:
     events = validate(run, job)
-    found = table(run)
-    kinds = [line["kind"] for line in found]
+    lines = table(run)
+    kinds = [line["kind"] for line in lines]
     assert kinds == ["drop 0.3"] * 6 + ["leave-one-out"] * 2 + ["drop-top 2"] * 4
     full = phi(run, job, [1.0] * 7)
-    for line in found:
+    for line in lines:
         query, left_out = int(line["query"]), documents_of(run, line["subset"])
         assert len(left_out) == int(line["documents"])
         assert float(line["full"]) == full[query]

@@ -25,7 +25,7 @@ HEAD = "query,subset,predicted,actual\n"
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> RunFolder:
+def run(tmp_path: Path) -> RunFolder:
     return write_kept(tmp_path / "runs")
 
 
@@ -61,14 +61,14 @@ def test_spearman_is_the_correlation_of_mean_ranks() -> None:
     [(0.05, 20, "✓", "trusted"), (1.2, 40, "!", "doubtful"), (9.0, 20, "✗", "don't"),
      (0.05, 4, "!", "4 retrained")],
 )  # fmt: skip
-def test_verdicts(kept: RunFolder, noise: float, subsets: int, symbol: str, words: str) -> None:
-    assert read_verdict(kept.path, None).words == "not validated"
-    validated(kept, noise, subsets)
-    verdict = read_verdict(kept.path, "a0001")
+def test_verdicts(run: RunFolder, noise: float, subsets: int, symbol: str, words: str) -> None:
+    assert read_verdict(run.path, None).words == "not validated"
+    validated(run, noise, subsets)
+    verdict = read_verdict(run.path, "a0001")
     assert verdict.symbol == symbol and words in verdict.words
 
 
-def test_kinds_of_subsets_are_ranked_separately(kept: RunFolder) -> None:
+def test_kinds_of_subsets_are_ranked_separately(run: RunFolder) -> None:
     lines = ["query,subset,kind,predicted,actual\n"]
     # The two shares are far apart; within the first one the order is reversed.
     for kind, base, turn in (("drop 0.1", 0.0, -1), ("drop 0.2", 100.0, 1)):
@@ -76,7 +76,7 @@ def test_kinds_of_subsets_are_ranked_separately(kept: RunFolder) -> None:
             lines.append(f"0,{kind} {subset},{kind},{base + subset!r},{base + turn * subset!r}\n")
     for document in range(9):
         lines.append(f"0,document{document},leave-one-out,{document!r},{document!r}\n")
-    file = kept.attributions / "a0001" / "validation.csv"
+    file = run.attributions / "a0001" / "validation.csv"
     file.write_text("".join(lines))
     validation = read_validation(file.parent)
     assert validation is not None
@@ -91,13 +91,13 @@ def test_kinds_of_subsets_are_ranked_separately(kept: RunFolder) -> None:
         validation.lds  # noqa: B018
     # The lowest LDS decides, not the mean over the two shares.
     assert validation.deciding is not None and validation.deciding[0] == "drop 0.1"
-    verdict = read_verdict(kept.path, None)
+    verdict = read_verdict(run.path, None)
     assert (verdict.symbol, verdict.words) == ("✗", "don't trust, LDS -1.00 at 10 %")
     file.write_text("".join([lines[0], *lines[-9:]]))
     alone = read_validation(file.parent)
     assert alone is not None and alone.deciding is not None
     assert (alone.deciding[0], alone.deciding[1].lds) == ("leave-one-out", pytest.approx(1.0))
-    assert read_verdict(kept.path, None).words == "trusted, LDS 1.00 of single documents"
+    assert read_verdict(run.path, None).words == "trusted, LDS 1.00 of single documents"
 
 
 @pytest.mark.parametrize(
@@ -115,20 +115,20 @@ def test_kinds_in_words(kind: str, text: str) -> None:
     assert kind_text(kind) == text
 
 
-def test_a_share_with_too_few_subsets_does_not_decide(kept: RunFolder) -> None:
+def test_a_share_with_too_few_subsets_does_not_decide(run: RunFolder) -> None:
     lines = ["query,subset,kind,predicted,actual\n"]
     for kind, count, turn in (("drop 0.1", 4, -1), ("drop 0.2", 5, 1)):
         lines += [f"0,{kind} {n},{kind},{n}.0,{turn * n}.5\n" for n in range(count)]
-    file = kept.attributions / "a0001" / "validation.csv"
+    file = run.attributions / "a0001" / "validation.csv"
     file.write_text("".join(lines))
-    assert "LDS 1.00 at 20 %" in read_verdict(kept.path, None).words
+    assert "LDS 1.00 at 20 %" in read_verdict(run.path, None).words
     # If no share has enough subsets, the words name the largest number.
     file.write_text("".join(lines[:-2]))
-    assert read_verdict(kept.path, None).words == "4 retrained"
+    assert read_verdict(run.path, None).words == "4 retrained"
 
 
-def test_error_and_spread(kept: RunFolder) -> None:
-    file = kept.attributions / "a0001" / "validation.csv"
+def test_error_and_spread(run: RunFolder) -> None:
+    file = run.attributions / "a0001" / "validation.csv"
     actual = [0.0, 2.0, 4.0, 6.0]
     rows = [f"0,s{n},drop 0.1,{value + 1},{value}\n" for n, value in enumerate(actual)]
     file.write_text("".join(["query,subset,kind,predicted,actual\n", *rows]))
@@ -138,45 +138,45 @@ def test_error_and_spread(kept: RunFolder) -> None:
     assert (points.error, points.spread) == pytest.approx((1.0, np.std(actual)))
 
 
-def test_a_query_whose_phi_is_constant_is_doubtful(kept: RunFolder) -> None:
-    file = validated(kept, 0.05)
+def test_a_query_whose_phi_is_constant_is_doubtful(run: RunFolder) -> None:
+    file = validated(run, 0.05)
     lines = [line if line[0] != "1" else f"{line.rpartition(',')[0]},0.5\n"
              for line in file.read_text().splitlines(keepends=True)]  # fmt: skip
     file.write_text("".join(lines))
-    verdict = read_verdict(kept.path, None)
+    verdict = read_verdict(run.path, None)
     assert verdict.symbol == "!" and "φ of one query was the same" in verdict.reason
 
 
 def test_a_step_that_was_not_reproduced_is_doubtful(tmp_path: Path) -> None:
-    kept = write_kept(tmp_path)
-    record = kept.attributions / "a0001" / "complete.json"
+    run = write_kept(tmp_path)
+    record = run.attributions / "a0001" / "complete.json"
     write_record(record, {**(read_record(record) or {}), "reproduced": False})
-    assert read_verdict(kept.path, None).words == "not reproduced"
+    assert read_verdict(run.path, None).words == "not reproduced"
 
 
-def test_indicators_count_without_retrainings(kept: RunFolder) -> None:
-    kept.metasmoothness_file.parent.mkdir()
+def test_indicators_count_without_retrainings(run: RunFolder) -> None:
+    run.metasmoothness_file.parent.mkdir()
     measured = [[1.0, 5.0], [1.1, 5.0], [1.2, 4.9]]
     facts = {"metasmoothness": 0.97, "subset": "s", "measurements": {"a0001": measured}}
-    kept.metasmoothness_file.write_text(json.dumps(facts))
-    assert read_verdict(kept.path, "a0001").symbol == "○"
-    opened = open_attribution(kept, "a0001")
+    run.metasmoothness_file.write_text(json.dumps(facts))
+    assert read_verdict(run.path, "a0001").symbol == "○"
+    opened = open_attribution(run, "a0001")
     # φ of one query changes equally in both halves, φ of the other only in the second.
     assert read_trust(opened).indicators.linearity == pytest.approx(1 - 0.1 / 0.3)
     measured[1] = [1.2, 5.1]
-    kept.metasmoothness_file.write_text(json.dumps(facts) + " ")
-    assert "rough training" in read_verdict(kept.path, "a0001").words
+    run.metasmoothness_file.write_text(json.dumps(facts) + " ")
+    assert "rough training" in read_verdict(run.path, "a0001").words
     agreed = {"micro_batch_size": 1, "correlation": [1.0, 0.3], "difference": [0.0, 2.0]}
-    (kept.attributions / "a0001" / "numerical_agreement.json").write_text(json.dumps(agreed))
-    verdict = read_verdict(kept.path, "a0001")
+    (run.attributions / "a0001" / "numerical_agreement.json").write_text(json.dumps(agreed))
+    verdict = read_verdict(run.path, "a0001")
     assert verdict.symbol == "✗" and "rounding" in verdict.words and "0.30" in verdict.reason
-    kept.metasmoothness_file.write_text("{}")
+    run.metasmoothness_file.write_text("{}")
     with pytest.raises(RunError, match=r"metasmoothness\.json"):
-        read_verdict(kept.path, "a0001")
+        read_verdict(run.path, "a0001")
 
 
-def test_a_growing_file_and_lines_that_are_not_finite(kept: RunFolder) -> None:
-    file = validated(kept, 0.05, 6)
+def test_a_growing_file_and_lines_that_are_not_finite(run: RunFolder) -> None:
+    file = validated(run, 0.05, 6)
     with file.open("a") as more:
         more.write("0,6,nan,1.0\n1,6,0.5,0.5\n0,7,0.2")
     validation = read_validation(file.parent)
@@ -190,8 +190,8 @@ def test_a_growing_file_and_lines_that_are_not_finite(kept: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("text", ["query,subset\n1,2\n", HEAD + "0,1,x,2\n", "\xff\n", "a,b\n\0\n"])
-def test_a_damaged_file(kept: RunFolder, text: str) -> None:
-    file = kept.attributions / "a0001" / "validation.csv"
+def test_a_damaged_file(run: RunFolder, text: str) -> None:
+    file = run.attributions / "a0001" / "validation.csv"
     file.write_text(text, encoding="latin-1")
     with pytest.raises(RunError, match=r"validation\.csv"):
         read_validation(file.parent)
@@ -201,28 +201,28 @@ def test_a_damaged_file(kept: RunFolder, text: str) -> None:
         await shows(pilot, "validation.csv")
         assert "Traceback" not in screen_text(pilot.app)
 
-    drive(app_of(kept), task)
+    drive(app_of(run), task)
 
 
-def test_not_validated(kept: RunFolder) -> None:
+def test_not_validated(run: RunFolder) -> None:
     async def task(pilot: Pilot[None]) -> None:
         await shows(pilot, "no retraining has been compared")
-        shown = screen_text(pilot.app)
-        assert "○ not validated" in shown and "float32" in shown
-        assert "1 at the last step, 1 at the first" in " ".join(shown.split())
-        assert "magic validate --count 0 --numerical-agreement replays" in " ".join(shown.split())
-        assert f"magic validate {kept.id} -a a0001" in " ".join(shown.split())
+        text = screen_text(pilot.app)
+        assert "○ not validated" in text and "float32" in text
+        assert "1 at the last step, 1 at the first" in " ".join(text.split())
+        assert "magic validate --count 0 --numerical-agreement replays" in " ".join(text.split())
+        assert f"magic validate {run.id} -a a0001" in " ".join(text.split())
         await pilot.press("Q")
         await shows(pilot, "2 at the last step")
 
-    drive(app_of(kept), task)
+    drive(app_of(run), task)
 
 
 def test_the_scatter_grows_and_marks_outliers(
-    kept: RunFolder, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+    run: RunFolder, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("magic_tui.trust.trust_screen._REFRESH_SECONDS", 0.2)
-    validated(kept, 0.05, outlier="13")
+    validated(run, 0.05, outlier="13")
 
     async def task(pilot: Pilot[None]) -> None:
         await shows(pilot, "20 subsets")
@@ -232,17 +232,17 @@ def test_the_scatter_grows_and_marks_outliers(
         await pilot.press("n")
         await shows(pilot, "subset 13: predicted")
         assert "an outlier" in screen_text(pilot.app)
-        validated(kept, 0.05, 30, outlier="13")
+        validated(run, 0.05, 30, outlier="13")
         await shows(pilot, "30 subsets")
 
-    drive(app_of(kept), task, terminal)
+    drive(app_of(run), task, terminal)
 
 
 def test_hostile_subset_names(tmp_path: Path) -> None:
-    kept = write_kept(tmp_path / "runs", FakeRun())
+    run = write_kept(tmp_path / "runs", FakeRun())
     names = [each for each in HOSTILE if not set(each) & set("\n\r\0\ud800")]
     rows = [f'0,"{name}",{i},{i + (i == 0) * 50}\n' for i, name in enumerate(names)]
-    file = kept.attributions / "a0001" / "validation.csv"
+    file = run.attributions / "a0001" / "validation.csv"
     file.write_text(HEAD + "".join(rows), encoding="utf-8", newline="")
 
     async def task(pilot: Pilot[None]) -> None:
@@ -252,4 +252,4 @@ def test_hostile_subset_names(tmp_path: Path) -> None:
             await shows(pilot, "subset ")
             assert_harmless(screen_text(pilot.app))
 
-    drive(app_of(kept), task)
+    drive(app_of(run), task)
