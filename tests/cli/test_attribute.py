@@ -36,7 +36,7 @@ def test_texts_are_asked_and_only_what_is_new_is_shown(trained: FakeEngine, magi
     result = magic("attribute", "my run", "--text", "a", "--text", "b")
     assert result.exit_code == 0
     ((_, _, _, wanted),) = trained.of_kind("POST", "/attributions")
-    assert wanted["asked"] == {
+    assert wanted["request"] == {
         "texts": ["a", "b"], "queries": None, "reduction": "none", "granularity": "token",
     }  # fmt: skip
     assert "replaying" in result.stderr and "training" not in result.stderr
@@ -49,7 +49,7 @@ def test_prompts_go_with_their_texts(trained: FakeEngine, magic: Magic) -> None:
     arguments = ("attribute", "--prompt", "say it: ", "--text", "a", "--prompt", "", "--text", "b")
     assert magic(*arguments, "--detach").exit_code == 0
     ((_, _, _, wanted),) = trained.of_kind("POST", "/attributions")
-    assert wanted["asked"]["prompts"] == ["say it: ", ""]
+    assert wanted["request"]["prompts"] == ["say it: ", ""]
     refused = magic("attribute", "--prompt", "p", "--text", "a", "--text", "b")
     assert refused.exit_code == 2 and "one --prompt for each --text" in refused.stderr
 
@@ -65,10 +65,10 @@ def test_query_data_is_sent_with_its_absolute_path(
     assert (result.exit_code, result.stdout) == (0, f"{RUN}\n")
     assert "attribution a0002" in result.stderr
     ((_, _, _, wanted),) = trained.of_kind("POST", "/attributions")
-    assert wanted["asked"]["queries"] == {
+    assert wanted["request"]["queries"] == {
         "path": str(tmp_path / "queries.jsonl"), "text_column": "body",
     }  # fmt: skip
-    assert wanted["asked"]["reduction"] == "mean"
+    assert wanted["request"]["reduction"] == "mean"
     facts = json.loads(magic("attribute", "--text", "a", "--detach", "--json").stdout)
     assert facts["attribution"] == "a0002" and facts["jobs"][-1]["number"] == 2
 

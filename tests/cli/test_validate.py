@@ -60,7 +60,7 @@ def test_request_and_report(validated: FakeEngine, magic: Magic) -> None:
     assert result.exit_code == 0
     ((_, _, _, wanted),) = validated.of_kind("POST", "/validations")
     assert wanted["attribution"] == "a0001"
-    assert wanted["asked"] == {
+    assert wanted["request"] == {
         "drop": [0.05, 0.2], "count": 30, "seed": 4, "leave_one_out": 4, "drop_top": [3],
         "metasmoothness": False, "numerical_agreement": False, "baselines": False, "jobs": 2,
         "cluster": None, "cluster_options": {}, "keep_models": False,
