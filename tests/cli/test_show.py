@@ -98,7 +98,7 @@ def test_scores_of_documents_alone_show_the_text_without_colour(runs: Path, magi
     FakeRun(granularity="document").write(runs)
     result = magic("show", 1)
     assert result.exit_code == 0
-    assert "keeps those of documents alone" in result.stdout
+    assert "stores document scores only" in result.stdout
     assert json.loads(magic("show", 1, "--json").stdout)["tokens"][0]["score"] is None
 
 

@@ -100,21 +100,21 @@ def test_another_attribution_starts_at_its_top(tmp_path: Path) -> None:
         screen = app.screen
         assert isinstance(screen, InfluencesScreen)
         await pilot.press("j", "j", "j")
-        document = screen.ranks.document
+        document = screen.documents.document
         await until(pilot, lambda: app.selection.document == document, "the selection follows")
         app.select(attribution="a0001")
         await until(pilot, lambda: screen.ranked and screen.ranked.attribution == "a0001", "a0001")
-        assert screen.ranks.cursor == 0
+        assert screen.documents.cursor == 0
         # Another query keeps the document, except at the top of the list.
         await pilot.press("j", "j")
-        document = screen.ranks.document
+        document = screen.documents.document
         await until(pilot, lambda: app.selection.document == document, "the selection follows")
         await pilot.press("Q")
         await until(pilot, lambda: screen.ranked and screen.ranked.query == 1, "query 1")
-        assert screen.ranks.document == document
+        assert screen.documents.document == document
         await pilot.press("g", "Q")
         await until(pilot, lambda: screen.ranked and screen.ranked.query == 0, "query 0")
-        assert screen.ranks.cursor == 0
+        assert screen.documents.cursor == 0
 
     drive(MagicApp(tmp_path, run.id, 4), task)
 
