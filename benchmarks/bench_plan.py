@@ -1,14 +1,14 @@
-"""What `magic plan` says of a run beside what the run then takes.
+"""Compare ``magic plan`` with what the run then takes.
 
-``python -m benchmarks.bench_plan [--model FOLDER] [--rounds N] [CASE …]``: every case is
-planned, run and planned again, each in a process of its own as the engine would start it. Ratios
-are predicted over measured; the prediction is the mean of the two plans around a run. On a shared
-machine `drift` (the second plan's times over the first's) and `busy` (the share of the machine's
-processors that others used while planning and while running) tell noise from a bad prediction.
+``python -m benchmarks.bench_plan [--model FOLDER] [--rounds N] [CASE …]`` plans, runs and plans
+every case again, each in its own process. Ratios are predicted over measured; the prediction is the
+mean of the two plans. ``drift`` is the second plan's seconds over the first's, and ``busy`` is the
+share of the machine's processors that other programs used while planning and while running: on a
+shared machine they separate noise from a wrong prediction.
 
-``--processor`` takes the processor's time of one thread on one processor for all seconds, which
-others who are busy on the machine disturb much less: the planner's clock and the run's are then the
-time their process computed. The time that a disk takes is left out of both.
+``--processor`` measures processor time of one thread on one processor in place of wall-clock time,
+for the plan and for the run. Other programs disturb it much less. It does not include the time of
+the disk.
 """
 
 import argparse
@@ -34,11 +34,11 @@ from engine.runs.events import Event, Phase
 from engine.runs.read_config import read_config
 from engine.runs.run_folder import RunFolder
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "sample_configs"
 SIZES = ("train", "after", "memory", "trajectory", "scores")
-"""What is compared: seconds of training, seconds from its end to the scores, peak bytes of a
-process, bytes on disk."""
+"""Compared values: seconds of training, seconds from its end to the scores, peak bytes of the
+process, and bytes on disk of the trajectory and of the scores."""
 
 STEPS = (Event.TRAIN_STEP, Event.REPLAY_STEP)
 
@@ -51,8 +51,8 @@ def cases(model: Config, folder: Path) -> dict[str, Config]:
     demo = as_plain(read_config(DEMO / "demo.yaml"))
     short, texts = folder / "short.jsonl", folder / "texts.jsonl"
     _write_texts(short, texts)
-    texts_asked = str(DEMO / "demo" / "queries.jsonl")
-    queries = {"path": texts_asked, "split": "train[:2]"}
+    query_texts = str(DEMO / "demo" / "queries.jsonl")
+    queries = {"path": query_texts, "split": "train[:2]"}
     many = folder / "many.jsonl"
     many.write_text((DEMO / "demo" / "queries.jsonl").read_text() * 2)
     adamw = {"name": "adamw", "learning_rate": 1e-4, "weight_decay": 0.01}
@@ -84,7 +84,7 @@ def cases(model: Config, folder: Path) -> dict[str, Config]:
         "sgd, sqrt": config(
             {"split": "train[:48]", "sequence_length": 256},
             {"batch_size": 8, "optimizer": {"name": "sgd", "learning_rate": 1e-3, "momentum": 0.9}},
-            "sqrt", queries={"path": texts_asked, "split": "train[:1]"},
+            "sqrt", queries={"path": query_texts, "split": "train[:1]"},
         ),
         "log, 8 queries by document": config(
             {"split": "train[:20]", "sequence_length": 256}, {"batch_size": 4}, "log",
@@ -128,14 +128,14 @@ def _small_model(folder: Path) -> Config:
 
 @dataclass
 class Busy:
-    """How much of the machine others used meanwhile."""
+    """Share of the machine's processors that other programs used."""
 
     others: float = 0.0
 
 
 @contextmanager
 def watching_others() -> Iterator[Busy]:
-    """Counts the processors' time that was not used by our own children."""
+    """Measure the processor time that was not used by this process's children."""
     busy, began = Busy(), _processor_seconds()
     start = time.monotonic()
     yield busy
@@ -144,7 +144,7 @@ def watching_others() -> Iterator[Busy]:
 
 
 def _processor_seconds() -> tuple[float, float]:
-    """Of the whole machine, and of our own children that have ended."""
+    """Processor seconds of the whole machine, and of this process's finished children."""
     times, own = psutil.cpu_times(), os.times()
     idle = times.idle + getattr(times, "iowait", 0.0)
     return sum(times[:8]) - idle, own.children_user + own.children_system
@@ -156,12 +156,12 @@ os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 time.perf_counter = time.time = time.process_time
 runpy.run_module("engine.worker", run_name="__main__", alter_sys=True)
 """
-"""A worker whose clock is the processor's time of its process."""
-WORKER = ["-P", "-m", "engine.worker"]
+"""A worker whose clocks are replaced by the processor time of its process."""
+WORKER = ["-m", "engine.worker"]
 
 
 def worker(arguments: list[str]) -> dict[str, Any]:
-    """A worker's answer."""
+    """Run a worker and return the facts that it prints."""
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "THP_MEM_ALLOC_ENABLE": "1"}
     if WORKER[0] == "-c":
         environment["OMP_NUM_THREADS"] = "1"
@@ -177,7 +177,7 @@ def worker(arguments: list[str]) -> dict[str, Any]:
 
 
 def predicted(file: Path, runs: Path) -> Figures:
-    """What the plan says."""
+    """The values that the plan predicts."""
     plan = worker(["plan", "--config", str(file), "--runs", str(runs)])
     [chosen] = [s for s in plan["schedules"] if s["name"] == plan["chosen"]]
     return {
@@ -190,7 +190,7 @@ def predicted(file: Path, runs: Path) -> Figures:
 
 
 def measured(file: Path, runs: Path, name: str) -> Figures:
-    """What the run takes."""
+    """The values that the run takes."""
     worker(["run", "--config", str(file), "--runs", str(runs), "--id", name])
     folder = RunFolder(runs / name)
     events = folder.events()
@@ -225,7 +225,7 @@ class Round:
 
     @property
     def drift(self) -> float:
-        """How much slower the machine had become by the second plan."""
+        """The second plan's seconds over the first's."""
         before, after = (plan["train"] + plan["after"] for plan in self.plans)
         return after / before
 
@@ -246,23 +246,23 @@ def table(rounds: dict[str, list[Round]]) -> Iterator[str]:
     heads = ("training, s | ", "then, s | ", "memory, MB | ", "trajectory, MB", "scores, MB")
     yield f"| | {' | '.join(heads)} | drift | busy |"
     yield "|---" * 11 + "|"
-    for name, found in rounds.items():
+    for name, of_case in rounds.items():
         cells = [name]
         for size in SIZES:
             unit = 1e6 if size in ("memory", "trajectory", "scores") else 1.0
             said, was = (
-                statistics.median(getattr(r, of)[size] for r in found) / unit
+                statistics.median(getattr(r, of)[size] for r in of_case) / unit
                 for of in ("predicted", "run")
             )
             cells.append(f"{said:.4g} / {was:.4g}")
             if size in ("train", "after", "memory"):
-                ratios = sorted(r.ratios[size] for r in found)
+                ratios = sorted(r.ratios[size] for r in of_case)
                 middle, *ends = statistics.median(ratios), ratios[0], ratios[-1]
-                spread = f" ({ends[0]:.2f}–{ends[1]:.2f})" if len(found) > 1 else ""
+                spread = f" ({ends[0]:.2f}–{ends[1]:.2f})" if len(of_case) > 1 else ""
                 cells.append(f"**{middle:.2f}**{spread}")
-        cells.append(f"{statistics.median(r.drift for r in found):.2f}")
+        cells.append(f"{statistics.median(r.drift for r in of_case):.2f}")
         cells.append(
-            ", ".join(f"{statistics.median(r.busy[i] for r in found):.0%}" for i in (0, 1))
+            ", ".join(f"{statistics.median(r.busy[i] for r in of_case):.0%}" for i in (0, 1))
         )
         yield f"| {' | '.join(cells)} |"
 
@@ -285,7 +285,7 @@ def main() -> None:
         chosen = {
             name: config
             for name, config in every.items()
-            # Ranks are processes with clocks of their own.
+            # Each rank is a process with its own clock.
             if not (options.processor and config.get("devices", {}).get("ranks"))
             if not options.case or any(name.startswith(case) for case in options.case)
         }

@@ -68,7 +68,7 @@ class DeviceCopies:
     def to_host(self, tensors: Params, computed: torch.cuda.Event | None) -> Params:
         """Copy tensors to dense (pinned) host memory after the event ``computed``.
 
-        Blocks only the calling thread. Do not change the tensors in place meanwhile.
+        Blocks only the calling thread. Do not change the tensors in place until it returns.
         """
         if self._stream is None:
             return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}

@@ -79,7 +79,7 @@ class TrajectoryReader:
         return other_stream(self._files.manifest.stream, digests)
 
     def plan_reads(self, reads: Sequence[Read]) -> None:
-        """Read these files ahead, in this order, while other work goes on."""
+        """Read these files ahead, in this order, while the caller computes."""
         self._ahead.plan(reads, self.schedule.reads_of_pass())
 
     def load_state(self, step: int) -> TrainState:

@@ -44,7 +44,7 @@ def _good_worker(fake_worker: Callable[[str], None]) -> None:
     fake_worker("good")
 
 
-def test_it_shows_every_schedule_and_marks_the_chosen_one(magic: Magic, config: Path) -> None:
+def test_every_checkpointing_is_listed_and_one_is_marked(magic: Magic, config: Path) -> None:
     result = magic("plan", config)
     assert re.search(r"✗ all +3\.0 GB +500 MB +30 s +1:20", result.stdout)
     assert "needs 3.0 GB of disk, 2.0 GB are free" in result.stdout
@@ -64,7 +64,7 @@ def test_it_shows_every_schedule_and_marks_the_chosen_one(magic: Magic, config: 
         (5000, "200 parameters trained, 5,000 frozen ·"),
     ],
 )
-def test_it_says_how_much_is_not_trained(frozen: int | None, words: str) -> None:
+def test_frozen_parameters_are_counted(frozen: int | None, words: str) -> None:
     plan = {**PLAN, "parameters": 200} | ({} if frozen is None else {"frozen_parameters": frozen})
     assert next(plan_lines(plan, 80)).plain.startswith(words)
 
@@ -152,7 +152,7 @@ def test_ctrl_c_stops_the_worker(config: Path, tmp_path: Path, number: signal.Si
     assert json.loads(output)["error"]["exit_code"] == 130
 
 
-def test_a_second_ctrl_c_ends_a_worker_that_does_not_listen(config: Path, tmp_path: Path) -> None:
+def test_a_second_ctrl_c_kills_a_stubborn_worker(config: Path, tmp_path: Path) -> None:
     process = start(config, tmp_path, "stubborn")
     worker = int((tmp_path / "pid").read_text())
     process.send_signal(signal.SIGINT)

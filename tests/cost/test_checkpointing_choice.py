@@ -154,7 +154,7 @@ FIXED_PASSES: dict[CheckpointingKind, QueryPasses] = {
 def test_predictions_of_fixed_measurements(
     kind: CheckpointingKind, disk: int, train: float, replay: float, cpu: int, gpu: int
 ) -> None:
-    """The figures were computed by hand-checked code; a change of the model must be deliberate."""
+    """These values fix the model's formulas: changing them must be intended."""
     passes = FIXED_PASSES[kind]
     option = estimate(kind, FIXED, passes, PLENTY)
     assert option.disk_bytes == disk

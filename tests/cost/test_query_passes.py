@@ -90,8 +90,8 @@ def limits(fitting: int, within_graph: int = 1, *, saves_memory: bool = True) ->
 def test_queries_are_divided_among_passes(
     limits: PassLimits, queries: int, kind: CheckpointingName, passes: int, per_pass: int
 ) -> None:
-    found = limits.passes(queries, kind)
-    assert (found.passes, found.per_pass) == (passes, per_pass)
+    split = limits.passes(queries, kind)
+    assert (split.passes, split.per_pass) == (passes, per_pass)
 
 
 def test_one_query_that_does_not_fit_is_advised_against() -> None:

@@ -1,4 +1,4 @@
-"""What the host cache holds is what saves the most reads, and never more than its budget."""
+"""The host cache avoids as many reads as is possible, and stays within its budget."""
 
 from functools import cache
 
@@ -16,13 +16,13 @@ KEYS: list[Key] = [("state", step) for step in range(5)]
 
 
 def misses(order: list[Key], budget: int) -> int:
-    """How many of these reads, of one byte each, the cache could not serve."""
+    """The number of cache misses of these reads, of one byte each."""
     cache, count = HostCache(budget), 0
     cache.read_plan = ReadPlan(order)
     for key in order:
-        found = cache.get(key, STAMP)
+        tensors = cache.get(key, STAMP)
         cache.read_plan.advance(key)
-        if found is None:
+        if tensors is None:
             count += 1
             cache.put(key, STAMP, 1, TENSORS)
         assert cache.used <= budget
@@ -30,7 +30,7 @@ def misses(order: list[Key], budget: int) -> int:
 
 
 def fewest(order: list[Key], budget: int) -> int:
-    """The fewest that anything could do, by trying everything."""
+    """The fewest possible misses, by exhaustive search."""
 
     @cache
     def after(place: int, held: frozenset[Key]) -> int:
@@ -47,7 +47,7 @@ def fewest(order: list[Key], budget: int) -> int:
 
 
 @given(st.lists(st.sampled_from(KEYS), max_size=12), st.integers(0, 4))
-def test_no_choice_of_what_to_hold_saves_more_reads(order: list[Key], budget: int) -> None:
+def test_no_eviction_order_has_fewer_misses(order: list[Key], budget: int) -> None:
     assert misses(order, budget) == fewest(order, budget)
 
 
@@ -56,7 +56,7 @@ def test_no_choice_of_what_to_hold_saves_more_reads(order: list[Key], budget: in
     st.lists(st.sampled_from(KEYS), max_size=12),
     st.integers(0, 9),
 )
-def test_the_budget_holds_whatever_the_sizes(
+def test_any_sizes_stay_within_the_budget(
     puts: list[tuple[Key, int]], order: list[Key], budget: int
 ) -> None:
     cache, sizes = HostCache(budget), dict[Key, int]()
@@ -70,7 +70,7 @@ def test_the_budget_holds_whatever_the_sizes(
         assert cache.used == sum(sizes.values()) <= budget
 
 
-def test_other_bits_are_not_what_is_held() -> None:
+def test_other_bits_are_a_miss() -> None:
     cache = HostCache(1)
     assert cache.put(KEYS[0], STAMP, 1, TENSORS)
     other: Stamp = (("file", "01"),)

@@ -1,4 +1,4 @@
-"""Reading ahead: in order, within the budget, with errors where the thing is asked for."""
+"""Read-ahead: in order, within the budget, with errors raised by the load of the key."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -15,17 +15,17 @@ from engine.trajectory.host_cache import HostCache
 from engine.trajectory.read_ahead import ReadAhead
 from engine.trajectory.tensor_files import DamagedFileError
 
-PATIENCE = 60.0
+TIMEOUT_SECONDS = 60.0
 KEYS: list[Key] = [("gradient", step) for step in (3, 2, 1, 2, 0)]
 
 
 class Files:
-    """Files of one byte; what is read is written down, and may fail."""
+    """Files of one byte. Reads are recorded, and may fail."""
 
     def __init__(self, errors: dict[Key, BaseException] | None = None) -> None:
         self.errors = errors or {}
         self.read_by: list[tuple[Key, bool]] = []
-        """What was read, and whether by another thread than the main one."""
+        """Every read, and whether another thread than the main one read."""
         self._changed = threading.Condition()
 
     def stamp(self, key: Key) -> Stamp:
@@ -48,9 +48,9 @@ class Files:
         return [key for key, _ in self.read_by]
 
     def wait(self, what: Callable[[], bool]) -> None:
-        """Until so much has been read."""
+        """Block until a condition on the reads holds."""
         with self._changed:
-            assert self._changed.wait_for(what, PATIENCE)
+            assert self._changed.wait_for(what, TIMEOUT_SECONDS)
 
 
 @contextmanager
@@ -67,7 +67,7 @@ def value(ahead: ReadAhead, key: Key) -> int:
     return int(ahead.load(key)["g"])
 
 
-def test_what_comes_next_is_read_before_it_is_asked_for() -> None:
+def test_planned_keys_are_read_before_they_are_loaded() -> None:
     files = Files()
     with ahead_of(files, 2) as ahead:
         ahead.plan(KEYS, [])
@@ -77,7 +77,7 @@ def test_what_comes_next_is_read_before_it_is_asked_for() -> None:
         assert [value(ahead, key) for key in KEYS[1:3]] == [2, 1]
         files.wait(lambda: len(files.read_by) == 4)
         assert [value(ahead, key) for key in KEYS[3:]] == [2, 0]
-    # Nothing twice, for what is needed again soonest was held.
+    # Nothing is read twice: the cache held the key with the next use.
     assert files.read_by == [(key, True) for key in (KEYS[0], KEYS[1], KEYS[2], KEYS[4])]
 
 
@@ -103,7 +103,7 @@ def test_any_budget_gives_the_same(budget: int) -> None:
         assert not any(by_thread for _, by_thread in files.read_by)
 
 
-def test_what_nobody_expected_is_read_all_the_same() -> None:
+def test_an_unplanned_key_is_read() -> None:
     files = Files()
     with ahead_of(files, 2) as ahead:
         ahead.plan(KEYS, [])
@@ -113,7 +113,7 @@ def test_what_nobody_expected_is_read_all_the_same() -> None:
 
 @pytest.mark.parametrize("error", [DamagedFileError("damaged"), MemoryError(), OSError(5, "io")])
 @pytest.mark.parametrize("budget", [0, 1, 9])
-def test_errors_are_raised_where_the_thing_is_asked_for(error: BaseException, budget: int) -> None:
+def test_errors_are_raised_by_the_load_of_the_key(error: BaseException, budget: int) -> None:
     files = Files({KEYS[2]: error})
     with ahead_of(files, budget) as ahead:
         ahead.plan(KEYS, [])
@@ -125,7 +125,7 @@ def test_errors_are_raised_where_the_thing_is_asked_for(error: BaseException, bu
             ahead.load(KEYS[2])
 
 
-def test_a_thread_that_breaks_does_not_leave_the_replay_waiting() -> None:
+def test_a_failing_thread_does_not_block_the_replay() -> None:
     class Broken(Files):
         def size(self, key: Key) -> int:
             raise ZeroDivisionError
@@ -134,12 +134,12 @@ def test_a_thread_that_breaks_does_not_leave_the_replay_waiting() -> None:
     with ahead_of(files, 2) as ahead:
         ahead.plan(KEYS, [])
         assert ahead._thread is not None
-        ahead._thread.join(PATIENCE)
+        ahead._thread.join(TIMEOUT_SECONDS)
         with pytest.raises(ZeroDivisionError):
             ahead.load(KEYS[0])
 
 
-def test_it_goes_on_after_an_end() -> None:
+def test_it_restarts_after_close() -> None:
     files = Files()
     with ahead_of(files, 9) as ahead:
         for _ in range(2):

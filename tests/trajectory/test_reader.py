@@ -1,4 +1,4 @@
-"""Reading a trajectory that is not what the reader takes it for."""
+"""A trajectory of another model or optimizer is refused."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Scores are the same bits wherever a trajectory is read from, and damage is still found."""
+"""Scores are the same bits with any host cache, and damaged files are detected."""
 
 import threading
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ PLENTY = 10**9
 
 @dataclass
 class Reads:
-    """The files read, by whichever thread."""
+    """The files read, by any thread."""
 
     files: list[str] = field(default_factory=list)
 
@@ -40,9 +40,9 @@ _read_tensors = trajectory_files.read_tensors
 
 @pytest.fixture
 def reads() -> Iterator[Reads]:
-    found = Reads()
-    with patch.object(trajectory_files, "read_tensors", found):
-        yield found
+    recorded = Reads()
+    with patch.object(trajectory_files, "read_tensors", recorded):
+        yield recorded
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def trained(problem: Problem, budget: int, folder: Path, kind: CheckpointingKind
 
 
 def scores_of(trainer: Trainer, problem: Problem, folder: Path) -> Scores:
-    """The scores of two queries, a pass for each."""
+    """The scores of two queries, one pass each."""
     measurements = make_measurements("none", trainer.dtype)
     scores = trainer.backward(folder, problem.stream(), measurements, queries_per_pass=1)
     assert not [thread for thread in threading.enumerate() if thread.name == "read-ahead"]
@@ -103,7 +103,7 @@ def test_every_cache_size_gives_the_same_bits(
 
 @pytest.mark.parametrize("kind", ["gradients", "sqrt"])
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
-def test_a_replay_that_was_stopped(
+def test_a_stopped_replay_resumes_with_the_same_bits(
     share: float, kind: CheckpointingKind, problem: Problem, tmp_path: Path
 ) -> None:
     trainer = trained(problem, PLENTY, tmp_path, kind)
@@ -127,12 +127,12 @@ def test_a_replay_that_was_stopped(
 
 
 @pytest.mark.parametrize("budget", [0, PLENTY])
-def test_a_damaged_file_is_found_unless_its_bits_are_at_hand(
+def test_a_damaged_file_is_detected_unless_its_bits_are_cached(
     budget: int, problem: Problem, tmp_path: Path
 ) -> None:
     trainer = trained(problem, PLENTY, tmp_path, "gradients")
     whole = scores_of(trainer, problem, tmp_path)
-    # Of either kind, early and late.
+    # States and gradients, of early and late steps.
     for file in sorted(tmp_path.glob("*.safetensors"))[::4]:
         content = file.read_bytes()
         file.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
@@ -145,7 +145,7 @@ def test_a_damaged_file_is_found_unless_its_bits_are_at_hand(
         file.write_bytes(content)
 
 
-def test_what_is_held_of_another_trajectory_is_not_taken(problem: Problem, tmp_path: Path) -> None:
+def test_cached_files_of_another_trajectory_are_not_used(problem: Problem, tmp_path: Path) -> None:
     trainer = trained(problem, PLENTY, tmp_path / "first", "gradients")
     weights = problem.weights.clone()
     weights[0] *= 2
@@ -160,7 +160,7 @@ def test_what_is_held_of_another_trajectory_is_not_taken(problem: Problem, tmp_p
         assert_same(scores_of(trainer, of, folder), scores_of(fresh, of, folder))
 
 
-def test_nothing_that_was_handed_out_is_shared(problem: Problem, tmp_path: Path) -> None:
+def test_callers_do_not_share_memory_with_the_cache(problem: Problem, tmp_path: Path) -> None:
     trainer, start = trainer_with(problem, PLENTY)
     states = [start, trainer.train(start, problem.stream(), save_dir=tmp_path, checkpointing="all")]
     whole = scores_of(trainer_with(problem, 0)[0], problem, tmp_path)

@@ -1,4 +1,4 @@
-"""Files of tensors are read as they were written, and nothing else is taken for one."""
+"""Tensor files are read as they were written, and any damage is detected."""
 
 import json
 import random
@@ -21,30 +21,30 @@ from engine.trajectory.tensor_files import (
 def tensors() -> dict[str, Tensor]:
     torch.manual_seed(0)
     kinds = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-    found = {f"params/{kind}": torch.randn(3, 5).to(kind) for kind in kinds}
-    found |= {f"count/{k}": torch.tensor(7, dtype=k) for k in (torch.int64, torch.int32)}
-    found |= {f"small/{k}": torch.arange(3, dtype=k) for k in (torch.int16, torch.int8)}
-    found |= {"bytes": torch.arange(5, dtype=torch.uint8), "flags": torch.tensor([True, False])}
-    return found | {"none": torch.zeros(0, 4), "ünicode": torch.ones(1), "turned": torch.eye(3).t()}
+    every = {f"params/{kind}": torch.randn(3, 5).to(kind) for kind in kinds}
+    every |= {f"count/{k}": torch.tensor(7, dtype=k) for k in (torch.int64, torch.int32)}
+    every |= {f"small/{k}": torch.arange(3, dtype=k) for k in (torch.int16, torch.int8)}
+    every |= {"bytes": torch.arange(5, dtype=torch.uint8), "flags": torch.tensor([True, False])}
+    return every | {"none": torch.zeros(0, 4), "ünicode": torch.ones(1), "turned": torch.eye(3).t()}
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 2**22])
-def test_what_was_written_is_read(
+def test_tensors_survive_a_round_trip(
     chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tensor_files, "CHUNK_BYTES", chunk)
     written = tensors()
     facts = write_tensors(tmp_path / "x.safetensors", written)
-    found, theirs = read_tensors(tmp_path, facts), load((tmp_path / "x.safetensors").read_bytes())
-    assert found.keys() == theirs.keys() == written.keys()
-    for name, tensor in found.items():
+    ours, theirs = read_tensors(tmp_path, facts), load((tmp_path / "x.safetensors").read_bytes())
+    assert ours.keys() == theirs.keys() == written.keys()
+    for name, tensor in ours.items():
         for other in (theirs[name], written[name], copy_dense(tensor)):
             assert tensor.dtype == other.dtype and tensor.shape == other.shape
             assert torch.equal(tensor, other)
         assert tensor.is_contiguous() and tensor.data_ptr() % 64 == 0
 
 
-def test_every_kind_of_damage_is_found(tmp_path: Path) -> None:
+def test_every_kind_of_damage_is_detected(tmp_path: Path) -> None:
     path, draw = tmp_path / "x.safetensors", random.Random(0)
     facts = write_tensors(path, tensors())
     whole = path.read_bytes()

@@ -1,4 +1,4 @@
-"""What is predicted of a run, beside what the run then takes."""
+"""The plan of a run compared with what the run then takes."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +25,7 @@ Start = Callable[..., Outcome]
 
 
 class Clock:
-    """Time passes with the positions that a loss is taken over, and at no other time."""
+    """A clock that only a loss advances: by 0.5 s and 0.01 s a token."""
 
     def __init__(self, loss: Any) -> None:
         self.loss = loss
@@ -39,7 +39,7 @@ class Clock:
         return self.now
 
 
-def test_steps_are_weighed_by_their_widths(
+def test_step_times_depend_on_the_widths_of_batches(
     config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = [text[: 5 + 9 * place] for place, text in enumerate(SENTENCES)]
@@ -54,13 +54,13 @@ def test_steps_are_weighed_by_their_widths(
     widths = [stream.batch(step).inputs["input_ids"].numel() for step in range(len(stream))]
     assert stream.sizes().tolist() == widths and max(widths) > 3 * min(widths)
     queries = [replace(stream.batch(step), key=()) for step in (0, 1)]
-    found = measure_steps(job.trainer.step, job.start, stream, queries, together=2)
+    times = measure_steps(job.trainer.step, job.start, stream, queries, together=2)
     mean = 0.5 + 0.01 * np.mean(widths)
-    assert found.step.gradient == pytest.approx(mean)
-    assert found.step.graph == pytest.approx(mean)
-    assert (found.step.update, found.step.query) == (0.0, 0.0)
+    assert times.step.gradient == pytest.approx(mean)
+    assert times.step.graph == pytest.approx(mean)
+    assert (times.step.update, times.step.query) == (0.0, 0.0)
     each = sum(0.5 + 0.01 * width for width in widths[:2])
-    assert found.evaluation(queries) == pytest.approx(each * 5 / 3)
+    assert times.evaluation(queries) == pytest.approx(each * 5 / 3)
 
 
 def test_predicted_disk_is_what_is_written(
@@ -80,7 +80,7 @@ def test_predicted_disk_is_what_is_written(
         assert written == pytest.approx(option["disk_bytes"], rel=0.01)
         [planned] = [event for event in folder.events() if event["event"] == "planned"]
         assert planned["disk"] == option["disk_bytes"]
-        # A process that trains is as large at least as the libraries it has loaded.
+        # The process is at least as large as the libraries that it has loaded.
         assert option["memory_bytes"] > 10**8 and option["host_memory_bytes"] is None
         if queries is not None:
             scores = size_on_disk(folder.attributions / "a0001" / "scores.zarr")
@@ -92,7 +92,7 @@ def scores_of(outcome: Outcome) -> Any:
     return np.stack([reader.token_scores(query) for query in range(reader.queries)])
 
 
-def test_micro_batches_by_memory_are_settled_once(
+def test_auto_micro_batches_are_chosen_once(
     config: dict[str, Any], start: Start, worker: Start, tmp_path: Path
 ) -> None:
     def sized(size: Any, gigabytes: float) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def test_micro_batches_by_memory_are_settled_once(
     assert plan["micro_batch_reason"].startswith("all rows of a step at once: ")
 
 
-def test_too_little_memory_is_one_sentence(
+def test_too_little_memory_is_reported_with_a_remedy(
     config: dict[str, Any], start: Start, worker: Start, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip

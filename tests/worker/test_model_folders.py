@@ -1,4 +1,4 @@
-"""What lies in a model's folder: weights that are no numbers, and adapters."""
+"""Model folders: weights that are not finite, adapters, and float64."""
 
 import shutil
 from pathlib import Path
@@ -38,7 +38,7 @@ def add_adapter(folder: Path, to: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_a_weight_that_is_no_number_is_named(value: float, folder: Path) -> None:
+def test_a_weight_that_is_not_finite_is_named(value: float, folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     name = next(name for name in weights if name.endswith("mlp.c_fc.weight"))
     weights[name][0, 0] = value
@@ -47,19 +47,21 @@ def test_a_weight_that_is_no_number_is_named(value: float, folder: Path) -> None
         loaded(folder)
 
 
-def test_an_adapter_beside_the_weights_is_left_aside(folder: Path) -> None:
+def test_an_adapter_beside_the_weights_is_not_loaded(folder: Path) -> None:
     plain = loaded(folder).loss.state_dict()
     add_adapter(folder, folder)
-    found = loaded(folder)
-    assert found.frozen == 0
-    assert found.loss.state_dict().keys() == plain.keys()
-    assert all(torch.equal(tensor, plain[n]) for n, tensor in found.loss.state_dict().items())
+    model = loaded(folder)
+    assert model.frozen == 0
+    assert model.loss.state_dict().keys() == plain.keys()
+    assert all(torch.equal(tensor, plain[n]) for n, tensor in model.loss.state_dict().items())
     adapted = loaded(folder, lora={"rank": 2, "target_modules": ["c_fc"]}).loss
     trained = [name for name, p in adapted.named_parameters() if p.requires_grad]
     assert trained and all(".c_fc.lora_" in name for name in trained)
 
 
-def test_it_is_warned_of(folder: Path, config: dict[str, object]) -> None:
+def test_an_adapter_that_is_not_loaded_is_warned_about(
+    folder: Path, config: dict[str, object]
+) -> None:
     given = RunConfig.model_validate({**config, "model": {"path": str(folder)}})
     assert warnings_of(given) == []
     add_adapter(folder, folder)
@@ -84,5 +86,5 @@ def test_float64(kind: str, folder: Path) -> None:
     }[kind]
     common = {"vocab_size": 300, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
     AutoConfig.for_model(kind, **{**common, **options}).save_pretrained(folder)
-    found = loaded(folder, dtype="float64", from_scratch=True)
-    assert next(found.loss.parameters()).dtype == torch.float64
+    model = loaded(folder, dtype="float64", from_scratch=True)
+    assert next(model.loss.parameters()).dtype == torch.float64
