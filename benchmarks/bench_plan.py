@@ -157,7 +157,7 @@ time.perf_counter = time.time = time.process_time
 runpy.run_module("engine.worker", run_name="__main__", alter_sys=True)
 """
 """A worker whose clocks are replaced by the processor time of its process."""
-WORKER = ["-m", "engine.worker"]
+WORKER = ["-P", "-m", "engine.worker"]
 
 
 def worker(arguments: list[str]) -> dict[str, Any]:

@@ -159,7 +159,9 @@ class Trainer:
             )
         if mesh is not None and mesh.shard_group.count > 1:
             if not elementwise:
-                raise ValueError("an optimizer that is not elementwise cannot be divided")
+                raise ValueError(
+                    "mesh: only an elementwise optimizer can be divided among ranks; set elementwise"
+                )
             loss = ShardedLoss(model, mesh.shard_group, mesh.device, dropout_seed)
         params = loss.parameters()
         if not params:
@@ -169,7 +171,8 @@ class Trainer:
         )
         if activation_checkpointing and (buffers or dropout_seed is not None):
             raise ValueError(
-                "layers that draw random numbers or change buffers cannot be computed again"
+                "activation_checkpointing: layers that draw random numbers or change buffers cannot "
+                "be recomputed; leave it out"
             )
         layers = activation_checkpointing
         cut = LayeredModuleLoss(loss, layers) if layers else loss

@@ -130,7 +130,7 @@ def test_layers_that_cannot_be_cut_are_refused(monkeypatch: pytest.MonkeyPatch) 
     memory: list[Tensor] = []
     model.transformer.h = nn.ModuleList(Remembering(h, memory) for h in model.transformer.h)
     monkeypatch.setattr(layers_module, "layers_of", lambda loss: list(model.transformer.h))
-    with pytest.raises(UsageError, match=r"the layers of here cannot be computed again"):
+    with pytest.raises(UsageError, match=r"the layers of here cannot be recomputed"):
         checked_layers(CausalLMLoss(model), "here")
     monkeypatch.setattr(layers_module, "layers_of", lambda loss: [])
     with pytest.raises(UsageError, match="here does not say what its layers are"):

@@ -250,7 +250,7 @@ def test_plan_writes_nothing(
 
 
 @pytest.mark.parametrize(
-    ("epochs", "why"), [(2, "of so few steps"), (3, "about as quick as any that fits")]
+    ("epochs", "why"), [(2, "with so few steps"), (3, "within 5 % of the fastest")]
 )
 def test_auto_plans_and_says_why(
     epochs: int, why: str, config: dict[str, Any], start: Start
