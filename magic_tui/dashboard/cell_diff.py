@@ -119,9 +119,9 @@ class CellDiffApp(App[None]):
 class CellDiffUpdate(CompositorUpdate):
     """An update that writes changed cells only."""
 
-    def __init__(self, update: LayoutUpdate | ChopsUpdate, shown: TerminalCells) -> None:
+    def __init__(self, update: LayoutUpdate | ChopsUpdate, terminal: TerminalCells) -> None:
         """Wrap an update of Textual."""
-        self.whole, self._shown = update, shown
+        self.whole, self._terminal = update, terminal
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Textual's own update."""
@@ -129,7 +129,7 @@ class CellDiffUpdate(CompositorUpdate):
 
     def render_segments(self, console: Console) -> str:
         """The sequence to write."""
-        return self._shown.update(self.whole, console)
+        return self._terminal.update(self.whole, console)
 
 
 class _Writer:

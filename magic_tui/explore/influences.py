@@ -181,7 +181,7 @@ def fact_lines(
     if ranked.options.beside is None:
         return [first, listed_facts, shares]
     beside = _beside_line(browser, ranked, width)
-    # A list shortened by a search always says so.
+    # A list shortened by a search always shows the search.
     return [first, beside, shares if matches is None else listed_facts]
 
 

@@ -59,7 +59,7 @@ class ScoreList(VirtualList):
     """Documents of a ranking of any length.
 
     Scores and order are in memory. Snippets come from ``snippet_of``, which never reads;
-    :class:`ScoreList.Wanted` asks the screen to load the missing ones.
+    :class:`ScoreList.Wanted` requests the missing ones from the screen.
     """
 
     DEFAULT_CSS = """

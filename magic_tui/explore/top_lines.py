@@ -91,10 +91,10 @@ def ranked_line(top: Top, place: int, ranked: Ranked, width: int) -> Text:
 
 
 def _footer(top: Top) -> str:
-    shown = counted(len(top.listed), "document")
+    documents = counted(len(top.listed), "document")
     carry = "carries" if len(top.listed) == 1 else "carry"
     return (
-        f"the {shown} above {carry} {share_text(top.share)} of the total |influence| "
+        f"the {documents} above {carry} {share_text(top.share)} of the total |influence| "
         f"of {counted(top.documents, 'document')}"
     )
 

@@ -32,7 +32,7 @@ class RunActions(MagicScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p", "pause", "pause", tooltip="Pause after the current step and save."),
         Binding("r", "resume", "resume", tooltip="Resume from the saved state."),
-        Binding("x", "cancel", "cancel", tooltip="Cancel without saving; asks first."),
+        Binding("x", "cancel", "cancel", tooltip="Cancel without saving, after confirmation."),
         Binding("E", "start_engine", show=False, tooltip="Start the engine after it was stopped."),
     ]
 

@@ -45,7 +45,7 @@ class RunsScreen(RunActions):
         Binding("n", "app.new", "new", tooltip="Start a run from a config; shows its cost first."),
         Binding("slash", "filter", "filter", tooltip="List runs that match a text."),
         Binding("space", "mark", "mark", tooltip="Mark a run to compare others with it."),
-        Binding("D", "remove", "remove", tooltip="Remove the run from disk; asks first."),
+        Binding("D", "remove", "remove", tooltip="Remove the run from disk, after confirmation."),
         Binding("w", "app.screen(0)", show=False, tooltip="Welcome screen: demo and samples."),
         Binding("y", "copy", show=False, tooltip="Copy the run's id."),
         *(

@@ -1,4 +1,4 @@
-"""A dialog that asks before an action that is hard to undo."""
+"""A confirmation dialog for actions that are hard to undo."""
 
 from typing import ClassVar
 

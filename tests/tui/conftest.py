@@ -46,7 +46,7 @@ def engine(places: Path) -> Iterator[FakeEngine]:
 
 @pytest.fixture(params=TERMINALS, ids=str)
 def terminal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """80×24, 120×40, 200×55, and 80×24 without colour."""
+    """80×24, 200×55, and 80×24 without colour; for tests of layout."""
     terminal: Terminal = request.param
     if not terminal.colour:
         monkeypatch.setenv("NO_COLOR", "1")

@@ -10,7 +10,7 @@ from textual.pilot import Pilot
 
 from magic_tui.dashboard.app import MagicApp
 
-PATIENCE_SECONDS = 6.0
+PATIENCE_SECONDS = 30.0
 LONGEST_SECONDS = 300.0
 
 
@@ -30,7 +30,7 @@ class Terminal:
         return f"{self.width}x{self.height}" + ("" if self.colour else "-no-colour")
 
 
-TERMINALS = (Terminal(), Terminal(120, 40), Terminal(200, 55), Terminal(colour=False))
+TERMINALS = (Terminal(), Terminal(200, 55), Terminal(colour=False))
 
 
 def drive(

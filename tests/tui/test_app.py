@@ -37,22 +37,27 @@ def test_the_welcome_explains_itself_and_offers_something(
     drive(MagicApp(tmp_path / "none", start=0), task, terminal)
 
 
-@pytest.mark.parametrize("number", sorted(SCREENS))
-def test_every_screen_has_help_from_its_bindings(finished: RunFolder, number: int) -> None:
-    async def task(pilot: Pilot[None]) -> None:
-        screen = pilot.app.screen
-        assert isinstance(screen, MagicScreen)
-        assert screen.ABOUT and screen.cli_equivalent().startswith("magic ")
-        keys = {b.key for b in screen._bindings.key_to_bindings.get("c", [])}
-        assert keys == {"c"}
-        await pilot.press("question_mark")
-        await shows(pilot, "esc closes")
-        await pilot.press("escape")
-        await until(pilot, lambda: pilot.app.screen is screen)
-        await pilot.press("ctrl+p")
-        await until(pilot, lambda: pilot.app.screen is not screen)
+def test_every_screen_has_help_from_its_bindings(finished: RunFolder) -> None:
+    app = MagicApp(finished.path.parent, finished.id, 0)
 
-    drive(MagicApp(finished.path.parent, finished.id, number), task)
+    async def task(pilot: Pilot[None]) -> None:
+        for number in sorted(SCREENS):
+            app.open_screen(number)
+            await until(pilot, lambda n=number: getattr(app.screen, "NUMBER", None) == n, "screen")
+            await until(pilot, lambda: app.screen.query("Footer"), "its widgets")
+            screen = app.screen
+            assert isinstance(screen, MagicScreen)
+            assert screen.ABOUT and screen.cli_equivalent().startswith("magic ")
+            keys = {b.key for b in screen._bindings.key_to_bindings.get("c", [])}
+            assert keys == {"c"}
+            bindings = [active.binding for active in screen.active_bindings.values()]
+            assert not [b.key for b in bindings if b.tooltip and "_" in key_text(b.key)]
+            await pilot.press("question_mark")
+            await shows(pilot, "esc closes")
+            await pilot.press("escape")
+            await until(pilot, lambda screen=screen: app.screen is screen)
+
+    drive(app, task)
 
 
 def test_help_keeps_keys_and_words_apart(finished: RunFolder, terminal: Terminal) -> None:
@@ -254,15 +259,6 @@ def test_help_scrolls_to_its_ends(finished: RunFolder) -> None:
         await until(pilot, lambda: screen_text(pilot.app) == top)
 
     drive(MagicApp(finished.path.parent, finished.id, 3), task)
-
-
-@pytest.mark.parametrize("number", sorted(SCREENS))
-def test_no_key_is_named_by_its_long_name(finished: RunFolder, number: int) -> None:
-    async def task(pilot: Pilot[None]) -> None:
-        bindings = [active.binding for active in pilot.app.screen.active_bindings.values()]
-        assert not [b.key for b in bindings if b.tooltip and "_" in key_text(b.key)]
-
-    drive(MagicApp(finished.path.parent, finished.id, number), task)
 
 
 def test_a_resize_in_flight_holds(finished: RunFolder) -> None:

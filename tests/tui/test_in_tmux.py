@@ -24,7 +24,10 @@ ROOT = Path(__file__).resolve().parents[2]
 REAL_ENGINE = list(engine_process.ENGINE_COMMAND)
 _PATIENCE = 90.0
 
-pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed"),
+]
 
 
 class Tmux:

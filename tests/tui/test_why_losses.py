@@ -93,6 +93,7 @@ def test_every_text_of_a_query_can_be_looked_at(tmp_path: Path, asked: Asked) ->
     drive(opened(run), task)
 
 
+@pytest.mark.slow
 def test_the_real_worker_gives_the_losses(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(tiny_config(tmp_path, tiny_model(tmp_path / "model"))))

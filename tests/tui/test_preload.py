@@ -1,4 +1,4 @@
-"""What is loaded before the first frame, and what behind it."""
+"""What is imported before the first frame, and what after it."""
 
 import subprocess
 import sys
@@ -44,7 +44,9 @@ asyncio.run(look())
 """
 
 
-@pytest.mark.parametrize("start", [0, 1, 2])
+@pytest.mark.parametrize(
+    "start", [0, *(pytest.param(start, marks=pytest.mark.slow) for start in (1, 2))]
+)
 def test_nothing_slow_before_the_first_frame_and_all_of_it_after(
     finished: RunFolder, start: int
 ) -> None:
@@ -55,12 +57,12 @@ def test_nothing_slow_before_the_first_frame_and_all_of_it_after(
     assert done.stdout.strip() == "[] [] False", done.stderr
 
 
-def test_leaving_ends_it_and_what_is_missing_does_not() -> None:
+def test_preloading_ends_when_cancelled_and_survives_missing_modules() -> None:
     left = iter([False, False, True])
     preload(["no_such_module_at_all", "json"], lambda: next(left))
-    assert next(left, "all asked") == "all asked"
+    assert next(left, "exhausted") == "exhausted"
 
 
-def test_every_screen_is_warmed_by_its_own_name() -> None:
+def test_every_screen_is_preloaded() -> None:
     preload([place.split(":")[0] for place in SCREENS.values()], lambda: False)
     assert all(place.split(":")[0] in sys.modules for place in SCREENS.values())

@@ -1,4 +1,4 @@
-"""Only what changed is written, and the terminal shows the same as if everything were."""
+"""Only changed cells are written, and the terminal shows the same as without the filter."""
 
 import random
 from collections.abc import Iterable
@@ -32,7 +32,9 @@ STYLES = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=str)
+@pytest.mark.parametrize(
+    "size", [(80, 24), pytest.param((120, 40), marks=pytest.mark.slow)], ids=str
+)
 def test_whatever_is_pressed_the_terminal_shows_the_screen(
     finished: RunFolder, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
 ) -> None:
