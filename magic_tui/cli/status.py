@@ -54,7 +54,7 @@ def _facts_on_disk(view: View) -> dict[str, Any]:
     )
 
     folder = Path(view["path"])
-    optional = {
+    optional: dict[str, Any] = {
         "made_from": made_from_of(folder),
         "data": unused_data(folder),
         "derivative": derivative_of(folder),

@@ -1,4 +1,4 @@
-"""A small finished run made with the records' own writers, for the verbs to read."""
+"""A small finished run, written with the engine's own writers."""
 
 import time
 from collections.abc import Callable
@@ -22,7 +22,7 @@ WORDS = ("the", "cat", "sat", "on", "a", "mat", "saw", "wörld", "peace", "tea",
 
 @dataclass
 class FakeRun:
-    """What to write; every field may be changed by a test."""
+    """What to write; tests may change every field."""
 
     name: str = "my run"
     texts: list[str] = field(default_factory=lambda: sample_texts(23))
@@ -30,15 +30,15 @@ class FakeRun:
     query_columns: dict[str, list[Any]] = field(default_factory=dict)
     columns: dict[str, list[Any]] = field(default_factory=dict)
     cut: dict[str, list[Any]] | None = None
-    """Where documents end for the model."""
+    """Where the model's context cuts documents off."""
     granularity: str = "token"
     reduction: str = "none"
     finished: bool = True
     seed: int = 0
     config: dict[str, Any] = field(default_factory=dict)
-    """What the config says besides name, model and data."""
+    """Config values besides name, model and data."""
     change: Callable[[np.ndarray], np.ndarray] = lambda scores: scores
-    """What is done to the random scores of tokens, (row, token), before they are written."""
+    """Applied to the random token scores (row, token) before they are written."""
 
     def write(self, runs: Path, run_id: str = "20250102T030405-abc123") -> RunFolder:
         """Write the whole folder."""

@@ -37,13 +37,13 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def good(engine: FakeEngine) -> FakeEngine:
-    """An engine that does whatever is asked at once, and well."""
+    """An engine in which every run succeeds at once."""
     engine.on_submit = lambda wanted: succeed(engine, wanted)
     return engine
 
 
 def succeed(engine: FakeEngine, wanted: SubmitRun) -> None:
-    """Write a finished run of two books, and tell of it."""
+    """Write a finished run of two books, and send its events."""
     fake = FakeRun(texts=[f"document {i} =cmd [red]" for i in range(23)])
     fake.query_columns = {"book": ["a", "b"]}
     fake.columns = {"book": ["a" if i % 2 else "b" for i in range(23)]}
@@ -54,7 +54,7 @@ def succeed(engine: FakeEngine, wanted: SubmitRun) -> None:
     engine.turn(wanted.id, "succeeded")
 
 
-def test_a_run_shows_its_phases_its_tables_and_what_to_try(
+def test_a_run_prints_phases_tables_and_next_commands(
     runs: Path, good: FakeEngine, magic: Magic, config: Path
 ) -> None:
     result = magic("run", config)
@@ -116,7 +116,7 @@ def test_the_next_commands_name_the_runs_folder_if_it_was_given(
     assert result.stdout.count(f"--runs-dir '{other}'") == 4
 
 
-def test_a_wrong_config_is_refused_before_an_engine_is_asked(
+def test_a_wrong_config_is_refused_before_it_is_submitted(
     runs: Path, magic: Magic, config: Path
 ) -> None:
     config.write_text("model: {path: m}\ndate: {path: d.jsonl}\n")
@@ -141,7 +141,7 @@ def test_a_wrong_config_is_refused_before_an_engine_is_asked(
         ),
     ],
 )  # fmt: skip
-def test_a_failed_run_is_one_sentence_its_exit_code_and_what_can_be_done(
+def test_a_failed_run_gives_one_sentence_a_remedy_and_the_exit_code(
     engine: FakeEngine, magic: Magic, config: Path, reason: str, code: int, sentence: str
 ) -> None:
     def fail(wanted: SubmitRun) -> None:
@@ -179,12 +179,12 @@ def test_another_seed_than_the_config_s(engine: FakeEngine, magic: Magic, config
 
 
 @pytest.mark.usefixtures("runs", "good")
-def test_code_that_comes_with_a_model_is_told_of(magic: Magic, config: Path) -> None:
+def test_a_note_names_the_code_of_a_model(magic: Magic, config: Path) -> None:
     config.write_text("model: {path: m, trust_remote_code: true}\ndata: {path: d.jsonl}\n")
     assert "runs code: the model's own from" in magic("run", config).stderr
 
 
-def test_what_it_waits_for_is_told_once(
+def test_each_reason_to_wait_is_printed_once(
     runs: Path, engine: FakeEngine, magic: Magic, config: Path
 ) -> None:
     def wait(wanted: SubmitRun) -> None:
@@ -223,7 +223,7 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_leaves_the_run_alone_and_says_how_to_come_back(
+def test_ctrl_c_detaches_and_prints_the_command_to_return(
     runs: Path, engine: FakeEngine, config: Path, number: signal.Signals
 ) -> None:
     engine.on_submit = lambda wanted: engine.turn(wanted.id, "running")
@@ -240,7 +240,7 @@ def test_ctrl_c_leaves_the_run_alone_and_says_how_to_come_back(
     assert [asked[1] for asked in engine.asked if asked[0] == "POST"] == ["/v1/runs"]
 
 
-def test_what_can_be_forced_is_what_the_config_knows() -> None:
+def test_the_choices_of_force_are_those_of_the_config() -> None:
     from typing import get_args
 
     from engine.runs import config as run_config

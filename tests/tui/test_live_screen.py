@@ -30,7 +30,7 @@ def run(tmp_path: Path) -> RunFolder:
     return FakeRun(finished=False).write(tmp_path)
 
 
-def tell(run: RunFolder, count: int | None = None, first: int = 0) -> None:
+def write_events(run: RunFolder, count: int | None = None, first: int = 0) -> None:
     journal = JournalWriter(run.events_file)
     for event, facts in replay_events(STEPS)[first:count]:
         journal.append(event, **facts)
@@ -45,7 +45,7 @@ def test_a_run_is_followed_to_its_end(
 
     async def task(pilot: Pilot[None]) -> None:
         await shows(pilot, "12/12")
-        tell(run, half)
+        write_events(run, half)
         await shows(pilot, "mine running · replaying ")
         await until(pilot, lambda: "◀" in screen_text(pilot.app), "the cursor")
         text = screen_text(pilot.app)
@@ -56,7 +56,7 @@ def test_a_run_is_followed_to_its_end(
         for words in ("TRAIN", "STORE", "REPLAY", "loss", "learning rate", "gradient", "memory"):
             assert words in text
         assert all(len(line) == terminal.width for line in screen_lines(pilot.app))
-        tell(run, first=half)
+        write_events(run, first=half)
         engine.runs[run.id] |= {"phase": None, "attributions": 1}
         engine.turn(run.id, "succeeded")
         await shows(pilot, "attribution a0001 is complete")
@@ -65,8 +65,8 @@ def test_a_run_is_followed_to_its_end(
     drive(MagicApp(run.path.parent, run.id, 2), task, terminal)
 
 
-def test_the_history_is_scrubbed_and_left(run: RunFolder) -> None:
-    tell(run)
+def test_scrubbing_through_the_history(run: RunFolder) -> None:
+    write_events(run)
 
     async def task(pilot: Pilot[None]) -> None:
         screen = pilot.app.screen
@@ -105,12 +105,14 @@ def test_scrubbing_is_few_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(sizes) == len(keys) and 100 < max(sizes) < 4000, sizes
 
 
-def test_what_waits_and_what_does_not_fit(run: RunFolder, engine: FakeEngine) -> None:
+def test_waiting_jobs_and_a_reason_too_long_for_the_line(
+    run: RunFolder, engine: FakeEngine
+) -> None:
     view = engine.add(run.id, "running", path=str(run.path), name="n" * 40, phase=PHASE)
     second = {**view["job"], "number": 2, "attribution": "a0002", "state": "queued"}
     first = {**view["job"], "state": "running"}
     engine.runs[run.id] = {**view, "job": first, "jobs": [first, second]}
-    tell(run, 17)
+    write_events(run, 17)
     reason = "the model could not be read because " + "its file is cut off and " * 4 + "so it ends"
 
     async def task(pilot: Pilot[None]) -> None:
@@ -125,7 +127,7 @@ def test_what_waits_and_what_does_not_fit(run: RunFolder, engine: FakeEngine) ->
     drive(MagicApp(run.path.parent, run.id, 2), task)
 
 
-def test_a_removed_trajectory_is_no_longer_shown_on_disk(run: RunFolder) -> None:
+def test_a_removed_trajectory_is_not_on_disk(run: RunFolder) -> None:
     journal = JournalWriter(run.events_file)
     for step in (0, 4, 8, 12):
         journal.append("checkpoint", kind="state", step=step, bytes=100)
@@ -154,9 +156,9 @@ def test_zoom_shows_fewer_steps_and_all_again(run: RunFolder) -> None:
     drive(MagicApp(run.path.parent, run.id, 2), task)
 
 
-def test_closed_and_opened_again_it_shows_the_same(run: RunFolder, engine: FakeEngine) -> None:
+def test_reopened_it_looks_the_same(run: RunFolder, engine: FakeEngine) -> None:
     engine.add(run.id, "running", path=str(run.path), phase=PHASE)
-    tell(run, 10)
+    write_events(run, 10)
     seen = []
 
     async def task(pilot: Pilot[None]) -> None:
@@ -182,7 +184,7 @@ def test_a_run_folder_deleted_underneath(run: RunFolder) -> None:
     drive(MagicApp(run.path.parent, run.id, 2), task)
 
 
-def test_a_damaged_journal_is_told_in_place(run: RunFolder) -> None:
+def test_a_damaged_journal_is_reported(run: RunFolder) -> None:
     lines = run.events_file.read_bytes().splitlines(keepends=True)
     lines[5] = lines[5].replace(b"loss", b"lost")
     run.events_file.write_bytes(b"".join(lines))
@@ -217,9 +219,9 @@ def test_no_message_steers_the_terminal(run: RunFolder, engine: FakeEngine) -> N
     drive(MagicApp(run.path.parent, run.id, 2), task, Terminal(120, 40))
 
 
-def test_nothing_is_asked_while_another_screen_is_shown(run: RunFolder, engine: FakeEngine) -> None:
+def test_no_requests_while_another_screen_is_open(run: RunFolder, engine: FakeEngine) -> None:
     engine.add(run.id, "running", path=str(run.path), phase=PHASE)
-    tell(run, 17)
+    write_events(run, 17)
 
     async def task(pilot: Pilot[None]) -> None:
         await shows(pilot, "replaying")
@@ -233,9 +235,9 @@ def test_nothing_is_asked_while_another_screen_is_shown(run: RunFolder, engine: 
     drive(MagicApp(run.path.parent, run.id, 2), task)
 
 
-def test_an_engine_that_dies_is_told(run: RunFolder, engine: FakeEngine) -> None:
+def test_a_lost_engine_is_reported(run: RunFolder, engine: FakeEngine) -> None:
     engine.add(run.id, "running", path=str(run.path), phase=PHASE)
-    tell(run, 17)
+    write_events(run, 17)
 
     async def task(pilot: Pilot[None]) -> None:
         await shows(pilot, "replaying 6/12")

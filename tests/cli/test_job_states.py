@@ -1,4 +1,4 @@
-"""Attributions and validations have states of their own, in every verb that shows them."""
+"""The states of attributions and validations in ``ls``, ``status``, ``wait`` and ``watch``."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ WHY = "no file at /x/typo.jsonl; check the path"
 
 
 @pytest.fixture
-def asked(engine: FakeEngine, runs: Path) -> FakeEngine:
+def two_attributions(engine: FakeEngine, runs: Path) -> FakeEngine:
     """A trained run whose second attribution failed."""
     run = FakeRun(queries=["who sat on the mat? " * 9, "wörld peace", "tea", "rain"]).write(runs)
     engine.add(RUN, "succeeded", path=str(run.path))
@@ -33,7 +33,7 @@ def asked(engine: FakeEngine, runs: Path) -> FakeEngine:
     return engine
 
 
-def test_ls_and_status_list_them(asked: FakeEngine, magic: Magic) -> None:
+def test_ls_and_status_list_attributions(two_attributions: FakeEngine, magic: Magic) -> None:
     lines = magic("ls").stdout.splitlines()
     assert lines[0].startswith(f"✓ {RUN}") and "succeeded" in lines[0]
     assert lines[-1].startswith("  a0002 failed · a0001 4 queries: “who sat on the mat? who…”")
@@ -46,8 +46,8 @@ def test_ls_and_status_list_them(asked: FakeEngine, magic: Magic) -> None:
     assert "magic rm" not in text and all(len(line) <= 80 for line in text.splitlines())
 
 
-def test_as_json(asked: FakeEngine, magic: Magic) -> None:
-    asked.ask(RUN, "running", "validate")
+def test_as_json(two_attributions: FakeEngine, magic: Magic) -> None:
+    two_attributions.ask(RUN, "running", "validate")
     (listed,) = json.loads(magic("ls", "--json").stdout)["runs"]
     one = json.loads(magic("status", RUN, "--json").stdout)
     assert listed["attribution_list"] == one["attribution_list"]
@@ -64,18 +64,18 @@ def test_as_json(asked: FakeEngine, magic: Magic) -> None:
     }  # fmt: skip
 
 
-def test_what_a_request_asks_is_known_before_it_is_read(runs: Path) -> None:
+def test_queries_of_a_request_are_listed_before_they_are_read(runs: Path) -> None:
     run = FakeRun(finished=False).write(runs)
     config: dict[str, Any] = {"queries": {"path": "/data/q.jsonl"}}
     values = {"name": "n", "model": {"path": "m"}, "data": {"path": "d"}, **config}
     run.write_config(RunConfig.model_validate(values), RUN, 1.0)
     first = {"path": "/data/other.jsonl"}
-    for asked in (
+    for queries in (
         {"queries": first},
         {"queries": first},
         {"texts": ("a", "b"), "reduction": "mean"},
     ):
-        submit_attribution(RunFolder(run.path), AttributionRequest.model_validate(asked))
+        submit_attribution(RunFolder(run.path), AttributionRequest.model_validate(queries))
     own = run.path / "jobs" / "0001" / "request.json"
     write_record(own, {**(read_record(own) or {}), "asked": None, "work": "run"})
     view = run_view(RUN, "running", path=str(run.path))
@@ -83,19 +83,21 @@ def test_what_a_request_asks_is_known_before_it_is_read(runs: Path) -> None:
         {**view["jobs"][0], "number": n, "attribution": f"a000{n}", "work": "attribute"}
         for n in (2, 3)
     ]
-    found = attribution_list(view)
-    assert [(f["source"], f["queries"], f["texts"]) for f in found] == [
+    attributions = attribution_list(view)
+    assert [(f["source"], f["queries"], f["texts"]) for f in attributions] == [
         ("/data/q.jsonl", None, []), ("/data/other.jsonl", None, []), (None, 1, ["a", "b"]),
     ]  # fmt: skip
 
 
-def test_damaged_tables_hide_nothing(asked: FakeEngine, runs: Path, magic: Magic) -> None:
+def test_damaged_tables_hide_nothing(
+    two_attributions: FakeEngine, runs: Path, magic: Magic
+) -> None:
     (runs / RUN / "attributions" / "a0001" / "queries.parquet").write_bytes(b"x")
     first, _ = json.loads(magic("status", RUN, "--json").stdout)["attribution_list"]
     assert (first["attribution"], first["state"], first["queries"]) == ("a0001", "succeeded", None)
 
 
-def test_what_goes_on_is_what_a_list_shows(engine: FakeEngine) -> None:
+def test_an_unfinished_attribution_sets_the_state_in_lists(engine: FakeEngine) -> None:
     engine.add(RUN, "succeeded")
     assert is_finished(engine.ask(RUN, "failed", reason=WHY))
     assert standing(engine.runs[RUN]) == ("succeeded", None)
@@ -104,27 +106,29 @@ def test_what_goes_on_is_what_a_list_shows(engine: FakeEngine) -> None:
     assert not is_finished(engine.runs[RUN])
 
 
-def test_wait_tells_of_the_job_it_waited_for(asked: FakeEngine, magic: Magic) -> None:
-    # What failed just before is not missed, and does not touch the training.
+def test_wait_names_the_job_it_waited_for(two_attributions: FakeEngine, magic: Magic) -> None:
+    # A job that failed before the call is reported; the training is not affected.
     result = magic("wait", RUN)
     assert result.exit_code == 2 and WHY in result.stderr
     assert "itself is trained and stays as it is" in result.stderr
     assert "magic rm" not in result.stderr and "resume" not in result.stderr
     result = magic("wait", RUN, "--job", "1")
     assert (result.exit_code, result.stdout) == (0, f"run {RUN} succeeded\n")
-    asked.ask(RUN, "running")
-    later(lambda: asked.turn(RUN, "succeeded"))
+    two_attributions.ask(RUN, "running")
+    later(lambda: two_attributions.turn(RUN, "succeeded"))
     result = magic("wait", RUN)
     assert (result.exit_code, result.stdout) == (0, f"attribution a0003 of run {RUN} succeeded\n")
 
 
-def test_wait_misses_no_failure_among_several(asked: FakeEngine, magic: Magic) -> None:
-    asked.ask(RUN, "running")
-    asked.ask(RUN, "running")
+def test_watch_reports_a_failure_among_several_jobs(
+    two_attributions: FakeEngine, magic: Magic
+) -> None:
+    two_attributions.ask(RUN, "running")
+    two_attributions.ask(RUN, "running")
 
     def end() -> None:
-        asked.turn(RUN, "succeeded")
-        jobs = asked.runs[RUN]["jobs"]
+        two_attributions.turn(RUN, "succeeded")
+        jobs = two_attributions.runs[RUN]["jobs"]
         jobs[2] |= {"state": "failed", "reason": "no memory", "exit_code": 1}
 
     later(end)
@@ -133,9 +137,11 @@ def test_wait_misses_no_failure_among_several(asked: FakeEngine, magic: Magic) -
 
 
 @pytest.mark.parametrize(("verb", "state"), [("cancel", "cancelled"), ("pause", "paused")])
-def test_an_action_names_its_job(asked: FakeEngine, magic: Magic, verb: str, state: str) -> None:
-    asked.ask(RUN, "running")
-    asked.on_action = lambda view, verb: asked.turn(RUN, state)
+def test_an_action_names_its_job(
+    two_attributions: FakeEngine, magic: Magic, verb: str, state: str
+) -> None:
+    two_attributions.ask(RUN, "running")
+    two_attributions.on_action = lambda view, verb: two_attributions.turn(RUN, state)
     result = magic(verb, RUN)
     assert (result.exit_code, result.stdout) == (
         0, f"attribution a0003 of run {RUN} is {state}\n"
