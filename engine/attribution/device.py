@@ -1,4 +1,4 @@
-"""The device a worker computes on, set up so that the same config gives the same bits."""
+"""The device of a worker: deterministic arithmetic, and memory measurement."""
 
 import os
 
@@ -14,11 +14,11 @@ def set_up_device() -> torch.device:
 
     TF32 and nondeterministic kernels are off.
     """
-    # Read by cuBLAS when it starts, which is later than this.
+    # cuBLAS reads it when it starts, after this call.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    # As torch.use_deterministic_algorithms, which takes seconds to load torch's compiler.
+    # torch.use_deterministic_algorithms does the same, but loads torch's compiler for seconds.
     torch.set_deterministic_debug_mode("warn")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if not torch.cuda.is_available():
@@ -29,7 +29,7 @@ def set_up_device() -> torch.device:
 
 
 def arithmetic(device: torch.device) -> dict[str, str | int]:
-    """What of this machine and its libraries decides how sums are rounded."""
+    """The properties of this machine and its libraries that determine rounding."""
     on_gpu = device.type == "cuda"
     return {
         "device": device.type,
@@ -42,13 +42,13 @@ def arithmetic(device: torch.device) -> dict[str, str | int]:
 
 
 def compute_as_before(folder: RunFolder, device: torch.device) -> str | None:
-    """Compute as when a run was prepared; returns a warning if rounding may differ all the same.
+    """Use the thread count of a run's preparation; returns a warning if rounding may differ.
 
     Raises:
         RunError: if it was prepared on another kind of device.
     """
     facts = folder.prepared()
-    # The number of threads decides in which order sums are taken.
+    # The number of threads determines the order of sums.
     torch.set_num_threads(facts["threads"])
     now = arithmetic(device)
     if now["device"] != facts["device"]:
@@ -60,6 +60,6 @@ def compute_as_before(folder: RunFolder, device: torch.device) -> str | None:
     if not changed:
         return None
     return (
-        f"this machine computes otherwise than when the run began ({'; '.join(changed)}): scores "
-        "may differ in rounding"
+        f"this machine rounds differently from the one that began the run ({'; '.join(changed)}): "
+        "scores may differ in rounding"
     )

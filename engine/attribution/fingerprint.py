@@ -1,16 +1,16 @@
-"""What a run was made from: recorded when it is prepared, and compared by every later use of it.
+"""The fingerprint of a run: its inputs, recorded when it is prepared and compared by later jobs.
 
 The record is ``fingerprint`` in the facts of ``prepared.json``:
 
     weights    by name, a digest of each tensor that was loaded or drawn, frozen ones included
     data       a digest of the rows
     model      where a language model came from: its files, the commit of the hub, its own code
-    code       by module, the files of a task of one's own
-    libraries  the versions of what computes
+    code       by module, the files of a user's task
+    libraries  the versions of the libraries that compute
 
-Weights are compared as they are in memory after loading, so that it does not matter how a change
-came about. The model's config, its tokenizer and a task's code are kept in the run: where those
-of the config's path are others by now, the copies are used, and a warning says so.
+Weights are compared as loaded in memory, so the cause of a change does not matter. The run keeps
+copies of the model's config, its tokenizer and a task's code. If the originals have changed, the
+copies are used and a warning says so.
 """
 
 import contextlib
@@ -46,22 +46,22 @@ _READ = (
     *("config.json", "generation_config.json", "*tokenizer*", "*vocab*", "merges*", "*.model"),
     *("special_tokens_map.json", "added_tokens.json", "tekken.json", "*.tiktoken", "*.jinja"),
 )
-"""Patterns of the files that a model's config and tokenizer consist of."""
+"""Patterns of the files of a model's config and tokenizer."""
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")
 _REMOTE = "transformers_modules"
-"""The package that transformers puts a model's own code into."""
+"""The package into which transformers loads a model's own code."""
 
 
 def record_fingerprint(
     folder: RunFolder, config: RunConfig, task: Task, weights: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What a run is made from; its small files are copied into the run.
+    """The fingerprint of a run; its small files are copied into the run.
 
     Args:
-        folder: of the run.
-        config: of the run.
-        task: as it was prepared, everything that it imports loaded.
-        weights: the digests of its tensors before training.
+        folder: the run's folder.
+        config: the run's config.
+        task: the prepared task, with all its imports loaded.
+        weights: by name, the digests of its tensors before training.
     """
     facts: dict[str, Any] = {
         "weights": dict(weights),
@@ -77,26 +77,20 @@ def record_fingerprint(
 
 
 class Fingerprint:
-    """The record of one run, and what is found to differ from it."""
+    """The fingerprint of one run, and the differences found from it."""
 
     def __init__(self, folder: RunFolder) -> None:
-        """Read the record.
+        """Read the fingerprint.
 
         Raises:
-            RunError: if the run was never prepared, or its record is damaged.
+            RunError: if the run was never prepared, or the record is damaged.
         """
         self._folder, self._config = folder, folder.config()
-        self._facts: dict[str, Any] | None = folder.prepared().get("fingerprint")
+        self._facts: dict[str, Any] = folder.prepared()["fingerprint"]
         self.warnings: list[str] = []
-        """A sentence for each difference that changes no number."""
-        if self._facts is None:
-            self.warnings.append(
-                f"run {folder.id} was made by an older magic, which did not record what it was "
-                "made from: whether its model, tokenizer and task are the same cannot be checked"
-            )
-            return
+        """A sentence for each difference that does not end the job."""
         before, now = self._facts["libraries"], libraries()
-        # The version of torch is told with what else decides rounding.
+        # compute_as_before() reports the version of torch.
         changed = [name for name in differing(before, now) if name != "torch"]
         if changed:
             versions = [f"{n} {before.get(n)} then, {now.get(n)} now" for n in changed]
@@ -106,13 +100,12 @@ class Fingerprint:
             )
 
     def origins(self) -> Origins:
-        """Where to load the run's model and task from, after comparing files.
+        """The files from which to load the run's model and task, compared with the fingerprint.
 
         Raises:
-            UsageError: naming a file that changed, if the run has no good copy of it.
+            UsageError: naming a changed file of which the run has no intact copy.
         """
-        facts = self._facts or {}
-        model, code = facts.get("model"), facts.get("code")
+        model, code = self._facts.get("model"), self._facts.get("code")
         return Origins(
             model_files=self._model_files(model) if model else None,
             commit=model["commit"] if model else None,
@@ -120,14 +113,12 @@ class Fingerprint:
         )
 
     def check(self, task: Task, weights: Mapping[str, str]) -> None:
-        """Compare what was loaded.
+        """Compare a loaded task with the fingerprint.
 
         Raises:
-            UsageError: if the model's weights or its own code are not what they were.
-            RunError: if the rows of the run are not what they were.
+            UsageError: if the model's weights or its own code changed.
+            RunError: if the rows of the run changed.
         """
-        if self._facts is None:
-            return
         if rows_digest(task.rows) != self._facts["data"]:
             raise RunError(
                 f"{self._folder.rows_store} does not hold the rows that the run was prepared with; "
@@ -138,13 +129,11 @@ class Fingerprint:
     def check_model(
         self, loaded: LoadedModel, weights: Mapping[str, str], besides: Iterable[str] = ()
     ) -> None:
-        """Compare the model's own code and its weights, ``besides`` those of some names.
+        """Compare the model's own code and its weights, except those named in ``besides``.
 
         Raises:
-            UsageError: if they are not what they were.
+            UsageError: if they changed.
         """
-        if self._facts is None:
-            return
         model = self._facts.get("model")
         if model and (other := differing(model["code"], _remote_code(loaded))):
             raise refused(f"{listed(other)}, code of the model {self._config.model.path},")
@@ -161,8 +150,7 @@ class Fingerprint:
         return f"the weights of {config.model.path}"
 
     def _which(self, other: list[str], count: int) -> str:
-        """What is known of a change of weights: files, tensors and versions."""
-        assert self._facts is not None
+        """Details of changed weights: files, tensors and library versions."""
         model = self._facts.get("model")
         files = differing(model["weights"], _weights_files(Path(model["folder"]))) if model else []
         before, now = self._facts["libraries"], libraries()
@@ -173,19 +161,19 @@ class Fingerprint:
     def _model_files(self, model: dict[str, Any]) -> Path | None:
         folder, kept = Path(model["folder"]), self._folder.path / KEPT / "model"
         if model["commit"] is not None and not folder.is_dir():
-            # The hub's cache was emptied or moved: the commit says what is read.
+            # The hub's cache was emptied or moved; the commit identifies the files.
             return None
         files = [
             KeptFile(name, folder / name, kept / name, digest)
             for name, digest in model["files"].items()
         ]
-        # A snapshot of the hub may be given more of its files, which are those of its commit.
+        # A snapshot of the hub may gain more files of its commit.
         added = (
             _small_files(folder, ()) - model["files"].keys() if model["commit"] is None else set()
         )
         where = self._config.model.path
         if model["code"] and (changed := [*(f.name for f in files if f.is_changed), *added]):
-            # Its own code would be looked for beside the copy.
+            # transformers would search for the model's own code beside the copy.
             raise refused(f"{listed(changed)} of {where}")
         warning = copies_to_use(files, sorted(added), where)
         if warning is None:
@@ -213,27 +201,25 @@ class Fingerprint:
 
 
 def libraries() -> dict[str, str]:
-    """The versions of what computes; those that are not installed are left out."""
-    found = {}
+    """The versions of the installed libraries that compute."""
+    versions = {}
     for name in _LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return {**found, "magic": magic_version()}
+            versions[name] = metadata.version(name)
+    return {**versions, "magic": magic_version()}
 
 
 def rows_digest(rows: Rows) -> str:
-    """A digest of the rows of a training."""
-    found = hashlib.sha256()
+    """SHA-256 of the training rows."""
+    digest = hashlib.sha256()
     for name, array in sorted(rows.arrays().items()):
-        found.update(f"{name} {array.dtype} {array.shape} ".encode())
-        found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return found.hexdigest()
+        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
-def identity_of(facts: dict[str, Any] | None) -> str | None:
-    """One short digest of all that a run's numbers are made from, whatever computes them."""
-    if facts is None:
-        return None
+def identity_of(facts: dict[str, Any]) -> str:
+    """A short digest of a run's inputs, without the versions of libraries."""
     model = facts.get("model") or {"files": {}, "code": {}}
     code = {name: each["sha256"] for name, each in facts.get("code", {}).items()}
     parts = (facts["weights"], {"rows": facts["data"]}, model["files"], model["code"], code)
@@ -267,46 +253,46 @@ def _code_facts(kept: Path, place: str) -> dict[str, dict[str, str]]:
 
 
 def _folder_of(config: ModelConfig) -> Path:
-    """The folder of a model's files: its own, or the hub's snapshot, which the commit names."""
+    """The folder of a model's files: ``model.path``, or the hub's snapshot, named by its commit."""
     folder = Path(config.path)
     if folder.is_dir():
         return folder
     from transformers.utils import cached_file
 
-    found = cached_file(config.path, "config.json", revision=config.revision, local_files_only=True)
-    return Path(str(found)).parent
+    file = cached_file(config.path, "config.json", revision=config.revision, local_files_only=True)
+    return Path(str(file)).parent
 
 
 def _small_files(folder: Path, vocabulary: Iterable[str]) -> set[str]:
-    """The names of the files in a folder that a model's config and tokenizer consist of."""
+    """The names of the files in a folder that belong to a model's config and tokenizer."""
     patterns = (*_READ, *vocabulary)
-    found = {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
-    return {file.name for file in found if file.suffix not in _WEIGHTS}
+    files = {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
+    return {file.name for file in files if file.suffix not in _WEIGHTS}
 
 
 def _weights_files(folder: Path) -> dict[str, list[int]]:
-    """By name, size and time of the files of weights: only to say which may have changed."""
-    found = {}
+    """By name, size and modification time of weight files: hints which of them changed."""
+    files = {}
     for file in sorted(folder.glob("*")):
         if file.suffix in _WEIGHTS and file.is_file():
             status = file.stat()
-            found[file.name] = [status.st_size, status.st_mtime_ns]
-    return found
+            files[file.name] = [status.st_size, status.st_mtime_ns]
+    return files
 
 
 def _remote_code(loaded: LoadedModel) -> dict[str, str]:
-    """By file, digests of the code that a model and its tokenizer brought."""
+    """By file name, digests of the code that a model and its tokenizer bring."""
     network = _network(loaded)
     parts = (network, network.config, getattr(loaded, "tokenizer", None))
     packages = {type(part).__module__.rpartition(".")[0] for part in parts}
-    found = {}
+    digests = {}
     for name, module in list(sys.modules.items()):
         package, file = name.rpartition(".")[0], getattr(module, "__file__", None)
         if package.partition(".")[0] == _REMOTE and package in packages and file:
-            found[Path(file).name] = file_digest(Path(file)) or ""
-    return found
+            digests[Path(file).name] = file_digest(Path(file)) or ""
+    return digests
 
 
 def _network(loaded: LoadedModel) -> Any:
-    """The model of transformers that a loss is made of."""
+    """The transformers model inside a loss."""
     return loaded.loss.model

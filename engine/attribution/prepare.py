@@ -1,4 +1,4 @@
-"""Making a job of a run config, or of what a run stored of it: all read, loaded and checked."""
+"""Preparing a run from its config, or restoring it from its folder."""
 
 import hashlib
 from collections.abc import Callable
@@ -36,64 +36,67 @@ from engine.training.trainer import Trainer
 def prepare_run(
     config: RunConfig, device: torch.device, ranks: Ranks = SINGLE_RANK
 ) -> tuple[PreparedRun, Documents]:
-    """Read and load all that a config names, and check it.
+    """Load the data and the model of a config, and check them.
+
+    Returns:
+        The prepared run, and the documents it trains on.
 
     Raises:
-        UsageError: for whatever is wrong with the config, its data or its model.
+        UsageError: for any fault in the config, its data or its model.
     """
     _check_dtype(config)
     documents: list[Documents] = []
     checked: list[DerivativeCheck] = []
 
     def load() -> _Loaded:
-        prepared = prepare_task(config, _loaded_to(device, ranks))
-        documents.append(prepared.documents)
-        loaded = _loaded(config, prepared.task, len(prepared.documents), ranks)
-        # Of the whole model, before it is divided; the first rank decides for all.
+        new = prepare_task(config, _load_device(device, ranks))
+        documents.append(new.documents)
+        loaded = _loaded(config, new.task, len(new.documents), ranks)
+        # Rank 0 checks the whole model before it is sharded.
         if ranks.index == 0 and not checked:
-            checked.append(_checked_derivatives(config, prepared.task, _loaded_to(device, ranks)))
+            checked.append(_check_derivatives(config, new.task, _load_device(device, ranks)))
         return loaded
 
-    job = _prepared(config, load, device, ranks)
-    job.trainer.derivative = ranks.all_gather(checked)[0][0]
-    return job, documents[0]
+    prepared = _prepared(config, load, device, ranks)
+    prepared.trainer.derivative = ranks.all_gather(checked)[0][0]
+    return prepared, documents[0]
 
 
 def restore_run(folder: RunFolder, device: torch.device, ranks: Ranks = SINGLE_RANK) -> PreparedRun:
-    """The job of an existing run: its stored rows, its config and its model.
+    """The prepared run of a folder, from its stored rows, its config and its model.
 
     Raises:
-        UsageError: if the config's model can no longer be loaded, what it was made from changed,
-            or the folder is not readable.
+        UsageError: if the model cannot be loaded, an input differs from the fingerprint, or the
+            folder is not readable.
         RunError: if the stored rows are damaged.
     """
     config = folder.config()
-    table, made_from = RowTable(folder.rows_store), Fingerprint(folder)
+    table, fingerprint = RowTable(folder.rows_store), Fingerprint(folder)
     origins: list[Origins] = []
 
     def load() -> _Loaded:
-        origins.append(made_from.origins())
-        task = restore_task(config, table.arrays(), _loaded_to(device, ranks), origins[0])
+        origins.append(fingerprint.origins())
+        task = restore_task(config, table.arrays(), _load_device(device, ranks), origins[0])
         loaded = _loaded(config, task, _documents_of(task.rows), ranks)
-        made_from.check(task, loaded.weights)
+        fingerprint.check(task, loaded.weights)
         return loaded
 
-    job = _prepared(config, load, device, ranks)
-    job = replace(job, origins=origins[0], warnings=tuple(made_from.warnings))
-    steps = step_table(job.order, len(job.rows), config.training.epochs)
+    prepared = _prepared(config, load, device, ranks)
+    prepared = replace(prepared, origins=origins[0], warnings=tuple(fingerprint.warnings))
+    steps = step_table(prepared.order, len(prepared.rows), config.training.epochs)
     if not np.array_equal(steps, table.steps()):
         raise RunError(
-            f"{folder.path} was trained in another order than this installation draws from its "
-            "seed; use the numpy version that trained it"
+            f"{folder.path} was trained in another order than this numpy draws from the seed; use "
+            "the numpy version that trained it"
         )
     if config.training.micro_batch_size == "auto":
-        # It decides the order of sums, so it is what it was when the run was prepared.
-        return job.of_micro_batch(folder.prepared()["micro_batch_size"])
-    return job
+        # The micro-batch size determines the order of sums, so the stored one is used.
+        return prepared.of_micro_batch(folder.prepared()["micro_batch_size"])
+    return prepared
 
 
-def store_run(folder: RunFolder, job: PreparedRun, documents: Documents) -> None:
-    """Write a job's documents, rows and tokenizer into a run folder."""
+def store_run(folder: RunFolder, prepared: PreparedRun, documents: Documents) -> None:
+    """Write the documents, rows and tokenizer of a prepared run into its folder."""
     write_documents(
         folder.documents_file,
         documents.columns,
@@ -101,39 +104,39 @@ def store_run(folder: RunFolder, job: PreparedRun, documents: Documents) -> None
         documents.source_rows,
         None if documents.cut is None else asdict(documents.cut),
     )
-    steps = step_table(job.order, len(job.rows), job.config.training.epochs)
-    write_arrays(folder.rows_store, {**job.rows.arrays(), "steps": steps})
-    backend = getattr(job.task.tokenizer, "backend_tokenizer", None)
+    steps = step_table(prepared.order, len(prepared.rows), prepared.config.training.epochs)
+    write_arrays(folder.rows_store, {**prepared.rows.arrays(), "steps": steps})
+    backend = getattr(prepared.task.tokenizer, "backend_tokenizer", None)
     if backend is not None:
         backend.save(str(folder.tokenizer_file))
 
 
 def warnings_of(config: RunConfig) -> list[str]:
-    """What was forced against advice or is left aside, a sentence each."""
+    """Sentences about forced checks and unused files."""
     sentences = {
-        "dropout": "dropout was forced: scores hold for these very dropout masks only",
-        "bfloat16": "bfloat16 was forced: rounding may change scores beyond use; compare with "
-        "float32 before you trust them",
+        "dropout": "dropout was forced: scores hold for these dropout masks only",
+        "bfloat16": "bfloat16 was forced: rounding may make the scores useless; compare them "
+        "with float32 before you trust them",
     }
-    found = [sentences[name] for name in config.force if name in sentences]
+    warnings = [sentences[name] for name in config.force if name in sentences]
     if config.task == CAUSAL_LM and (Path(config.model.path) / ADAPTER).is_file():
-        found.append(
+        warnings.append(
             f"the adapter beside the weights in {config.model.path} is not used; to train with it, "
             "merge it into them (peft: merge_and_unload)"
         )
-    return found
+    return warnings
 
 
-def derivative_facts(job: PreparedRun) -> dict[str, Any] | None:
-    """How far a new job's derivatives are from finite differences, as JSON-ready values."""
-    found = job.trainer.derivative
-    return None if found is None else found.facts("derivative" in job.config.force)
+def derivative_facts(prepared: PreparedRun) -> dict[str, Any] | None:
+    """The derivative check of a prepared run as JSON-ready values; None if it was not run."""
+    check = prepared.trainer.derivative
+    return None if check is None else check.facts("derivative" in prepared.config.force)
 
 
-def derivative_warnings(job: PreparedRun) -> list[str]:
-    """That wrong derivatives were forced, if they were."""
-    found = job.trainer.derivative
-    return [] if found is None or found.passed else [found.warning()]
+def derivative_warnings(prepared: PreparedRun) -> list[str]:
+    """A sentence if a failed derivative check was forced."""
+    check = prepared.trainer.derivative
+    return [] if check is None or check.passed else [check.warning()]
 
 
 def _check_dtype(config: RunConfig) -> None:
@@ -144,11 +147,11 @@ def _check_dtype(config: RunConfig) -> None:
         )
 
 
-def _checked_derivatives(config: RunConfig, task: Task, device: torch.device) -> DerivativeCheck:
-    """The derivatives of a task's model compared with finite differences, on a few long rows.
+def _check_derivatives(config: RunConfig, task: Task, device: torch.device) -> DerivativeCheck:
+    """Compare the derivatives of a task's model with finite differences, on the longest rows.
 
     Raises:
-        DerivativeError: if they differ and this was not forced.
+        DerivativeError: if they differ, unless ``force`` has ``derivative``.
     """
     longest = np.argsort(-task.rows.lengths, kind="stable")[:ROWS]
     micro = config.training.micro_batch_size
@@ -161,22 +164,22 @@ def _checked_derivatives(config: RunConfig, task: Task, device: torch.device) ->
     seed = config.seed if task.model.dropout else None
     loss = ModuleLoss(task.model.loss, seed)
     dtype = next(iter(loss.parameters().values())).dtype
-    found = check_derivatives(loss, stream.batch(0, dtype), free_memory(device), task.model.layers)
-    if not found.passed and "derivative" not in config.force:
+    check = check_derivatives(loss, stream.batch(0, dtype), free_memory(device), task.model.layers)
+    if not check.passed and "derivative" not in config.force:
         own = config.task not in (CAUSAL_LM, IMAGE_CLASSIFICATION)
         name = f"task: {config.task}" if own else f"model.path: {config.model.path}"
-        raise DerivativeError(found.refusal(name, "force: [derivative]"))
-    return found
+        raise DerivativeError(check.refusal(name, "force: [derivative]"))
+    return check
 
 
-def _loaded_to(device: torch.device, ranks: Ranks) -> torch.device:
-    """A model that is divided may be too large for any one of the devices."""
+def _load_device(device: torch.device, ranks: Ranks) -> torch.device:
+    """Where to load the model: the CPU for several ranks, as no device may hold the whole model."""
     return device if ranks.count == 1 else torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A task with its model, how many documents it trains on, and the digests of its weights."""
+    """A task with its model, its number of documents, and the digests of its weights."""
 
     task: Task
     documents: int
@@ -202,19 +205,19 @@ def _prepared(
     config: RunConfig, load: Callable[[], _Loaded], device: torch.device, ranks: Ranks
 ) -> PreparedRun:
     if ranks.count == 1:
-        job, _ = _assembled(config, load(), device)
+        prepared, _ = _assembled(config, load(), device)
     else:
-        job = _divided(config, load, device, ranks)
+        prepared = _divided(config, load, device, ranks)
     freeze_loaded_objects()
-    return job
+    return prepared
 
 
 def _divided(
     config: RunConfig, load: Callable[[], _Loaded], device: torch.device, ranks: Ranks
 ) -> PreparedRun:
-    # Before they divide anything by it.
+    # Ranks shard by the config, so it is compared first.
     check_same(ranks, {"the config": config.digest()[:12], "torch's version": torch.__version__})
-    job, digests = staggered_load(
+    prepared, digests = staggered_load(
         ranks,
         load,
         lambda held: make_mesh(
@@ -223,13 +226,13 @@ def _divided(
         lambda held, mesh: _assembled(config, held, device, mesh),
     )
     check_same(ranks, digests)
-    return job
+    return prepared
 
 
 def _assembled(
     config: RunConfig, loaded: _Loaded, device: torch.device, mesh: Mesh | None = None
 ) -> tuple[PreparedRun, dict[str, str]]:
-    """The job, and what ranks have to have in common by name; none if there is only one."""
+    """The prepared run and, for several ranks, digests that must be equal on all of them."""
     training, task = config.training, loaded.task
     order = batch_order(
         len(task.rows),
@@ -243,12 +246,14 @@ def _assembled(
     if mesh is not None and mesh.shard_group.count == 1:
         task.model.loss.to(device)
     trainer = new_trainer(config, task.model, rate, mesh)
-    job = PreparedRun(config, task, loaded.documents, order, trainer, rate, device, loaded.weights)
-    return job, digests
+    prepared = PreparedRun(
+        config, task, loaded.documents, order, trainer, rate, device, loaded.weights
+    )
+    return prepared, digests
 
 
 def _check_whole_batches(config: RunConfig, model: LoadedModel, ranks: Ranks) -> None:
-    """Batch norm takes the statistics of a batch: it cannot be divided without changing them."""
+    """Refuse micro-batches and several ranks for batch norm, which needs whole batches."""
     if not ModuleLoss(model.loss).buffers():
         return
     what = f"{config.model.path} trains batch norm, whose statistics are those of a whole batch"
@@ -279,7 +284,7 @@ def new_trainer(
     trainer, _ = Trainer.initialize(
         model.loss,
         build_optimizer(optimizer, rate),
-        # Settled once the trainer is there to measure with.
+        # with_micro_batch() chooses it by measuring with this trainer.
         micro_batch_size=None if rows == "auto" else rows,
         max_grad_norm=training.max_grad_norm,
         elementwise=True,
@@ -287,6 +292,6 @@ def new_trainer(
         mesh=mesh,
         activation_checkpointing=model.layers,
     )
-    # Of a run they are compared once, when it is prepared.
+    # prepare_run() checks the derivatives, once a run.
     trainer.checks_derivatives = False
     return trainer

@@ -1,4 +1,4 @@
-"""A run made ready to compute: its task, stream and trainer."""
+"""A prepared run: its task, stream and trainer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +18,7 @@ from engine.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """Everything that the three phases of a run need."""
+    """What training, measuring and replaying need."""
 
     config: RunConfig
     task: Task
@@ -28,24 +28,24 @@ class PreparedRun:
     rate: LearningRateSpec
     device: torch.device
     weights: Mapping[str, str]
-    """By name, digests of what the model's tensors were before training."""
+    """By name, digests of the model's tensors before training."""
     origins: Origins = field(default_factory=Origins)
-    """What was loaded in place of what the config names."""
+    """Files that were loaded in place of those that the config names."""
     warnings: tuple[str, ...] = ()
-    """A sentence for each change, since the run was prepared, of what it was made from."""
+    """A sentence for each input that changed since the run was prepared."""
 
     @property
     def model(self) -> LoadedModel:
-        """The model as it is before training."""
+        """The model before training."""
         return self.task.model
 
     @property
     def rows(self) -> Rows:
-        """What it is trained on."""
+        """The training rows."""
         return self.task.rows
 
     def stream(self, granularity: Granularity) -> DataStream:
-        """The training's batches, with one weight a token or a document."""
+        """The training batches, with one data weight a token or a document."""
         per_token = granularity == "token"
         return DataStream(
             self.task.dataset,
@@ -56,12 +56,12 @@ class PreparedRun:
         )
 
     def of_micro_batch(self, rows: int) -> "PreparedRun":
-        """The same with so many rows of a rank differentiated at a time."""
+        """The same run with ``rows`` rows of each rank differentiated at a time."""
         return replace(self, trainer=self.trainer.with_micro_batch(rows))
 
     @property
     def start(self) -> TrainState:
-        """s_0, made anew each time: whoever asks for it can let it go."""
+        """s_0, a new copy at each call, so that training can free it."""
         loss = self.trainer.loss
         return self.trainer.step.start(loss.parameters(), loss.buffers())
 

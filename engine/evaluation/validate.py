@@ -85,7 +85,7 @@ class Validator:
     def _retrain_all(self, job: PreparedRun, retrainer: Retrainer, subsets: list[Subset]) -> None:
         """On the first rank: open the cache, adopt abandoned results, and retrain the rest."""
         cache = Retrainings(
-            self.folder.retrainings_file, identity_of(self.folder.prepared().get("fingerprint"))
+            self.folder.retrainings_file, identity_of(self.folder.prepared()["fingerprint"])
         )
         if cache.ignored:
             self.report(

@@ -162,12 +162,10 @@ def test_a_model_from_scratch_is_kept_whole(
     assert "9.9 now" in refused["message"]
 
 
-def test_an_old_run_opens_with_a_warning_and_its_last_step_decides(
-    config: dict[str, Any], start: Start, worker: Worker, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    model = shutil.copytree(config["model"]["path"], tmp_path / "m")
-    run = start({**config, "model": {**config["model"], "path": str(model)}})
+def test_other_library_versions_are_a_warning(
+    config: dict[str, Any], start: Start, worker: Worker
+) -> None:
+    run = start(config)
     folder = RunFolder(Path(run["path"]))
     facts = folder.prepared()
     versions = {**facts["fingerprint"]["libraries"], "transformers": "5.0"}
@@ -175,14 +173,6 @@ def test_an_old_run_opens_with_a_warning_and_its_last_step_decides(
     assert attribute(worker, run)["ok"]
     assert warnings(run)[0].startswith("other versions of libraries than when")
     assert "transformers 5.0 then" in warnings(run)[0]
-    del facts["fingerprint"]
-    folder.write_prepared(facts)
-    assert attribute(worker, run)["ok"]
-    assert "made by an older magic" in warnings(run)[1]
-    settings = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps(settings | {"activation_function": "relu"}))
-    refused = attribute(worker, run)
-    assert refused["exit_code"] == 1 and "not the one that was trained" in refused["message"]
 
 
 def test_the_code_of_a_task_is_read_from_the_copy(
