@@ -1,8 +1,8 @@
-"""What is wrong with a training or a replay though every number in it is finite.
+"""Findings: problems of a training or a replay whose numbers are all finite.
 
-One place decides it, from the losses of the steps and the facts of a replay. A finding becomes a
-``warning`` event at once. Those of the training are kept in the run's ``findings.json``, those of a
-replay in the attribution's ``complete.json``: status, top and the verdict read them there.
+They are derived from the losses of the steps and from the completion record of a replay. Each
+becomes a ``warning`` event. Findings of the training are stored in the run's ``findings.json``,
+those of a replay in the attribution's ``complete.json``; status, top and the verdict read them.
 """
 
 import contextlib
@@ -19,51 +19,52 @@ from engine.runs.events import Event
 from engine.runs.run_folder import RunFolder
 
 NEAR = 40
-"""Steps whose losses a step's is compared with; half as many are the least."""
+"""A step's loss is compared with those of this many steps near it, at least half as many."""
 JUMP, NOISE, SHARE = 4.0, 10.0, 0.25
-"""A jump is a rise by more than so many times the largest rise near it, than so many times what
-losses near it mostly change by, and than this share of the loss that training began with. Batches
-that differ make the loss rise and fall all the time, but of 40 such rises none is four times the
-others and ten times most."""
+"""A jump is a rise of the loss that exceeds JUMP times the largest rise near it, NOISE times the
+median change near it, and SHARE of the initial loss. Differences between batches make the loss rise
+and fall at every step, but no such rise in 40 is 4 times the largest other and 10 times the median.
+"""
 MOST_JUMPS = 3
+"""Jumps reported per training."""
 FEW = 3
-"""Losses at either end that tell how a short training went."""
+"""Losses at each end of a short training that are compared."""
 DIVERGED, WILD = 2.0, 3.0
-"""Times its first level that a loss reaches only where training undoes what the model knew; and
-times the very first loss that all of the last ones do not exceed by chance."""
+"""The training diverged if the median loss at the end exceeds DIVERGED times that at the start, or
+if every loss at the end exceeds WILD times the first loss."""
 GROWTH = 1e5
-"""Growth of a cotangent from which its query's loss has no useful slope: adapters that start at 0
-come to 1e4 with exact and useful scores, trainings that explode to 1e6 and more."""
+"""Growth of a cotangent's norm from which the derivative is useless. Adapters that start at 0 reach
+1e4 with exact and useful scores; trainings that explode reach 1e6 and more."""
 ABSURD = 10.0
-"""Times its query's loss that a score may be: no document can change a loss by more than there is
-of it, nor training by much more than it did."""
+"""A score may be at most this many times its query's loss: no document can change a loss by much
+more than its size."""
 ROUNDED = 0.01
-"""Relative error from rounding from which scores are warned of."""
+"""The expected relative rounding error of scores from which a warning is written."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, in a sentence."""
+    """One problem, in a sentence."""
 
     kind: str
-    """``jump``, ``diverged``, ``eps_root``; of a replay ``rounding``, ``exploded``, ``absurd``,
-    ``zero``."""
+    """``jump``, ``diverged``, ``eps_root`` of a training; ``rounding``, ``exploded``, ``absurd``,
+    ``zero`` of a replay."""
     step: int | None
     message: str
 
 
 class LossMonitor:
-    """Hears the loss of every step, in order."""
+    """Finds jumps and divergence in the losses of a training."""
 
     def __init__(self) -> None:
-        """Nothing was heard yet."""
+        """Start without losses."""
         self._losses: list[float] = []
         self._first = 0
         self._jumps = 0
         self._diverged = False
 
-    def take(self, step: int, loss: float) -> list[Finding]:
-        """What the loss of a step shows; steps heard before are passed over."""
+    def add(self, step: int, loss: float) -> list[Finding]:
+        """Add the loss of the next step; returns new findings. Known steps are ignored."""
         place = step - self._first
         if place < len(self._losses):
             return []
@@ -71,15 +72,15 @@ class LossMonitor:
             self._losses, self._first = [], step
         self._losses.append(loss)
         count, least = len(self._losses), NEAR // 2
-        # The first ones are compared with those after them.
+        # The first losses are compared with those after them, once there are enough.
         places = range(1, count) if count == least + 1 else range(max(count - 1, least + 1), count)
-        found = [finding for place in places for finding in self._jump(place)]
+        findings = [finding for place in places for finding in self._jump(place)]
         if count >= 3 * least and not self._diverged:
-            found += self._divergence(NEAR, least)
-        return found
+            findings += self._divergence(NEAR, least)
+        return findings
 
     def finish(self) -> list[Finding]:
-        """What the losses show at the end of training, be it a short one."""
+        """Findings at the end of a training that was too short for :meth:`add`."""
         count = len(self._losses)
         if count < 2 * FEW or self._diverged:
             return []
@@ -89,7 +90,7 @@ class LossMonitor:
     def _jump(self, place: int) -> Iterator[Finding]:
         near = range(max(1, place - NEAR), min(len(self._losses), place + NEAR // 2))
         rises = [self._losses[i] - self._losses[i - 1] for i in near if i != place]
-        # A fall is no noise.
+        # The trend of a falling loss is not noise.
         trend = statistics.median(rises)
         noise = statistics.median(abs(rise - trend) for rise in rises)
         before, loss = self._losses[place - 1 : place + 1]
@@ -102,7 +103,7 @@ class LossMonitor:
                 "jump",
                 self._first + place,
                 f"the loss jumped from {before:.3g} to {loss:.3g} at step {self._first + place}: "
-                "scores are derivatives of a training that broke off its course there; lower "
+                "scores are derivatives of a training that left its course there; lower "
                 "training.optimizer.learning_rate or set training.max_grad_norm",
             )
 
@@ -110,10 +111,10 @@ class LossMonitor:
         ended = self._losses[-last:]
         began, now = statistics.median(self._losses[:first]), statistics.median(ended)
         if min(ended) > WILD * self._losses[0] > 0:
-            # It went off within the first of them.
+            # It diverged within the first losses.
             began = self._losses[0]
         elif last < NEAR and max(self._losses[:first]) >= min(ended):
-            # So few of them differ by chance.
+            # The difference of so few losses may be chance.
             return
         if now <= began + (DIVERGED - 1) * abs(began):
             return
@@ -129,29 +130,29 @@ class LossMonitor:
 
 
 class TrainingMonitor:
-    """The observer of a training that writes events and what they show."""
+    """The observer of a training: writes its events, and a warning for each finding."""
 
     def __init__(self, folder: RunFolder, report: Reporter) -> None:
-        """Go on with what earlier attempts found; only the first rank has a journal to write."""
+        """Read the losses of earlier attempts; only rank 0 writes findings."""
         self._folder = folder
         self._report = report
-        self._watch = LossMonitor()
+        self._monitor = LossMonitor()
         self._writes = report.journal is not None
         if self._writes:
             with contextlib.suppress(RunError, OSError):
                 for event in folder.events():
                     if event.get("event") == Event.TRAIN_STEP:
-                        self._watch.take(event["step"], event["loss"])
+                        self._monitor.add(event["step"], event["loss"])
 
     def __call__(self, event: str, /, **facts: Any) -> None:
-        """Write one event, and a warning for what it shows."""
+        """Write one event, and warnings for new findings."""
         self._report(event, **facts)
         if event == Event.TRAIN_STEP:
-            self._add(self._watch.take(facts["step"], facts["loss"]))
+            self._add(self._monitor.add(facts["step"], facts["loss"]))
 
     def finish(self) -> None:
-        """The training is over."""
-        self._add(self._watch.finish())
+        """Write the findings of the whole training."""
+        self._add(self._monitor.finish())
 
     def _add(self, findings: Sequence[Finding]) -> None:
         if findings and self._writes:
@@ -159,7 +160,7 @@ class TrainingMonitor:
 
 
 def add_findings(folder: RunFolder, report: Reporter, findings: Sequence[Finding]) -> None:
-    """Warn of what is wrong with a training, and keep it; what is known is passed over."""
+    """Write findings of a training as warnings and into ``findings.json``, each once."""
     known: list[dict[str, Any]] = []
     with contextlib.suppress(RunError):
         known = (read_record(folder.findings_file) or {}).get("findings", [])
@@ -171,10 +172,9 @@ def add_findings(folder: RunFolder, report: Reporter, findings: Sequence[Finding
 
 
 def flat_start(prepared: PreparedRun) -> list[Finding]:
-    """Whether Adam's step has no derivative where training begins; one gradient tells.
+    """A finding if Adam's first step is not differentiable, from the gradient of step 0.
 
-    With ``eps_root`` 0 the square root of a second moment is differentiated, at 0 for every
-    parameter whose gradient is 0.
+    With ``eps_root`` 0, √v̂ is differentiated at v̂ = 0 for every parameter whose gradient is 0.
     """
     optimizer = prepared.config.training.optimizer
     if optimizer.name == "sgd" or optimizer.eps_root > 0:
@@ -205,19 +205,19 @@ def replay_findings(
     cotangents: dict[str, Any],
     sizes: Sequence[tuple[float, float]],
 ) -> list[Finding]:
-    """What is wrong with the scores of an attribution.
+    """Findings about the scores of an attribution.
 
     Args:
-        rounding: by query, the relative error to expect; None where all scores are 0.
-        cotangents: :func:`engine.replay.rounding.growth`.
-        sizes: by query, its largest document score and its largest loss, before or after.
+        rounding: by query, the expected relative error; None where all scores are 0.
+        cotangents: the facts of :func:`engine.replay.rounding.growth`.
+        sizes: by query, its largest document score and its larger loss.
     """
-    found = []
+    findings = []
     zero = [query for query, error in enumerate(rounding) if error is None]
     if zero:
-        found.append(Finding("zero", None, f"all scores of {_queries(zero)} are 0"))
+        findings.append(Finding("zero", None, f"all scores of {_queries(zero)} are 0"))
     if cotangents["growth"] >= GROWTH:
-        found.append(
+        findings.append(
             Finding(
                 "exploded",
                 cotangents["step"],
@@ -230,18 +230,18 @@ def replay_findings(
     absurd = [q for q, (score, loss) in enumerate(sizes) if score > ABSURD * loss > 0]
     if absurd:
         score, loss = sizes[absurd[0]]
-        found.append(
+        findings.append(
             Finding(
                 "absurd",
                 None,
                 f"scores of {_queries(absurd)} are far larger than any change that documents can "
-                f"make ({score:.2g} where the loss is {loss:.2g})",
+                f"make ({score:.2g}; the loss is {loss:.2g})",
             )
         )
     errors = [error or 0.0 for error in rounding]
     if max(errors, default=0.0) >= ROUNDED:
-        found.append(Finding("rounding", None, _rounding(errors)))
-    return found
+        findings.append(Finding("rounding", None, _rounding(errors)))
+    return findings
 
 
 def _rounding(errors: Sequence[float]) -> str:

@@ -1,4 +1,4 @@
-"""The texts of queries, read and checked the way an attribution of them would; loads no torch."""
+"""Reading and checking the texts of queries as an attribution does; loads no torch."""
 
 import itertools
 from pathlib import Path
@@ -17,26 +17,26 @@ from engine.runs.run_folder import RunFolder
 from engine.runs.temporary import scratch_folder
 
 _LONG_BYTES = 4 * 2**20
-"""A file of lines that is longer is not read as a whole to show its beginning."""
+"""Of a longer file of lines, only the beginning is read for the list of queries."""
 
 
 def source_texts(source: SourceConfig, first: int) -> dict[str, Any]:
-    """The ``first`` documents of a source: their texts, and their prompts if they have any.
+    """The first ``first`` documents of a source: their number, texts and prompts, if any.
 
     Raises:
-        UsageError: if it cannot be read.
+        UsageError: if the source cannot be read.
     """
     documents, total = _beginning(source, first) or _whole(source)
-    shown = [documents.texts(index) for index in range(min(first, len(documents)))]
+    texts = [documents.texts(index) for index in range(min(first, len(documents)))]
     return {
         "documents": total,
-        "prompts": [text[0] for text in shown] if len(source.columns) == 2 else None,
-        "texts": [text[-1] for text in shown],
+        "prompts": [text[0] for text in texts] if len(source.columns) == 2 else None,
+        "texts": [text[-1] for text in texts],
     }
 
 
 def typed_documents(asked: AttributionRequest) -> Documents:
-    """The texts of a request, each behind its prompt if there are any."""
+    """The texts of a request as documents, each after its prompt, if any."""
     import pyarrow as pa
 
     columns = {"text": asked.texts or ()}
@@ -47,13 +47,13 @@ def typed_documents(asked: AttributionRequest) -> Documents:
 
 
 def check_queries(folder: RunFolder, asked: AttributionRequest) -> dict[str, Any]:
-    """Check what a request asks of a run as far as that needs neither torch nor the network.
+    """Check a request's queries as far as possible without torch and without the network.
 
-    Files and columns are read, and texts tokenised with the run's own tokenizer if it kept one. A
-    task of the user's own reads its queries itself, so nothing is known of them here.
+    Local files and columns are read, and texts are tokenized with the run's stored tokenizer, if
+    any. Queries of a user's task are not checked, because the task reads them.
 
     Raises:
-        UsageError: for whatever is wrong with the queries.
+        UsageError: for any fault in the queries.
     """
     config = folder.config()
     if asked.texts is not None and not config.has_tokens:
@@ -68,7 +68,7 @@ def check_queries(folder: RunFolder, asked: AttributionRequest) -> dict[str, Any
         where = "queries"
         documents = _read_local(asked.queries, config, where)
     if documents is not None and folder.tokenizer_file.exists():
-        tokenizer: Any = _KeptTokenizer(folder.tokenizer_file)
+        tokenizer: Any = _StoredTokenizer(folder.tokenizer_file)
         tokenized = tokenize(documents, tokenizer, config.data.sequence_length)
         tokenized.check(where, "texts" if asked.queries is None else "queries", strict=True)
     return {"run": folder.id, "queries": None if documents is None else len(documents)}
@@ -77,10 +77,10 @@ def check_queries(folder: RunFolder, asked: AttributionRequest) -> dict[str, Any
 def check_config(config: RunConfig) -> dict[str, Any]:
     """Check the queries of a config, before its run is trained, as :func:`check_queries` does.
 
-    Texts are not tokenised: the run keeps no tokenizer yet.
+    Texts are not tokenized: the run has no stored tokenizer yet.
 
     Raises:
-        UsageError: for whatever is wrong with the queries.
+        UsageError: for any fault in the queries.
     """
     sources: dict[str, SourceConfig | None] = {"queries": config.queries}
     if config.queries is not None:
@@ -92,7 +92,7 @@ def check_config(config: RunConfig) -> dict[str, Any]:
 
 
 def _read_local(source: SourceConfig, config: RunConfig, where: str) -> Documents | None:
-    """The documents of query data; None if they are images, fetched, or read by a user's task."""
+    """The documents of query data; None if they are images, remote, or read by a user's task."""
     if not is_local(source.path):
         return None
     if config.task == IMAGE_CLASSIFICATION:
@@ -102,8 +102,8 @@ def _read_local(source: SourceConfig, config: RunConfig, where: str) -> Document
     return read_documents(source, where) if config.has_tokens else None
 
 
-class _KeptTokenizer:
-    """A run's tokenizer.json in the form that tokenising takes one of transformers."""
+class _StoredTokenizer:
+    """A run's tokenizer.json with the part of transformers' interface that tokenize() uses."""
 
     is_fast = True
 
@@ -120,7 +120,7 @@ class _KeptTokenizer:
 
 
 class _Encoded(dict[str, Any]):
-    """What a tokenizer of transformers gives, as far as tokenising takes it."""
+    """The part of transformers' BatchEncoding that tokenize() uses."""
 
     def __init__(self, encodings: list[Any]) -> None:
         super().__init__(input_ids=[each.ids for each in encodings])
@@ -133,9 +133,9 @@ def _whole(source: SourceConfig) -> tuple[Documents, int]:
 
 
 def _beginning(source: SourceConfig, first: int) -> tuple[Documents, int] | None:
-    """The first documents of a long local file of lines, and how many lines it has.
+    """The first documents of a long local file of lines, and its number of lines.
 
-    None if it is no such file, or something is wrong with it: reading all of it tells what.
+    None if the source is no such file, or if it has a fault, which reading all of it reports.
     """
     path, suffix = Path(source.path), Path(source.path).suffix.lower()
     if suffix not in (".jsonl", ".txt") or source.split != "train" or not path.is_file():
@@ -151,7 +151,7 @@ def _beginning(source: SourceConfig, first: int) -> tuple[Documents, int] | None
             documents = read_documents(source.model_copy(update={"path": str(head)}), "queries")
         except UsageError:
             return None
-        # An array of JSON over many lines is as many documents as it has items.
+        # A JSON array over many lines has one document per item, not per line.
         if len(documents) != len(beginning):
             return None
         return documents, len(documents) + sum(1 for _ in lines)

@@ -1,4 +1,4 @@
-"""What a trained model finds hard in some texts: the loss of each of their tokens."""
+"""The loss of a trained model on each token of some texts."""
 
 from typing import Any
 
@@ -25,22 +25,22 @@ from engine.training.trainer import Trainer
 def token_losses(folder: RunFolder, asked: AttributionRequest) -> dict[str, Any]:
     """The losses of a request's texts under a run's trained model, token by token.
 
-    Nothing is written and no lock is taken: only the end of a complete trajectory is read. It is
-    computed on the CPU, so that no memory is taken from runs that counted on theirs.
+    Nothing is written and no lock is taken: only the end of a complete trajectory is read. The
+    computation runs on the CPU, so it takes no device memory from runs in progress.
 
     Raises:
-        UsageError: for whatever is wrong with the texts.
+        UsageError: for any fault in the texts.
         RunError: if there is no complete trajectory.
     """
     config, device = folder.config(), torch.device("cpu")
     if not config.has_tokens:
         raise UsageError(f"run {folder.id} trains {config.task}: there are no tokens to show")
     documents, where = _documents(asked)
-    made_from = Fingerprint(folder)
-    model = load_model(config, device, made_from.origins())
-    # What was trained is read from the trajectory.
+    fingerprint = Fingerprint(folder)
+    model = load_model(config, device, fingerprint.origins())
+    # Trained tensors are read from the trajectory, so their initial values do not matter.
     trained = [name for name, p in model.loss.named_parameters() if p.requires_grad]
-    made_from.check_model(model, weight_digests(model.loss), besides=trained)
+    fingerprint.check_model(model, weight_digests(model.loss), besides=trained)
     tokenized = tokenize(documents, model.tokenizer, config.data.sequence_length)
     tokenized.check(where, "texts", strict=True)
     check_tokens(tokenized.tokens, model, where)
@@ -63,7 +63,7 @@ def _documents(asked: AttributionRequest) -> tuple[Documents, str]:
 
 def _rate(folder: RunFolder, config: RunConfig) -> LearningRateSpec:
     manifest = read_manifest(folder.trajectory)
-    # Without a manifest the trajectory will not open either, and that says why.
+    # Without a manifest, opening the trajectory raises the error.
     steps = 1 if manifest is None else manifest.steps
     return LearningRateSpec(steps=steps, **config.training.lr_schedule.model_dump())
 
@@ -71,7 +71,7 @@ def _rate(folder: RunFolder, config: RunConfig) -> LearningRateSpec:
 def _facts(
     text: str, tokens: TokenizedDocument, trainer: Trainer, params: Params
 ) -> dict[str, Any]:
-    """A text's tokens with their losses; None for those that nothing predicts."""
+    """A text's tokens with their losses; None for tokens that are not predicted."""
     losses = np.append(np.nan, _losses(tokens, trainer, params)[:-1])
     predicted = np.append(False, tokens.targets[:-1])
     return {
@@ -88,11 +88,11 @@ def _facts(
 
 
 def _losses(tokens: TokenizedDocument, trainer: Trainer, params: Params) -> Any:
-    """(tokens,) The loss at every position; 0 where none is taken."""
+    """(tokens,) The loss at every position; 0 where there is no target."""
     columns = model_inputs(tokens.input_ids, tokens.targets)
     inputs = {name: torch.from_numpy(values)[None] for name, values in columns.items()}
     weights = torch.ones((1, len(tokens)), dtype=trainer.dtype, requires_grad=True)
-    # The loss is linear in the weights: its derivative by one is that position's own loss.
+    # The loss is linear in the weights: its derivative in one is the loss of that position.
     loss = trainer.loss(params, Batch(inputs, weights, 1))
     (losses,) = torch.autograd.grad(loss, weights)
     return losses[0].double().numpy()

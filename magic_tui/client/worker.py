@@ -1,8 +1,8 @@
-"""Work that is done at once in a process of its own: planning and exporting.
+"""Running a worker for a command: planning, exporting, checking queries.
 
-The worker runs in its own process group, so that ctrl+c reaches it once and through here: it is
-asked to stop with SIGINT, given time to finish what it is writing, and killed only then. It never
-outlives this process, not even if that is killed.
+The worker runs in its own process group, so ctrl+c reaches only this process. It sends SIGINT to
+the worker, waits until it finishes writing, and kills it after 30 s. The worker ends when this
+process ends, even by SIGKILL.
 """
 
 import contextlib
@@ -26,16 +26,16 @@ from magic_tui.client.signals import signals_as_interrupt
 WORKER_COMMAND = [*PYTHON, "engine.worker"]
 PATIENCE_SECONDS = 30.0
 _LAST_LINES = 8
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 
 Facts = dict[str, Any]
 
 
 class WorkerError(MagicError):
-    """The worker refused or failed; carries its exit code and the end of what it printed."""
+    """The worker failed; carries its exit code and the last lines of its log."""
 
     def __init__(self, message: str, exit_code: int, last_lines: Sequence[str] = ()) -> None:
-        """Keep the worker's own sentence."""
+        """``message`` is the worker's own sentence."""
         super().__init__(message)
         with contextlib.suppress(ValueError):
             self.exit_code = ExitCode(exit_code)
@@ -49,15 +49,15 @@ class WorkInterruptedError(MagicError):
 
 
 def run_worker(arguments: Sequence[str], is_unwanted: Callable[[], bool] | None = None) -> Facts:
-    """Run a worker to its end and return the facts it answers with.
+    """Run a worker and return the facts that it prints.
 
     Args:
         arguments: its verb and options.
-        is_unwanted: asked again and again; once it says so the worker is ended.
+        is_unwanted: polled every 0.1 s; the worker is stopped once it returns True.
 
     Raises:
-        WorkerError: if the worker refused, failed or crashed.
-        WorkInterruptedError: on ctrl+c or if unwanted, once the worker has ended.
+        WorkerError: if the worker failed or crashed.
+        WorkInterruptedError: on ctrl+c or if unwanted, after the worker has ended.
     """
     worker = _Worker(arguments)
     try:
@@ -78,7 +78,7 @@ class _Worker:
         self.log = self._scratch.enter_context(scratch_folder("worker")) / "worker.log"
         self._answer: Facts | None = None
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
-        # However this process ends, its end of the pipe is closed then, and the worker ends too.
+        # When this process ends, its end of the pipe closes and the worker ends.
         pipe, self._alive = os.pipe()
         environment = {**child_environment(os.environ), PARENT_PIPE: str(pipe)}
         with open(self.log, "wb") as errors:
@@ -94,23 +94,23 @@ class _Worker:
         os.close(pipe)
 
     def wait(self, is_unwanted: Callable[[], bool] | None) -> None:
-        """Wait until the worker has ended, or is not wanted any more."""
+        """Wait until the worker ends, or is unwanted."""
         if is_unwanted is None:
             self._process.wait()
             return
         while self._process.poll() is None:
             if is_unwanted():
                 raise KeyboardInterrupt
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
     def stop(self) -> None:
-        """Ask the worker to end; after 30 s, or a second ctrl+c, end it."""
+        """Send SIGINT and wait for the worker to end, at most 30 s or until a second ctrl+c."""
         self._process.send_signal(signal.SIGINT)
         with contextlib.suppress(KeyboardInterrupt, subprocess.TimeoutExpired):
             self._process.wait(PATIENCE_SECONDS)
 
     def close(self) -> None:
-        """End the worker if it is still there, and keep what it printed if it did not answer."""
+        """Kill the worker if it still runs; keep its log if it printed no outcome."""
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
@@ -125,10 +125,10 @@ class _Worker:
         self._scratch.close()
 
     def answer(self) -> Facts:
-        """The facts of its last line.
+        """The facts of the worker's last line.
 
         Raises:
-            WorkerError: if that line reports a failure, or is no answer at all.
+            WorkerError: if the line reports a failure or is no outcome.
         """
         status = self._process.returncode
         if self._answer is not None and self._answer["ok"]:
@@ -146,7 +146,7 @@ class _Worker:
 
 
 def _last_object(output: bytes, status: int) -> Facts | None:
-    """The answer in the last line; None if there is none or the exit status belies it."""
+    """The outcome in the last line; None if there is none or the exit status contradicts it."""
     lines = output.decode(errors="replace").strip().splitlines()
     with contextlib.suppress(ValueError, IndexError):
         answer = json.loads(lines[-1])

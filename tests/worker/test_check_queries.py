@@ -102,10 +102,10 @@ def test_its_process_loads_no_torch(run: RunFolder, tmp_path: Path) -> None:
 def test_tokens_are_those_of_transformers(run: RunFolder) -> None:
     from transformers import PreTrainedTokenizerFast
 
-    from engine.attribution.query_texts import _KeptTokenizer, typed_documents
+    from engine.attribution.query_texts import _StoredTokenizer, typed_documents
     from engine.data.tokens import tokenize
 
-    kept: Any = _KeptTokenizer(run.tokenizer_file)
+    kept: Any = _StoredTokenizer(run.tokenizer_file)
     theirs = PreTrainedTokenizerFast(tokenizer_file=str(run.tokenizer_file))
     asked = AttributionRequest(texts=("wörld 🎉 peace", "tea"), prompts=("the cat ", "rain "))
     for one, other in zip(

@@ -18,9 +18,9 @@ Outcome = dict[str, Any]
 
 
 def found(losses: Iterable[float]) -> list[Finding]:
-    watch = LossMonitor()
-    findings = [f for step, loss in enumerate(losses) for f in watch.take(step, float(loss))]
-    return findings + watch.finish()
+    monitor = LossMonitor()
+    findings = [f for step, loss in enumerate(losses) for f in monitor.add(step, float(loss))]
+    return findings + monitor.finish()
 
 
 def kinds(losses: Iterable[float]) -> list[tuple[str, int | None]]:
@@ -70,10 +70,10 @@ def test_a_loss_that_goes_off_though_finite(steps: int) -> None:
 def test_what_was_heard_before_changes_nothing() -> None:
     losses = falling(10.8, 6.5, 60, 0.02, 0)
     losses[30] += 5
-    watch = LossMonitor()
+    monitor = LossMonitor()
     for step, loss in enumerate(losses[:31].tolist()):
-        watch.take(step, loss)
-    again = [f for step in range(25, 60) for f in watch.take(step, float(losses[step]))]
+        monitor.add(step, loss)
+    again = [f for step in range(25, 60) for f in monitor.add(step, float(losses[step]))]
     assert again == []
 
 
