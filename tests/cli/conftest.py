@@ -11,8 +11,8 @@ from typer.testing import CliRunner, Result
 from engine.runs.run_folder import RunFolder
 from magic_tui.cli.verbs import app
 from magic_tui.client import engine_process, worker
-from tests.cli.fake_engine import FakeEngine
 from tests.cli.fake_run import FakeRun
+from tests.fake_engine import FakeEngine
 
 Magic = Callable[..., Result]
 NO_ENGINE = "import sys; print('no engine\\x1b[31m is started here'); sys.exit(7)"

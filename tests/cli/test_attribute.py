@@ -6,8 +6,8 @@ import pytest
 
 from engine.runs.run_folder import RunFolder
 from tests.cli.conftest import Magic
-from tests.cli.fake_engine import FakeEngine
 from tests.cli.fake_run import FakeRun, replay_events
+from tests.fake_engine import FakeEngine
 
 RUN = "20250102T030405-abc123"
 

@@ -8,9 +8,9 @@ from engine.scores.attribution import open_attribution
 from engine.scores.top import label_matches
 from magic_tui.cli import demo
 from tests.cli.conftest import Magic
-from tests.cli.fake_engine import FakeEngine
 from tests.cli.fake_run import FakeRun
 from tests.cli.test_run import succeed
+from tests.fake_engine import FakeEngine
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.runs.run_folder import RunFolder
-from tests.cli.fake_engine import FakeEngine
+from tests.fake_engine import FakeEngine
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """

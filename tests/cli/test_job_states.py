@@ -14,9 +14,9 @@ from engine.runs.submission import submit_attribution
 from engine.scores.run_records import attribution_list
 from magic_tui.client.engine import is_finished, standing
 from tests.cli.conftest import Magic
-from tests.cli.fake_engine import FakeEngine, run_view
 from tests.cli.fake_run import FakeRun
 from tests.cli.test_verbs import later
+from tests.fake_engine import FakeEngine, run_view
 
 RUN = "20250102T030405-abc123"
 WHY = "no file at /x/typo.jsonl; check the path"

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Magic
-from tests.cli.fake_engine import FakeEngine
+from tests.fake_engine import FakeEngine
 
 OLD, NEW = "20250101T000000-aaaaaa", "20250102T000000-bbbbbb"
 

@@ -20,7 +20,7 @@ from magic_tui.client.engine import RefusedError, connect
 from magic_tui.client.engine_process import stop_engine
 from magic_tui.client.http import DisconnectedError, NotListeningError, Request, Response
 from tests.cli.conftest import Magic
-from tests.cli.fake_engine import FakeEngine
+from tests.fake_engine import FakeEngine
 
 RUN = "20250102T030405-abc123"
 SILENT = """

@@ -3,14 +3,14 @@ from pathlib import Path
 
 from engine.runs.journal import JournalWriter
 from tests.cli.conftest import Magic
-from tests.cli.fake_engine import FakeEngine
 from tests.cli.fake_run import FakeRun
+from tests.fake_engine import FakeEngine
 
 RUN = "20250102T030405-abc123"
 
 
 def removals(engine: FakeEngine) -> list[str]:
-    return [asked[2]["what"] for asked in engine.asked if asked[0] == "DELETE"]
+    return [asked[2]["what"] for asked in engine.requests if asked[0] == "DELETE"]
 
 
 def test_it_needs_yes_without_a_terminal(runs: Path, engine: FakeEngine, magic: Magic) -> None:

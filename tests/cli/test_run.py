@@ -13,8 +13,8 @@ import pytest
 from engine.runs.api_schema import SubmitRun
 from magic_tui.cli.options import Forced
 from tests.cli.conftest import Magic
-from tests.cli.fake_engine import FakeEngine
 from tests.cli.fake_run import FakeRun, replay_events, training_events
+from tests.fake_engine import FakeEngine
 
 ROOT = Path(__file__).resolve().parents[2]
 MAIN = """
@@ -236,8 +236,8 @@ def test_ctrl_c_detaches_and_prints_the_command_to_return(
     assert process.returncode == 130
     assert errors.endswith(f"magic: the run goes on: magic watch {run_id}\n")
     assert json.loads(output)["error"]["exit_code"] == 130
-    assert {method for method, *_ in engine.asked} == {"GET", "POST"}
-    assert [asked[1] for asked in engine.asked if asked[0] == "POST"] == ["/v1/runs"]
+    assert {method for method, *_ in engine.requests} == {"GET", "POST"}
+    assert [asked[1] for asked in engine.requests if asked[0] == "POST"] == ["/v1/runs"]
 
 
 def test_the_choices_of_force_are_those_of_the_config() -> None:

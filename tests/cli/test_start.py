@@ -13,7 +13,7 @@ from engine.runs.environment import environment_of_a_run
 from magic_tui.client import engine as client
 from magic_tui.client import engine_process
 from tests.cli.conftest import Magic
-from tests.cli.fake_engine import FakeEngine
+from tests.fake_engine import FakeEngine
 
 
 def test_an_engine_that_does_not_start_is_exit_code_3_with_the_end_of_its_log(

@@ -10,7 +10,7 @@ from magic_tui.client import engine as client
 from magic_tui.client import engine_process, stream
 from magic_tui.client.engine import RefusedError, connect
 from magic_tui.client.stream import Message, follow_events
-from tests.cli.fake_engine import FakeEngine
+from tests.fake_engine import FakeEngine
 
 RUN = "20250102T030405-abc123"
 
@@ -49,7 +49,7 @@ def test_a_stream_that_breaks_off_goes_on_without_a_gap_or_a_record_twice(
     fill(engine, 20)
     engine.break_off = [3, 1, 7]
     assert numbers(told()) == list(range(20))
-    streams = [asked for asked in engine.asked if asked[1].endswith("/events")]
+    streams = [asked for asked in engine.requests if asked[1].endswith("/events")]
     assert len(streams) == 4
 
 
@@ -84,7 +84,7 @@ def test_an_engine_that_was_stopped_on_purpose_is_waited_for(engine: FakeEngine)
 
     reader = threading.Thread(target=follow)
     reader.start()
-    while not any(asked[1].endswith("/events") for asked in engine.asked):
+    while not any(asked[1].endswith("/events") for asked in engine.requests):
         time.sleep(0.01)
     engine_process.stopped_note().touch()
     engine.stop()

@@ -16,9 +16,9 @@ from rich.console import Console
 
 from magic_tui.cli.progress import ProgressView
 from magic_tui.client.stream import Message
-from tests.cli.fake_engine import FakeEngine, run_view
 from tests.cli.fake_run import training_events
 from tests.cli.test_run import succeed
+from tests.fake_engine import FakeEngine, run_view
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = "20250102T030405-abc123"

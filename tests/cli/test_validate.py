@@ -10,8 +10,8 @@ from engine.evaluation.lds import spearman
 from engine.runs.journal import JournalWriter
 from engine.runs.run_folder import RunFolder
 from tests.cli.conftest import Magic
-from tests.cli.fake_engine import FakeEngine
 from tests.cli.fake_run import FakeRun
+from tests.fake_engine import FakeEngine
 
 RUN = "20250102T030405-abc123"
 

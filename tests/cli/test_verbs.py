@@ -17,7 +17,7 @@ from magic_tui.client import engine_process
 from magic_tui.client.engine import UNREADABLE
 from magic_tui.text.states import SIGNS
 from tests.cli.conftest import Magic
-from tests.cli.fake_engine import FakeEngine
+from tests.fake_engine import FakeEngine
 
 RUN = "20250102T030405-abc123"
 OTHER = "20250103T030405-abc123"
@@ -114,7 +114,7 @@ def test_an_action_that_does_not_apply(engine: FakeEngine, magic: Magic) -> None
     engine.add(RUN, "succeeded")
     result = magic("pause", RUN)
     assert (result.exit_code, result.stderr) == (
-        2, f"magic: run {RUN} has succeeded; there is nothing to pause\n",
+        2, f"magic: run {RUN} is succeeded; there is nothing to pause\n",
     )  # fmt: skip
 
 

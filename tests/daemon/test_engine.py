@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from engine.daemon import scheduler
 from engine.daemon.settings import Settings
 from engine.runs.api_schema import RunView, SubmitRun, SubmitValidation
 from engine.runs.errors import ConflictError, NotFoundError, UsageError
@@ -302,16 +303,30 @@ def test_runs_that_come_and_go_by_hand(bench: Bench) -> None:
     assert [view.state for view in engine.runs(bench.runs)] == ["succeeded"]
 
 
-def test_an_idle_engine_sleeps(bench: Bench) -> None:
+def test_an_idle_engine_sleeps(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = bench.start()
     run = bench.submit(engine)
     bench.until(engine, run, "succeeded")
-    time.sleep(0.3)
-    rounds = []
+    rounds: list[float] = []
     original = engine._scheduler.round
-    engine._scheduler.round = lambda: rounds.append(1) or original()  # type: ignore[method-assign,func-returns-value]
-    time.sleep(0.5)
-    assert len(rounds) <= 1
+
+    def counted() -> float:
+        rounds.append(original())
+        return rounds[-1]
+
+    monkeypatch.setattr(engine._scheduler, "round", counted)
+    engine._scheduler.wake()
+    deadline = time.monotonic() + 15
+    while not rounds or rounds[-1] != scheduler.IDLE_SECONDS:
+        assert time.monotonic() < deadline, rounds
+        time.sleep(0.01)
+    # An idle round asks for a long pause, so no further one follows soon.
+    count = len(rounds)
+    time.sleep(0.3)
+    assert len(rounds) == count
+    # The scheduler is alive: the next submission runs.
+    bench.until(engine, bench.submit(engine), "succeeded")
+    assert len(rounds) > count
 
 
 def test_a_pid_that_is_another_process_now_gets_no_signal(bench: Bench) -> None:

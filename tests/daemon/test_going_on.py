@@ -67,8 +67,7 @@ def test_a_copy_computes_only_when_asked_to(bench: Bench, tmp_path: Path) -> Non
     bench.runs = copies
     view = bench.until(engine, run, "blocked")
     assert view.reason == (
-        f"was copied or moved here from {original / run}; go on with it here with: "
-        f"magic resume {run}"
+        f"was copied or moved here from {original / run}; resume it here with: magic resume {run}"
     )
     assert not bench.attempts(run)
     bench.act(engine, run, "resume")

@@ -115,7 +115,7 @@ def test_out_of_memory_is_told_from_other_kills(
 RANKS = """
 import sys
 sys.path.insert(0, {root!r})
-from engine.worker import ranks
+from engine.distributed import local_ranks as ranks
 ranks.RANK_COMMAND = [sys.executable, "-c", {rank!r}]
 sys.exit(ranks.run_ranks(2, []))
 """

@@ -17,7 +17,7 @@ import pytest
 
 from engine.runs.journal import JournalWriter
 from engine.runs.states import RunState
-from tests.daemon_http.fake_engine import a_view, put
+from tests.fake_engine import a_view, put
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = "20260131T120000-0a1b2c"
@@ -55,7 +55,7 @@ class Daemon:
 
     def spawn(self, fake: bool = True, **environment: str) -> "subprocess.Popen[bytes]":
         """Start it and do not wait for it; with a fake engine in it, or the real one."""
-        module = "tests.daemon_http.fake_engine" if fake else "engine.daemon"
+        module = "tests.fake_engine" if fake else "engine.daemon"
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", module],

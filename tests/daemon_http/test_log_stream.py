@@ -6,7 +6,7 @@ import httpx2
 
 from engine.runs.states import RunState
 from tests.daemon_http.conftest import RUN, Daemon
-from tests.daemon_http.fake_engine import a_view, put
+from tests.fake_engine import a_view, put
 
 
 def test_logs_are_one_text(client: httpx2.Client, daemon: Daemon) -> None:

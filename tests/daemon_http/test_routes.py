@@ -11,7 +11,7 @@ import pytest
 from engine.runs.api_schema import EngineView, Problem, Removed, RunView
 from engine.runs.states import RunState
 from tests.daemon_http.conftest import RUN, Daemon, within
-from tests.daemon_http.fake_engine import VIEW, a_view, put
+from tests.fake_engine import VIEW, a_view, put
 
 CONFIG: dict[str, Any] = {"name": "mine", "model": {"path": "m"}, "data": {"path": "d.jsonl"}}
 

@@ -18,8 +18,8 @@ from schemathesis.engine.events import NonFatalError, ScenarioFinished
 
 from engine.runs.states import RunState
 from tests.daemon_http.conftest import RUN, Daemon
-from tests.daemon_http.fake_engine import VIEW
 from tests.daemon_http.unix_requests import UnixAdapter
+from tests.fake_engine import VIEW
 
 SECONDS = int(os.environ.get("MAGIC_FUZZ_SECONDS", "0"))
 

@@ -17,7 +17,7 @@ from engine.runs.api_schema import EngineView, Problem, RunList, RunView, Teleme
 from engine.runs.journal import JournalWriter
 from engine.runs.states import RunState
 from tests.daemon_http.conftest import RUN, Daemon, add_events, read_answer, within
-from tests.daemon_http.fake_engine import VIEW, a_view, put
+from tests.fake_engine import VIEW, a_view, put
 
 
 @dataclass

@@ -9,8 +9,8 @@ import pytest
 
 from engine.runs.run_folder import RunFolder
 from magic_tui.client import engine_process
-from tests.cli.fake_engine import FakeEngine
 from tests.cli.fake_run import FakeRun
+from tests.fake_engine import FakeEngine
 from tests.tui.driving import TERMINALS, Terminal
 
 NO_ENGINE = "import sys; print('no engine is started here'); sys.exit(7)"

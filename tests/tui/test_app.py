@@ -16,7 +16,7 @@ from magic_tui.dashboard.app import NAMES, SCREENS, MagicApp
 from magic_tui.dashboard.line_filters import supports_unicode
 from magic_tui.widgets.footer import key_text
 from magic_tui.widgets.screen import MagicScreen
-from tests.cli.fake_engine import FakeEngine
+from tests.fake_engine import FakeEngine
 from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows, until
 
 

@@ -11,8 +11,8 @@ from engine.runs.journal import JournalWriter
 from engine.runs.run_folder import RunFolder
 from magic_tui.dashboard.app import MagicApp
 from magic_tui.live.live_screen import LiveScreen
-from tests.cli.fake_engine import FakeEngine
 from tests.cli.fake_run import FakeRun, replay_events, sample_texts
+from tests.fake_engine import FakeEngine
 from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows, until
 from tests.tui.hostile import TEXTS, unsafe_in
 from tests.tui.terminal_model import bytes_of
@@ -228,9 +228,9 @@ def test_no_requests_while_another_screen_is_open(run: RunFolder, engine: FakeEn
         pilot.app.open_screen(0)  # type: ignore[attr-defined]
         await shows(pilot, "Which training documents")
         await pilot.pause(1.2)
-        before = len(engine.asked)
+        before = len(engine.requests)
         await pilot.pause(1.5)
-        assert len(engine.asked) == before
+        assert len(engine.requests) == before
 
     drive(MagicApp(run.path.parent, run.id, 2), task)
 

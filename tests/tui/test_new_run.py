@@ -13,7 +13,7 @@ from textual.pilot import Pilot
 from magic_tui.client import worker
 from magic_tui.dashboard.app import MagicApp
 from magic_tui.runs.config_draft import FIELDS, Draft, Field
-from tests.cli.fake_engine import FakeEngine
+from tests.fake_engine import FakeEngine
 from tests.tui.driving import Terminal, drive, screen_text, shows, until
 
 SCRIPT = Path(__file__).resolve().parents[1] / "cli" / "fake_worker.py"

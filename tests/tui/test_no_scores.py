@@ -12,7 +12,6 @@ from magic_tui.dashboard.app import MagicApp
 from magic_tui.explore.influences_screen import InfluencesScreen
 from magic_tui.explore.no_scores import why_no_scores
 from magic_tui.widgets.lines import Lines
-from tests.cli.fake_engine import FakeEngine, run_view
 from tests.cli.fake_run import FakeRun
 from tests.tui.driving import drive, screen_text, shows, until
 from tests.tui.kept_run import write_kept

@@ -25,8 +25,8 @@ from magic_tui.queries.queries_screen import CandidateList, QueriesScreen
 from magic_tui.queries.sources import Source
 from magic_tui.widgets.prompt import OrderedInput
 from magic_tui.widgets.selection import Selection
-from tests.cli.fake_engine import FakeEngine
 from tests.cli.fake_run import FakeRun
+from tests.fake_engine import FakeEngine
 from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows, until
 from tests.tui.kept_run import HOSTILE, assert_harmless, record_costs, write_kept
 

@@ -8,8 +8,8 @@ from textual.pilot import Pilot
 from engine.runs.run_folder import RunFolder
 from magic_tui.client.engine_process import stopped_note
 from magic_tui.dashboard.app import MagicApp
-from tests.cli.fake_engine import FakeEngine
 from tests.cli.fake_run import FakeRun
+from tests.fake_engine import FakeEngine
 from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows, until
 from tests.tui.hostile import TEXTS, unsafe_in
 from tests.tui.terminal_model import bytes_of

@@ -19,7 +19,7 @@ from textual.pilot import Pilot
 
 from engine.runs.run_folder import RunFolder
 from magic_tui.dashboard.app import MagicApp
-from tests.cli.fake_engine import FakeEngine
+from tests.fake_engine import FakeEngine
 from tests.tui.driving import screen_text, shows, until
 from tests.tui.kept_run import write_kept
 
