@@ -40,8 +40,7 @@ sys.exit(ranks.run_ranks(1, []))
 """
 
 
-@pytest.mark.parametrize("thread", [False, True])
-@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize(("thread", "several"), [(False, False), (True, True)])
 def test_a_killed_client_leaves_no_worker(tmp_path: Path, thread: bool, several: bool) -> None:
     file = tmp_path / "pid"
     worker = WORKER.format(file=str(file))

@@ -109,6 +109,7 @@ def test_a_run_is_cancelled_and_removed(magic: Magic, runs: Path, ranks: Any) ->
     assert json.loads(magic("ls", "--json").stdout)["runs"] == []
 
 
+@pytest.mark.slow
 def test_a_failure_has_the_exit_code_of_its_cause(magic: Magic, ranks: Any) -> None:
     ranks({"end": "fail"})
     result = magic("run", "run.yaml")
@@ -141,6 +142,7 @@ def test_records_come_once_each_though_the_engine_is_killed(
 
 
 # The library forgets a socket that it could not connect.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_stopped_engine_stays_stopped_for_who_only_watches(
     magic: Magic, runs: Path, ranks: Any
@@ -171,6 +173,7 @@ def test_a_stopped_engine_stays_stopped_for_who_only_watches(
     assert magic("wait", run_id).exit_code == 0
 
 
+@pytest.mark.slow
 def test_who_waits_starts_no_engine_that_was_stopped(magic: Magic, runs: Path, ranks: Any) -> None:
     ranks({"wait_for": "go"})
     run_id, _ = submitted(magic, runs)
@@ -193,6 +196,7 @@ def test_who_waits_starts_no_engine_that_was_stopped(magic: Magic, runs: Path, r
     assert [(str(error), error.exit_code) for error in told] == [(STOPPED, ExitCode.UNREACHABLE)]
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_and_watch_comes_back(
     magic: Magic, runs: Path, ranks: Any, tmp_path: Path
 ) -> None:

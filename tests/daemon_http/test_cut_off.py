@@ -16,6 +16,7 @@ from tests.daemon_http.test_real_engine import CONFIG, NEVER
 COUNT = 30
 
 
+@pytest.mark.slow
 def test_thirty_submissions_and_a_stop(
     new_daemon: Callable[[], Daemon], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,7 @@ def engines(folder: Path) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_one_engine_answers_them_all(environment: dict[str, str]) -> None:
     gate, opener = os.pipe()
     clients = [

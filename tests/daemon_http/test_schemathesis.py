@@ -94,6 +94,7 @@ def keep_to_folder(daemon: Daemon) -> Callable[..., None]:
     return before_call
 
 
+@pytest.mark.slow
 def test_the_description_is_true(
     new_daemon: Callable[[], Daemon], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import httpx2
 import psutil
+import pytest
 
 from engine.runs.states import RunState
 from tests.daemon_http.conftest import RUN, Daemon, add_events
@@ -15,6 +16,7 @@ EVENTS = 10_000
 STALLED = 20
 
 
+@pytest.mark.slow
 def test_clients_that_stop_reading(new_daemon: Callable[[], Daemon]) -> None:
     daemon = new_daemon().start()
     folder = daemon.make_run(RunState.RUNNING, events=EVENTS)

@@ -13,6 +13,7 @@ from magic_tui.explore.influences_screen import InfluencesScreen
 from magic_tui.explore.no_scores import why_no_scores
 from magic_tui.widgets.lines import Lines
 from tests.cli.fake_run import FakeRun
+from tests.fake_engine import FakeEngine, run_view
 from tests.tui.driving import drive, screen_text, shows, until
 from tests.tui.kept_run import write_kept
 
