@@ -179,15 +179,15 @@ def _from_table(file: Path) -> dict[str, Any]:
 
 
 def _from_request(folder: RunFolder, job: int) -> dict[str, Any]:
-    request = read_record(folder.path / "jobs" / f"{job:04d}" / "request.json") or {}
-    asked = request["asked"]
-    if asked is None:
+    record = read_record(folder.path / "jobs" / f"{job:04d}" / "request.json") or {}
+    request = record["asked"]
+    if request is None:
         queries = folder.config().queries
         return {} if queries is None else {"source": queries.path}
-    if asked["texts"] is None:
-        return {"source": asked["queries"]["path"]}
-    count = len(asked["texts"]) if asked["reduction"] == "none" else 1
-    return {"queries": count, "texts": [_first_words(text) for text in asked["texts"][:_TEXTS]]}
+    if request["texts"] is None:
+        return {"source": request["queries"]["path"]}
+    count = len(request["texts"]) if request["reduction"] == "none" else 1
+    return {"queries": count, "texts": [_first_words(text) for text in request["texts"][:_TEXTS]]}
 
 
 def _first_words(text: str) -> str:

@@ -59,7 +59,7 @@ def _facts_on_disk(view: View) -> dict[str, Any]:
         "data": unused_data(folder),
         "derivative": derivative_of(folder),
     }
-    facts = {name: value for name, value in optional.items() if value}
+    facts: dict[str, Any] = {name: value for name, value in optional.items() if value}
     facts |= {"attribution_list": attribution_list(view), **warnings_view(folder)}
     if (verdict := verdict_of(folder)) is not None:
         from engine.evaluation.verdict import verdict_facts

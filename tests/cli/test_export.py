@@ -11,7 +11,7 @@ from tests.cli.conftest import Magic
 from tests.cli.fake_run import FakeRun
 
 
-def test_csv_holds_every_score_and_no_formula(runs: Path, magic: Magic, tmp_path: Path) -> None:
+def test_csv_has_every_score_and_no_formula(runs: Path, magic: Magic, tmp_path: Path) -> None:
     texts = ["=cmd()", "+1", "-1", "@x", 'plain, with "quotes"\nand a line', "\x1b[31m"]
     run = FakeRun(texts=texts).write(runs)
     result = magic("export", "--format", "csv", "--out", tmp_path / "out")
@@ -41,9 +41,7 @@ def test_pt_is_written_by_the_worker(
     assert Path(facts["path"]).name == f"{run.id}-a0001-pt"
 
 
-def test_a_folder_with_something_in_it_is_left_alone(
-    runs: Path, magic: Magic, tmp_path: Path
-) -> None:
+def test_a_folder_that_is_not_empty_is_an_error(runs: Path, magic: Magic, tmp_path: Path) -> None:
     FakeRun().write(runs)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "documents.csv").write_text("mine")
@@ -87,6 +85,6 @@ def test_a_full_disk_leaves_nothing(
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_help_shows_how_to_add_up(magic: Magic) -> None:
+def test_help_explains_document_sums(magic: Magic) -> None:
     text = " ".join(magic("export", "--help").stdout.split())
     assert "per_doc.scatter_add_(0, doc_ids.flatten(), scores.flatten())" in text

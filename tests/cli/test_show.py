@@ -11,7 +11,7 @@ from tests.cli.conftest import Magic
 from tests.cli.fake_run import FakeRun
 
 
-def test_json_holds_every_token_with_its_exact_score(finished: RunFolder, magic: Magic) -> None:
+def test_json_has_every_token_with_its_exact_score(finished: RunFolder, magic: Magic) -> None:
     result = magic("show", 5, "--query", 1, "--runs-dir", finished.path.parent, "--json")
     facts = json.loads(result.stdout)
     scores = ScoreReader(finished.attributions / "a0001")
@@ -79,7 +79,7 @@ def test_no_color_wins_over_a_terminal(
     assert "== -- helpful" in output
 
 
-def test_hostile_tokens_are_shown_as_signs(runs: Path, magic: Magic) -> None:
+def test_hostile_tokens_are_replaced(runs: Path, magic: Magic) -> None:
     FakeRun(texts=["a\x1b[31m [red]x[/]", "b\u202ec\x07", "\x9b2J", "fine"]).write(runs)
     for document in range(3):
         output = magic("show", document).stdout
@@ -94,7 +94,7 @@ def test_a_missing_tokenizer_leaves_ids(runs: Path, magic: Magic) -> None:
     assert f"⟨{ids[0]['id']}⟩⟨{ids[1]['id']}⟩" in magic("show", 0).stdout
 
 
-def test_scores_of_documents_alone_show_the_text_without_colour(runs: Path, magic: Magic) -> None:
+def test_document_scores_only_print_the_text_without_colour(runs: Path, magic: Magic) -> None:
     FakeRun(granularity="document").write(runs)
     result = magic("show", 1)
     assert result.exit_code == 0
@@ -111,9 +111,7 @@ def test_scores_of_documents_alone_show_the_text_without_colour(runs: Path, magi
         (["nope", "3"], "no run in"),
     ],
 )
-def test_what_is_wrong_is_named(
-    finished: RunFolder, magic: Magic, arguments: list[str], sentence: str
-) -> None:
+def test_errors(finished: RunFolder, magic: Magic, arguments: list[str], sentence: str) -> None:
     result = magic("show", *arguments, "--runs-dir", finished.path.parent)
     assert result.exit_code == 2 and sentence in result.stderr
 

@@ -36,9 +36,7 @@ def test_it_lists_the_extremes_of_the_stored_scores(finished: RunFolder, magic: 
     assert all(len(line) <= 80 for line in result.stdout.splitlines())
 
 
-def test_json_tells_the_same_and_nothing_else_is_on_stdout(
-    finished: RunFolder, magic: Magic
-) -> None:
+def test_json_is_the_only_output_on_stdout(finished: RunFolder, magic: Magic) -> None:
     result = magic("top", "--runs-dir", finished.path.parent, "--query", 1, "-k", 3, "--json")
     facts = json.loads(result.stdout)
     scores = ScoreReader(finished.attributions / "a0001").document_scores(1)
@@ -51,7 +49,7 @@ def test_json_tells_the_same_and_nothing_else_is_on_stdout(
     assert facts["helpful"][0]["score"] == pytest.approx(float(scores.min()))
 
 
-def test_harmful_alone(finished: RunFolder, magic: Magic) -> None:
+def test_harmful_only(finished: RunFolder, magic: Magic) -> None:
     result = magic("top", "--runs-dir", finished.path.parent, "--harmful", "-k", 2)
     assert "most harmful" in result.stdout and "most helpful" not in result.stdout
     assert all(score.startswith("+") for *_, score in listed(result.stdout))
@@ -75,7 +73,7 @@ def test_a_document_is_never_listed_under_the_wrong_sign(finished: RunFolder, ma
         (["zzz"], "no run in .* has the id, prefix or name 'zzz'"),
     ],
 )
-def test_what_is_not_there_is_named(
+def test_errors_name_what_is_missing(
     finished: RunFolder, magic: Magic, arguments: list[object], sentence: str
 ) -> None:
     result = magic("top", *arguments, "--runs-dir", finished.path.parent, "--json")
@@ -85,7 +83,7 @@ def test_what_is_not_there_is_named(
     assert error["exit_code"] == 2 and f"magic: {error['message']}\n" == result.stderr
 
 
-def test_a_run_without_attribution_says_how_to_ask(runs: Path, magic: Magic) -> None:
+def test_a_run_without_attribution_names_the_command(runs: Path, magic: Magic) -> None:
     run = FakeRun(finished=False).write(runs)
     result = magic("top")
     assert result.exit_code == 2
@@ -135,7 +133,7 @@ def test_json_carries_the_label(runs: Path, magic: Magic) -> None:
     assert "label" not in json.loads(magic("top", "--json").stdout)["helpful"][0]
 
 
-def test_a_query_is_found_in_whichever_attribution_has_it(runs: Path, magic: Magic) -> None:
+def test_the_latest_attribution_with_the_query_is_used(runs: Path, magic: Magic) -> None:
     fake = FakeRun()
     run = fake.write(runs)
     fake.queries = ["only one"]
