@@ -1,10 +1,10 @@
-"""Models with adapters on several ranks: the frozen base and the adapters divided alike."""
+"""Models with LoRA adapters on several ranks: base and adapters are both sharded."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import peft  # noqa: F401 - loaded once, before the ranks are forked
 import pytest
 import torch
 
@@ -21,7 +21,7 @@ from tests.exactness.cases import document_weights, make_data, make_training
 
 @dataclass(frozen=True)
 class Case:
-    """A training of adapters and its schedule."""
+    """Adapters and a checkpointing schedule."""
 
     adapters: Adapters
     schedule: CheckpointingKind
@@ -33,8 +33,13 @@ CASES = [
     Case(Adapters("llama two layers", ("all-linear",), rank=1), "sqrt"),
     Case(Adapters("gemma2 soft cap", ("embed_tokens", "o_proj"), rank=1), "all"),
 ]
-MESHES = [(2, 1, range(3)), (3, 3, range(0, 3, 2)), (4, 2, range(1, 2))]
-"""Ranks, how many of them divide the parameters among themselves, and the cases' numbers."""
+MESHES = [
+    (2, 1, (0, 1)),
+    (3, 3, (2,)),
+    (4, 2, (1,)),
+    *(pytest.param(*mesh, (0, 1, 2), marks=pytest.mark.slow) for mesh in ((2, 1), (3, 3), (4, 2))),
+]
+"""Ranks, shards, and the numbers of the cases; the full product is slow."""
 
 
 def attribute(case: Case, folder: Path, mesh: Mesh | None) -> Any:
@@ -57,44 +62,44 @@ def attribute(case: Case, folder: Path, mesh: Mesh | None) -> Any:
     return scores.weights.numpy(), scores.steps.numpy(), scores.query_losses.numpy()
 
 
-def held_of(case: Case) -> tuple[int, int, int]:
-    """Elements of the adapters, of this rank's part of them, and of what the module still holds."""
+def element_counts(case: Case) -> tuple[int, int, int]:
+    """Elements of the adapters, of this rank's shard of them, and of the module after sharding."""
     loss = CausalLMLoss(adapted_model(case.adapters))
     whole = sum(p.numel() for p in loss.parameters() if p.requires_grad)
     training = make_training()
     optimizer = build_optimizer(training.optimizer, training.rate)
     _, start = Trainer.initialize(loss, optimizer, elementwise=True, mesh=Mesh())
-    part = sum(p.numel() for p in start.params.values())
-    return whole, part, sum(p.numel() for p in loss.parameters())
+    shard = sum(p.numel() for p in start.params.values())
+    return whole, shard, sum(p.numel() for p in loss.parameters())
 
 
-def attributed(shards: int, numbers: range, folder: Path) -> list[Any]:
+def attribute_cases(shards: int, numbers: Sequence[int], folder: Path) -> list[Any]:
     mesh = Mesh(shards)
     return [attribute(CASES[number], folder / str(number), mesh) for number in numbers]
 
 
-def all_held() -> list[tuple[int, int, int]]:
-    return [held_of(case) for case in CASES]
+def all_element_counts() -> list[tuple[int, int, int]]:
+    return [element_counts(case) for case in CASES]
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    """The scores on one rank without a mesh."""
-    folder = tmp_path_factory.mktemp("alone")
+def single(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """The scores of every case in one process without a mesh."""
+    folder = tmp_path_factory.mktemp("single")
     return [attribute(case, folder / str(number), None) for number, case in enumerate(CASES)]
 
 
 @pytest.mark.parametrize(("ranks", "shards", "numbers"), MESHES)
 def test_every_mesh(
-    ranks: int, shards: int, numbers: range, alone: list[Any], tmp_path: Path
+    ranks: int, shards: int, numbers: Sequence[int], single: list[Any], tmp_path: Path
 ) -> None:
-    for of_rank in on_ranks(ranks, tmp_path, attributed, shards, numbers, tmp_path):
+    for of_rank in on_ranks(ranks, attribute_cases, shards, numbers, tmp_path):
         for number, ours in zip(numbers, of_rank, strict=True):
-            agree(ours, alone[number])
+            agree(ours, single[number])
 
 
-def test_adapters_are_divided_and_the_base_is_gone(tmp_path: Path) -> None:
-    first, second = on_ranks(2, tmp_path, all_held)
-    for (whole, part, left), (_, other, _) in zip(first, second, strict=True):
-        assert part + other == whole and 0 <= part - other <= 20
+def test_adapters_are_sharded_and_the_base_is_freed() -> None:
+    first, second = on_ranks(2, all_element_counts)
+    for (whole, shard, left), (_, other, _) in zip(first, second, strict=True):
+        assert shard + other == whole and 0 <= shard - other <= 20
         assert left == 0

@@ -1,4 +1,4 @@
-"""Ranks that divide a model one after the other."""
+"""Staggered loading: the ranks of a machine shard a model one at a time."""
 
 from pathlib import Path
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from engine.distributed.mesh import Mesh, ProcessRanks
-from engine.distributed.rank_setup import staggered_load
-from engine.replay.ranks import Ranks
-from engine.runs.errors import UsageError
+from engine.distributed.rank_setup import check_same, staggered_load
+from engine.replay.ranks import Ranks, Value
+from engine.runs.errors import RunError, UsageError
 from tests.distributed.processes import on_ranks
 
 
-def divide_in_turn(folder: Path, shards: int) -> tuple[list[str], int]:
-    """Whole models there are while this rank divides its own, and its number of ranks."""
+def load_and_shard(folder: Path, shards: int) -> tuple[list[str], int]:
+    """The whole models that exist while this rank shards its own, and the number of shards."""
     ranks = ProcessRanks()
 
     def load() -> Path:
@@ -21,33 +21,32 @@ def divide_in_turn(folder: Path, shards: int) -> tuple[list[str], int]:
         whole.touch()
         return whole
 
-    def meet(held: Path | None) -> Mesh:
-        assert (held is not None) == (ranks.index == 0)
+    def make_mesh(whole: Path | None) -> Mesh:
+        assert (whole is not None) == (ranks.index == 0)
         return Mesh(shards)
 
-    def divide(whole: Path, mesh: Mesh) -> tuple[list[str], int]:
-        found = sorted(path.name for path in folder.glob("whole-*"))
+    def shard(whole: Path, mesh: Mesh) -> tuple[list[str], int]:
+        existing = sorted(path.name for path in folder.glob("whole-*"))
         if mesh.shard_group.count > 1:
             whole.unlink()
-        return found, mesh.shard_group.count
+        return existing, mesh.shard_group.count
 
-    return staggered_load(ranks, load, meet, divide)
+    return staggered_load(ranks, load, make_mesh, shard)
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_no_two_ranks_hold_it_whole(ranks: int, tmp_path: Path) -> None:
-    found = on_ranks(ranks, tmp_path, divide_in_turn, tmp_path, ranks)
-    assert found == [([f"whole-{rank}"], ranks) for rank in range(ranks)]
+def test_one_whole_model_exists_at_a_time(ranks: int, tmp_path: Path) -> None:
+    results = on_ranks(ranks, load_and_shard, tmp_path, ranks)
+    assert results == [([f"whole-{rank}"], ranks) for rank in range(ranks)]
 
 
-def test_what_is_not_divided_stays(tmp_path: Path) -> None:
-    found = on_ranks(2, tmp_path, divide_in_turn, tmp_path, 1)
-    assert [count for _, count in found] == [1, 1]
+def test_replicas_keep_whole_models(tmp_path: Path) -> None:
+    assert [shards for _, shards in on_ranks(2, load_and_shard, tmp_path, 1)] == [1, 1]
     assert len(list(tmp_path.glob("whole-*"))) == 2
 
 
-class Second(Ranks):
-    """The second of two ranks, the first of which could not load."""
+class SecondRank(Ranks):
+    """Rank 1 of two, where rank 0 could not load the model."""
 
     index, count = 1, 2
 
@@ -55,11 +54,25 @@ class Second(Ranks):
         return ["no such model", value]
 
 
-def test_what_the_first_cannot_load_every_rank_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_first_rank_is_raised_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOCAL_RANK", raising=False)
 
     def never(*_: object) -> Any:
         raise AssertionError
 
     with pytest.raises(UsageError, match="no such model"):
-        staggered_load(Second(), never, never, never)
+        staggered_load(SecondRank(), never, never, never)
+
+
+class Disagreeing(Ranks):
+    """Two ranks with different data."""
+
+    def all_gather(self, value: Value) -> list[Value]:
+        other: Any = {**value, "the training data": "b"}  # type: ignore[dict-item]
+        return [value, other]
+
+
+def test_ranks_with_different_data_are_refused() -> None:
+    facts = {"the config": "x", "the training data": "a"}
+    with pytest.raises(RunError, match="rank 1 disagrees with rank 0 about the training data: b"):
+        check_same(Disagreeing(), facts)

@@ -1,5 +1,6 @@
-"""Scores on several ranks are the scores on one, whatever the mesh, the model and the schedule."""
+"""Scores do not depend on the mesh: several ranks give the scores of one process."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,10 @@ BOUND = 1e-9
 
 @dataclass(frozen=True)
 class Case:
-    """A training and how it is done.
+    """A training and its options.
 
-    ``frozen``: what parameters' names must not contain; ``recompute``: layer by layer on several
-    ranks, though not on one alone.
+    ``frozen`` is a part of the names of frozen parameters. ``recompute`` turns activation
+    checkpointing on, on a mesh only.
     """
 
     model: str
@@ -48,13 +49,15 @@ CASES = [
     Case("llama two layers", "log", micro_batch_size=2, recompute=True),
     Case("phi head bias", frozen="ln_"),
 ]
+ALL = tuple(range(len(CASES)))
 MESHES = [
-    (1, 1, range(len(CASES))),
-    (2, 2, range(len(CASES))),
-    (3, 3, range(0, len(CASES), 2)),
-    (4, 2, range(1, len(CASES), 2)),
+    (1, 1, (0,)),
+    (2, 2, ALL),
+    (3, 3, (1, 4)),
+    (4, 2, (2, 3)),
+    *(pytest.param(*mesh, ALL, marks=pytest.mark.slow) for mesh in ((1, 1), (3, 3), (4, 2))),
 ]
-"""Ranks, how many of them divide the parameters among themselves, and the cases' numbers."""
+"""Ranks, shards, and the numbers of the cases; the full product is slow."""
 
 
 def problem_of(case: Case) -> Problem:
@@ -89,38 +92,38 @@ def attribute(case: Case, folder: Path, mesh: Mesh | None) -> Any:
 
 
 def replayed(case: Case, folder: Path, mesh: Mesh | None) -> Any:
-    """The same of a trajectory that is there."""
+    """As :func:`attribute`, for an existing trajectory."""
     trainer, _, problem = trained(case, folder, mesh)
     measurements = make_measurements("none", case.dtype)
     scores = trainer.backward(folder, problem.stream(), measurements, queries_per_pass=2)
     return scores.weights.numpy(), scores.steps.numpy(), scores.query_losses.numpy()
 
 
-def attributed(shards: int, numbers: range, folder: Path) -> list[Any]:
+def attribute_cases(shards: int, numbers: Sequence[int], folder: Path) -> list[Any]:
     mesh = Mesh(shards)
     return [attribute(CASES[number], folder / str(number), mesh) for number in numbers]
 
 
-def agree(found: Any, wanted: Any, bound: float = BOUND) -> None:
-    for ours, theirs in zip(found, wanted, strict=True):
+def agree(scores: Any, expected: Any, bound: float = BOUND) -> None:
+    for ours, theirs in zip(scores, expected, strict=True):
         assert abs(ours - theirs).max() <= bound * abs(theirs).max()
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    """The scores on one rank without a mesh."""
-    folder = tmp_path_factory.mktemp("alone")
+def single(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """The scores of every case in one process without a mesh."""
+    folder = tmp_path_factory.mktemp("single")
     return [attribute(case, folder / str(number), None) for number, case in enumerate(CASES)]
 
 
 @pytest.mark.parametrize(("ranks", "shards", "numbers"), MESHES)
 def test_every_mesh(
-    ranks: int, shards: int, numbers: range, alone: list[Any], tmp_path: Path
+    ranks: int, shards: int, numbers: Sequence[int], single: list[Any], tmp_path: Path
 ) -> None:
-    found = on_ranks(ranks, tmp_path, attributed, shards, numbers, tmp_path)
-    for of_rank in found:
-        for number, ours, theirs in zip(numbers, of_rank, found[0], strict=True):
-            agree(ours, alone[number])
+    results = on_ranks(ranks, attribute_cases, shards, numbers, tmp_path)
+    for of_rank in results:
+        for number, ours, theirs in zip(numbers, of_rank, results[0], strict=True):
+            agree(ours, single[number])
             assert all((a == b).all() for a, b in zip(ours, theirs, strict=True))
 
 
@@ -129,9 +132,9 @@ def twice(case: Case, folder: Path) -> list[Any]:
     return [attribute(case, folder / name, mesh) for name in ("first", "second")]
 
 
-def test_the_same_mesh_repeats_its_bits(tmp_path: Path) -> None:
+def test_a_mesh_repeats_its_bits(tmp_path: Path) -> None:
     case = replace(CASES[0], dtype=torch.float32)
-    for first, second in on_ranks(3, tmp_path, twice, case, tmp_path):
+    for first, second in on_ranks(3, twice, case, tmp_path):
         assert all((a == b).all() for a, b in zip(first, second, strict=True))
 
 
@@ -139,8 +142,8 @@ SHARED = ("two names, tied", "two parameters of one memory", "sdpa", "compiled p
 
 
 def of_modules(folder: Path, mesh: Mesh | None) -> list[Any]:
-    """Scores of modules that share parameters, or would compute otherwise."""
-    found = []
+    """Scores of modules with shared parameters, fused attention or compiled parts."""
+    results = []
     for number, name in enumerate(SHARED):
         stream = DataStream([{"ids": row} for row in TOKENS], 2)
         trainer, start = Trainer.initialize(
@@ -149,18 +152,18 @@ def of_modules(folder: Path, mesh: Mesh | None) -> list[Any]:
         trainer.train(start, stream, save_dir=folder / str(number))
         queries = DataStream([{"ids": TOKENS[1]}], 1)
         scores = trainer.backward(folder / str(number), stream, queries)
-        found.append((scores.weights.numpy(), scores.query_losses.numpy()))
-    return found
+        results.append((scores.weights.numpy(), scores.query_losses.numpy()))
+    return results
 
 
-def divided_modules(folder: Path) -> list[Any]:
+def sharded_modules(folder: Path) -> list[Any]:
     return of_modules(folder, Mesh())
 
 
 def test_modules_that_share_parameters(tmp_path: Path) -> None:
-    wanted = of_modules(tmp_path / "alone", None)
-    for of_rank in on_ranks(2, tmp_path, divided_modules, tmp_path / "divided"):
-        for ours, theirs in zip(of_rank, wanted, strict=True):
+    expected = of_modules(tmp_path / "single", None)
+    for of_rank in on_ranks(2, sharded_modules, tmp_path / "sharded"):
+        for ours, theirs in zip(of_rank, expected, strict=True):
             agree(ours, theirs)
 
 
@@ -169,13 +172,13 @@ def on_mesh(case: Case, folder: Path, shards: int, train: bool) -> Any:
     return attribute(case, folder, mesh) if train else replayed(case, folder, mesh)
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_a_trajectory_of_some_ranks_replayed_on_others(
-    number: int, alone: list[Any], tmp_path: Path
+@pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_trajectory_is_replayed_on_another_mesh(
+    number: int, single: list[Any], tmp_path: Path
 ) -> None:
     case, one, three = CASES[number], tmp_path / "one", tmp_path / "three"
     attribute(case, one, None)
-    agree(on_ranks(2, tmp_path, on_mesh, case, one, 2, False)[0], alone[number])
-    on_ranks(3, tmp_path, on_mesh, case, three, 3, True)
-    agree(on_ranks(2, tmp_path, on_mesh, case, three, 2, False)[1], alone[number])
-    agree(replayed(case, three, None), alone[number])
+    agree(on_ranks(2, on_mesh, case, one, 2, False)[0], single[number])
+    on_ranks(3, on_mesh, case, three, 3, True)
+    agree(on_ranks(2, on_mesh, case, three, 2, False)[1], single[number])
+    agree(replayed(case, three, None), single[number])

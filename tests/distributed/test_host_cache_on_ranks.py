@@ -1,4 +1,4 @@
-"""Ranks that hold different things in memory still go the same way together."""
+"""Ranks with different host caches issue the same collective operations."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from tests.exactness.attributing import make_measurements
 CASE = Case("gpt2 tied", "gradients", dtype=torch.float32)
 PLENTY = 10**9
 BUDGETS = [(0, 0), (PLENTY, 20_000)]
-"""Of the two ranks: nothing, some or all of their parts of the trajectory."""
+"""Cache bytes of the two ranks: none, some or all of their shards of the trajectory."""
 
 
 def attributed(mesh: Mesh, folder: Path, budget: int, train: bool) -> Any:
@@ -31,11 +31,11 @@ def attributed(mesh: Mesh, folder: Path, budget: int, train: bool) -> Any:
 
 def with_budgets(folder: Path) -> list[Any]:
     mesh = Mesh(2)
-    found = []
+    results = []
     for number, budgets in enumerate(BUDGETS):
         own = budgets[mesh.index]
-        found.append(attributed(mesh, folder / str(number), own, train=True))
-    found.append(attributed(mesh, folder / "0", BUDGETS[1][1 - mesh.index], train=False))
+        results.append(attributed(mesh, folder / str(number), own, train=True))
+    results.append(attributed(mesh, folder / "0", BUDGETS[1][1 - mesh.index], train=False))
     damaged = part_folder(folder / "0", 1, 2) / "gradient-00000002.safetensors"
     if mesh.index == 1:
         damaged.write_bytes(b"")
@@ -43,12 +43,12 @@ def with_budgets(folder: Path) -> list[Any]:
     try:
         attributed(mesh, folder / "0", PLENTY, train=False)
     except DamagedStepError as error:
-        return [*found, (error.key, str(error))]
-    return found
+        return [*results, (error.key, str(error))]
+    return results
 
 
-def test_every_tier_on_two_ranks(tmp_path: Path) -> None:
-    first, second = on_ranks(2, tmp_path, with_budgets, tmp_path)
+def test_every_cache_size_on_two_ranks(tmp_path: Path) -> None:
+    first, second = on_ranks(2, with_budgets, tmp_path)
     assert first[-1] == second[-1] and first[-1][0] == ("gradient", 2)
     assert "rank-1-of-2" in first[-1][1]
     for of_rank in (first, second):
