@@ -35,7 +35,7 @@ from engine.replay.derivative_check import (
     first_derivative_error,
     gradient_difference,
     moved_elements,
-    point_beside,
+    point_near,
     second_derivative_error,
     second_derivatives_along,
 )
@@ -223,7 +223,7 @@ class _Compared:
             return True
         moved = {name: t.to(self.params[name]) for name, t in found.moved.items()}
         self.params = {name: self.params[name] for name in moved}
-        point = point_beside(self.params, self.buffers, self.batch, found.seed)
+        point = point_near(self.params, self.buffers, self.batch, found.seed)
         own = second_derivatives_along(self.loss, point, moved)
         difference = size = 0.0
         for name, product in found.products.items():
@@ -234,7 +234,7 @@ class _Compared:
     def _point(self, seed: int) -> Point:
         # Steps as wide as float32 needs come to fewer kinks with fewer tokens.
         halved = 0 if self.dtype is torch.float64 else seed
-        return point_beside(self.params, self.buffers, _fewer(self.batch, halved), seed)
+        return point_near(self.params, self.buffers, _fewer(self.batch, halved), seed)
 
     def is_finite(self) -> bool:
         """Whether loss and gradient are finite at the initial parameters."""

@@ -20,7 +20,7 @@ from engine.replay.derivative_check import (
     Point,
     dtype_of,
     moved_elements,
-    point_beside,
+    point_near,
     second_derivative_error,
 )
 from engine.replay.state import Batch, Params
@@ -118,7 +118,7 @@ def _wrong_part(
         function = _PartLoss(loss, part, part_name, calls[part_name], point)
         if not function.params:
             continue
-        at = point_beside(function.params, {}, function.batch, point.seed)
+        at = point_near(function.params, {}, function.batch, point.seed)
         error, _ = second_derivative_error(function, at, moved_elements(function, at))
         if error > bound and math.isfinite(error):
             return part_name, part

@@ -1,1 +1,1 @@
-"""The mathematics: train step, its vector-Jacobian product, checkpointing schedules and replay."""
+"""The train step, its vector-Jacobian product, checkpointing schedules and replay."""

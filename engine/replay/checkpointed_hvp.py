@@ -1,25 +1,27 @@
-"""A batch loss differentiated layer by layer, so that one layer's graph is alive at a time.
+"""Gradient and Hessian-vector products of a batch loss with activation checkpointing.
 
-The loss is a chain of stages: each layer, and what the model does before, between and behind
-them. Going up the chain only the values between stages are kept. Going down again, every stage
-is computed once more from them (checkpointing, arXiv 1604.06174), differentiated, and let go.
+The loss is a chain of stages: each layer, and the code before, between and after the layers. The
+forward sweep stores only the values between stages. The backward sweep recomputes each stage from
+them (checkpointing, arXiv 1604.06174), differentiates it, and frees its graph, so one layer's graph
+is in memory at a time.
 
-Second derivatives along a direction u of the parameters, per stage with sources x and results
-y(x, θ): going up, the tangents of the values,
+For a Hessian-vector product along a direction u of the parameters, take a stage with inputs x and
+outputs y(x, θ). The forward sweep computes the tangents of the values,
 
     y' = J (x', u),    J (x', u) = ∂/∂v ⟨∇⟨v, y⟩, (x', u)⟩,
 
-the derivative in a cotangent v that ∇⟨v, y⟩ is linear in; going down, with the cotangent v of y
-and its own tangent v', the tangent of the stage's gradient,
+a derivative in the cotangent v, in which ∇⟨v, y⟩ is linear. The backward sweep has the cotangent v
+of y and its tangent v', and computes the tangent of the stage's gradient,
 
     (∇⟨v, y⟩)' = ∇ (⟨∇⟨v, y⟩, (x', u)⟩ + ⟨v', y⟩),
 
-because second derivatives are symmetric. Its part in x is the v' of the stage below, its part
-in θ this stage's share of ∇_θ D_u L, and that of the last stage in a data weight w the score
-∂ D_u L/∂w. All directions share a stage's graph.
+because second derivatives are symmetric. Its component in x is the v' of the stage below. Its
+component in θ is this stage's term of ∇_θ D_u L. For the last stage, its component in a data weight
+w is the score ∂ D_u L/∂w. All directions share a stage's graph.
 
-Next to one graph of everything this computes the layers twice more, forward and backward: of one
-direction's floating-point operations 14 in place of 9, and of each further one's 8 in place of 6.
+Cost: compared with one graph of the whole loss, the layers run forward and backward twice more. In
+units of one forward pass, the first direction costs 14 instead of 9, each further one 8 instead of
+6.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,42 +34,42 @@ from torch import Tensor
 from engine.replay.state import Batch, Params
 
 Layer = Callable[[Sequence[Tensor]], list[Tensor]]
-"""What a layer makes of its differentiable inputs, everything else being as it was."""
+"""A layer as a function of its differentiable inputs; its other inputs are fixed."""
 Visit = Callable[[Layer, list[Tensor]], list[Tensor]]
-"""Given a layer that a loss comes to and its inputs: the results to go on with."""
+"""Called with a layer and its inputs when the loss reaches it; returns the layer's outputs."""
 Values = dict[Tensor, Tensor]
 
 
 @runtime_checkable
 class LayeredLoss(Protocol):
-    """A batch loss whose layers can be computed again one by one."""
+    """A batch loss whose layers can be recomputed one by one."""
 
     def through(self, params: Params, batch: Batch, visit: Visit) -> Tensor:
-        """The loss, each of its layers left to ``visit``."""
+        """The loss, with every layer evaluated by ``visit``."""
 
 
 @dataclass(frozen=True)
 class _Stage:
-    """A part of the chain."""
+    """One stage of the chain."""
 
     sources: list[Tensor]
-    """Leaves that it may depend on, besides parameters and weights."""
+    """Leaves that it may depend on, other than parameters and weights."""
     leaves: list[Tensor]
-    """What stands for its results in later stages."""
+    """Leaves that represent its results in later stages."""
     build: Callable[[], list[Tensor]]
-    """Its results, with their graph."""
+    """Computes its results with their graph."""
 
 
 class CheckpointedHVP:
     """The derivatives of one micro-batch's loss, one layer's graph at a time.
 
-    Serves once: either the gradient or the second derivatives.
+    An instance is used once: for the gradient or for the Hessian-vector products.
     """
 
     def __init__(
         self, loss: LayeredLoss, params: Params, batch: Batch, directions: Sequence[Params] = ()
     ) -> None:
-        """Go up the chain, with the tangents along ``directions``."""
+        """Run the forward sweep, with the tangents along ``directions``."""
         self._params = {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
         self._weights = batch.weights.detach().requires_grad_()
         self._own = [*self._params.values(), self._weights]
@@ -85,22 +87,22 @@ class CheckpointedHVP:
 
     @property
     def bytes_between(self) -> int:
-        """What is kept of the values between stages, and as much again of every direction."""
+        """Bytes of the values between stages; every direction stores as much again."""
         return sum(leaf.numel() * leaf.element_size() for leaf in self._known)
 
     def gradient(self) -> list[Tensor | None]:
-        """∇_θ L in the order of the parameters; None for what the loss does not depend on."""
-        cotangents = self._end()
+        """∇_θ L in the order of the parameters; None where the loss does not depend on one."""
+        cotangents = self._loss_cotangent()
         while self._stages:
             stage = self._stages.pop()
-            results, given, _ = _alive(stage, cotangents)
+            results, given, _ = _recomputed(stage, cotangents)
             into = [*self._own, *stage.sources]
             _add(cotangents, into, _grads(results, into, given))
         return [cotangents.get(leaf) for leaf in self._params.values()]
 
     def vjp(self, sums: Sequence[Params]) -> list[Tensor | None]:
         """Add ∇_θ D_u L into ``sums`` for each direction u; return ∂ D_u L/∂w."""
-        cotangents = self._end()
+        cotangents = self._loss_cotangent()
         changes: list[Values] = [{} for _ in self._tangents]
         while self._stages:
             self._vjp_stage(self._stages.pop(), cotangents, changes)
@@ -111,7 +113,7 @@ class CheckpointedHVP:
         return [change.get(self._weights) for change in changes]
 
     def _vjp_stage(self, stage: _Stage, cotangents: Values, changes: Sequence[Values]) -> None:
-        results, given, leaves = _alive(stage, cotangents)
+        results, given, leaves = _recomputed(stage, cotangents)
         into = [*self._own, *stage.sources]
         first = _grads(results, into, given, create_graph=True)
         for tangents, change in zip(self._tangents, changes, strict=True):
@@ -124,8 +126,8 @@ class CheckpointedHVP:
             _add(change, into, _products(pairs, into))
         _add(cotangents, stage.sources, [_plain(grad) for grad in first[len(self._own) :]])
 
-    def _end(self) -> Values:
-        """The cotangent at the upper end of the chain."""
+    def _loss_cotangent(self) -> Values:
+        """The cotangent of the loss itself."""
         (value,) = self._stages[-1].leaves
         return {value: torch.ones_like(value)}
 
@@ -141,27 +143,30 @@ class CheckpointedHVP:
     def _append(
         self, sources: list[Tensor], results: list[Tensor], build: Callable[[], list[Tensor]]
     ) -> list[Tensor]:
-        """Add a stage; returns the leaves that later stages take for its results."""
+        """Append a stage; returns the leaves that represent its results in later stages."""
         leaves = [result.detach().requires_grad_() for result in results]
         self._stages.append(_Stage(sources, leaves, build))
         self._known.extend(leaves)
         if self._tangents:
-            self._rise(results, leaves, [*self._params.values(), *sources])
+            self._add_tangents(results, leaves, [*self._params.values(), *sources])
         return leaves
 
-    def _rise(self, results: list[Tensor], leaves: list[Tensor], into: list[Tensor]) -> None:
-        """The tangents of a stage's results."""
+    def _add_tangents(
+        self, results: list[Tensor], leaves: list[Tensor], into: list[Tensor]
+    ) -> None:
+        """Compute the tangents of a stage's results."""
         alive = [number for number, result in enumerate(results) if result.requires_grad]
         results, leaves = [results[n] for n in alive], [leaves[n] for n in alive]
         given = [torch.zeros_like(result).requires_grad_() for result in results]
         first = _grads(results, into, given, create_graph=True)
         for tangents in self._tangents:
-            found = _products(_along(first, into, tangents), given)
-            _add(tangents, leaves, found)
+            _add(tangents, leaves, _products(_along(first, into, tangents), given))
 
 
-def _alive(stage: _Stage, cotangents: Values) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """A stage's results, computed again, with their cotangents and leaves, where there are any."""
+def _recomputed(
+    stage: _Stage, cotangents: Values
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """A stage's recomputed results that have a cotangent; these cotangents; their leaves."""
     with torch.enable_grad():
         results = stage.build()
     alive = [
@@ -185,7 +190,7 @@ def _grads(
 def _along(
     first: Sequence[Tensor | None], into: list[Tensor], tangents: Values
 ) -> list[tuple[Tensor, Tensor]]:
-    """Gradients that can be differentiated again, with the tangents they are to be taken along."""
+    """Differentiable gradients, each with the tangent to multiply it by."""
     return [
         (grad, tangents[leaf])
         for grad, leaf in zip(first, into, strict=True)
@@ -197,10 +202,10 @@ def _products(pairs: list[tuple[Tensor, Tensor]], into: list[Tensor]) -> Sequenc
     return _grads([of for of, _ in pairs], into, [along for _, along in pairs])
 
 
-def _add(values: Values, leaves: Sequence[Tensor], found: Sequence[Tensor | None]) -> None:
-    for leaf, value in zip(leaves, found, strict=True):
+def _add(values: Values, leaves: Sequence[Tensor], new: Sequence[Tensor | None]) -> None:
+    for leaf, value in zip(leaves, new, strict=True):
         if value is not None:
-            # Never in place: autograd may hand out one tensor twice.
+            # Not in place: autograd may return one tensor for two inputs.
             values[leaf] = values[leaf] + value if leaf in values else value
 
 

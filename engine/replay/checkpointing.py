@@ -1,14 +1,14 @@
-"""Which train states to keep, and in what order to rebuild the others for replay.
+"""Which train states training stores, and in what order replay recomputes the others.
 
-Replay needs s_t for t = T-1 … 0. Training keeps the states of some steps; between two of
-them the states are rebuilt forward from the earlier one, keeping at most ``live_states`` in
-memory at a time. Within a segment the rebuilding follows the binomial schedule of Griewank and
-Walther (Revolve, ACM TOMS 26(1), 2000), which advances the fewest steps possible for the
-states it may hold: with s free places and each step advanced at most r times it covers
-C(s + r, s) steps. REPLAY (arXiv 2503.13751) asks for such a schedule with logarithmic memory.
+Replay needs s_t for t = T-1 … 0. Training stores the states of some steps. Replay recomputes the
+states between two of them from the earlier one, with at most ``live_states`` in memory at a time.
+Within such a segment it follows the binomial schedule of Griewank and Walther (Revolve, ACM TOMS
+26(1), 2000), which advances the fewest steps possible for a given number of snapshots: with s
+snapshots, and each step advanced at most r times, it covers C(s + r, s) steps. REPLAY (arXiv
+2503.13751) uses such a schedule with logarithmic memory.
 
 ========= ================================ ============= =======================================
-schedule  kept by training                 live states   rebuilt by
+kind      stored by training               live states   recomputed by
 ========= ================================ ============= =======================================
 all       every s_t and every g_t          1             nothing
 gradients every ⌈√T⌉-th s_t and every g_t  ⌈√T⌉          the optimizer alone, from the gradients
@@ -16,7 +16,7 @@ sqrt      every ⌈√T⌉-th s_t                ⌈√T⌉          training st
 log       s_0                              ⌈log2 T⌉ + 1  training steps, a few times each
 ========= ================================ ============= =======================================
 
-s_T is always kept as well: queries are measured there.
+s_T is always stored too: measurements are taken there.
 """
 
 import math
@@ -27,29 +27,29 @@ from typing import Literal
 
 CheckpointingKind = Literal["all", "gradients", "sqrt", "log"]
 Read = tuple[Literal["state", "gradient"], int]
-"""Something of step t that a replay loads from the trajectory."""
+"""A state or gradient that replay loads from the trajectory, and its step."""
 
 
 class Operation(Enum):
-    """One act of a replay on the working state; every act names a step t."""
+    """An operation of a replay on the working state, at a step t."""
 
     LOAD = "load"
     """The working state becomes s_t, read from the trajectory."""
     RESTORE = "restore"
-    """The working state becomes s_t, held in memory."""
+    """The working state becomes the snapshot s_t."""
     SNAPSHOT = "snapshot"
-    """Hold the working state s_t in memory."""
+    """Keep the working state s_t in memory as a snapshot."""
     DISCARD = "discard"
-    """Let go of the s_t held in memory."""
+    """Delete the snapshot s_t."""
     ADVANCE = "advance"
     """The working state s_t becomes s_{t+1}."""
     REPLAY = "replay"
-    """Carry the cotangent from s_{t+1} to s_t, with s_t the working state."""
+    """Propagate the cotangent from s_{t+1} to s_t; the working state is s_t."""
 
 
 @dataclass(frozen=True)
 class Action:
-    """One act on step t."""
+    """One operation at step t."""
 
     operation: Operation
     step: int
@@ -57,20 +57,20 @@ class Action:
 
 @dataclass(frozen=True)
 class CheckpointingSchedule:
-    """What training keeps and how replay rebuilds the rest."""
+    """What training stores, and how replay recomputes the rest."""
 
     kind: CheckpointingKind
     steps: int
     checkpoints: tuple[int, ...]
-    """Steps whose state training keeps, ascending from 0; s_T comes on top."""
+    """Steps whose state training stores, ascending from 0; s_T is stored in addition."""
     keep_gradients: bool
-    """Whether training keeps every g_t."""
+    """Whether training stores every g_t."""
     live_states: int
-    """Train states in memory at once, the working state included; without kept gradients each
-    held state also remembers its gradient once that has been computed."""
+    """Train states in memory at once, the working state included. If gradients are not stored, each
+    snapshot also keeps its gradient once it is computed."""
 
     def actions(self, start: int | None = None) -> Iterator[Action]:
-        """The actions that replay steps ``start`` - 1 … 0 (default: all), last step first."""
+        """The actions of replaying steps ``start`` - 1 … 0 (default: all), last step first."""
         end = self.steps if start is None else start
         for first in reversed([c for c in self.checkpoints if c < end]):
             yield Action(Operation.LOAD, first)
@@ -80,7 +80,7 @@ class CheckpointingSchedule:
     def reads(self, start: int | None = None) -> Iterator[Read]:
         """What the replay of steps ``start`` - 1 … 0 loads, in this order.
 
-        Whoever knows can have the next thing at hand before it is asked for.
+        A reader uses it to read ahead.
         """
         for action in self.actions(start):
             if action.operation is Operation.LOAD:
@@ -89,20 +89,24 @@ class CheckpointingSchedule:
                 if self.keep_gradients:
                     yield "gradient", action.step
                 if action.operation is Operation.REPLAY and action.step == self.steps - 1:
-                    # The last step is taken again and compared with where training ended.
+                    # The last step is recomputed and compared with the final state.
                     yield "state", self.steps
 
     def reads_of_pass(self) -> list[Read]:
-        """What measuring at s_T and a whole replay load."""
+        """What a whole pass loads: measuring at s_T, then replay."""
         return [("state", self.steps), *self.reads()]
 
     def advances(self) -> int:
-        """How many steps replay advances again."""
+        """The number of steps that replay advances."""
         return sum(action.operation is Operation.ADVANCE for action in self.actions())
 
 
 def checkpointing_schedule(kind: CheckpointingKind, steps: int) -> CheckpointingSchedule:
-    """The schedule of a kind for a training of ``steps`` steps."""
+    """The schedule of a kind for a training of ``steps`` steps.
+
+    Raises:
+        ValueError: if there are no steps.
+    """
     if steps < 1:
         raise ValueError(f"a schedule needs at least one step, not {steps}")
     root = math.isqrt(steps - 1) + 1
@@ -116,17 +120,17 @@ def checkpointing_schedule(kind: CheckpointingKind, steps: int) -> Checkpointing
 
 
 def _reverse(first: int, end: int, free: int) -> Iterator[Action]:
-    """Replay end-1 … first from the working state s_first with ``free`` places to hold states."""
+    """Replay end-1 … first from the working state s_first, with up to ``free`` snapshots."""
     if end - first <= free + 1:
-        yield from _reverse_all_held(first, end)
+        yield from _reverse_all_snapshots(first, end)
         return
     yield Action(Operation.SNAPSHOT, first)
-    yield from _reverse_held(first, end, free)
+    yield from _reverse_from_snapshot(first, end, free)
     yield Action(Operation.DISCARD, first)
 
 
-def _reverse_all_held(first: int, end: int) -> Iterator[Action]:
-    """The same where every state on the way has a place."""
+def _reverse_all_snapshots(first: int, end: int) -> Iterator[Action]:
+    """As :func:`_reverse`, where every state of the segment can be a snapshot."""
     for step in range(first, end - 1):
         yield Action(Operation.SNAPSHOT, step)
         yield Action(Operation.ADVANCE, step)
@@ -137,8 +141,8 @@ def _reverse_all_held(first: int, end: int) -> Iterator[Action]:
         yield Action(Operation.DISCARD, step)
 
 
-def _reverse_held(first: int, end: int, free: int) -> Iterator[Action]:
-    """Replay end-1 … first with s_first held (it occupies one of ``free``) and working."""
+def _reverse_from_snapshot(first: int, end: int, free: int) -> Iterator[Action]:
+    """As :func:`_reverse`, where s_first is a snapshot already, one of the ``free``."""
     while end - first > 1:
         if free <= 1:
             yield from (Action(Operation.ADVANCE, step) for step in range(first, end - 1))
@@ -153,20 +157,19 @@ def _reverse_held(first: int, end: int, free: int) -> Iterator[Action]:
     yield Action(Operation.REPLAY, first)
 
 
-def reach(places: int, repeats: int) -> int:
-    """Steps replayed holding ``places`` states and advancing each at most ``repeats`` times."""
-    return math.comb(places + repeats, places) if repeats >= 0 else 0
+def reach(snapshots: int, repeats: int) -> int:
+    """Steps that ``snapshots`` can replay with each step advanced at most ``repeats`` times."""
+    return math.comb(snapshots + repeats, snapshots) if repeats >= 0 else 0
 
 
-def split(length: int, places: int) -> int:
-    """Where Revolve puts the next held state: steps from the first, for ``places`` ≥ 2.
+def split(length: int, snapshots: int) -> int:
+    """Where Revolve takes the next snapshot: steps from the first, for ``snapshots`` ≥ 2.
 
-    The choice keeps both parts within the repeats that the whole needs, so that the total
-    number of advances is least.
+    Both parts then need no more repeats than the whole, so the total number of advances is least.
     """
     repeats = 0
-    while reach(places, repeats) < length:
+    while reach(snapshots, repeats) < length:
         repeats += 1
-    most = reach(places, repeats - 1)
-    least_right = reach(places - 1, repeats - 1)
+    most = reach(snapshots, repeats - 1)
+    least_right = reach(snapshots - 1, repeats - 1)
     return max(1, min(most, length - least_right))

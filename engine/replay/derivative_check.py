@@ -1,21 +1,21 @@
-"""Whether the derivatives that a replay uses are those of the training, by finite differences.
+"""Compare the derivatives that replay uses with finite differences of the training.
 
-A replay carries cotangents back with M = ⟨u, g⟩ + ⟨λ, b'⟩, where g = ∇_θ L is the gradient that
-training takes and b' the buffers that it leaves. Its ∇M, by reverse over reverse, has to be the
+Replay propagates cotangents with M = ⟨u, g⟩ + ⟨λ, b'⟩, where g = ∇_θ L is the gradient of a
+training step and b' are the buffers after it. Its ∇M, by reverse over reverse, must be the
 derivative of M as training computes it: with x = (θ, b, w) and random directions u and v,
 
     ⟨∇M, v⟩ = (M(x + εv) - M(x - εv)) / 2ε + O(ε²).
 
-An operation that autograd takes for constant (``no_grad``, ``detach``), or whose second
-derivative is wrong, breaks this. J = ∂g/∂θ is symmetric, so that one difference along v gives all
-of ∇M for u = v, and every parameter is compared on its own. Buffers and data weights are compared
-by M along another direction.
+The two differ if autograd treats an operation as constant (``no_grad``, ``detach``) or if its
+second derivative is wrong. J = ∂g/∂θ is symmetric, so one difference along v gives all of ∇M for
+u = v, and each parameter is compared on its own. Buffers and data weights are compared through M
+along another direction.
 
-The point x lies beside the initial parameters: adapters and heads that begin at 0, and norms
-that begin at 1, hide what they multiply. Parameters whose gradient is 0 at x are left out, as
-are rows of an embedding that autograd gives none (``padding_idx``): training does not move them.
-A kink (ReLU) or a jump (routing to the best experts) between x - εv and x + εv looks like a wrong
-derivative: the smallest error over several ε, points and directions counts.
+The point x is near the initial parameters, not at them: adapters and heads that start at 0, and
+norms that start at 1, hide what they multiply. Parameters whose gradient is 0 at x are skipped, as
+are embedding rows without a gradient (``padding_idx``): training does not change them. A kink
+(ReLU) or a jump (top-k routing) between x - εv and x + εv looks like a wrong derivative, so the
+smallest error over several ε, points and directions counts.
 """
 
 import math
@@ -29,38 +29,38 @@ from engine.replay.derivatives import GradientGraph, first_derivatives, second_d
 from engine.replay.state import Batch, BatchLoss, Params, TrainState
 
 STEPS = {torch.float64: (1e-5, 1e-6, 1e-7, 1e-8, 1e-4), torch.float32: (3e-3, 1e-3, 1e-2)}
-"""ε, relative to the size of each tensor, the most accurate first."""
+"""ε relative to the RMS of each tensor, the most accurate first."""
 BOUNDS = {torch.float64: 5e-6, torch.float32: 5e-3}
-"""Relative error up to which a derivative counts as right, by the dtype it is computed in."""
+"""Relative error up to which a derivative counts as right, per dtype of the computation."""
 SMALLEST = 0.02
-"""Tensors are perturbed as if their elements were of this size at least."""
+"""Lower bound of the RMS by which a tensor is perturbed."""
 PERTURBED = (0.05, 0.05, 0.005)
-"""How far the points lie from the initial parameters, relative to the size of each tensor."""
+"""Distance of each point from the initial parameters, relative to the RMS of each tensor."""
 _LEAST = {torch.float64: 1e-4, torch.float32: 2e-2}
-"""Share of the gradient that curvature counts as at least: rounding is a share of the gradient."""
+"""Lower bound of the curvature relative to the gradient, as rounding scales with the gradient."""
 _FLOOR = 1e-4
-"""Share of the whole below which an error in one parameter is measured against the whole."""
+"""Parameters whose derivative is below this fraction of the whole are measured against it."""
 
 
 class OnceDifferentiableError(Exception):
-    """A gradient has an operation that refuses to be differentiated; its text names it."""
+    """A gradient contains an operation that cannot be differentiated; the message names it."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """Where derivatives are compared, and along what."""
+    """A point at which derivatives are compared, and the directions."""
 
     state: TrainState
     batch: Batch
     along: Params
-    """A direction by name, of parameters and of buffers."""
+    """A direction of parameters and buffers, by name."""
     weights: Tensor
-    """The same of data weights."""
+    """A direction of the data weights."""
     seed: int
 
 
-def point_beside(params: Params, buffers: Params, batch: Batch, seed: int) -> Point:
-    """A point beside given parameters and buffers, drawn from ``seed``."""
+def point_near(params: Params, buffers: Params, batch: Batch, seed: int) -> Point:
+    """A point near the given parameters and buffers, drawn from ``seed``."""
     generator = torch.Generator().manual_seed(seed)
     share = PERTURBED[seed % len(PERTURBED)]
 
@@ -77,45 +77,45 @@ def point_beside(params: Params, buffers: Params, batch: Batch, seed: int) -> Po
 
 
 def second_derivatives_along(loss: BatchLoss, point: Point, moved: Params) -> Params:
-    """∇_θ ⟨v, g⟩ at a point, as a replay computes it."""
-    return _Second(loss, point, moved).products
+    """∇_θ ⟨v, g⟩ at a point, as replay computes it."""
+    return _SecondDerivatives(loss, point, moved).products
 
 
 def second_derivative_error(loss: BatchLoss, point: Point, moved: Params) -> tuple[float, Params]:
-    """Relative error of the second derivatives at a point, and those along its direction.
+    """The relative error of the second derivatives at a point, and ∇_θ ⟨v, g⟩ there.
 
     Args:
         loss: the loss.
-        point: where, and along what.
-        moved: which elements count, as :func:`moved_elements` tells.
+        point: the point and the directions.
+        moved: 1 for the elements to compare, from :func:`moved_elements`.
 
     Raises:
-        OnceDifferentiableError: naming an operation that has none.
+        OnceDifferentiableError: if an operation has no second derivative.
     """
-    second = _Second(loss, point, moved)
+    second = _SecondDerivatives(loss, point, moved)
     return second.error(), second.products
 
 
 def moved_elements(loss: BatchLoss, point: Point) -> Params:
-    """1 for every element of the parameters that training moves, else 0."""
+    """1 for every parameter element with a non-zero gradient, else 0."""
     _, grads, _ = first_derivatives(loss, point.state, point.state.params, point.batch)
     return {name: (grad != 0).to(grad.dtype) for name, grad in grads.items()}
 
 
 def first_derivative_error(loss: BatchLoss, point: Point, moved: Params) -> float:
-    """Relative error of the loss's gradient at a point, as a measurement is differentiated.
+    """The relative error of the loss's gradient at a point, computed as for a measurement.
 
     Args:
         loss: the loss.
-        point: where, and along what.
-        moved: which elements count, as :func:`moved_elements` tells.
+        point: the point and the directions.
+        moved: 1 for the elements to compare, from :func:`moved_elements`.
     """
     at = point.state.differentiable
     along = {n: v * moved[n] if n in moved else v for n, v in point.along.items()}
     value, grads, _ = first_derivatives(loss, point.state, at, point.batch)
     parts = torch.stack([(grads[n] * v).double().sum() for n, v in along.items()])
     squares = [_norm(grads[n] * v).square() for n, v in along.items()]
-    # What rounding leaves of the difference of two values counts for little.
+    # An error within the rounding of the two values is not counted.
     size = max(torch.stack(squares).sum().sqrt().item(), _FLOOR * abs(value))
     errors = []
     for step in STEPS[dtype_of(at)]:
@@ -131,13 +131,13 @@ def first_derivative_error(loss: BatchLoss, point: Point, moved: Params) -> floa
 
 
 def gradient_difference(params: Params, one: Params, other: Params, least: float = 0.0) -> float:
-    """The largest relative difference of two gradients in one parameter.
+    """The largest relative difference of two gradients over the parameters.
 
     Args:
-        params: of whose sizes changes are counted in.
+        params: the parameters; differences are scaled by their RMS.
         one: a gradient.
         other: another.
-        least: what is added to the size that a difference is measured against.
+        least: added to the denominator.
     """
     rows = []
     for name, grad in one.items():
@@ -148,7 +148,7 @@ def gradient_difference(params: Params, one: Params, other: Params, least: float
     return max(map(_ratio, difference.tolist(), (size + _FLOOR * _norm(size) + least).tolist()))
 
 
-class _Second:
+class _SecondDerivatives:
     """The second derivatives at one point, along u = v."""
 
     def __init__(self, loss: BatchLoss, point: Point, moved: Params) -> None:
@@ -164,7 +164,7 @@ class _Second:
         self._vjp()
 
     def error(self) -> float:
-        """The smallest over ε of the largest relative error."""
+        """The largest relative error, at the best ε."""
         errors: list[float] = []
         for step in STEPS[self.dtype]:
             errors.append(max(self._of_parameters(step), self._of_sum(step)))
@@ -176,7 +176,7 @@ class _Second:
         return first_derivatives(self.loss, state, state.params, batch)[1:]
 
     def _vjp(self) -> None:
-        """∇M with λ = 0 and, where there are buffers, with another."""
+        """∇M with λ = 0 and, if there are buffers, with another λ."""
         state, batch = self.point.state, self.point.batch
         zeros = {name: torch.zeros_like(b) for name, b in self.of_buffers.items()}
         others = {name: b.clone() for name, b in self.of_buffers.items()}
@@ -196,7 +196,7 @@ class _Second:
         self.at_buffers, self.at_weights = of_buffers[-1], scores[-1]
 
     def _of_parameters(self, step: float) -> float:
-        """The largest relative error in one parameter, where J is symmetric."""
+        """The largest relative error over the parameters, from the symmetry of J."""
         state, batch = self.point.state, self.point.batch
         high, _ = self._gradient(_moved(state, self.along, step), batch)
         low, _ = self._gradient(_moved(state, self.along, -step), batch)
@@ -206,7 +206,7 @@ class _Second:
         return gradient_difference(state.params, products, change, self.least)
 
     def _of_sum(self, step: float) -> float:
-        """The relative error of ∇M along a direction of parameters, buffers and weights."""
+        """The relative error of ⟨∇M, v⟩, v a direction of parameters, buffers and weights."""
         point, generator = self.point, torch.Generator().manual_seed(self.point.seed + 2000)
         across = {
             name: _direction(point.state.params[name], generator) * moves
@@ -214,12 +214,13 @@ class _Second:
         }
         across.update({name: point.along[name] for name in self.at_buffers})
         high, low = (self._sum(across, sign * step) for sign in (1, -1))
-        found = (high - low) / (2 * step)
+        difference = (high - low) / (2 * step)
         products = [(t, across[n]) for n, t in (self.sums | self.at_buffers).items()]
         products.append((self.at_weights, point.weights))
         expected = sum(_dot(a, b) for a, b in products)
         size = math.sqrt(sum(_norm(a * b).item() ** 2 for a, b in products))
-        return _ratio(abs(found - expected), max(size, abs(found), abs(expected)) + self.least)
+        bound = max(size, abs(difference), abs(expected)) + self.least
+        return _ratio(abs(difference - expected), bound)
 
     def _sum(self, across: Params, by: float) -> float:
         """M at x + ``by`` v."""
@@ -231,23 +232,23 @@ class _Second:
 
 
 def _refuse_once_differentiable(graph: GradientGraph) -> None:
-    """Raise if a gradient's graph has an operation that refuses a second derivative.
+    """Raise if a gradient's graph has an operation without a second derivative.
 
-    Asking for derivatives in the parameters alone passes such a node by without the error it
-    would raise, and leaves its share out: the graph itself has to be searched.
+    A backward pass restricted to the parameters skips such a node silently and omits its term, so
+    the graph itself is searched.
     """
     waiting = [grad.grad_fn for grad in graph.grads.values() if grad.grad_fn is not None]
-    seen, refusing, custom = set(waiting), False, ""
+    seen, has_error, custom = set(waiting), False, ""
     while waiting:
         node = waiting.pop()
-        refusing |= node.name() in ("torch::autograd::Error", "torch::autograd::NotImplemented")
+        has_error |= node.name() in ("torch::autograd::Error", "torch::autograd::NotImplemented")
         if isinstance(node, torch.autograd.function.BackwardCFunction) and not custom:
             name = type(node).__name__.removesuffix("Backward")
             custom = "" if name in ("_Loss", "_Gradient") else name
         following = {below for below, _ in node.next_functions if below is not None} - seen
         seen |= following
         waiting.extend(following)
-    if refusing:
+    if has_error:
         raise OnceDifferentiableError(
             custom or "an autograd.Function with a once-differentiable backward"
         )
@@ -270,7 +271,7 @@ def _moved(state: TrainState, direction: Params, by: float) -> TrainState:
 
 
 def _direction(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Noise as large as a tensor; what is positive throughout, as variances are, stays so."""
+    """Noise with the RMS of a tensor; relative noise if all its elements are positive."""
     noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32).to(tensor)
     if tensor.numel() and bool((tensor > 0).all()):
         return noise * tensor
@@ -284,7 +285,7 @@ def _size(tensor: Tensor) -> float:
 
 
 def dtype_of(params: Params) -> torch.dtype:
-    """The coarsest of them: bfloat16 counts as float32, which it is compared with in vain."""
+    """float64 if all parameters are, else float32, whose bounds also apply to bfloat16."""
     wide = all(p.dtype in (torch.float64, torch.complex128) for p in params.values())
     return torch.float64 if wide else torch.float32
 
@@ -301,5 +302,5 @@ def _dot(a: Tensor, b: Tensor) -> float:
 def _ratio(error: float, size: float) -> float:
     if error == 0.0:
         return 0.0
-    # No number: something was not finite.
+    # A value that is not finite gives an infinite error.
     return error / size if math.isfinite(error) and size > 0 else math.inf

@@ -1,7 +1,8 @@
-"""Derivatives of one micro-batch's loss: first ones, and second ones along a query's direction.
+"""The gradient of one micro-batch's loss, and Hessian-vector products.
 
-Second derivatives are taken in reverse over reverse: the graph of the gradient is built once and
-every direction is pulled back through it, so that all queries share the first-order work.
+Hessian-vector products are VJPs of the gradient, by reverse over reverse: the graph of the gradient
+is built once, and one backward pass through it gives the VJP for each query's direction. All
+queries share the first-order work.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,7 +16,7 @@ from engine.replay.state import Batch, BatchLoss, Params, TrainState
 
 
 class GradientGraph:
-    """The graph of one micro-batch's gradient and buffers, kept to be differentiated again."""
+    """The graph of one micro-batch's gradient and buffers, for vector-Jacobian products."""
 
     def __init__(
         self, loss: BatchLoss, params: Params, batch: Batch, buffers: Params | None = None
@@ -39,23 +40,26 @@ class GradientGraph:
         sums: Sequence[Params],
         of_buffers: Sequence[Params] | None = None,
     ) -> Tensor:
-        """Pull every direction u, with its λ_b if there are buffers, back through the graph.
+        """The VJP of (g, b') along every direction u and its λ_b: ∇M for M = ⟨u, g⟩ + ⟨λ_b, b'⟩.
 
-        The graph is freed on the way.
+        The last backward pass frees the graph.
 
         Args:
-            directions: the u, as many as ``sums``, taken one after the other.
+            directions: the u, as many as ``sums``; consumed one at a time.
             sums: ∇_θ M is added to them.
-            of_buffers: the λ_b, overwritten by ∇_b M.
+            of_buffers: the λ_b; overwritten with ∇_b M.
 
         Returns:
-            ∂M/∂w, one row a direction.
+            ∂M/∂w, one row per direction.
+
+        Raises:
+            TypeError: if the loss does not depend on the data weights.
         """
         upcoming, scores = iter(directions), []
         targets = list(zip(sums, of_buffers or [{}] * len(sums), strict=True))
         for number, (total, at_buffers) in enumerate(targets, start=1):
             keep = number < len(targets)
-            # No name for the direction here: it must be gone before the next is worked out.
+            # The direction gets no name: it must be freed before the next one is computed.
             scores.append(self._vjp_one(next(upcoming), total, at_buffers, keep))
         self.grads, self.after = {}, {}
         return _stacked(scores)
@@ -65,18 +69,19 @@ class GradientGraph:
     ) -> Tensor | None:
         live = [name for name, grad in self.grads.items() if grad.requires_grad]
         changed = [name for name in self.buffer_leaves if self.after[name].requires_grad]
-        found = torch.autograd.grad(
+        products_and_score = torch.autograd.grad(
             [self.grads[name] for name in live] + [self.after[name] for name in changed],
             [*self.leaves.values(), self.weights, *self.buffer_leaves.values()],
             [direction[name] for name in live] + [at_buffers[name] for name in changed],
             retain_graph=keep,
             allow_unused=True,
         )
-        products, score = found[: len(self.leaves)], found[len(self.leaves)]
+        count = len(self.leaves)
+        products, score = products_and_score[:count], products_and_score[count]
         for name, product in zip(self.leaves, products, strict=True):
             if product is not None:
                 total[name].add_(product)
-        for name, product in zip(self.buffer_leaves, found[len(products) + 1 :], strict=True):
+        for name, product in zip(self.buffer_leaves, products_and_score[count + 1 :], strict=True):
             at_buffers[name].copy_(0.0 if product is None else product)
         return score
 
@@ -84,9 +89,10 @@ class GradientGraph:
 def first_derivatives(
     loss: BatchLoss, state: TrainState, at: Params, batch: Batch
 ) -> tuple[float, Params, Params]:
-    """A micro-batch's L, its derivative in those tensors of a state that ``at`` names, and b'.
+    """A micro-batch's L, its gradient in the tensors of ``at``, and b'.
 
-    Layer by layer if the loss can be cut.
+    ``at`` contains parameters, and possibly buffers, of the state. With activation checkpointing if
+    the loss is a :class:`~engine.replay.checkpointed_hvp.LayeredLoss`.
     """
     if isinstance(loss, LayeredLoss):
         layers = CheckpointedHVP(loss, at, batch)
@@ -108,7 +114,7 @@ def second_derivatives(
     sums: Sequence[Params],
     of_buffers: Sequence[Params] | None = None,
 ) -> Tensor:
-    """As :meth:`GradientGraph.vjp`, layer by layer if the loss can be cut."""
+    """As :meth:`GradientGraph.vjp`; with activation checkpointing for a layered loss."""
     if isinstance(loss, LayeredLoss):
         return _stacked(CheckpointedHVP(loss, state.params, batch, list(directions)).vjp(sums))
     graph = GradientGraph(loss, state.params, batch, state.buffers)
@@ -116,23 +122,23 @@ def second_derivatives(
 
 
 def needs_all_directions(loss: BatchLoss, parts: int) -> bool:
-    """Whether a step of so many micro-batches comes to every direction more than once."""
+    """Whether a step with this many micro-batches uses every direction more than once."""
     return parts > 1 or isinstance(loss, LayeredLoss)
 
 
 def _stacked(scores: Sequence[Tensor | None]) -> Tensor:
-    found = [score for score in scores if score is not None]
-    if len(found) < len(scores):
+    dependent = [score for score in scores if score is not None]
+    if len(dependent) < len(scores):
         raise TypeError(
             "the loss does not depend on example_weight; for a transformers model use "
             "engine.CausalLMLoss(model), or set model.loss_function to "
             "engine.weighted_causal_lm_ce"
         )
-    return torch.stack(found).detach()
+    return torch.stack(dependent).detach()
 
 
 def _named(params: Params, grads: Sequence[Tensor | None]) -> Params:
-    """Gradients by name, each a tensor of its own; of what the loss depends on not, zero."""
+    """Gradients by name, each in memory of its own; zeros where the loss does not depend on one."""
     pairs = zip(grads, params.values(), strict=True)
     own = _separate([torch.zeros_like(p) if g is None else g for g, p in pairs])
     return dict(zip(params, own, strict=True))
@@ -143,7 +149,7 @@ def _leaves(params: Params) -> Params:
 
 
 def _replaced(tensors: Params, others: Params) -> Params:
-    """The same names, with the tensors of ``others`` where it has them."""
+    """``tensors``, with those of ``others`` in place of the ones of the same name."""
     return {name: others.get(name, tensor) for name, tensor in tensors.items()}
 
 
@@ -168,8 +174,8 @@ def _gradient(loss: Tensor, leaves: Params, *, create_graph: bool) -> Params:
 
 
 def _separate(grads: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    # Autograd may hand out one tensor for two parameters, or one number expanded to a shape;
-    # sums are taken in place, and files hold whole tensors.
+    # Autograd may return one tensor for two parameters, or one number expanded to a shape.
+    # Sums are in place, and files hold contiguous tensors, so each needs its own memory.
     seen: set[int] = set()
     own = []
     for grad in grads:

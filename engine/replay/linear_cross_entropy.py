@@ -1,16 +1,16 @@
-"""Output layer and cross-entropy in one operation that is exact under two derivatives.
+"""Output layer and cross-entropy as one operation that can be differentiated twice.
 
 For hidden states h_i, an output matrix W, target classes y_i and coefficients c_i it computes
 
     L = Σ_i c_i ℓ_i,    ℓ_i = logsumexp(W h_i) - (W h_i)[y_i],
 
 one chunk of tokens at a time, so that no tokens × vocabulary tensor of logits, log-probabilities
-or their gradients is ever alive. Two nested autograd functions do it. The first computes L and,
-in the same sweep over the chunks, its gradient
+or their gradients is ever in memory. It consists of two nested autograd functions. The first
+computes L and, in the same sweep over the chunks, its gradient
 
     ∂L/∂h_i = c_i Wᵀ r_i,    ∂L/∂W = Σ_i r_i (c_i h_i)ᵀ,    ∂L/∂c_i = ℓ_i,
 
-with the residual r_i = softmax(W h_i) - e_{y_i}. The second stands for that gradient; its own
+with the residual r_i = softmax(W h_i) - e_{y_i}. The second returns that gradient; its
 backward is the Hessian-vector product in closed form. With a direction (a_i, B, e_i), the
 directional derivative of the logits z'_i = W a_i + B h_i and of the loss ℓ'_i = r_i · z'_i,
 
@@ -18,10 +18,10 @@ directional derivative of the logits z'_i = W a_i + B h_i and of the loss ℓ'_i
     ∂/∂h_i = c_i (Wᵀ q_i + Bᵀ r_i) + e_i Wᵀ r_i,
     ∂/∂W = Σ_i q_i (c_i h_i)ᵀ + r_i (c_i a_i + e_i h_i)ᵀ,    ∂/∂c_i = ℓ'_i.
 
-The residuals may be cached between the first derivative and the (possibly many) second ones:
-one tokens × vocabulary tensor for as long as the graph lives, against one matrix product and
-one exponential per entry and query. The values are the same bit for bit either way.
-Nothing is computed for an output matrix that is not trained.
+The residuals may be cached between the gradient and the Hessian-vector products. This needs one
+tokens × vocabulary tensor while the graph exists, and saves one matrix product and one exponential
+per entry and query. Both ways give the same bits. If the output matrix is frozen, its terms are not
+computed.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 CHUNK_ELEMENTS = 2**23
-"""Logits computed at a time: enough to keep matrix products efficient, 32 MB in float32."""
+"""Logits per chunk: large enough for efficient matrix products, 32 MB in float32."""
 
 
 def weighted_linear_cross_entropy(
@@ -78,7 +78,7 @@ def _scratch(hidden: Tensor, weight: Tensor) -> Tensor:
 
 
 def _add_at(values: Tensor, targets: Tensor, amount: Tensor) -> None:
-    """Add ``amount`` (tokens,) to the target entry of every row of ``values``, in place."""
+    """Add ``amount`` (tokens,) to the target entry of each row of ``values``, in place."""
     values.scatter_add_(1, targets[:, None], amount[:, None])
 
 
@@ -90,7 +90,7 @@ def _residuals(logits: Tensor, logsumexp: Tensor, targets: Tensor) -> Tensor:
 
 
 class _Loss(torch.autograd.Function):
-    """L, with its gradient computed in the same sweep."""
+    """L, and its gradient in the same sweep."""
 
     @staticmethod
     def forward(

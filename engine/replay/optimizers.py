@@ -29,13 +29,13 @@ import torchopt
 from torch import Tensor
 from torchopt.base import EmptyState, GradientTransformation
 
-from engine.replay.optimizer_stage import name_of_key
+from engine.replay.optimizer_stage import parameter_of_key
 from engine.replay.state import Params
 
 
 @dataclass(frozen=True)
 class Adam:
-    """Constants of Adam; ``decoupled`` makes it AdamW. ``rate`` gives γ of a 0-based update."""
+    """Adam's constants; ``decoupled`` makes it AdamW. ``rate`` is γ of a 0-based update."""
 
     rate: Callable[[int], float]
     betas: tuple[float, float]
@@ -44,7 +44,7 @@ class Adam:
     weight_decay: float
     decoupled: bool
     scale: Callable[[str], float] = lambda key: 1.0
-    """Factor on γ of the piece of a parameter that has this key."""
+    """The factor on γ for the parameter slice of a key."""
 
     def transformation(self) -> "AdamTransformation":
         """The torchopt chain, with this VJP."""
@@ -57,8 +57,8 @@ class Adam:
             weight_decay=self.weight_decay,
         )
 
-        def update(*given: Any, **named: Any) -> Any:
-            updates, state = chain.update(*given, **named)
+        def update(*args: Any, **kwargs: Any) -> Any:
+            updates, state = chain.update(*args, **kwargs)
             factors = {key: self.scale(key) for key in updates}
             scaled = {k: u if factors[k] == 1.0 else factors[k] * u for k, u in updates.items()}
             return scaled, state
@@ -77,31 +77,31 @@ class Adam:
         """The VJP of one update at (parameters, torchopt state, gradients).
 
         Args:
-            inputs: where the update is differentiated.
-            cotangents: each lists tensors of the parameters and then of the state's
-                floating-point leaves, as optree orders them: all first moments, then all second
-                ones, each sorted by name. They are overwritten.
-            directions: each lists tensors of the gradients, to be filled with u.
+            inputs: the point at which the update is differentiated.
+            cotangents: each lists the cotangents of the parameters, then of the state's
+                floating-point leaves in optree's order: all first moments, then all second
+                moments, each sorted by name. Overwritten.
+            directions: each lists tensors like the gradients; overwritten with u.
         """
         params, state, grads = inputs
         leaves = optree.tree_leaves(state)
         moments = [leaf for leaf in leaves if leaf.is_floating_point()]
         count = int(next(leaf for leaf in leaves if not leaf.is_floating_point()))
         size = len(params)
-        place = {name: index for index, name in enumerate(sorted(params))}
+        position = {name: index for index, name in enumerate(sorted(params))}
         for index, name in enumerate(params):
-            first, second = place[name], size + place[name]
+            first, second = position[name], size + position[name]
             rate = self.rate(count) * self.scale(name)
             at = (params[name], moments[first], moments[second], grads[name])
             shared = self._shared(at, rate, count)
             for cotangent, direction in zip(cotangents, directions, strict=True):
                 ends = (cotangent[index], cotangent[size + first], cotangent[size + second])
-                self._back(shared, ends, direction[index], rate)
+                self._element_vjp(shared, ends, direction[index], rate)
 
     def _shared(
         self, at: tuple[Tensor, Tensor, Tensor, Tensor], rate: float, count: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """C = ∂θ'/∂m', e = ∂θ'/∂v', and ∂v'/∂g, at (θ, m, v, g)."""
+        """Return c = ∂θ'/∂m', e = ∂θ'/∂v', and ∂v'/∂g at (θ, m, v, g)."""
         theta, m, v, g = at
         beta1, beta2 = self.betas
         if not self.decoupled and self.weight_decay:
@@ -110,12 +110,12 @@ class Adam:
         new_m = (m * beta1).add_(g, alpha=1 - beta1)
         new_v = (v * beta2).addcmul_(g, g, value=1 - beta2)
         root = new_v.div_(correction2).add_(self.eps_root).sqrt_()
-        below = root + self.eps
-        c = torch.reciprocal(below).mul_(-rate / correction1)
-        e = new_m.mul_(c).div_(below.mul_(root)).mul_(-0.5 / correction2)
+        denominator = root + self.eps
+        c = torch.reciprocal(denominator).mul_(-rate / correction1)
+        e = new_m.mul_(c).div_(denominator.mul_(root)).mul_(-0.5 / correction2)
         return c, e, g * (2 * (1 - beta2))
 
-    def _back(
+    def _element_vjp(
         self,
         shared: tuple[Tensor, Tensor, Tensor],
         ends: tuple[Tensor, Tensor, Tensor],
@@ -130,14 +130,14 @@ class Adam:
         if not self.decoupled:
             at_theta.add_(u, alpha=self.weight_decay)
         elif self.weight_decay:
-            # Without decay the factor is 1: a pass over memory that changes nothing.
+            # Skipped without decay: multiplying by 1 would read and write all memory for nothing.
             at_theta.mul_(1 - rate * self.weight_decay)
         at_m.mul_(self.betas[0])
         at_v.mul_(self.betas[1])
 
 
 class AdamTransformation(GradientTransformation):  # type: ignore[misc]
-    """A torchopt chain that brings the VJP of its update along."""
+    """A torchopt chain with the VJP of its update."""
 
     group_vjp: Callable[..., None]
 
@@ -147,7 +147,7 @@ Factor = Callable[[int], float]
 
 @dataclass(frozen=True)
 class OptimizerSpec:
-    """An optimizer's name and constants; ``betas``, ``eps``, ``eps_root`` serve Adam(W)."""
+    """An optimizer's name and constants; ``betas``, ``eps``, ``eps_root`` are Adam(W)'s."""
 
     name: Literal["adamw", "adam", "sgd"]
     learning_rate: float
@@ -157,12 +157,12 @@ class OptimizerSpec:
     weight_decay: float = 0.0
     momentum: float = 0.0
     bias_lr_multiplier: float = 1.0
-    """Learning rate of parameters named ``bias``, as a factor of the others'."""
+    """Factor on the learning rate of parameters named ``bias``."""
 
 
 @dataclass(frozen=True)
 class LearningRateSpec:
-    """How the learning rate moves over ``steps`` updates, as factors of its peak."""
+    """A learning-rate schedule over ``steps`` updates, as factors of the peak rate."""
 
     name: Literal["constant", "linear", "cosine", "one_cycle"]
     steps: int
@@ -175,9 +175,9 @@ class LearningRateSpec:
         """The factor of update ``step`` (0-based).
 
         ``one_cycle`` is linear from ``start_factor`` at 0 to 1 at ``peak_fraction`` of the
-        training and on to ``end_factor`` at its end. The others rise linearly from 0 over the
-        first ⌈warmup_fraction · T⌉ updates; then, with x the share of the remaining updates
-        made, ``linear`` is 1 - x and ``cosine`` (1 + cos πx) / 2.
+        training, then linear to ``end_factor`` at its end. The others rise linearly from 0 over
+        the first ⌈warmup_fraction · T⌉ updates. After that, with x the fraction of the remaining
+        updates done, ``constant`` is 1, ``linear`` is 1 - x and ``cosine`` is (1 + cos πx) / 2.
         """
         if self.name == "one_cycle":
             return self._one_cycle(step)
@@ -206,7 +206,7 @@ def build_optimizer(spec: OptimizerSpec, rate: LearningRateSpec) -> GradientTran
         return spec.learning_rate * rate.factor(int(count))
 
     def scale(key: str) -> float:
-        is_bias = name_of_key(key).rpartition(".")[2] == "bias"
+        is_bias = parameter_of_key(key).rpartition(".")[2] == "bias"
         return spec.bias_lr_multiplier if is_bias else 1.0
 
     if spec.name == "sgd":
@@ -224,7 +224,7 @@ def build_optimizer(spec: OptimizerSpec, rate: LearningRateSpec) -> GradientTran
 
 
 def _scaled(scale: Callable[[str], float]) -> GradientTransformation:
-    """Multiplies the update of every parameter by a factor of its own."""
+    """Multiplies each parameter's update by a factor of its own."""
 
     def update(updates: Any, state: Any, *, params: Any = None, inplace: bool = True) -> Any:
         return {key: scale(key) * value for key, value in updates.items()}, state

@@ -21,31 +21,31 @@ from engine.replay.train_step import TrainStep
 
 
 class Observer(Protocol):
-    """Receives facts as they happen; must neither block for long nor touch the numbers."""
+    """Receives progress events; must not block for long, nor affect the computation."""
 
     def __call__(self, event: str, /, **facts: Any) -> None:
-        """Take one fact; values are plain Python numbers, strings and lists."""
+        """Receive one event; values are plain Python numbers, strings and lists."""
 
 
 def null_observer(event: str, /, **facts: Any) -> None:
-    """The observer that drops everything."""
+    """The observer that ignores all events."""
 
 
 Loaded = TypeVar("Loaded")
 
 
 class DivergedError(ArithmeticError):
-    """A loss, gradient or cotangent stopped being finite at ``step``."""
+    """A loss, gradient or cotangent is not finite at ``step``."""
 
     def __init__(self, what: str, step: int) -> None:
-        """Say what stopped being finite, and where."""
+        """Name the value that is not finite, and the step."""
         super().__init__(f"the {what} is not finite at step {step}")
         self.what = what
         self.step = step
 
 
 class NotReproducedError(RuntimeError):
-    """The last step, taken again, differs from training by more than rounding."""
+    """The last step, recomputed, differs from training by more than rounding."""
 
     def __init__(self, difference: float) -> None:
         """``difference`` is relative to the last step's gradient, or to the step itself."""
@@ -56,20 +56,20 @@ class NotReproducedError(RuntimeError):
 
 
 class Trajectory(Protocol):
-    """Read access to what training kept."""
+    """Read access to what training stored."""
 
     def plan_reads(self, reads: Sequence[Read]) -> None:
-        """Hear what will be loaded and in which order, in place of what was expected before."""
+        """Announce what will be loaded, in order; replaces earlier announcements."""
 
     def load_state(self, step: int) -> TrainState:
-        """The kept s_t."""
+        """The stored s_t."""
 
     def load_gradient(self, step: int) -> Gradient | None:
-        """The kept g_t, or None where the schedule keeps no gradients."""
+        """The stored g_t, or None if the schedule stores no gradients."""
 
 
 class Replay:
-    """Carries a pass of cotangents through all steps of a trajectory."""
+    """Propagates the cotangents of a pass back through all steps of a trajectory."""
 
     def __init__(
         self,
@@ -84,12 +84,12 @@ class Replay:
 
         Args:
             step: the step function that trained.
-            trajectory: what it kept.
+            trajectory: what training stored.
             batch_of: the batch of step t.
-            schedule: which states were kept and how to rebuild the others.
-            observer: receives ``rebuild_step``, ``replay_step`` and ``reproduced``; the first two
-                say for how long the replay ``waited`` for the trajectory since the one before.
-            signals: takes down what the estimate of rounding needs.
+            schedule: which states were stored and how to recompute the others.
+            observer: receives ``rebuild_step``, ``replay_step`` and ``reproduced``. ``waited`` in
+                the first two is the time spent reading the trajectory since the previous event.
+            signals: records what the estimate of rounding needs.
         """
         self.signals = signals
         self.step = step
@@ -105,18 +105,18 @@ class Replay:
         take_scores: Callable[[int, Tensor], None],
         start: int | None = None,
     ) -> None:
-        """Replay steps ``start`` - 1 … 0; the cotangents at s_start become those at s_0.
+        """Replay steps ``start`` - 1 … 0, from the cotangents at s_start to those at s_0.
 
         Args:
             cotangents: one per query; overwritten.
-            take_scores: called with (t, scores) for every step once the cotangents are those at
-                s_t, scores shaped (query, *shape of the batch's weights). What it raises ends
-                the replay between two steps.
+            take_scores: called with (t, scores) for every step when the cotangents are those at
+                s_t; scores are (query, *shape of the batch's weights). If it raises, the replay
+                stops between two steps.
             start: default the end of training, T.
 
         Raises:
             DivergedError: if a cotangent is not finite.
-            NotReproducedError: if the model no longer gives the gradients it was trained with.
+            NotReproducedError: if the model no longer gives the gradients of its training.
         """
         memory = _Memory()
         self.trajectory.plan_reads(list(self.schedule.reads(start)))
@@ -128,7 +128,7 @@ class Replay:
             elif action.operation is Operation.SNAPSHOT:
                 memory.states[action.step] = memory.working
             elif action.operation is Operation.DISCARD:
-                memory.drop(action.step)
+                memory.discard(action.step)
             elif action.operation is Operation.ADVANCE:
                 self._advance(memory)
             else:
@@ -136,17 +136,17 @@ class Replay:
 
     def _loaded(self, load: Callable[[int], Loaded], step: int) -> Loaded:
         began = time.perf_counter()
-        found = load(step)
+        value = load(step)
         self._waited += time.perf_counter() - began
-        return found
+        return value
 
     def _waited_since(self) -> float:
-        """Seconds waited for the trajectory since this was last asked."""
+        """Seconds spent reading the trajectory since the last call."""
         waited, self._waited = self._waited, 0.0
         return waited
 
     def _gradient(self, memory: "_Memory") -> Gradient:
-        """g_t at the working state: remembered, kept by training, or computed again."""
+        """g_t at the working state: from memory, from the trajectory, or recomputed."""
         step = memory.working.step
         grads = memory.gradients.get(step) or self._loaded(self.trajectory.load_gradient, step)
         if grads is None:
@@ -189,14 +189,16 @@ class Replay:
         self.observer(
             "replay_step",
             step=state.step,
-            cotangent_norms=[norm for group in self._of_groups(norms) for norm in group],
+            cotangent_norms=[
+                norm for of_replica in self._of_replicas(norms) for norm in of_replica
+            ],
             seconds=time.perf_counter() - began,
             waited=self._waited_since(),
         )
         take_scores(state.step, scores)
 
     def _check_reproduced(self, state: TrainState, grads: Gradient) -> None:
-        """Take the last step again, model and all, and compare it with what training kept."""
+        """Recompute the last step and compare it with what training stored."""
         again = grads
         if self.schedule.keep_gradients:
             _, again = self.step.gradient(state, self.batch_of(state.step))
@@ -211,13 +213,13 @@ class Replay:
         exact = exact and all(torch.equal(again_leaves[n], t) for n, t in kept_leaves.items())
         exact = not self.step.ranks.any(not exact)
         eps = torch.finfo(next(iter(grads.params.values())).dtype).eps
-        # Other hardware rounds otherwise; these bounds leave ample room for that.
+        # Other hardware rounds differently; these bounds allow for that with a wide margin.
         if self.schedule.keep_gradients:
             difference = self._distance(again.params, grads.params) / self._norm(grads.params)
             bound = eps**0.5
         else:
-            # No gradient to compare with, but where the steps since the last checkpoint led. An
-            # optimizer may amplify rounding, and a last step may be of length 0.
+            # Without stored gradients, compare the parameters. The optimizer may amplify rounding,
+            # and the last step may have length 0.
             moved = self._distance(trained.params, state.params)
             moved += 100 * eps * self._norm(trained.params)
             difference, bound = self._distance(rebuilt.params, trained.params) / moved, 0.01
@@ -225,8 +227,8 @@ class Replay:
             raise NotReproducedError(difference)
         self.observer("reproduced", exact=exact, difference=difference)
 
-    def _of_groups(self, norms: list[float]) -> list[list[float]]:
-        """The same of every group of ranks: each replays queries of its own."""
+    def _of_replicas(self, norms: list[float]) -> list[list[float]]:
+        """The norms of every replica: each replays different queries."""
         ranks = self.step.ranks
         return ranks.all_gather(norms)[:: ranks.shard_group.count]
 
@@ -240,13 +242,13 @@ class Replay:
 
 @dataclass
 class _Memory:
-    """The working state, the states held, and the gradients found at held states."""
+    """The working state, the snapshots, and the gradients computed at snapshots."""
 
     working: TrainState = field(default_factory=lambda: TrainState(-1, {}, []))
     states: dict[int, TrainState] = field(default_factory=dict)
     gradients: dict[int, Gradient] = field(default_factory=dict)
 
-    def drop(self, step: int) -> None:
-        """Let go of a held state and its gradient."""
+    def discard(self, step: int) -> None:
+        """Delete a snapshot and its gradient."""
         del self.states[step]
         self.gradients.pop(step, None)

@@ -1,4 +1,4 @@
-"""Train states, their cotangents, and the batches that a training consumes."""
+"""Train states, their cotangents, batches, and the interface of a batch loss."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,53 +13,53 @@ Params = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class TrainState:
-    """s_t: everything that update t → t+1 reads and writes. Never changed in place."""
+    """s_t: everything that update t → t+1 reads and writes. Immutable."""
 
     step: int
     params: Params
     optimizer: list[Any]
     """One torchopt state per group of the optimizer stage."""
     buffers: Params = field(default_factory=dict)
-    """Those that training changes (batch-norm statistics); the model has no other state."""
+    """The buffers that training changes (batch-norm statistics)."""
 
     @property
     def differentiable(self) -> Params:
-        """What a measurement may depend on: parameters, and buffers of floating-point numbers."""
+        """What a measurement may depend on: parameters and floating-point buffers."""
         floats = {n: b for n, b in self.buffers.items() if b.is_floating_point()}
         return {**self.params, **floats}
 
 
 @dataclass(frozen=True)
 class Gradient:
-    """What the model gives an update t → t+1; the optimizer alone does the rest."""
+    """The output of the model stage of update t → t+1, the input of the optimizer."""
 
     params: Params
     """g_t = ∇_θ L_t."""
     buffers: Params = field(default_factory=dict)
-    """b_{t+1}: the buffers as the forward pass leaves them."""
+    """b_{t+1}: the buffers after the forward pass."""
 
 
 @dataclass(frozen=True)
 class Cotangent:
-    """Derivative of one measurement with respect to a train state.
+    """The derivative of one measurement in a train state.
 
-    Replay overwrites it step by step, so its tensors belong to nobody else and are contiguous.
+    Replay overwrites it at every step, so its tensors are contiguous and shared with nothing else.
     """
 
     params: Params
     optimizer: list[list[Tensor]]
-    """Per group, one tensor for every floating-point leaf of the optimizer's state."""
+    """Per group of the optimizer stage, one tensor for each floating-point leaf of its state."""
     buffers: Params = field(default_factory=dict)
-    """Of the buffers that hold floating-point numbers."""
+    """Of the floating-point buffers."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step trains on.
+    """The rows of one training step.
 
-    ``weights`` holds the data weights, (rows,) or (rows, tokens); ``denominator`` is D_t, the
-    number of losses in the *global* batch that the sum of weighted losses is divided by; ``key``
-    tells this (micro-)batch from every other, for layers that draw random numbers.
+    ``weights`` are the data weights, (rows,) or (rows, tokens). ``denominator`` is D_t, the number
+    of losses in the *global* batch, by which the sum of weighted losses is divided. ``key``
+    identifies this (micro-)batch; layers that draw random numbers are seeded with it.
     """
 
     inputs: dict[str, Tensor]
@@ -77,28 +77,28 @@ class Batch:
             yield Batch(inputs, self.weights[part], self.denominator, (*self.key, start))
 
     def share(self, index: int, count: int) -> "Batch":
-        """The ``index``-th of ``count`` equally large shares of the rows.
+        """The ``index``-th of ``count`` equally large parts of the rows.
 
-        Where the rows do not come out even, the last shares are filled up with rows of weight 0.
+        If the rows cannot be divided evenly, the last parts are padded with rows of weight 0.
         """
         if count == 1:
             return self
         rows = self.weights.shape[0]
         size = -(-rows // count)
         chosen = torch.arange(index * size, (index + 1) * size, device=self.weights.device)
-        own, there = chosen.clamp(max=rows - 1), chosen < rows
-        weights = self.weights[own] * there.view(-1, *[1] * (self.weights.ndim - 1))
-        inputs = {name: tensor[own] for name, tensor in self.inputs.items()}
+        existing, is_row = chosen.clamp(max=rows - 1), chosen < rows
+        weights = self.weights[existing] * is_row.view(-1, *[1] * (self.weights.ndim - 1))
+        inputs = {name: tensor[existing] for name, tensor in self.inputs.items()}
         return Batch(inputs, weights, self.denominator, (*self.key, index * size))
 
 
 class BatchLoss(Protocol):
-    """L = (1/D) Σ w·ℓ over a (micro-)batch: a scalar, differentiable twice in all it depends on."""
+    """L = (1/D) Σ w·ℓ over a (micro-)batch: a scalar, twice differentiable."""
 
     def __call__(self, params: Params, batch: Batch, /) -> Tensor:
-        """L of a model without buffers that training changes."""
+        """L of a model whose buffers training does not change."""
 
     def with_buffers(
         self, params: Params, batch: Batch, buffers: Params, /
     ) -> tuple[Tensor, Params]:
-        """L, and the buffers after the forward pass, differentiable in θ and b as L is."""
+        """L and the buffers after the forward pass, both differentiable in θ and b."""

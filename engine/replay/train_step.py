@@ -1,16 +1,16 @@
 """One training step and its vector-Jacobian product.
 
-The step is s_t → s_{t+1}: g = ∇_θ L_t, then (θ', o') = h(θ, o, g); buffers b' are what the
-forward pass of L_t leaves. Given the cotangent λ at s_{t+1}, its VJP (arXiv 2504.16430, one step
+The step is s_t → s_{t+1}: g = ∇_θ L_t, then (θ', o') = h(θ, o, g); the buffers b' are those after
+the forward pass of L_t. Given the cotangent λ at s_{t+1}, its VJP (arXiv 2504.16430, one step
 of REPLAY) is
 
 1. optimizer stage: (a_θ, a_o, u) = VJP of h at (θ_t, o_t, g_t);
 2. model stage: with M = ⟨u, ∇_θ L_t⟩ + ⟨λ_b, b'⟩, the cotangent at θ_t is a_θ + ∇_θ M, that at
    b_t is ∇_b M, and the score of a data weight w is ∂M/∂w.
 
-The model stage is reverse over reverse: the graph of g_t is built once and every cotangent is
-pulled back through it, so that all queries share the first-order work. Training, rebuilding and
-replay all run through the one :class:`TrainStep`.
+The model stage uses reverse over reverse: the graph of g_t is built once, and one backward pass
+through it gives each cotangent's VJP, so all queries share the first-order work. Training,
+recomputation and replay all use the one :class:`TrainStep`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,14 +31,14 @@ from engine.replay.state import Batch, BatchLoss, Cotangent, Gradient, Params, T
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a training step measured: loss before the update, gradient norm before clipping."""
+    """The loss before the update and the gradient norm before clipping."""
 
     loss: float
     gradient_norm: float
 
 
 class TrainStep:
-    """The one step function; owns every knob that a number depends on."""
+    """The step function; holds every option that affects its result."""
 
     def __init__(
         self,
@@ -52,8 +52,8 @@ class TrainStep:
         Args:
             loss: of this rank's shards of the parameters.
             stage: the optimizer of these shards.
-            micro_batch_size: rows of a rank differentiated at a time; all if left out.
-            ranks: who shares the training.
+            micro_batch_size: rows that a rank differentiates at a time; default all.
+            ranks: the ranks that share the training.
         """
         self.loss = loss
         self.stage = stage
@@ -65,12 +65,12 @@ class TrainStep:
         return TrainState(0, params, self.stage.init(params), buffers or {})
 
     def gradient(self, state: TrainState, batch: Batch) -> tuple[float, Gradient]:
-        """L_t and what it gives the update."""
+        """L_t and the gradient."""
         loss, grads, buffers = self._differentiate(state, state.params, batch, self.ranks)
         return loss, Gradient(self.ranks.sum_over_replicas(grads), buffers)
 
     def derivative(self, state: TrainState, batch: Batch) -> tuple[float, Params]:
-        """(L, ∂L/∂(θ, b)) by name, over this rank's group: of a measurement."""
+        """(L, ∂L/∂(θ, b)) of a measurement, summed over this rank's shard group."""
         loss, grads, _ = self._differentiate(
             state, state.differentiable, batch, self.ranks.shard_group
         )
@@ -79,46 +79,46 @@ class TrainStep:
     def _differentiate(
         self, state: TrainState, at: Params, batch: Batch, ranks: Ranks
     ) -> tuple[float, Params, Params]:
-        """L, its derivative in those tensors of a state that ``at`` names, and b'.
+        """L, its gradient in the tensors of ``at``, and b'.
 
-        Summed over the micro-batches in order and over ``ranks``; a batch that changes buffers
-        is a single one.
+        Summed over the micro-batches in order, and over ``ranks``. A batch that changes buffers
+        has one micro-batch.
         """
         total, grads, buffers = 0.0, None, state.buffers
         for part in ranks.own_rows(batch).split(self.micro_batch_size):
             with ranks.graph():
-                value, found, buffers = first_derivatives(self.loss, state, at, part)
-            grads = _add(grads, found)
+                value, part_grads, buffers = first_derivatives(self.loss, state, at, part)
+            grads = _add(grads, part_grads)
             total += value
         assert grads is not None
         return ranks.sum(torch.tensor(total, dtype=torch.float64)).item(), grads, buffers
 
     def advance(self, state: TrainState, batch: Batch) -> tuple[TrainState, Gradient, StepReport]:
-        """s_{t+1}, g_t and what was measured on the way."""
+        """s_{t+1}, g_t, and the step's report."""
         loss, grads = self.gradient(state, batch)
         report = StepReport(loss, self.stage.norm(grads.params).item())
         return self.apply(state, grads), grads, report
 
     def apply(self, state: TrainState, grads: Gradient) -> TrainState:
-        """s_{t+1} from s_t and a known g_t: the optimizer alone, the same bits as training."""
+        """s_{t+1} from s_t and a known g_t, by the optimizer alone; the same bits as training."""
         params, optimizer = self.stage.update(state.params, state.optimizer, grads.params)
         return TrainState(state.step + 1, params, optimizer, grads.buffers)
 
     def parts(self, batch: Batch) -> list[Batch]:
-        """The micro-batches of a rank that replays."""
+        """The micro-batches of this rank during replay."""
         return list(self.ranks.shard_group.own_rows(batch).split(self.micro_batch_size))
 
     def vjp(
         self, state: TrainState, grads: Gradient, batch: Batch, cotangents: Sequence[Cotangent]
     ) -> Tensor:
-        """Carry cotangents at s_{t+1} back to s_t, in place; returns the step's scores.
+        """Propagate cotangents from s_{t+1} to s_t, in place; returns the step's scores.
 
         Args:
             state: s_t.
-            grads: g_t as :meth:`gradient` gives it. A gradient computed together with the graph
-                of its own derivative may differ in the last bits, because some operations have
-                two formulas; with this one the scores do not depend on where g_t came from.
-            batch: what step t trained on.
+            grads: g_t as :meth:`gradient` returns it. A gradient computed together with its graph
+                may differ in the last bits, because some operations have two formulas. With this
+                one the scores do not depend on whether g_t was stored or recomputed.
+            batch: the batch of step t.
             cotangents: one per query; overwritten.
 
         Returns:
@@ -134,10 +134,10 @@ class TrainStep:
         if needs_all_directions(self.loss, len(parts)):
             directions = self.stage.vjp(*at, cotangents)
         else:
-            # Each is as large as the parameters. The first is worked out before there is a graph
-            # to hold beside the temporaries.
+            # Each is as large as the parameters. The first is computed before the graph exists, so
+            # its temporaries and the graph are not in memory together.
             others = (self.stage.vjp(*at, [each])[0] for each in cotangents[1:])
-            directions = _in_turn(self.stage.vjp(*at, cotangents[:1]), others)
+            directions = _one_at_a_time(self.stage.vjp(*at, cotangents[:1]), others)
         with ranks.graph():
             scores = [
                 second_derivatives(self.loss, state, part, directions, sums, of_buffers)
@@ -146,8 +146,8 @@ class TrainStep:
         return ranks.all_rows(torch.cat(scores, dim=1), batch.weights.shape[0])
 
 
-def _in_turn(first: list[Params], others: Iterable[Params]) -> Iterator[Params]:
-    """One after the other; whoever takes one is the only one to hold it."""
+def _one_at_a_time(first: list[Params], others: Iterable[Params]) -> Iterator[Params]:
+    """Yield directions one at a time without keeping a reference."""
     yield first.pop()
     yield from others
 

@@ -1,4 +1,4 @@
-"""The engine's scores of a problem, and their comparison with the oracle's."""
+"""Compute the engine's scores of a problem and compare them with the oracle's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ COEFFICIENTS: dict[Reduction, list[list[float]]] = {
     "sum": [[1, 1, 0, 0]],
     "contrast": [[1 / 2, 1 / 2, -1 / 2, -1 / 2]],
 }
-"""Measurements as sums over the two queries and the two they are contrasted with."""
+"""Measurements as weighted sums over the two queries and the two contrast queries."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What scores are a function of; ``weights`` are (documents,) or (rows, tokens)."""
+    """Everything that scores depend on; ``weights`` are (documents,) or (rows, tokens)."""
 
     loss: nn.Module
     data: Data
@@ -51,14 +51,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class Attribution:
-    """How the engine trains and replays: nothing that scores may depend on, but the reduction."""
+    """Options of training and replay. Apart from the reduction, scores must not depend on them."""
 
     schedule: CheckpointingKind = "all"
     micro_batch_size: int | None = None
     reduction: Reduction = "none"
     elementwise: bool = True
     fresh: bool = False
-    """Replay with a new trainer, as a later process does."""
+    """Replay with a new trainer, as in another process."""
     queries_per_pass: int | None = None
     recompute: bool = False
 
@@ -66,8 +66,11 @@ class Attribution:
 def make_trainer(
     loss: nn.Module, training: oracle.Training, how: Attribution
 ) -> tuple[Trainer, TrainState]:
-    """A trainer of the engine for a training of the oracle, and s_0."""
-    return Trainer.initialize(
+    """A trainer of the engine for a training of the oracle, and s_0.
+
+    It skips the comparison with finite differences, which ``test_derivative_check.py`` tests.
+    """
+    trainer, start = Trainer.initialize(
         loss,
         build_optimizer(training.optimizer, training.rate),
         micro_batch_size=how.micro_batch_size,
@@ -75,10 +78,12 @@ def make_trainer(
         elementwise=how.elementwise,
         activation_checkpointing=layers_of(loss) if how.recompute else (),
     )
+    trainer.checks_derivatives = False
+    return trainer, start
 
 
 def query_streams() -> tuple[DataStream, DataStream]:
-    """The queries, and those they are contrasted with."""
+    """The queries and the contrast queries."""
     rows = [{name: row[name] for name in ("input_ids", "labels")} for row in make_queries().rows]
     return DataStream(rows[:QUERIES], 1), DataStream(rows[QUERIES:], 1)
 
@@ -96,7 +101,7 @@ def make_measurements(
 
 
 def attribute(problem: Problem, how: Attribution, folder: Path) -> Scores:
-    """The engine's scores: train, keep the trajectory, replay it."""
+    """The engine's scores: train, store the trajectory, replay it."""
     stream = problem.stream()
     trainer, start = make_trainer(problem.loss, problem.training, how)
     trainer.train(start, stream, save_dir=folder, checkpointing=how.schedule)
@@ -123,7 +128,7 @@ def compare(
     ours: Scores,
     truth: oracle.Exact,
 ) -> None:
-    """Scores, their sums over steps and the measurements themselves are the oracle's."""
+    """Assert that scores, their sums over steps and the measurements are the oracle's."""
     exact = truth.combined(COEFFICIENTS[how.reduction])
     scores, data = exact.weights, problem.data
     if problem.weights.ndim == 1:
@@ -141,7 +146,7 @@ def check(
     how: Attribution,
     folder: Path,
 ) -> None:
-    """The engine's scores of one problem with data weights for tokens are the oracle's."""
+    """Assert that the engine's scores of a problem are the oracle's."""
     data = problem.data
     tokens = problem.weights
     if tokens.ndim == 1:

@@ -25,9 +25,10 @@ from tests.exactness import oracle
 from tests.exactness.attributing import BOUND
 from tests.exactness.cases import make_training
 from tests.exactness.conftest import Agree
+from tests.pairwise import pairwise
 
 SCHEDULES = get_args(CheckpointingKind)
-TRAINED, ASKED, CLASSES = 7, 2, 4
+TRAINED, QUERIES, CLASSES = 7, 2, 4
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ def head_losses(params: oracle.Params, x: Tensor, rows: Images) -> Tensor:
 
 def make_images() -> Images:
     generator = torch.Generator().manual_seed(8)
-    image = torch.randn(TRAINED + ASKED, 2, 5, 5, generator=generator, dtype=torch.float64)
-    return Images(image, torch.arange(TRAINED + ASKED) % CLASSES)
+    image = torch.randn(TRAINED + QUERIES, 2, 5, 5, generator=generator, dtype=torch.float64)
+    return Images(image, torch.arange(TRAINED + QUERIES) % CLASSES)
 
 
 def make_weights() -> Tensor:
@@ -138,7 +139,7 @@ def exact(training: oracle.Training, weights: Tensor, *, through_buffers: bool =
     """φ of the queries as a row, above their derivatives in the weights: (queries, 1 + weights)."""
     model, images, leaf = Net(), make_images(), weights.clone().requires_grad_()
     start = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    rows = np.arange(TRAINED + ASKED)
+    rows = np.arange(TRAINED + QUERIES)
     params, buffers = oracle.train_changing(
         losses,
         oracle.leaves_of(model),
@@ -160,8 +161,9 @@ def check(agree: Agree, ours: Scores, truth: Tensor) -> None:
     torch.testing.assert_close(ours.steps.sum(1), truth[:, 1:].sum(1), rtol=1e-8, atol=1e-12)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize(("optimizer", "clip"), [("sgd", False), ("sgd", True), ("adamw", False)])
+@pytest.mark.parametrize(
+    ("optimizer", "clip", "schedule"), pairwise(("sgd", "adamw"), (False, True), SCHEDULES)
+)
 def test_scores(
     optimizer: str, clip: bool, schedule: CheckpointingKind, agree: Agree, tmp_path: Path
 ) -> None:
@@ -189,8 +191,8 @@ def test_interrupted_and_resumed(schedule: CheckpointingKind, tmp_path: Path) ->
     (stream, queries), (trainer, start) = streams(training, weights), make_trainer(training)
     whole = trainer.train(start, stream, save_dir=tmp_path / "whole", checkpointing=schedule)
     expected = trainer.backward(tmp_path / "whole", stream, queries)
-    asked = iter([False, False, False, True])
-    control = TrainControl(should_stop=lambda: next(asked), save_seconds=0.0)
+    stops = iter([False, False, False, True])
+    control = TrainControl(should_stop=lambda: next(stops), save_seconds=0.0)
     with pytest.raises(StoppedError):
         make_trainer(training)[0].train(
             start, stream, save_dir=tmp_path / "cut", checkpointing=schedule, control=control

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from engine import CausalLMLoss, weighted_causal_lm_ce
 from engine.models.float64 import compute_in_float64
-from engine.replay import linear_cross_entropy, optimizer_stage
-from engine.replay.checkpointing import CheckpointingKind
+from engine.replay import linear_cross_entropy
 from tests.exactness.attributing import (
     Attribution,
     Problem,
@@ -28,7 +28,6 @@ from tests.exactness.conftest import Agree
 from tests.exactness.tiny_models import CONFIGS, UNUSUAL, tiny_model
 
 OWN_HEAD = {"gemma2 soft cap", "phi head bias"}
-SCHEDULES = get_args(CheckpointingKind)
 FAMILIES = [name for name in CONFIGS if name not in ("gpt2 tied", "gpt2 untied")]
 TURNS = [
     ("adamw", "one_cycle", True, "rows", Attribution("log", 2, "none")),
@@ -44,8 +43,18 @@ def problem_of(loss: nn.Module, **options: Any) -> Problem:
     return Problem(loss, data, training, data.token_weights(document_weights(data)))
 
 
-@pytest.mark.parametrize("turn", TURNS, ids=["adamw", "sgd", "adam"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    ("name", "turn"),
+    [
+        pytest.param(
+            *(name, turn),
+            id=f"{name}-{turn[0]}",
+            marks=[] if (number + index) % 3 == 0 else pytest.mark.slow,
+        )
+        for number, name in enumerate(FAMILIES)
+        for index, turn in enumerate(TURNS)
+    ],
+)
 def test_model_families(name: str, turn: tuple[Any, ...], agree: Agree, tmp_path: Path) -> None:
     optimizer, rate, clip, layout, how = turn
     model = tiny_model(name)
@@ -113,9 +122,19 @@ LOSSES: dict[str, tuple[Callable[[Any], nn.Module], int]] = {
 }
 
 
-@pytest.mark.parametrize("micro_batch_size", [2, None])
-@pytest.mark.parametrize("name", ["gpt2 tied", "llama untied"])
-@pytest.mark.parametrize("way", LOSSES)
+@pytest.mark.parametrize(
+    ("way", "name", "micro_batch_size"),
+    [
+        ("cached, in chunks", "gpt2 tied", 2),
+        ("recomputed, a token at a time", "gpt2 tied", None),
+        ("recomputed, in chunks", "llama untied", 2),
+        ("transformers' own", "llama untied", None),
+        *(
+            pytest.param(*values, marks=pytest.mark.slow)
+            for values in product(LOSSES, ("gpt2 tied", "llama untied"), (2, None))
+        ),
+    ],
+)
 def test_ways_to_compute_the_loss(
     way: str,
     name: str,
@@ -130,42 +149,6 @@ def test_ways_to_compute_the_loss(
     problem = problem_of(wrap(model))
     how = Attribution("log", micro_batch_size, "mean")
     check(agree, f"loss {way}", model, problem, how, tmp_path)
-
-
-@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
-@pytest.mark.parametrize("group_elements", [None, 37, 2**19])
-def test_optimizer_in_pieces_of_any_size(
-    optimizer: str,
-    group_elements: int | None,
-    agree: Agree,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(optimizer_stage, "GROUP_ELEMENTS", group_elements)
-    model = tiny_model("gpt2 tied")
-    problem = problem_of(CausalLMLoss(model), optimizer=optimizer, layout="packed")
-    how = Attribution("gradients", None, "sum", elementwise=group_elements is not None)
-    check(agree, "optimizer in pieces", model, problem, how, tmp_path)
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
-def test_replay_in_a_later_process(
-    optimizer: str, schedule: CheckpointingKind, agree: Agree, tmp_path: Path
-) -> None:
-    model = tiny_model("llama tied")
-    problem = problem_of(CausalLMLoss(model), optimizer=optimizer)
-    how = Attribution(schedule, None, "mean", fresh=True)
-    check(agree, f"replay by a new trainer: {optimizer}", model, problem, how, tmp_path)
-
-
-@pytest.mark.parametrize("rate", ["constant", "linear", "cosine", "one_cycle"])
-def test_learning_rates_with_warm_up(rate: str, agree: Agree, tmp_path: Path) -> None:
-    model = tiny_model("gpt2 tied")
-    problem = problem_of(CausalLMLoss(model), rate=rate)
-    warm = replace(problem.training.rate, warmup_fraction=0.3)
-    problem = replace(problem, training=replace(problem.training, rate=warm))
-    check(agree, "learning rates with warm-up", model, problem, Attribution("sqrt"), tmp_path)
 
 
 def test_weights_of_single_tokens(agree: Agree, tmp_path: Path) -> None:
@@ -198,7 +181,7 @@ def test_clipping_that_is_active_in_some_steps_only(agree: Agree, tmp_path: Path
     check(agree, "clipping in some steps", model, problem, Attribution(), tmp_path)
 
 
-@pytest.mark.parametrize("frozen", ["wte", "h.0.attn", "ln_"])
+@pytest.mark.parametrize("frozen", ["wte", "h.0.attn", pytest.param("ln_", marks=pytest.mark.slow)])
 def test_frozen_parameters(frozen: str, agree: Agree, tmp_path: Path) -> None:
     model = tiny_model("gpt2 tied")
     for name, parameter in model.named_parameters():
@@ -207,22 +190,20 @@ def test_frozen_parameters(frozen: str, agree: Agree, tmp_path: Path) -> None:
     check(agree, "frozen parameters", model, problem, Attribution("log"), tmp_path)
 
 
-@pytest.mark.parametrize("queries_per_pass", [1, 2, 5])
-@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
-def test_queries_as_a_stream(
-    reduction: Any, queries_per_pass: int, agree: Agree, tmp_path: Path
-) -> None:
+def test_queries_as_a_stream(agree: Agree, tmp_path: Path) -> None:
     model = tiny_model("llama untied")
     problem = problem_of(CausalLMLoss(model), epochs=1)
-    how = Attribution(reduction=reduction)
     stream, (queries, _) = problem.stream(), query_streams()
-    trainer, start = make_trainer(problem.loss, problem.training, how)
+    trainer, start = make_trainer(problem.loss, problem.training, Attribution())
     trainer.train(start, stream, save_dir=tmp_path)
-    ours = trainer.backward(
-        tmp_path, stream, queries, reduction=reduction, queries_per_pass=queries_per_pass
-    )
     truth = exact_language_model(model, problem.data, problem.weights, problem.training)
-    compare(agree, "queries as a stream", problem, how, ours, truth)
+    reductions: list[Any] = ["none", "mean", "sum"]
+    for reduction, queries_per_pass in zip(reductions, (1, 2, 5), strict=True):
+        ours = trainer.backward(
+            tmp_path, stream, queries, reduction=reduction, queries_per_pass=queries_per_pass
+        )
+        how = Attribution(reduction=reduction)
+        compare(agree, "queries as a stream", problem, how, ours, truth)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])

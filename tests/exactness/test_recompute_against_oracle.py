@@ -27,10 +27,14 @@ from tests.exactness.test_models_against_oracle import problem_of
 from tests.exactness.tiny_models import CONFIGS, VOCABULARY, tiny_model
 
 FAMILIES = list(CONFIGS)
+QUICK = ("gpt2 two layers", "phi head bias")
 HOW = Attribution("sqrt", 2, recompute=True)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in FAMILIES],
+)
 def test_model_families(name: str, agree: Agree, tmp_path: Path) -> None:
     model = tiny_model(name)
     check(agree, "recomputed", model, problem_of(CausalLMLoss(model)), HOW, tmp_path)
@@ -66,8 +70,10 @@ def derivatives(loss: Any, params: Params, batch: Batch) -> list[Tensor]:
     return [*grads.values(), scores, *(total for of in sums for total in of.values())]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", ["gpt2 two layers", "llama two layers", "gemma2 soft cap"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("gpt2 two layers", torch.float64), *((name, torch.float32) for name in FAMILIES)],
+)
 def test_the_same_bits_as_one_graph(name: str, dtype: torch.dtype) -> None:
     model = tiny_model(name, dtype)
     whole, batch = ModuleLoss(CausalLMLoss(model)), batch_of(dtype)

@@ -1,21 +1,18 @@
 """Scores equal automatic differentiation through the whole training, in float64.
 
-Of one fast model family the full product of the training options is checked under every schedule:
-{tied, untied} × optimizer × learning rate × clipping × layout × epochs × schedule. What must not
-matter at all is spread over that product so that every pair of all options occurs: micro-batches,
-granularity and reduction (a test of this file counts the pairs). Other families, ways to compute
-the loss and unusual data have smaller sets of their own.
+One small model family is checked under every pair of the options of training and replay. The full
+product of the training options, each under every checkpointing schedule, is a slow test. Other
+model families, ways to compute the loss and unusual data have tests of their own.
 """
 
-from collections import Counter
-from collections.abc import Iterator
-from itertools import combinations, product
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
 from engine import CausalLMLoss
+from engine.replay import optimizer_stage
 from engine.replay.checkpointing import CheckpointingKind
 from tests.exactness.attributing import (
     COEFFICIENTS,
@@ -28,69 +25,77 @@ from tests.exactness.attributing import (
 from tests.exactness.cases import document_weights, make_data, make_training
 from tests.exactness.conftest import Agree
 from tests.exactness.tiny_models import tiny_model
+from tests.pairwise import pairwise
 
 SCHEDULES = get_args(CheckpointingKind)
+MICRO_BATCHES = (None, 1, 2)
+GRANULARITIES = ("token", "document")
 TRAININGS: dict[str, tuple[Any, ...]] = {
     "tied": ("tied", "untied"),
     "optimizer": ("adamw", "adam", "sgd"),
-    "rate": ("constant", "one_cycle"),
+    "rate": ("constant", "linear", "cosine", "one_cycle"),
     "clip": (False, True),
     "layout": ("rows", "packed"),
     "epochs": (1, 2),
 }
-MICRO_BATCHES = (1, 2, None)
-GRANULARITIES = ("token", "document")
-REDUCTIONS = tuple(COEFFICIENTS)
+OPTIONS: dict[str, tuple[Any, ...]] = {
+    **TRAININGS,
+    "schedule": SCHEDULES,
+    "micro_batch_size": MICRO_BATCHES,
+    "reduction": tuple(COEFFICIENTS),
+    "granularity": GRANULARITIES,
+    # One group of all parameters, or groups of a few elements or many.
+    "group_elements": (None, 37, 2**19),
+    "fresh": (False, True),
+    "queries_per_pass": (None, 1),
+    "recompute": (False, True),
+}
+Options = dict[str, Any]
 
 
-def attributions(number: int) -> Iterator[tuple[Attribution, str]]:
-    """For the ``number``-th training every schedule, with the other options taking turns."""
-    for index, schedule in enumerate(SCHEDULES):
-        micro = MICRO_BATCHES[(number + index) % 3]
-        reduction = REDUCTIONS[(number // 2 + number // 8 + index) % 4]
-        granularity = GRANULARITIES[(number // 3 + number // 24 + index) % 2]
-        yield Attribution(schedule, micro, reduction), granularity
-
-
-@pytest.mark.parametrize(
-    ("number", "options"),
-    [
-        pytest.param(
-            number, dict(zip(TRAININGS, values, strict=True)), id="-".join(map(str, values))
-        )
-        for number, values in enumerate(product(*TRAININGS.values()))
-    ],
-)
-def test_every_training_under_every_schedule(
-    number: int, options: dict[str, Any], agree: Agree, tmp_path: Path
-) -> None:
-    model = tiny_model(f"gpt2 {options['tied']}")
+def problem_of(model: Any, options: Options) -> tuple[Problem, Any]:
+    """The problem of some options, and the data weights of its tokens."""
     data = make_data(options["layout"])
     training = make_training(
         options["optimizer"], options["rate"], options["clip"], options["epochs"]
     )
     each = document_weights(data)
-    truth = exact_language_model(model, data, data.token_weights(each), training)
-    for how, granularity in attributions(number):
-        weights = each if granularity == "document" else data.token_weights(each)
-        problem = Problem(CausalLMLoss(model), data, training, weights)
-        ours = attribute(problem, how, tmp_path / how.schedule)
+    tokens = data.token_weights(each)
+    weights = each if options["granularity"] == "document" else tokens
+    return Problem(CausalLMLoss(model), data, training, weights), tokens
+
+
+@pytest.mark.parametrize("values", pairwise(*OPTIONS.values()), ids=lambda v: "-".join(map(str, v)))
+def test_every_pair_of_options(
+    values: tuple[Any, ...], agree: Agree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = dict(zip(OPTIONS, values, strict=True))
+    elements = options["group_elements"]
+    monkeypatch.setattr(optimizer_stage, "GROUP_ELEMENTS", elements)
+    model = tiny_model(f"gpt2 {options['tied']}")
+    problem, tokens = problem_of(model, options)
+    names = ("schedule", "micro_batch_size", "reduction", "fresh", "queries_per_pass", "recompute")
+    how = Attribution(**{name: options[name] for name in names}, elementwise=elements is not None)
+    truth = exact_language_model(model, problem.data, tokens, problem.training)
+    group = f"{options['optimizer']}, {options['tied']}"
+    compare(agree, group, problem, how, attribute(problem, how, tmp_path), truth)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "values"),
+    enumerate(product(*TRAININGS.values())),
+    ids=["-".join(map(str, values)) for values in product(*TRAININGS.values())],
+)
+def test_every_training_under_every_schedule(
+    number: int, values: tuple[Any, ...], agree: Agree, tmp_path: Path
+) -> None:
+    options = dict(zip(TRAININGS, values, strict=True))
+    model, reductions = tiny_model(f"gpt2 {options['tied']}"), tuple(COEFFICIENTS)
+    problem, tokens = problem_of(model, {**options, "granularity": GRANULARITIES[number % 2]})
+    truth = exact_language_model(model, problem.data, tokens, problem.training)
+    for index, schedule in enumerate(SCHEDULES):
+        micro_batch_size = MICRO_BATCHES[(number + index) % 3]
+        how = Attribution(schedule, micro_batch_size, reductions[(number // 2 + index) % 4])
+        ours = attribute(problem, how, tmp_path / schedule)
         compare(agree, f"{options['optimizer']}, {options['tied']}", problem, how, ours, truth)
-
-
-def test_every_pair_of_options_is_checked() -> None:
-    seen: Counter[tuple[Any, ...]] = Counter()
-    for number, values in enumerate(product(*TRAININGS.values())):
-        for how, granularity in attributions(number):
-            tried = [*values, how.schedule, how.micro_batch_size, how.reduction, granularity]
-            seen.update(combinations(enumerate(tried), 2))
-    axes = [*TRAININGS.values(), SCHEDULES, MICRO_BATCHES, REDUCTIONS, GRANULARITIES]
-    for (i, one), (j, other) in combinations(enumerate(axes), 2):
-        for pair in product(one, other):
-            assert seen[(i, pair[0]), (j, pair[1])] > 0
-    # Those that are likely to interact: all of them together.
-    together: set[tuple[Any, ...]] = set()
-    for number, values in enumerate(product(*TRAININGS.values())):
-        for how, _ in attributions(number):
-            together.add((values[0], values[1], values[3], how.micro_batch_size))
-    assert len(together) == 2 * 3 * 2 * 3

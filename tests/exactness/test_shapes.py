@@ -150,8 +150,9 @@ OTHERS: dict[str, tuple[Callable[[DataStream], None], str]] = {
 }
 
 
-@pytest.mark.parametrize("schedule", get_args(CheckpointingKind))
-@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize(
+    ("other", "schedule"), zip(OTHERS, get_args(CheckpointingKind), strict=True)
+)
 def test_another_stream_of_equal_length(
     other: str, schedule: CheckpointingKind, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ from tests.exactness.attributing import (
 from tests.exactness.cases import Data, document_weights, make_data, make_training
 from tests.exactness.conftest import Agree
 from tests.exactness.tiny_models import tiny_model
+from tests.pairwise import pairwise
 
 MASKED_ROW = 3
 
@@ -35,9 +36,10 @@ def with_order(problem: Problem, steps: list[list[int]]) -> Problem:
     return replace(problem, training=replace(problem.training, order=order, rate=rate))
 
 
-@pytest.mark.parametrize("micro_batch_size", [1, None])
-@pytest.mark.parametrize("kind", ["own head", "fused head", "transformers"])
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize(
+    ("optimizer", "kind", "micro_batch_size"),
+    pairwise(("adamw", "sgd"), ("own head", "fused head", "transformers"), (1, None)),
+)
 def test_a_batch_with_nothing_to_predict(
     optimizer: str, kind: str, micro_batch_size: int | None, agree: Agree, tmp_path: Path
 ) -> None:

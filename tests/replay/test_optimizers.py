@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.replay import optimizer_stage
-from engine.replay.optimizer_stage import OptimizerStage, cut_into_groups, global_norm
+from engine.replay.optimizer_stage import OptimizerStage, global_norm, slice_into_groups
 from engine.replay.optimizers import LearningRateSpec, OptimizerSpec, build_optimizer
 from engine.replay.state import Params
 
@@ -108,7 +108,7 @@ def test_pieces_do_not_change_a_bit(
 
 def test_groups_cover_every_element_once_in_order() -> None:
     params = make_params()
-    groups = cut_into_groups(params, 4)
+    groups = slice_into_groups(params, 4)
     sizes = [sum(piece.of(params).numel() for piece in group) for group in groups]
     assert sizes == [4] * 8 + [3]
     together = torch.cat([piece.of(params) for group in groups for piece in group])
