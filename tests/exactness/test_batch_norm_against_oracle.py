@@ -157,7 +157,7 @@ def exact(training: oracle.Training, weights: Tensor, *, through_buffers: bool =
 
 def check(agree: Agree, ours: Scores, truth: Tensor) -> None:
     agree("batch norm", ours.weights, truth[:, 1:], BOUND)
-    torch.testing.assert_close(ours.measurements, truth[:, 0], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(ours.query_losses, truth[:, 0], rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(ours.steps.sum(1), truth[:, 1:].sum(1), rtol=1e-8, atol=1e-12)
 
 
