@@ -79,7 +79,7 @@ def test_every_schedule_gives_the_same_bits(
     for schedule in schedules:
         # "all" is repeated with another module, trainer and folder.
         again = replace(problem_in_float32(name, way, optimizer[0]), weights=problem.weights)
-        ours = attribute(again, replace(how, checkpointing=schedule), tmp_path / schedule)
+        ours = attribute(again, replace(how, schedule=schedule), tmp_path / schedule)
         assert torch.equal(ours.weights, first.weights), schedule
         assert torch.equal(ours.steps, first.steps), schedule
         assert torch.equal(ours.query_losses, first.query_losses), schedule
