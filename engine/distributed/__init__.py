@@ -1,1 +1,1 @@
-"""Several ranks with one model: parameters, states and rows divided among processes."""
+"""Distributed training and replay: parameters, states and rows divided among processes."""

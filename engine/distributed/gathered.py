@@ -1,14 +1,13 @@
-"""Whole parameters from their shards, exact under two derivatives, alive no longer than used.
+"""Gather whole parameters from shards, twice differentiable, in memory only while in use.
 
-Gathering the parts of all ranks is linear, and summing over ranks while scattering is its
-transpose. As autograd functions each is the other's derivative, so a graph over shards can be
-differentiated any number of times (the communication of fully sharded data parallelism,
-arXiv 2304.11277, here as operators of the mathematics).
+All-gather is linear, and reduce-scatter is its transpose. As autograd functions each is the other's
+derivative, so a graph over shards can be differentiated any number of times. This is the
+communication of fully sharded data parallelism (arXiv 2304.11277), as differentiable operators.
 
-A graph would keep every gathered parameter for its backward. While it is built inside
-:meth:`Gathered.saved_as_shards` it keeps the shard instead, and gathers it again when the
-backward wants it; the few used last stay whole. What is gathered again depends on the order of
-use alone, which is the same on every rank: so all of them communicate in the same order.
+A graph normally saves every gathered parameter for its backward pass. Inside
+:meth:`Gathered.saved_as_shards` it saves the shard instead, and gathers it again in the backward
+pass; the last few parameters in use stay whole. What is gathered depends on the order of use alone,
+which is the same on every rank, so all ranks communicate in the same order.
 """
 
 import contextlib
@@ -23,23 +22,22 @@ from torch import Tensor
 from engine.replay.ranks import Shard
 
 WHOLE = 4
-"""Gathered parameters that stay whole after their use: a layer's weight and bias, and the ones
-of the layer before."""
+"""Gathered parameters that stay whole after use: weight and bias of the last two layers."""
 
 
 class Communication(Protocol):
-    """What a group of ranks has to offer."""
+    """The collective operations of a shard group."""
 
     def gather(self, part: Tensor) -> Tensor:
-        """The parts of all ranks, one after the other."""
+        """All-gather: the padded shards of all ranks, concatenated."""
 
     def scatter_sum(self, whole: Tensor) -> Tensor:
-        """This rank's part of the sum over ranks."""
+        """Reduce-scatter: this rank's part of the sum over ranks."""
 
 
 @dataclass(frozen=True)
 class _Whole:
-    """A gathered parameter and the shard it came from."""
+    """A gathered parameter and its shard."""
 
     shard: Tensor
     plain: Tensor
@@ -50,7 +48,7 @@ class _Whole:
 
 @dataclass(frozen=True)
 class _Saved:
-    """What a graph keeps in place of a gathered parameter, or of a view of one."""
+    """What a graph saves in place of a gathered parameter or a view of one."""
 
     shard: Tensor
     of: Shard
@@ -60,7 +58,7 @@ class _Saved:
 
 
 class Gathered:
-    """The whole parameters of one group of ranks that are alive."""
+    """The gathered parameters of one shard group that are in memory."""
 
     def __init__(self, ranks: Communication) -> None:
         """Gather through ``ranks``."""
@@ -69,40 +67,40 @@ class Gathered:
         self._again: deque[_Whole] = deque(maxlen=WHOLE)
 
     def forget(self) -> None:
-        """Let go of everything that is whole."""
+        """Free all gathered parameters."""
         self._used.clear()
         self._again.clear()
 
     def whole(self, shard: Tensor, of: Shard) -> Tensor:
-        """The parameter that ``shard`` is this rank's part of, differentiable in it."""
+        """The whole parameter of this rank's ``shard``, differentiable in the shard."""
         return self._from(self._used, shard, of, differentiable=True)
 
     @contextlib.contextmanager
     def saved_as_shards(self) -> Iterator[None]:
-        """Graphs built inside keep shards in place of the parameters gathered from them."""
+        """Inside, graphs save shards in place of gathered parameters."""
         with torch.autograd.graph.saved_tensors_hooks(self.pack, self.unpack):
             yield
 
     def pack(self, tensor: Tensor) -> Any:
-        """What a graph is to keep of a tensor: the tensor itself unless it was gathered."""
+        """What a graph saves of a tensor: the tensor itself, unless it was gathered."""
         whole = self._source(tensor)
         if whole is None:
-            # With its graph the tensor would keep alive the graph that keeps it.
+            # Saving the tensor with its graph would make the graph reference itself.
             return tensor.detach()
-        place = (tensor.size(), tensor.stride(), tensor.storage_offset())
-        return _Saved(whole.plain, whole.of, *place)
+        view = (tensor.size(), tensor.stride(), tensor.storage_offset())
+        return _Saved(whole.plain, whole.of, *view)
 
-    def unpack(self, kept: Any) -> Tensor:
-        """The tensor again."""
-        if not isinstance(kept, _Saved):
-            return kept  # type: ignore[no-any-return]
-        whole = self._from(self._again, kept.shard, kept.of, differentiable=False)
-        return whole.as_strided(kept.size, kept.stride, kept.offset)
+    def unpack(self, saved: Any) -> Tensor:
+        """The inverse of :meth:`pack`."""
+        if not isinstance(saved, _Saved):
+            return saved  # type: ignore[no-any-return]
+        whole = self._from(self._again, saved.shard, saved.of, differentiable=False)
+        return whole.as_strided(saved.size, saved.stride, saved.offset)
 
     def _from(
-        self, kept: deque[_Whole], shard: Tensor, of: Shard, *, differentiable: bool
+        self, cached: deque[_Whole], shard: Tensor, of: Shard, *, differentiable: bool
     ) -> Tensor:
-        for whole in kept:
+        for whole in cached:
             if whole.shard is shard:
                 return whole.tensor
         if differentiable:
@@ -111,7 +109,7 @@ class Gathered:
             with torch.no_grad():
                 tensor = of.whole(self._ranks.gather(of.padded(shard)))
         plain = shard.detach() if shard.requires_grad else shard
-        kept.append(_Whole(shard, plain, of, tensor))
+        cached.append(_Whole(shard, plain, of, tensor))
         return tensor
 
     def _source(self, tensor: Tensor) -> _Whole | None:
@@ -123,7 +121,7 @@ class Gathered:
 
 
 class _Gather(torch.autograd.Function):
-    """Shards to the whole parameter."""
+    """All-gather of shards to the whole parameter."""
 
     @staticmethod
     def forward(ctx: Any, shard: Tensor, of: Shard, ranks: Communication) -> Tensor:
@@ -136,7 +134,7 @@ class _Gather(torch.autograd.Function):
 
 
 class _ScatterSum(torch.autograd.Function):
-    """A whole tensor on every rank to this rank's part of their sum."""
+    """Reduce-scatter of whole tensors to this rank's shard of their sum."""
 
     @staticmethod
     def forward(ctx: Any, whole: Tensor, of: Shard, ranks: Communication) -> Tensor:

@@ -1,4 +1,4 @@
-"""A module's loss with its parameters divided among ranks and gathered as they are used."""
+"""A module's loss with sharded parameters, which are gathered when used."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,9 +16,8 @@ from engine.replay.state import Params
 class ShardedLoss(ModuleLoss):
     """The loss of :class:`ModuleLoss` as a function of this rank's shards of the parameters.
 
-    Every access of the module's code to one of its parameters gathers it, frozen ones too; the
-    gradients that come back are summed over the ranks. The module itself is left with empty
-    parameters: what it held is in the shards.
+    Reading a parameter of the module gathers it, frozen ones too; its gradient is summed over the
+    ranks. The module itself keeps empty parameters.
     """
 
     def __init__(
@@ -28,7 +27,7 @@ class ShardedLoss(ModuleLoss):
         device: torch.device | str = "cpu",
         dropout_seed: int | None = None,
     ) -> None:
-        """Divide ``module`` among ``ranks``; its buffers and shards go to ``device``."""
+        """Shard ``module`` over ``ranks``; its buffers and shards are moved to ``device``."""
         super().__init__(module, dropout_seed)
         self._ranks = ranks
         self._shards: dict[str, Shard] = {}
@@ -38,21 +37,21 @@ class ShardedLoss(ModuleLoss):
         self._now = self._start
 
     def parameters(self) -> Params:
-        """This rank's shards of the trainable parameters of θ_0, a vector each."""
+        """Copies of this rank's shards of the trainable parameters, a vector each: θ_0."""
         return {name: shard.clone() for name, shard in self._start.items() if name in self._trained}
 
     def shards(self) -> dict[str, Shard]:
-        """Which part of every trainable parameter this rank holds."""
+        """This rank's shard of every trainable parameter."""
         return {name: shard for name, shard in self._shards.items() if name in self._trained}
 
     def bound(self, params: Params, compute: Callable[[], Any]) -> Any:
-        """What ``compute`` gives while the shards are ``params``."""
+        """The result of ``compute``, called while the shards are ``params``."""
         self._ranks.gathered.forget()
         self._now = {**self._start, **params}
         return super().bound(params, compute)
 
     def _divide(self, device: torch.device) -> None:
-        # Parameters first: one may have several places, and is let go of as they are left empty.
+        # Listed first: a parameter may have several slots, which are emptied one by one.
         whole = [(slot, slot.table[slot.attribute]) for slot in self._tensors]
         for slot, parameter in whole:
             if not slot.is_parameter:
@@ -74,7 +73,7 @@ class ShardedLoss(ModuleLoss):
 def _shadow(
     module: nn.Module, attribute: str, parameter: Tensor, whole: Callable[[], Tensor]
 ) -> None:
-    """Make reading an attribute gather it; what says the module's device and type stays."""
+    """Make reading an attribute gather it; an empty parameter keeps device and dtype."""
     kind = type(module)
     module.__class__ = type(kind.__name__, (kind,), {attribute: property(lambda self: whole())})
     empty = torch.empty(0, dtype=parameter.dtype, device=parameter.device)

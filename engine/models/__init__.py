@@ -1,1 +1,1 @@
-"""Models and their losses: any torch module, and transformers' causal language models."""
+"""Models and their losses: torch modules and transformers causal language models."""

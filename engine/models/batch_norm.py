@@ -1,6 +1,6 @@
-"""Batch norm whose running statistics are a differentiable function of what it is given.
+"""Batch norm with differentiable running statistics.
 
-torch updates running statistics outside autograd, and takes no derivative in them where they are
+torch updates running statistics outside autograd, and does not differentiate in them where they are
 used. Here both are part of the graph: with momentum m, over the n values of a channel,
 
     mean' = (1-m) mean + m E[x],    var' = (1-m) var + m Var[x] n/(n-1),
@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def batch_norms(module: nn.Module) -> dict[str, nn.Module]:
-    """Its layers, by name, that change their running statistics in the mode they are in."""
+    """The batch-norm layers, by name, whose current mode updates running statistics."""
     return {
         name: layer
         for name, layer in module.named_modules()
@@ -34,9 +34,9 @@ def batch_norms(module: nn.Module) -> dict[str, nn.Module]:
 
 @contextlib.contextmanager
 def differentiable(layers: Sequence[nn.Module]) -> Iterator[None]:
-    """Inside, the forward of batch-norm layers replaces their buffers by new, differentiable ones.
+    """Inside, a forward pass of the layers replaces their buffers with new, differentiable ones.
 
-    The layers' buffers have to be put in place of their own, and taken out again, by the caller.
+    The caller sets the buffers before the pass and restores the original ones after it.
     """
     plain = [vars(layer).get("forward") for layer in layers]
     for layer in layers:

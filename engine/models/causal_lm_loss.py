@@ -38,10 +38,10 @@ class CausalLMLoss(nn.Module):
 
         Args:
             model: a transformers causal language model.
-            cache_bytes: memory for keeping a (micro-)batch's token probabilities between the
-                first and the second derivative; where they need more they are recomputed.
-            length: tokens of the rows on which it is tried whether its head is plain: as many as
-                the rows to come have, if that may matter to it.
+            cache_bytes: memory for caching a (micro-)batch's token probabilities between the
+                gradient and the Hessian-vector products; if they need more they are recomputed.
+            length: tokens of the rows on which the head is tested: those of the training's rows,
+                if the model may depend on it.
         """
         super().__init__()
         self.model: Any = model
@@ -64,19 +64,18 @@ class CausalLMLoss(nn.Module):
             example_weight: (rows,) or (rows, tokens) data weights; the weight at j belongs to
                 the loss at j.
             num_items_in_batch: D, what the sum is divided by.
-            attention_mask: (rows, tokens), for rows that are not padded at their end; those need
-                none.
+            attention_mask: (rows, tokens); not needed for rows padded at their end.
 
         Raises:
-            ModelError: if labels or weights do not fit the rows.
+            ModelError: if the shapes of labels or weights do not match the rows.
         """
         _check_shapes(input_ids, labels, example_weight)
-        kept, targets = _targets(labels)
+        positions, targets = _targets(labels)
         if example_weight.ndim == 1:
             example_weight = example_weight[:, None].expand(labels.shape)
-        coefficients = _select(example_weight, kept) / num_items_in_batch
+        coefficients = _select(example_weight, positions) / num_items_in_batch
         if self.plain_head:
-            hidden = _select(self._hidden(input_ids, attention_mask), kept)
+            hidden = _select(self._hidden(input_ids, attention_mask), positions)
             loss: Tensor = weighted_linear_cross_entropy(
                 *as_one_matrix(self.model.get_output_embeddings(), hidden),
                 coefficients,
@@ -84,7 +83,7 @@ class CausalLMLoss(nn.Module):
                 self.cache_bytes,
             )
             return loss
-        logits = _select(self._logits(input_ids, attention_mask), kept)
+        logits = _select(self._logits(input_ids, attention_mask), positions)
         return torch.dot(coefficients, F.cross_entropy(logits, targets, reduction="none"))
 
     def _hidden(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
@@ -105,23 +104,23 @@ def _check_shapes(input_ids: Tensor, labels: Tensor, weights: Tensor) -> None:
     if tuple(labels.shape) != shape or tuple(weights.shape) not in (shape[:1], shape):
         raise ModelError(
             f"input_ids of shape {shape}, labels of shape {tuple(labels.shape)} and data weights "
-            f"of shape {tuple(weights.shape)} do not fit: give one label a token, and one weight "
-            "a row or a token"
+            f"of shape {tuple(weights.shape)} do not match: give one label per token, and one "
+            "weight per row or per token"
         )
 
 
 def _targets(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Flat positions that count, and their target tokens."""
+    """Flat positions of the targets, and their target tokens."""
     shifted = torch.full_like(labels, IGNORED)
     shifted[:, :-1] = labels[:, 1:]
     flat = shifted.flatten()
-    kept = (flat != IGNORED).nonzero()[:, 0]
-    return kept, flat[kept]
+    positions = (flat != IGNORED).nonzero()[:, 0]
+    return positions, flat[positions]
 
 
-def _select(values: Tensor, kept: Tensor) -> Tensor:
-    """The rows of ``values`` (rows, tokens, …) at flat positions: (kept, …)."""
-    return values.flatten(0, 1).index_select(0, kept)
+def _select(values: Tensor, positions: Tensor) -> Tensor:
+    """(positions, …) The entries of ``values`` (rows, tokens, …) at flat positions."""
+    return values.flatten(0, 1).index_select(0, positions)
 
 
 def weighted_causal_lm_ce(
@@ -140,13 +139,13 @@ def weighted_causal_lm_ce(
         logits: (rows, tokens, vocabulary).
         labels: (rows, tokens); position j counts if ``labels[:, j+1]`` is not ``ignore_index``.
         vocab_size: what transformers passes; unused.
-        example_weight: (rows,) or (rows, tokens) data weights, 1 if left out; the weight at j
-            belongs to the loss at j, which predicts token j+1.
-        num_items_in_batch: D; the number of target tokens in ``labels`` if left out.
+        example_weight: (rows,) or (rows, tokens) data weights, default 1; the weight at j
+            multiplies the loss at j, which predicts token j+1.
+        num_items_in_batch: D; default the number of target tokens in ``labels``.
         ignore_index: the label of positions that do not count.
 
     Raises:
-        ModelError: if weights do not fit the labels.
+        ModelError: if the shape of the weights does not match the labels.
     """
     targets = labels[:, 1:]
     losses = F.cross_entropy(
@@ -155,8 +154,8 @@ def weighted_causal_lm_ce(
     if example_weight is not None:
         if tuple(example_weight.shape) not in (tuple(labels.shape[:1]), tuple(labels.shape)):
             raise ModelError(
-                f"data weights of shape {tuple(example_weight.shape)} do not fit labels of shape "
-                f"{tuple(labels.shape)}: give one a row or one a token"
+                f"data weights of shape {tuple(example_weight.shape)} do not match labels of shape "
+                f"{tuple(labels.shape)}: give one per row or one per token"
             )
         weights = example_weight if example_weight.ndim == 2 else example_weight[:, None]
         losses = losses * weights[:, : losses.shape[1]]

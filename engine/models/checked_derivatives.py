@@ -1,13 +1,13 @@
-"""A model's derivatives compared with finite differences before it is trained.
+"""Compare a model's derivatives with finite differences before it is trained.
 
-On a float64 copy where memory allows, on the model itself otherwise. Compared are
+The comparison uses a float64 copy if memory allows, otherwise the model itself. It compares
 
-- the module called as a train step calls it, with parameters put in place of its own, with a plain
-  call at the same parameters: the loss and its gradient;
-- the second derivatives of the training loss, and the first ones of what is measured (the loss
-  in eval mode), with finite differences (:mod:`engine.replay.derivative_check`).
+- loss and gradient of the module called as in a train step, with its parameters replaced, with
+  those of a plain call at the same parameters;
+- the second derivatives of the training loss, and the gradient of the measured loss (in eval mode),
+  with finite differences (:mod:`engine.replay.derivative_check`).
 
-Hooks on gradients and options of embeddings that change them are refused as they are.
+Gradient hooks and embedding options that change gradients are refused without a comparison.
 """
 
 import contextlib
@@ -43,29 +43,29 @@ from engine.replay.derivatives import first_derivatives
 from engine.replay.state import Batch, BatchLoss, Params, TrainState
 
 ROWS, TOKENS = 4, 8
-"""The largest batch that is differentiated."""
+"""Rows and tokens of the largest batch that is differentiated."""
 POINTS = 3
-"""How many points and directions are tried before a derivative counts as wrong."""
+"""Points and directions tried before a derivative counts as wrong."""
 SAME = {torch.float64: 1e-8, torch.float32: 1e-3}
-"""Relative difference up to which two ways to compute the same gradient agree."""
+"""Relative difference up to which two computations of one gradient count as equal."""
 _ALIKE = 0.05
-"""Relative difference up to which a float64 copy computes the same gradient as its original."""
+"""Relative difference up to which a float64 copy counts as equal to its original."""
 _COPIES = 10
-"""Float64 tensors as large as the trained parameters that a check holds at a time, at most."""
+"""The most parameter-sized float64 tensors that a check holds at a time."""
 Problem = tuple[str, str]
-"""What is wrong, in one sentence, and what to do about it."""
+"""What is wrong, in one sentence, and its remedy."""
 _MISSING_DERIVATIVE = re.compile(r"derivative for (?:')?([\w:]+)'? is not implemented")
 
 
 @dataclass(frozen=True)
 class DerivativeCheck:
-    """What the comparison gave."""
+    """The result of the comparison."""
 
     error: float | None
-    """Largest relative error; None where nothing could be compared."""
+    """Largest relative error; None if nothing could be compared."""
     bound: float
     dtype: str
-    """What the derivatives were computed in."""
+    """The dtype of the comparison."""
     seconds: float
     problem: str = ""
     """What is wrong, in one sentence without a remedy; empty if nothing is."""
@@ -73,19 +73,19 @@ class DerivativeCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether scores will be derivatives of the training."""
+        """Whether the derivatives are correct."""
         return not self.problem
 
     def facts(self, forced: bool) -> dict[str, Any]:
-        """As JSON-ready values; ``forced`` says that it was let through whatever it gave."""
+        """As JSON values; ``forced``: the model is trained even if the check fails."""
         return {**asdict(self), "passed": self.passed, "forced": forced and not self.passed}
 
     def refusal(self, name: str, force: str) -> str:
-        """The sentence for a model of that name, and how to go on regardless."""
+        """The error message for a model of that name; ``force`` is the option that overrides it."""
         return f"{name}: {self.problem}; {self.remedy}, or {force}"
 
     def warning(self) -> str:
-        """The sentence for a model that was let through."""
+        """The warning for a model that is trained although the check failed."""
         return f"derivative was forced, do not trust the scores: {self.problem}"
 
 
@@ -94,69 +94,69 @@ def check_derivatives(
 ) -> DerivativeCheck:
     """Compare the derivatives of a loss with finite differences on a few rows of a batch.
 
-    Costs about twenty gradients of at most four rows of at most 24 tokens each.
+    Costs about 20 gradients of at most 4 rows of at most 8 tokens each.
 
     Args:
-        loss: of the module as it is trained; it is left as it was.
-        batch: rows that it is trained on.
-        memory: bytes free where it computes.
-        layers: those whose activations are computed again.
+        loss: the training loss; its module is not changed.
+        batch: rows of the training.
+        memory: free bytes of the device.
+        layers: layers with activation checkpointing.
     """
     began = time.perf_counter()
-    compared = _Compared(loss.module, loss.dropout_seed, _small(batch), layers)
+    comparison = _Comparison(loss.module, loss.dropout_seed, _small(batch), layers)
     error, problem = math.inf, gradient_change(loss.module)
     if problem is None:
-        compared, error, problem = _compare(compared, memory)
+        comparison, error, problem = _compare(comparison, memory)
     return DerivativeCheck(
         error if math.isfinite(error) else None,
-        BOUNDS[compared.dtype],
-        str(compared.dtype).removeprefix("torch."),
+        BOUNDS[comparison.dtype],
+        str(comparison.dtype).removeprefix("torch."),
         time.perf_counter() - began,
         *(problem or ()),
     )
 
 
-def _compare(own: "_Compared", memory: int) -> tuple["_Compared", float, Problem | None]:
-    """What was compared in the end, the largest relative error, and what is wrong."""
-    compared = own
+def _compare(own: "_Comparison", memory: int) -> tuple["_Comparison", float, Problem | None]:
+    """The comparison that was decisive, its largest relative error, and the problem if any."""
+    comparison = own
     try:
         difference, grads = own.from_plain()
         if math.isnan(difference):
-            # If it is so from the start, the training ends over it and names its step.
+            # If it is not finite at the initial parameters either, training stops with that error.
             return own, math.inf, _NOT_FINITE if own.is_finite() else None
         if not difference <= SAME[own.dtype]:
             return own, difference, _other_parameters(difference)
         if own.dtype is not torch.float64:
-            compared = own.in_float64(grads, memory // 2) or own
-        error, problem, found = compared.outcome()
-        while compared is not own and found is not None and not own.agrees(found):
-            # Its own arithmetic runs other code than the copy's, or other kinks lay on the way.
-            seed = found.seed + 1
-            compared, seed = (compared, seed) if seed < POINTS else (own, 0)
-            error, problem, found = compared.outcome(seed)
-        return compared, error, problem
+            comparison = own.in_float64(grads, memory // 2) or own
+        error, problem, agreement = comparison.outcome()
+        while comparison is not own and agreement is not None and not own.agrees(agreement):
+            # The model's own dtype uses other code than the copy's, or there was a kink in between.
+            seed = agreement.seed + 1
+            comparison, seed = (comparison, seed) if seed < POINTS else (own, 0)
+            error, problem, agreement = comparison.outcome(seed)
+        return comparison, error, problem
     except OnceDifferentiableError as error:
-        return compared, math.inf, _missing(str(error))
+        return comparison, math.inf, _missing(str(error))
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, NotImplementedError) as error:
         text = " ".join(str(error).split())
         match = _MISSING_DERIVATIVE.search(text)
         if match is not None or isinstance(error, NotImplementedError):
-            return compared, math.inf, _missing(match[1] if match else text[:200])
+            return comparison, math.inf, _missing(match[1] if match else text[:200])
         if "torch.utils.checkpoint" in text:
-            return compared, math.inf, _other_parameters(math.inf)
+            return comparison, math.inf, _other_parameters(math.inf)
         raise
 
 
 class _CalledLoss(ModuleLoss):
-    """The same loss computed in float64 throughout, or by a plain call of the module."""
+    """The loss in float64 throughout, or by a plain call of the module."""
 
     def __init__(self, module: nn.Module, seed: int | None, *, wide: bool, plain: bool) -> None:
         super().__init__(module, seed)
         self._wide, self._plain = wide, plain
         if plain:
-            # Batch norm changes its buffers in place here.
+            # In a plain call, batch norm changes its buffers in place.
             self._checked = True
 
     def bound(self, params: Params, compute: Any) -> Any:
@@ -175,7 +175,7 @@ class _CalledLoss(ModuleLoss):
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Agreement:
     """Second derivatives that agree with finite differences."""
 
     seed: int
@@ -183,8 +183,8 @@ class _Found:
     products: Params
 
 
-class _Compared:
-    """One module, batch and arithmetic in which derivatives are compared."""
+class _Comparison:
+    """One module, batch and dtype in which derivatives are compared."""
 
     def __init__(
         self, module: nn.Module, seed: int | None, batch: Batch, layers: Sequence[nn.Module]
@@ -197,11 +197,11 @@ class _Compared:
         self.params, self.buffers = self.whole.parameters(), self.whole.buffers()
         self.dtype = dtype_of(self.params)
 
-    def outcome(self, first_seed: int = 0) -> tuple[float, Problem | None, "_Found | None"]:
-        """The largest relative error, what is wrong, and what was found where nothing is."""
+    def outcome(self, first_seed: int = 0) -> tuple[float, Problem | None, "_Agreement | None"]:
+        """The largest relative error, the problem if any, and the agreement if none."""
         bound = BOUNDS[self.dtype]
         second = first = math.inf
-        # Of several points the first usually serves.
+        # Usually the first point is enough.
         for seed in range(first_seed, POINTS):
             point = self._point(seed)
             moved = moved_elements(self.loss, point)
@@ -212,27 +212,27 @@ class _Compared:
                 with self.whole.evaluating():
                     first = min(first, first_derivative_error(self.loss, point, moved))
             if first <= bound:
-                return max(first, second), None, _Found(seed, moved, products)
+                return max(first, second), None, _Agreement(seed, moved, products)
         if second > bound:
             return second, self._wrong(second), None
         return first, _wrong_measurement(first, bound), None
 
-    def agrees(self, found: "_Found") -> bool:
-        """Whether its own second derivatives are those that a copy in float64 has."""
+    def agrees(self, agreement: "_Agreement") -> bool:
+        """Whether this dtype's second derivatives agree with those of a float64 copy."""
         if any(p.dtype is torch.bfloat16 for p in self.params.values()):
             return True
-        moved = {name: t.to(self.params[name]) for name, t in found.moved.items()}
+        moved = {name: t.to(self.params[name]) for name, t in agreement.moved.items()}
         self.params = {name: self.params[name] for name in moved}
-        point = point_near(self.params, self.buffers, self.batch, found.seed)
+        point = point_near(self.params, self.buffers, self.batch, agreement.seed)
         own = second_derivatives_along(self.loss, point, moved)
         difference = size = 0.0
-        for name, product in found.products.items():
+        for name, product in agreement.products.items():
             difference += ((own[name] - product) * moved[name]).norm().item() ** 2
             size += (product * moved[name]).norm().item() ** 2
         return difference <= _ALIKE**2 * size
 
     def _point(self, seed: int) -> Point:
-        # Steps as wide as float32 needs come to fewer kinks with fewer tokens.
+        # float32 needs wide steps, which cross fewer kinks with fewer tokens.
         halved = 0 if self.dtype is torch.float64 else seed
         return point_near(self.params, self.buffers, _fewer(self.batch, halved), seed)
 
@@ -243,44 +243,46 @@ class _Compared:
         return math.isfinite(value) and all(bool(g.isfinite().all()) for g in grads.values())
 
     def from_plain(self) -> tuple[float, Params]:
-        """How far loss and gradient are from those of a plain call of the module; the gradient.
+        """The relative difference of loss and gradient from a plain call, and the gradient.
 
-        The distance is no number if they are not finite.
+        The difference is NaN if they are not finite.
         """
         state = self._point(0).state
         value, grads, _ = first_derivatives(self.loss, state, state.params, self.batch)
         if not (math.isfinite(value) and all(bool(g.isfinite().all()) for g in grads.values())):
             return math.nan, grads
-        with _holding(self.whole.module, {**state.params, **state.buffers}) as own:
+        with _owning(self.whole.module, {**state.params, **state.buffers}) as own:
             leaves = [own[name] for name in state.params]
             with torch.enable_grad():
                 plain = self.plain(state.params, self.batch)
-            found = torch.autograd.grad(plain, leaves, allow_unused=True, materialize_grads=True)
-        apart = abs(plain.item() - value) / max(abs(value), 1e-3)
-        plainly = dict(zip(state.params, found, strict=True))
-        return max(apart, gradient_difference(state.params, grads, plainly)), grads
+            plain_grads = torch.autograd.grad(
+                plain, leaves, allow_unused=True, materialize_grads=True
+            )
+        difference = abs(plain.item() - value) / max(abs(value), 1e-3)
+        expected = dict(zip(state.params, plain_grads, strict=True))
+        return max(difference, gradient_difference(state.params, grads, expected)), grads
 
-    def in_float64(self, grads: Params, memory: int) -> "_Compared | None":
-        """A copy in float64, differentiated in as many parameters as fit into memory.
+    def in_float64(self, grads: Params, memory: int) -> "_Comparison | None":
+        """A float64 copy, differentiated in as many parameters as fit into memory.
 
-        None if it does not fit, or does not compute the gradient that this one does.
+        None if it does not fit, or if its gradient differs from this module's.
         """
         size = sum(p.numel() for p in self.whole.module.parameters())
         names = _smallest(self.params, (memory // 8 - size) // _COPIES)
         if not names:
             return None
         own = self.whole.module
-        places = {id(part): name for name, part in own.named_modules()}
-        # The copy of a stranger's module may share what it should not, or refuse to compute in
-        # float64: the module itself then has to do.
+        part_names = {id(part): name for name, part in own.named_modules()}
+        # Copying a user's module may fail, or float64 may be unsupported. Then the module itself
+        # is used.
         try:
-            twin = copy.deepcopy(own).double()
-            parts = dict(twin.named_modules())
-            layers = [parts[places[id(layer)]] for layer in self.layers]
+            duplicate = copy.deepcopy(own).double()
+            parts = dict(duplicate.named_modules())
+            layers = [parts[part_names[id(layer)]] for layer in self.layers]
             seed = self.whole.dropout_seed
-            copied = _Compared(twin, seed, _in_double(self.batch), layers)
+            copied = _Comparison(duplicate, seed, _in_double(self.batch), layers)
             copied.params = {name: copied.params[name] for name in names}
-            # What is not differentiated stays where it was, here as there.
+            # Parameters that are not differentiated keep their values in both.
             if len(names) < len(self.params):
                 self.params = {name: self.params[name] for name in names}
                 _, grads = self.from_plain()
@@ -288,46 +290,46 @@ class _Compared:
             _, wide, _ = first_derivatives(copied.loss, state, state.params, copied.batch)
         except Exception:
             return None
-        alike = gradient_difference(
+        difference = gradient_difference(
             self.params, grads, {n: g.to(grads[n]) for n, g in wide.items()}
         )
-        # Dropout draws other masks in other arithmetic.
-        return copied if seed is not None or alike <= _ALIKE else None
+        # Dropout draws different masks in different dtypes.
+        return copied if seed is not None or difference <= _ALIKE else None
 
     def _wrong(self, error: float) -> Problem:
-        place = faulty_part(self.whole, self._point(0))
+        part = faulty_part(self.whole, self._point(0))
         return (
-            f"the second derivatives of {place} are {error:.1e} of their size off finite "
-            f"differences of its gradient (rounding: {BOUNDS[self.dtype]:.0e} at most); something "
-            "that depends on parameters is constant for autograd (no_grad, detach, .data), or has "
-            "a wrong second derivative",
+            f"the second derivatives of {part} differ from finite differences of its gradient by "
+            f"{error:.1e}, relative (rounding: at most {BOUNDS[self.dtype]:.0e}); autograd treats "
+            "something that depends on parameters as constant (no_grad, detach, .data), or its "
+            "second derivative is wrong",
             "compute it so that autograd can differentiate it twice",
         )
 
 
 def _wrong_measurement(error: float, bound: float) -> Problem:
     return (
-        f"the gradient of what is measured (the loss in eval mode) is {error:.1e} of its size off "
-        f"finite differences (rounding: {bound:.0e} at most); something that depends on "
-        "parameters is constant for autograd (no_grad, detach, .data)",
+        f"the gradient of the measured loss (in eval mode) differs from finite differences by "
+        f"{error:.1e}, relative (rounding: at most {bound:.0e}); autograd treats something that "
+        "depends on parameters as constant (no_grad, detach, .data)",
         "compute it so that autograd can differentiate it",
     )
 
 
 def _other_parameters(difference: float) -> Problem:
     return (
-        "with other parameters put in place of its own, the model's loss or gradient is not what "
-        f"it is once it has them as its own ({difference:.1e} of it apart): activations "
-        "are computed again with its own (gradient checkpointing), or it reaches parameters by "
+        "replacing the model's parameters does not give the loss and gradient of a model that has "
+        f"these parameters (relative difference {difference:.1e}): its gradient checkpointing "
+        "recomputes activations with the original parameters, or it uses parameters through "
         "references that are not registered",
-        "turn its checkpointing off (gradient_checkpointing_disable(); magic computes layers "
-        "again exactly with recompute), and register every parameter",
+        "turn its checkpointing off with gradient_checkpointing_disable() and use magic's "
+        "activation_checkpointing, and register every parameter",
     )
 
 
 _NOT_FINITE: Problem = (
-    "its loss or gradient is not finite a little beside the initial parameters, so that its "
-    "derivatives cannot be compared with finite differences",
+    "its loss or gradient is not finite near the initial parameters, so its derivatives cannot be "
+    "compared with finite differences",
     "use a model whose loss is finite there",
 )
 
@@ -340,29 +342,29 @@ def _missing(operation: str) -> Problem:
 
 
 def _smallest(params: Params, elements: int) -> list[str]:
-    """The names of the smallest parameters that have so many elements together at most."""
+    """The smallest parameters, by name, with at most ``elements`` elements in total."""
     chosen = set()
     for name in sorted(params, key=lambda name: params[name].numel()):
         elements -= params[name].numel()
         if elements < 0:
             break
         chosen.add(name)
-    # In their own order, in which noise is drawn for them.
+    # In the order of ``params``, in which noise is drawn.
     return [name for name in params if name in chosen]
 
 
 def _small(batch: Batch) -> Batch:
-    """A few rows of a batch, cut to a few tokens where it is clear what its tokens are."""
+    """A few rows of a batch, cut to a few tokens if all inputs are per token."""
     small = _cut(batch, ROWS, TOKENS)
     labels = small.inputs.get("labels")
     if labels is None or not _has_tokens(small) or bool((labels[:, 1:] != IGNORED).any()):
         return small
-    # All that counts lies beyond.
+    # All targets are beyond the cut, so every token becomes a target.
     return replace(small, inputs={**small.inputs, "labels": small.inputs["input_ids"]})
 
 
 def _fewer(batch: Batch, times: int) -> Batch:
-    """A batch that is halved in rows and tokens so many times, but for what has to stay."""
+    """A batch with rows and tokens halved ``times`` times, to 2 at least."""
     rows, tokens = (max(2, size >> times) for size in (ROWS, TOKENS))
     return batch if times == 0 else _cut(batch, rows, tokens)
 
@@ -387,8 +389,8 @@ def _in_double(batch: Batch) -> Batch:
 
 
 @contextlib.contextmanager
-def _holding(module: nn.Module, tensors: Params) -> Iterator[Params]:
-    """The module with these parameters and buffers as its own for a while."""
+def _owning(module: nn.Module, tensors: Params) -> Iterator[Params]:
+    """Inside, the module has these parameters and buffers as its own."""
     own = {**dict(module.named_buffers()), **dict(module.named_parameters())}
     before = {name: own[name].data for name in tensors}
     try:

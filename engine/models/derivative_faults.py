@@ -36,7 +36,7 @@ _OF_PARAMETERS = {
 
 
 def gradient_change(module: nn.Module) -> tuple[str, str] | None:
-    """What of a module would be left out of its derivatives, and the remedy; None if nothing."""
+    """A hook or option of a module that its derivatives omit, and the remedy; None if none."""
     for name, parameter in module.named_parameters():
         for attribute, method in _OF_PARAMETERS.items():
             if parameter.requires_grad and getattr(parameter, attribute, None):
@@ -65,32 +65,32 @@ _INPUT = "input of this part "
 
 
 def faulty_part(loss: ModuleLoss, point: Point) -> str:
-    """The innermost part whose second derivatives are wrong on its own, as "name (Class)".
+    """The innermost part whose own second derivatives are wrong, as "name (Class)".
 
-    The parts of a module are compared as functions of what they were called with and of their own
-    parameters; where all of them are right, it is the module itself.
+    Each part is compared as a function of its recorded inputs and its parameters. If all parts of a
+    module are right, the result is the module itself.
     """
     module, name = loss.module, ""
     try:
         calls = _recorded(loss, point)
-        while (found := _wrong_part(loss, module, name, calls, point)) is not None:
-            name, module = found
+        while (part := _wrong_part(loss, module, name, calls, point)) is not None:
+            name, module = part
     except Exception:
-        # Parts are code of others, called here in a way that they may not foresee.
+        # A part is a user's code and may fail when called on its own.
         pass
-    shown = name
+    label = name
     if type(loss.module).__name__ in _WRAPPERS:
-        shown = name.removeprefix("model").removeprefix(".")
-    return f"{shown} ({type(module).__name__})" if shown else type(module).__name__
+        label = name.removeprefix("model").removeprefix(".")
+    return f"{label} ({type(module).__name__})" if label else type(module).__name__
 
 
 _WRAPPERS = ("CausalLMLoss", "ExampleLoss")
-"""What a run's own loss puts around a model, whose parts are named as the user knows them."""
+"""Wrappers of a run's model; part names omit them."""
 _Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def _recorded(loss: ModuleLoss, point: Point) -> dict[str, _Call]:
-    """What every part was called with first, by name."""
+    """The arguments of each part's first call, by name."""
     calls: dict[str, _Call] = {}
     handles = []
     for name, part in loss.module.named_modules():
@@ -112,7 +112,7 @@ def _recorded(loss: ModuleLoss, point: Point) -> dict[str, _Call]:
 def _wrong_part(
     loss: ModuleLoss, module: nn.Module, name: str, calls: dict[str, _Call], point: Point
 ) -> tuple[str, nn.Module] | None:
-    """The first called part of a module that is wrong on its own."""
+    """The first part of a module whose own second derivatives are wrong."""
     bound = BOUNDS[dtype_of(point.state.params)]
     for part_name, part in _called(module, name, calls):
         function = _PartLoss(loss, part, part_name, calls[part_name], point)
@@ -138,7 +138,7 @@ def _called(
 
 
 class _PartLoss:
-    """A number made of a part's results, bent so that its second derivatives show the first."""
+    """A scalar function of a part's results, nonlinear to also test its first derivatives."""
 
     def __init__(
         self, loss: ModuleLoss, part: nn.Module, name: str, call: _Call, point: Point
@@ -146,24 +146,26 @@ class _PartLoss:
         self.loss, self.part = loss, part
         flat, self.shape = tree_flatten(call)
         self.flat = [_constant(value) for value in flat]
-        self.places = [n for n, v in enumerate(flat) if isinstance(v, Tensor) and v.requires_grad]
+        self.positions = [
+            n for n, v in enumerate(flat) if isinstance(v, Tensor) and v.requires_grad
+        ]
         prefix = f"{name}."
         self.params: Params = {
             own.removeprefix(prefix): tensor
             for own, tensor in point.state.params.items()
             if own.startswith(prefix)
         }
-        self.params |= {f"{_INPUT}{place}": self.flat[place] for place in self.places}
+        self.params |= {f"{_INPUT}{position}": self.flat[position] for position in self.positions}
         self.batch = replace(point.batch, weights=point.batch.weights.flatten()[:1])
 
     def __call__(self, params: Params, batch: Batch, /) -> Tensor:
         values = list(self.flat)
-        for place in self.places:
-            # Parts may change what they are given in place.
-            values[place] = params[f"{_INPUT}{place}"].clone()
+        for position in self.positions:
+            # A part may change its inputs in place.
+            values[position] = params[f"{_INPUT}{position}"].clone()
         args, kwargs = tree_unflatten(values, self.shape)
         own = {n: t for n, t in params.items() if not n.startswith(_INPUT)}
-        # What batch norm changes in place belongs to nobody else.
+        # Batch norm changes its buffers in place.
         own |= {n: b.clone() for n, b in self.part.named_buffers()}
         output = self.loss.bound({}, lambda: functional_call(self.part, own, args, kwargs))
         results, _ = tree_flatten(output)

@@ -1,7 +1,7 @@
-"""Making a float64 model compute in float64 throughout.
+"""Make a float64 model compute in float64 throughout.
 
 transformers casts to float32 inside some normalisations, rotary embeddings and softmaxes,
-whatever the model's dtype. A float64 run would then be no more exact than 1e-7.
+whatever the model's dtype. The relative error of a float64 run would then be about 1e-7.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from engine.models.layers import layers_of
 
 
 class _WithoutFloat32(TorchFunctionMode):
-    """Casts to float32 become casts to float64."""
+    """Turns casts to float32 into casts to float64."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -31,14 +31,14 @@ class _WithoutFloat32(TorchFunctionMode):
 
 
 def _is_beyond_float32(value: Any) -> bool:
-    """Such as the least number of float64, which masks scores of attention."""
+    """Whether a value is beyond float32's range, such as float64's minimum in an attention mask."""
     return isinstance(value, float) and torch.finfo(torch.float32).max < abs(value) < torch.inf
 
 
 def compute_in_float64(model: nn.Module) -> None:
-    """Let the forward of a transformers model cast nothing to float32.
+    """Make a transformers model's forward pass cast nothing to float32.
 
-    That of its base model and of its layers neither, which may be called on their own.
+    This includes its base model and its layers, which may be called on their own.
     """
     base = getattr(model, "base_model", model)
     for module in dict.fromkeys((model, base, *layers_of(model))):
@@ -46,7 +46,7 @@ def compute_in_float64(model: nn.Module) -> None:
 
 
 def without_float32() -> TorchFunctionMode:
-    """A context in which casts to float32 are casts to float64."""
+    """A context in which casts to float32 become casts to float64."""
     return _WithoutFloat32()
 
 

@@ -20,7 +20,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class TwoLayerCNN(nn.Module):
-    """Two convolutions, each halved in size by average pooling, and a linear layer."""
+    """Two convolutions, each followed by 2×2 average pooling, and a linear layer."""
 
     def __init__(
         self,
@@ -33,16 +33,16 @@ class TwoLayerCNN(nn.Module):
 
         Args:
             shape: channels, height and width of an image.
-            classes: how many labels there are.
+            classes: the number of labels.
             width: channels of the first convolution; the second has twice as many.
-            activation: a key of :data:`ACTIVATIONS`; only relu has a kink.
+            activation: a key of :data:`ACTIVATIONS`; all but relu are smooth.
         """
         super().__init__()
-        channels, height, across = shape
+        channels, height, breadth = shape
         self.activation = ACTIVATIONS[activation]
         self.first = nn.Conv2d(channels, width, 3, padding=1)
         self.second = nn.Conv2d(width, 2 * width, 3, padding=1)
-        self.head = nn.Linear(2 * width * (height // 4) * (across // 4), classes)
+        self.head = nn.Linear(2 * width * (height // 4) * (breadth // 4), classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """(images, classes) logits of (images, channels, height, width)."""
@@ -52,11 +52,11 @@ class TwoLayerCNN(nn.Module):
 
 
 WIDTHS = (64, 128, 256, 128)
-"""Channels at width 1: of the stem, the first and the second residual block, and the last layer."""
+"""Channels at width 1 of the stem, the two residual blocks and the last layer."""
 
 
 class ResNet9(nn.Module):
-    """Eight convolutions, two residual blocks among them, and a linear layer without a bias."""
+    """Eight convolutions, four of them in residual blocks, and a linear layer without a bias."""
 
     def __init__(
         self,
@@ -71,9 +71,9 @@ class ResNet9(nn.Module):
 
         Args:
             shape: channels, height and width of an image.
-            classes: how many labels there are.
+            classes: the number of labels.
             width: factor on the channels of every layer.
-            pooling_epsilon: ε of :func:`smooth_maximum`; towards 0 it becomes the maximum.
+            pooling_epsilon: ε of :func:`smooth_maximum`; ε → 0 gives the maximum.
             final_scale: factor on the logits.
             activation: a key of :data:`~engine.models.image_models.ACTIVATIONS`.
         """
@@ -97,12 +97,12 @@ class ResNet9(nn.Module):
 
 
 def smooth_maximum(x: Tensor, epsilon: float) -> Tensor:
-    """ε log Σ exp(x/ε) over the last dim: above the maximum by ε log n at most."""
+    """ε log Σ exp(x/ε) over the last dim of n entries: at most ε log n above the maximum."""
     return epsilon * torch.logsumexp(x / epsilon, dim=-1)
 
 
 def _windows(x: Tensor) -> Tensor:
-    """(…, height, width) to (…, height/2, width/2, 4); an odd last line or column is left out."""
+    """(…, height, width) to (…, height/2, width/2, 4); an odd last row or column is dropped."""
     height, width = x.shape[-2] // 2, x.shape[-1] // 2
     even = x[..., : 2 * height, : 2 * width]
     parts = even.reshape(*x.shape[:-2], height, 2, width, 2)
@@ -110,7 +110,7 @@ def _windows(x: Tensor) -> Tensor:
 
 
 class _Convolution(nn.Module):
-    """A convolution without a bias, batch norm, the activation."""
+    """A convolution without a bias, batch norm and the activation."""
 
     def __init__(
         self,
@@ -123,8 +123,8 @@ class _Convolution(nn.Module):
         padding: int | None = None,
     ) -> None:
         super().__init__()
-        around = size // 2 if padding is None else padding
-        self.conv = nn.Conv2d(channels, width, size, stride, around, bias=False)
+        padding_size = size // 2 if padding is None else padding
+        self.conv = nn.Conv2d(channels, width, size, stride, padding_size, bias=False)
         self.norm = nn.BatchNorm2d(width)
         self.activation = ACTIVATIONS[activation]
 
@@ -133,7 +133,7 @@ class _Convolution(nn.Module):
 
 
 class _Residual(nn.Module):
-    """Two convolutions beside the identity."""
+    """Two convolutions with a residual connection."""
 
     def __init__(self, width: int, activation: str) -> None:
         super().__init__()

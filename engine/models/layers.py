@@ -23,14 +23,14 @@ from engine.runs.errors import UsageError
 
 
 class LayeredModuleLoss:
-    """The same loss as a function that also leaves its layers to others.
+    """The same loss, whose layers a caller can evaluate and recompute.
 
-    A layer is computed again with the very arguments it was called with, but for the tensors
-    among them that depend on parameters. It must not draw random numbers.
+    A layer is recomputed with its original arguments, except for the tensors among them that depend
+    on parameters. It must not draw random numbers.
     """
 
     def __init__(self, loss: ModuleLoss, layers: Sequence[nn.Module]) -> None:
-        """Cut ``loss`` at ``layers``, modules in it that do not contain each other."""
+        """Split ``loss`` at ``layers``, modules of which none contains another."""
         self.loss = loss
         self.layers = layers
 
@@ -39,11 +39,11 @@ class LayeredModuleLoss:
         return self.loss(params, batch)
 
     def with_buffers(self, params: Params, batch: Batch, buffers: Params) -> tuple[Tensor, Params]:
-        """The same with the buffers after it, which it leaves as they are."""
+        """The loss, and the buffers, unchanged."""
         return self.loss.with_buffers(params, batch, buffers)
 
     def through(self, params: Params, batch: Batch, visit: Visit) -> Tensor:
-        """The same, each layer left to ``visit``."""
+        """The loss, with every layer evaluated by ``visit``."""
         with contextlib.ExitStack() as cuts:
             for layer in self.layers:
                 call = partial(self._visit, params, visit, layer.forward)
@@ -59,21 +59,22 @@ class LayeredModuleLoss:
         **named: Any,
     ) -> Any:
         flat, shape = tree_flatten((arguments, named))
-        places = [n for n, a in enumerate(flat) if isinstance(a, Tensor) and a.requires_grad]
+        positions = [n for n, a in enumerate(flat) if isinstance(a, Tensor) and a.requires_grad]
         rest: list[Any] = []
 
         def layer(inputs: Sequence[Tensor]) -> list[Tensor]:
             values = list(flat)
-            for place, tensor in zip(places, inputs, strict=True):
-                values[place] = tensor
+            for position, tensor in zip(positions, inputs, strict=True):
+                values[position] = tensor
             arguments, named = tree_unflatten(values, shape)
             output = self.loss.bound(params, lambda: forward(*arguments, **named))
-            found, of = tree_flatten(output)
-            # Results are left out: they would keep their graph alive.
-            rest[:] = [[_RESULT if _is_differentiable(value) else value for value in found], of]
-            return [value for value in found if _is_differentiable(value)]
+            leaves, structure = tree_flatten(output)
+            # Results are replaced by a marker, because they would keep their graph in memory.
+            others = [_RESULT if _is_differentiable(leaf) else leaf for leaf in leaves]
+            rest[:] = [others, structure]
+            return [leaf for leaf in leaves if _is_differentiable(leaf)]
 
-        results = iter(visit(layer, [flat[place] for place in places]))
+        results = iter(visit(layer, [flat[position] for position in positions]))
         parts = [next(results) if value is _RESULT else value for value in rest[0]]
         return tree_unflatten(parts, rest[1])
 
@@ -87,7 +88,7 @@ def _is_differentiable(value: Any) -> bool:
 
 @contextlib.contextmanager
 def _forwarding(layer: nn.Module, call: Callable[..., Any]) -> Iterator[None]:
-    """Let a call of ``layer`` be one of ``call``."""
+    """Inside, calling ``layer`` calls ``call``."""
     own = vars(layer).get("forward")
     layer.forward = call
     try:
@@ -100,35 +101,35 @@ def _forwarding(layer: nn.Module, call: Callable[..., Any]) -> Iterator[None]:
 
 
 _AGREEMENT = 1e-3
-"""Relative; computing a layer again gives the same bits, or something else altogether."""
+"""Relative bound. Recomputed layers give the same bits, or derivatives that are clearly wrong."""
 
 
 def layers_of(model: nn.Module) -> list[nn.Module]:
-    """Those parts of a model that its authors let be computed again, in order; maybe none.
+    """The layers for which a model supports checkpointing, in order; may be empty.
 
-    None of them contains another.
+    None contains another.
     """
-    # Takes seconds, which nobody else should spend.
+    # Imported here because it takes seconds.
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    found: list[nn.Module] = []
+    layers: list[nn.Module] = []
     inside: set[nn.Module] = set()
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer) and module not in inside:
-            found.append(module)
+            layers.append(module)
             inside.update(module.modules())
-    return found
+    return layers
 
 
 def checked_layers(loss: CausalLMLoss, path: str) -> list[nn.Module]:
-    """The layers of a model's loss, once derivatives by layer were seen to be the model's.
+    """The layers of a model's loss, after comparing checkpointed derivatives with the model's.
 
     Args:
-        loss: of a model without dropout.
-        path: names the model in messages.
+        loss: the loss of a model without dropout.
+        path: the model's name in messages.
 
     Raises:
-        UsageError: if it has none, or they depend on each other in ways that cutting would miss.
+        UsageError: if the model names no layers, or a layer depends on more than its arguments.
     """
     layers, whole = layers_of(loss), ModuleLoss(loss)
     if not layers:
@@ -137,7 +138,7 @@ def checked_layers(loss: CausalLMLoss, path: str) -> list[nn.Module]:
             "are; set it to false"
         )
     params, embedding = whole.parameters(), loss.model.get_input_embeddings().weight
-    # A short row has positions in any model.
+    # Short enough for the positions of any model.
     tokens = torch.arange(4, device=embedding.device)[None] % len(embedding)
     weights = next(iter(params.values())).new_ones(tokens.shape)
     batch = Batch({"input_ids": tokens, "labels": tokens}, weights, tokens.numel())
@@ -153,7 +154,7 @@ def checked_layers(loss: CausalLMLoss, path: str) -> list[nn.Module]:
 
 
 def _derivatives(loss: BatchLoss, params: Params, batch: Batch) -> Params:
-    """First and second derivatives along some direction, and scores."""
+    """The gradient, a Hessian-vector product along a fixed direction, and scores."""
     direction = {
         name: torch.arange(p.numel(), device=p.device).sin().to(p.dtype).view_as(p)
         for name, p in params.items()

@@ -24,19 +24,19 @@ DROPOUT_FIELD = re.compile(r"(drop|pdrop)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in the mode it is trained in."""
+    """A model that is ready to be trained and replayed, in its training mode."""
 
     loss: nn.Module
-    """What :class:`~engine.models.module_loss.ModuleLoss` takes."""
+    """The loss module, for :class:`~engine.models.module_loss.ModuleLoss`."""
     dropout: bool
-    """Whether it trains with dropout, forced against advice."""
+    """Whether it trains with dropout, which must be forced."""
     frozen: int
-    """Parameters that are not trained."""
+    """The number of frozen parameters."""
     layers: Sequence[nn.Module] = field(default=(), kw_only=True)
-    """Those whose activations are computed again rather than kept."""
+    """Layers with activation checkpointing."""
 
     def cached_bytes(self, positions: int, itemsize: int) -> int:
-        """Bytes that the graph of ``positions`` losses keeps where its hooks do not see them."""
+        """Bytes that the graph of ``positions`` losses caches outside saved tensors."""
         return 0
 
 
@@ -44,19 +44,19 @@ def check_dropout(model: nn.Module, path: str, *, forced: bool) -> bool:
     """Whether a model trains with dropout.
 
     Raises:
-        UsageError: if it does and this was not ``forced``.
+        UsageError: if it does and is not ``forced``.
     """
     dropout = next(_active_dropout(model), "")
     if dropout and not forced:
         raise UsageError(
             f"model.path: {path} trains with dropout ({dropout}), which makes its "
-            "influence hard to compute and to trust; set model.dropout: 0, or force: [dropout]"
+            "scores hard to compute and to trust; set model.dropout: 0, or force: [dropout]"
         )
     return bool(dropout)
 
 
 def _active_dropout(model: nn.Module) -> Iterator[str]:
-    """The dropout a model would train with, as "name=p"."""
+    """The active dropout of a model, each as "name=p"."""
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
             yield f"{name}={module.p}"
@@ -66,18 +66,18 @@ def _active_dropout(model: nn.Module) -> Iterator[str]:
 
 
 def frozen_parameters(loss: nn.Module) -> int:
-    """How many parameters are not trained."""
+    """The number of frozen parameters."""
     return sum(p.numel() for p in loss.parameters() if not p.requires_grad)
 
 
 ADAPTER = "adapter_config.json"
 _NO_ADAPTER = {"subfolder": "no-adapter"}
-"""Where transformers is to look for an adapter: it loads one that lies beside the weights."""
+"""Keeps transformers from loading an adapter that is stored with the weights."""
 
 
 @dataclass(frozen=True)
 class LoadedCausalLM(LoadedModel):
-    """A causal language model ready to be trained and replayed."""
+    """A causal language model that is ready to be trained and replayed."""
 
     loss: CausalLMLoss
     tokenizer: Any
@@ -93,16 +93,16 @@ class LoadedCausalLM(LoadedModel):
         return int(self.loss.model.get_input_embeddings().weight.shape[0])
 
     def cached_bytes(self, positions: int, itemsize: int) -> int:
-        """Token probabilities, where the output layer keeps them."""
+        """Bytes of the token probabilities, if the output layer caches them."""
         cache = positions * self.vocabulary * itemsize
         return cache if self.loss.plain_head and cache <= self.loss.cache_bytes else 0
 
 
 def load_tokenizer(config: ModelConfig, files: Path | None = None) -> Any:
-    """The model's tokenizer, from the folder ``files`` if it is not that of the model.
+    """The model's tokenizer, from the folder ``files`` if given.
 
     Raises:
-        UsageError: if there is none or it cannot be loaded.
+        UsageError: if it is missing or cannot be loaded.
     """
     from transformers import AutoTokenizer
 
@@ -134,14 +134,14 @@ def load_causal_lm(
     Args:
         config: which model, in which dtype, with which adapters.
         seed: draws the weights of a model from scratch, and those of adapters.
-        device: where it computes.
-        force_dropout: keep the model's dropout although it makes scores hard to trust.
-        files: the folder of its config and tokenizer, if it is not the model's own.
+        device: the device of the model.
+        force_dropout: train with the model's dropout.
+        files: the folder of its config and tokenizer; default the model's own.
         length: tokens of its rows.
 
     Raises:
-        UsageError: if it cannot be loaded, has no eager attention, has dropout, or lacks a layer to
-            be adapted.
+        UsageError: if it cannot be loaded, has no eager attention, has dropout, or has no layer of
+            an adapter's name.
     """
     tokenizer = load_tokenizer(config, files)
     model = _build(config, seed, files)
@@ -174,7 +174,7 @@ def _build(config: ModelConfig, seed: int, files: Path | None) -> Any:
                 return AutoModelForCausalLM.from_config(
                     settings, attn_implementation="eager", dtype=dtype, **options
                 )
-        model, found = AutoModelForCausalLM.from_pretrained(
+        model, info = AutoModelForCausalLM.from_pretrained(
             config.path,
             revision=config.revision,
             config=settings,
@@ -185,18 +185,18 @@ def _build(config: ModelConfig, seed: int, files: Path | None) -> Any:
             adapter_kwargs=dict(_NO_ADAPTER),
             **options,
         )
-        lacking = sorted(map(str, {*found["missing_keys"], *found["mismatched_keys"]}))
-        if lacking:
+        missing = sorted(map(str, {*info["missing_keys"], *info["mismatched_keys"]}))
+        if missing:
             raise UsageError(
-                f"model.path: {config.path} lacks fitting weights for {lacking[0]} "
-                f"({len(lacking)} in all); give a complete checkpoint, or from_scratch: true"
+                f"model.path: {config.path} has no weights of the right shape for {missing[0]} "
+                f"({len(missing)} in all); give a complete checkpoint, or from_scratch: true"
             )
         return model
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep loading bars and advice off the terminal: what matters is said as an error."""
+    """Suppress progress bars and warnings while loading; problems are raised as errors."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -207,13 +207,13 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _loading(config: ModelConfig, what: str) -> Iterator[None]:
-    """Turn whatever goes wrong while loading into one sentence."""
+    """Turn any error while loading into a one-sentence UsageError."""
     where = f"model.path: cannot load the {what} of {config.path}"
     folder = Path(config.path)
     if (folder / ADAPTER).is_file() and not (folder / "config.json").is_file():
         raise UsageError(
-            f"model.path: {config.path} holds an adapter without its model; merge it into its "
-            "model (peft: merge_and_unload), and give the folder of that"
+            f"model.path: {config.path} contains an adapter but no model; merge it into its "
+            "model (peft: merge_and_unload), and give the folder of the result"
         )
     try:
         yield
@@ -228,12 +228,12 @@ def _loading(config: ModelConfig, what: str) -> Iterator[None]:
             ) from None
         if not Path(config.path).exists() and isinstance(error, OSError):
             raise UsageError(
-                f"{where}: it is no local folder, and the hub did not give it; check the name, "
-                "the network, and access to the model"
+                f"{where}: it is not a local folder, and the hub did not provide it; check the "
+                "name, the network, and access to the model"
             ) from None
         if "Unrecognized configuration class" in text:
             raise UsageError(
-                f"{where}: it is no causal language model; give one that continues text"
+                f"{where}: it is not a causal language model; give one that continues text"
             ) from None
         raise UsageError(f"{where}: {text[:300]}; check the folder's files") from None
 
@@ -246,14 +246,14 @@ def _clear_dropout(settings: Any) -> None:
 
 
 def _probe(loss: CausalLMLoss) -> tuple[torch.Tensor, int]:
-    """A row of four tokens, short enough for any model's positions, and the vocabulary's size."""
+    """A row of four tokens, short enough for any model, and the size of the vocabulary."""
     embedding = loss.model.get_input_embeddings().weight
     return torch.arange(4, device=embedding.device)[None] % len(embedding), len(embedding)
 
 
 @torch.no_grad()
 def _check_causal(loss: CausalLMLoss, path: str) -> None:
-    """Change the last token of a row: what the model says before it must stay the same."""
+    """Check that changing the last token of a row leaves all earlier logits unchanged."""
     tokens, size = _probe(loss)
     other = tokens.clone()
     other[0, -1] = (other[0, -1] + 1) % size
@@ -265,6 +265,6 @@ def _check_causal(loss: CausalLMLoss, path: str) -> None:
         )
     if not torch.allclose(first[:, :-1], second[:, :-1], rtol=1e-3, atol=1e-6):
         raise UsageError(
-            f"model.path: {path} is no causal language model: what it says at a token depends on "
-            "later ones; choose another"
+            f"model.path: {path} is not a causal language model: its logits at a token depend on "
+            "later tokens; choose another"
         )

@@ -1,8 +1,8 @@
-"""Low-rank adapters on a frozen model (LoRA, arXiv 2106.09685), through ``peft``.
+"""Low-rank adapters on a frozen model (LoRA, arXiv 2106.09685), added with ``peft``.
 
-An adapted layer of weight W computes with W + (alpha / rank) B A, where A has ``rank`` rows and B
-as many columns. Only A and B are trained: train states, gradients and cotangents consist of
-them, and nothing is differentiated in a W. Names are those that ``peft`` gives:
+An adapted layer of weight W uses W + (alpha / rank) B A, where A has ``rank`` rows and B ``rank``
+columns. Only A and B are trained: train states, gradients and cotangents contain nothing else, and
+no derivative in W is computed. Names are those of ``peft``:
 ``….base_layer.weight``, ``….lora_A.default.weight``, ``….lora_embedding_A.default``.
 """
 
@@ -22,21 +22,21 @@ _SHOWN = 12
 
 
 def add_adapters(model: nn.Module, config: LoraConfig, seed: int, path: str) -> None:
-    """Freeze a model and give layers of it adapters that are trained, in place.
+    """Freeze a model and add trained adapters to some of its layers, in place.
 
-    B starts at zero, so that the model computes as before (of an embedding it is A that does);
-    the other factor is drawn from ``seed``, whatever random numbers were drawn before.
+    B starts at zero (for an embedding, A does), so the model's output does not change. The other
+    factor is drawn from ``seed`` alone.
 
     Args:
         model: a causal language model on the CPU.
-        config: rank, alpha and which layers.
-        seed: of the run.
-        path: names the model in messages.
+        config: rank, alpha and target layers.
+        seed: the run's seed.
+        path: the model's name in messages.
 
     Raises:
-        UsageError: if the model has no layer of a name, or one that cannot be adapted.
+        UsageError: if a name matches no layer, or a layer that cannot be adapted.
     """
-    # Takes seconds, which nobody else should spend.
+    # Imported here because it takes seconds.
     import peft
 
     names = config.target_modules
@@ -50,7 +50,7 @@ def add_adapters(model: nn.Module, config: LoraConfig, seed: int, path: str) -> 
         bias="none",
     )
     digest = hashlib.sha256(f"lora {seed}".encode()).digest()
-    # Its warnings are about merging adapters into the model, and about GPT-2's layout of weights.
+    # peft warns about merging adapters and about GPT-2's weight layout; both are handled.
     with warnings.catch_warnings(), torch.random.fork_rng():
         warnings.simplefilter("ignore")
         torch.manual_seed(int.from_bytes(digest[:8], "big", signed=True))
@@ -58,7 +58,7 @@ def add_adapters(model: nn.Module, config: LoraConfig, seed: int, path: str) -> 
 
 
 def is_one_matrix(layer: Any) -> bool:
-    """Whether a layer is linear without a bias, and has at most an adapter as made here."""
+    """Whether a layer is linear without a bias, with at most an adapter of our own."""
     base = getattr(layer, "base_layer", layer)
     if not isinstance(base, nn.Linear) or base.bias is not None:
         return False
@@ -75,18 +75,18 @@ def is_one_matrix(layer: Any) -> bool:
 def as_one_matrix(layer: Any, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """(x, M) such that the output of a layer of :func:`is_one_matrix` is x Mᵀ.
 
-    With an adapter x is (…, width + rank) and M (outputs, width + rank): the products with A are
-    further inputs and B further columns, W being neither changed nor rounded.
+    With an adapter, x is (…, width + rank) and M (outputs, width + rank): the products with A are
+    additional inputs and B additional columns, so W is used unchanged.
     """
     if isinstance(layer, nn.Linear):
         return inputs, layer.weight
-    low: Tensor = layer.lora_A[_ADAPTER](inputs) * layer.scaling[_ADAPTER]
+    low_rank: Tensor = layer.lora_A[_ADAPTER](inputs) * layer.scaling[_ADAPTER]
     columns = (layer.base_layer.weight, layer.lora_B[_ADAPTER].weight)
-    return torch.cat((inputs, low), dim=-1), torch.cat(columns, dim=1)
+    return torch.cat((inputs, low_rank), dim=-1), torch.cat(columns, dim=1)
 
 
 def _check_names(model: nn.Module, names: tuple[str, ...], path: str) -> None:
-    """Every name has to be that of a layer, or the end of it: ``peft`` itself asks for one only."""
+    """Check that every name is a suffix of a layer's name; ``peft`` requires it of one only."""
     from transformers.pytorch_utils import Conv1D
 
     layers = {
@@ -99,9 +99,9 @@ def _check_names(model: nn.Module, names: tuple[str, ...], path: str) -> None:
             continue
         known = dict.fromkeys(layer.rpartition(".")[2] for layer, fits in layers.items() if fits)
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-        shown = [*near, *(other for other in known if other not in near)]
-        more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+        candidates = [*near, *(other for other in known if other not in near)]
+        more = f" and {len(candidates) - _SHOWN} more" if len(candidates) > _SHOWN else ""
         raise UsageError(
             f"model.lora.target_modules: {path} has no linear layer or embedding named {name}; "
-            f"it has {', '.join(shown[:_SHOWN])}{more}"
+            f"it has {', '.join(candidates[:_SHOWN])}{more}"
         )

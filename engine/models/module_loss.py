@@ -1,4 +1,4 @@
-"""Any torch module as the batch loss that a train step differentiates."""
+"""The batch loss of a torch module, as a function of its parameters and buffers."""
 
 import contextlib
 import hashlib
@@ -24,24 +24,24 @@ class ModuleLoss:
 
     The forward may return
 
-    - losses, one a row or one a position: shape that of the weights, or of the weights with
-      positions added or summed over; the weights are applied here;
+    - losses, one per row or per position, whose shape is that of the weights, possibly with an
+      added dimension of positions, which is summed over. The weights are applied here;
     - a scalar, or an output with ``.loss``: then the forward itself must take
       ``example_weight`` (rows,) or (rows, tokens) and ``num_items_in_batch`` (the D to divide
       by) and return (1/D) Σ w·ℓ, as :class:`~engine.models.causal_lm_loss.CausalLMLoss` and
       :func:`~engine.models.causal_lm_loss.weighted_causal_lm_ce` do.
 
-    Only parameters that require a gradient are trained; tied ones appear once. The running
-    statistics of batch norm are buffers that training changes, and part of what is
-    differentiated; modules whose other buffers depend on earlier batches are refused.
+    Only parameters that require a gradient are trained; a tied one appears once. The running
+    statistics of batch norm are differentiable buffers. Modules with other buffers that depend on
+    earlier batches are refused.
     """
 
     def __init__(self, module: nn.Module, dropout_seed: int | None = None) -> None:
         """Wrap ``module``; ``dropout_seed`` makes random layers a function of the batch's key.
 
         Raises:
-            ModelError: if a parameter is not made of real numbers or shares memory with another
-                tensor, or the module is scripted.
+            ModelError: if a parameter is not a dense real tensor, or shares memory with another
+                tensor, or if the module is scripted.
         """
         _check_kinds(module)
         self.module = module
@@ -71,7 +71,7 @@ class ModuleLoss:
         }
 
     def shards(self) -> dict[str, Shard]:
-        """Which part of every trainable parameter θ holds: all of it."""
+        """The shard of every trainable parameter in θ: here all of it."""
         return {name: Shard(tensor.shape, 0, 1) for name, tensor in self._trainable()}
 
     def _trainable(self) -> Iterator[tuple[str, Tensor]]:
@@ -82,13 +82,13 @@ class ModuleLoss:
         return self.with_buffers(params, batch, buffers or {})[0]
 
     def with_buffers(self, params: Params, batch: Batch, buffers: Params) -> tuple[Tensor, Params]:
-        """The batch's loss, and the buffers after it: those given, in eval mode."""
+        """The batch's loss, and the buffers after it; in eval mode they do not change."""
         extra: dict[str, Any] = {}
         if self._weighs_itself:
             extra[WEIGHT_ARGUMENT] = batch.weights
         if self._counts_itself:
             extra[COUNT_ARGUMENT] = batch.denominator
-        # What a layer puts in place of a buffer is found here afterwards.
+        # After the call this dict contains the updated buffers.
         tensors = {**params, **buffers}
         if self._checked:
             output = self._call(tensors, {**batch.inputs, **extra}, batch.key)
@@ -100,13 +100,13 @@ class ModuleLoss:
         if self.dropout_seed is None:
             return self._run(tensors, arguments)
         with torch.random.fork_rng():
-            # The same batch must draw the same masks when it is rebuilt or replayed.
+            # The same batch must draw the same masks in training, recomputation and replay.
             digest = hashlib.sha256(repr((self.dropout_seed, key)).encode()).digest()
             torch.manual_seed(int.from_bytes(digest[:8], "big", signed=True))
             return self._run(tensors, arguments)
 
     def bound(self, params: Params, compute: Callable[[], Any]) -> Any:
-        """What ``compute`` gives while the module's parameters are ``params``."""
+        """The result of ``compute``, called while the module's parameters are ``params``."""
         with self._formulas.on(), self._tensors.replaced_by(params):
             return compute()
 
@@ -115,10 +115,11 @@ class ModuleLoss:
             return self.bound(tensors, lambda: self.module(**arguments))
 
     def _checked_call(self, tensors: Params, arguments: dict[str, Any], batch: Batch) -> Any:
-        """The first call.
+        """Call the module for the first time, with checks.
 
-        It may neither change buffers that a result depends on, nor draw unseeded random numbers,
-        nor come to parameters by ways on which they cannot be exchanged.
+        Raises:
+            ModelError: if the module changes buffers that its results depend on, draws unseeded
+                random numbers, or uses parameters that cannot be replaced.
         """
         before = {n: (b, b._version) for n, b in self.module.named_buffers() if n not in tensors}
         random = _random_state(batch.weights.device)
@@ -126,14 +127,14 @@ class ModuleLoss:
             output = self._call(tensors, arguments, batch.key)
         if not torch.equal(random, _random_state(batch.weights.device)):
             raise ModelError(
-                f"{type(self.module).__name__} draws random numbers (dropout, say), which replay "
-                "could not repeat: call its eval(), or give the trainer a dropout_seed"
+                f"{type(self.module).__name__} draws random numbers (as in dropout), which "
+                "replay cannot repeat: call its eval(), or give the trainer a dropout_seed"
             )
         changed = [n for n, (b, version) in before.items() if self._has_changed(n, b, version)]
         if changed and not self._overwrites(changed, output, (tensors, arguments, batch.key)):
             raise ModelError(
                 f"{type(self.module).__name__} changes its buffer {changed[0]} while training; "
-                "of buffers only torch's batch norm may change its own: keep this one constant, or "
+                "only torch's batch norm may change its buffers: keep this one constant, or "
                 "put its layer in eval mode"
             )
         self._checked = True
@@ -147,20 +148,22 @@ class ModuleLoss:
 
     @torch.no_grad()
     def _overwrites(self, names: list[str], output: Any, call: tuple[Any, ...]) -> bool:
-        """Whether buffers are written before they are read: nothing comes from a former batch."""
+        """Whether buffers are written before they are read, so no batch affects a later one."""
         tensors, arguments, key = call
-        left = {name: self._tensors.tensor(name) for name in names}
-        if any(buffer is None for buffer in left.values()):
+        buffers = {name: self._tensors.tensor(name) for name in names}
+        if any(buffer is None for buffer in buffers.values()):
             return False
-        spoilt = {name: _spoilt(buffer) for name, buffer in left.items() if buffer is not None}
-        given = {**tensors, **spoilt}
+        corrupted = {
+            name: _corrupted(buffer) for name, buffer in buffers.items() if buffer is not None
+        }
+        given = {**tensors, **corrupted}
         pairs = [(_loss_of(output), _loss_of(self._call(given, arguments, key)))]
-        pairs += [(buffer, given[name]) for name, buffer in left.items() if buffer is not None]
+        pairs += [(buffer, given[name]) for name, buffer in buffers.items() if buffer is not None]
         return all(a.shape == b.shape and torch.allclose(a, b, rtol=1e-4) for a, b in pairs)
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
-        """The module in eval mode, for measurements."""
+        """Inside, the module is in eval mode."""
         modes = {module: module.training for module in self.module.modules()}
         self.module.eval()
         try:
@@ -175,18 +178,18 @@ class ModuleLoss:
             if not self._weighs_itself:
                 raise TypeError(
                     f"{type(self.module).__name__}.forward returns one number but takes no "
-                    f"{WEIGHT_ARGUMENT}: return one loss a row or token, or take the weights"
+                    f"{WEIGHT_ARGUMENT}: return one loss per row or token, or take the weights"
                 )
             return loss
         common = min(loss.ndim, weights.ndim)
         given = tuple(weights.shape[:common])
-        # A row's last position may lack a loss, having nothing to predict.
+        # A row's last position may have no loss, as it predicts nothing.
         fits = [given, (*given[:-1], given[-1] - 1)] if common == 2 else [given]
         if weights.ndim > loss.ndim or tuple(loss.shape[:common]) not in fits:
             raise ModelError(
                 f"{type(self.module).__name__}.forward returns losses of shape "
-                f"{tuple(loss.shape)}; data weights of shape {tuple(weights.shape)} do not fit: "
-                "give one weight a row or one a position, and the stream a weight_shape to match"
+                f"{tuple(loss.shape)}; data weights of shape {tuple(weights.shape)} do not match: "
+                "give one weight per row or per position, and the stream this weight_shape"
             )
         weights = weights[tuple(slice(size) for size in loss.shape[:common])]
         weights = weights.reshape(*weights.shape, *[1] * (loss.ndim - common))
@@ -194,17 +197,17 @@ class ModuleLoss:
 
 
 def _check_kinds(module: nn.Module) -> None:
-    """Refuse what no loss can be a function of.
+    """Check that every parameter can be replaced and trained.
 
     Raises:
-        ModelError: naming it.
+        ModelError: naming one that cannot.
     """
     kind = type(module).__name__
     for name, part in module.named_modules():
         if isinstance(part, torch.jit.ScriptModule | nn.DataParallel):
             raise ModelError(
                 f"{kind}: {name or 'the module'} is a {type(part).__name__}, whose parameters "
-                "cannot be exchanged; give the module that it was made of"
+                "cannot be replaced; give the module that it was made from"
             )
     for name, parameter in module.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
@@ -216,22 +219,22 @@ def _check_kinds(module: nn.Module) -> None:
         ):
             raise ModelError(
                 f"{kind}: the parameter {name} is {parameter.dtype} in {parameter.layout}; only "
-                "dense real numbers can be trained: keep it as such, or freeze it"
+                "dense real tensors can be trained: convert or freeze it"
             )
 
 
 def check_finite(module: nn.Module, where: str) -> None:
-    """Refuse weights that are no numbers: nothing computed with them is one.
+    """Check that all weights are finite.
 
     Raises:
-        ModelError: naming the first tensor that holds one, and ``where``.
+        ModelError: naming the first tensor with NaN or infinity, and ``where``.
     """
     for name, parameter in module.named_parameters():
         values = parameter.detach()
         if values.is_floating_point() and not values.isfinite().all():
             raise ModelError(
-                f"{where}: {name} holds values that are not finite (NaN or infinity); give "
-                "weights that are"
+                f"{where}: {name} contains values that are not finite (NaN or infinity); give "
+                "finite weights"
             )
 
 
@@ -240,8 +243,8 @@ def _loss_of(output: Any) -> Tensor:
     return loss
 
 
-def _spoilt(buffer: Tensor) -> Tensor:
-    """The same with values that would show wherever they are read."""
+def _corrupted(buffer: Tensor) -> Tensor:
+    """A buffer with values that change every result that depends on it."""
     if buffer.is_floating_point() or buffer.is_complex():
         return torch.full_like(buffer, float("nan"))
     return ~buffer if buffer.dtype == torch.bool else buffer + 1

@@ -1,15 +1,14 @@
-"""A forward pass by formulas that can be differentiated twice.
+"""Run a module's forward pass with operations that can be differentiated twice.
 
-Torch and transformers replace some formulas by faster ones, whose derivatives cannot be
-differentiated again, or by ones that do not survive an exchange of the parameters. Inside
-:meth:`PlainForward.on` they are left out: attention is that of its definition, layers of a
-transformer take no fused path, compiled modules run as they were written, gradients of embeddings
-are dense, layers keep their activations, and experts in float64, which have no fused formula,
-compute one by one.
+Torch and transformers use some fast operations that cannot be differentiated twice, or that do not
+work when parameters are replaced. Inside :meth:`PlainForward.on` they are off: attention uses its
+definition, transformer layers take no fused path, compiled modules run eagerly, gradients of
+embeddings are dense, layers do not checkpoint activations by themselves, and experts in float64,
+for which there is no fused operation, are evaluated one by one.
 
-One formula changes a gradient. Torch gives the padding row of an embedding none. Where the
-embedding is tied to the head, the head trains that row all the same, and the embedding's share of
-the second derivative would be missing: there the row takes the gradient of both places.
+One change affects a gradient. Torch gives the padding row of an embedding no gradient. If the
+embedding is tied to the head, the head trains that row anyway, and the embedding's term of the
+second derivative would be missing; so there the row gets the gradients of both uses.
 """
 
 import contextlib
@@ -23,18 +22,18 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 _SWITCHES = ("sparse", "gradient_checkpointing")
-"""Attributes of modules that are false inside."""
+"""Attributes of modules that are set to False."""
 _EXPERTS = "_experts_implementation_internal"
-"""Attribute of transformers' settings: how a layer of experts computes."""
+"""Attribute of transformers configs: the implementation of experts."""
 _ATTENTION = "_attn_implementation_internal"
-"""Attribute of transformers' settings: how attention computes."""
+"""Attribute of transformers configs: the implementation of attention."""
 
 
 class PlainForward:
-    """Lets a module compute by plain formulas; they change no result but for rounding."""
+    """Switches a module to plain operations, which change results by rounding only."""
 
     def __init__(self, module: nn.Module) -> None:
-        """Of this module and all its parts."""
+        """Collect the switches of this module and all its parts."""
         parts = list(module.modules())
         self._set: list[tuple[dict[str, Any], str, Any]] = [
             (vars(part), switch, False)
@@ -61,7 +60,7 @@ class PlainForward:
 
     @contextlib.contextmanager
     def on(self) -> Iterator[None]:
-        """Inside, forward passes are plain."""
+        """Inside, forward passes use plain operations."""
         fused = torch.backends.mha.get_fastpath_enabled()
         own = [attributes[name] for attributes, name, _ in self._set]
         with _eagerly(), sdpa_kernel([SDPBackend.MATH]):
@@ -77,7 +76,7 @@ class PlainForward:
 
 
 def _eagerly() -> contextlib.AbstractContextManager[Any]:
-    """Compiled functions run uncompiled, if there can be any: loading the compiler takes long."""
+    """Run compiled functions eagerly; does nothing if the compiler was never imported."""
     if "torch._dynamo" not in sys.modules:
         return contextlib.nullcontext()
     stance: contextlib.AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")

@@ -1,9 +1,9 @@
-"""Whether a causal language model's logits are its last hidden state times one matrix, always.
+"""Test whether a causal language model's logits are its last hidden state times one matrix.
 
-What holds at the initial parameters of a model need not hold once they have been trained: a
-logit scale of 1, a bias of 0 or a factor for every position do nothing there. So both ways to the
-logits are compared where such parameters have other values, on rows as long as those to come, and
-the same parameters have to be part of both.
+This may hold at the initial parameters only: a logit scale of 1, a bias of 0 or a factor of 1 per
+position have no effect until they are trained. So both computations of the logits are compared at
+other parameter values, on rows as long as those of the training, and their graphs must reach the
+same parameters.
 """
 
 import contextlib
@@ -22,12 +22,12 @@ ROWS = 2
 SHORT = 8
 """Tokens of the rows whose graphs are compared."""
 _POSITIONS = ("max_position_embeddings", "max_seq_len")
-"""What settings of transformers call the number of positions."""
+"""Names of the number of positions in transformers configs."""
 _LOGITS = 2**24
-"""Logits of the longest rows that are compared, at most."""
+"""The most logits that are compared."""
 _SMALL = 2**16
-"""Elements of a parameter that is always changed; larger ones only if all of them are equal, for
-others are no special case, and a copy of everything may not fit."""
+"""Parameters of up to this many elements are always moved. Larger ones are moved only if all their
+elements are equal, since other values are no special case and copying all may not fit in memory."""
 
 
 def has_plain_head(model: Any, length: int) -> bool:
@@ -46,7 +46,7 @@ def has_plain_head(model: Any, length: int) -> bool:
     longest = max(4, _LOGITS // (ROWS * head.weight.shape[0]))
     rows = _rows(model, min(length, longest))
     with _evaluating(model), PlainForward(model).on():
-        # As it is first: the point at which nothing can be out of the range of an operation.
+        # First at the initial parameters, which are within the range of every operation.
         if not agrees(model, rows[:1, :4]):
             return False
         return _agrees_elsewhere(model, rows) and _same_parameters(model, rows[:, :SHORT])
@@ -54,9 +54,9 @@ def has_plain_head(model: Any, length: int) -> bool:
 
 @torch.no_grad()
 def agrees(model: Any, rows: Tensor) -> bool:
-    """Whether both ways give the same logits of some rows, at the present parameters."""
+    """Whether both ways give the same logits of some rows, at the current parameters."""
     head = model.get_output_embeddings()
-    # Enlarged, so that a soft cap shows however small the logits of an untrained model are.
+    # Enlarged, so that a soft cap has an effect on the small logits of an untrained model.
     enlarge = head.register_forward_hook(lambda module, inputs, output: output * 1e4)
     try:
         hidden = _hidden(model, rows)
@@ -73,7 +73,7 @@ def _hidden(model: Any, rows: Tensor) -> Tensor | None:
 
 
 def _rows(model: Any, length: int) -> Tensor:
-    """Rows of as many different tokens as there are, as long as the model has positions for."""
+    """Rows of many different tokens, no longer than the model has positions."""
     embedding = model.get_input_embeddings().weight
     length = min(length, positions_of(model) or length)
     tokens = torch.arange(ROWS * length, device=embedding.device)
@@ -81,7 +81,7 @@ def _rows(model: Any, length: int) -> Tensor:
 
 
 def positions_of(model: Any) -> int | None:
-    """The longest row that a model has positions for, if its settings name a limit."""
+    """The longest row that a model has positions for, if its config has a limit."""
     settings: Any = getattr(model, "config", None)
     text = settings.get_text_config() if hasattr(settings, "get_text_config") else settings
     limits = (getattr(text, name, None) for name in _POSITIONS)
@@ -89,7 +89,7 @@ def positions_of(model: Any) -> int | None:
 
 
 def _agrees_elsewhere(model: Any, rows: Tensor) -> bool:
-    """As :func:`agrees`, at other parameters near the present ones."""
+    """As :func:`agrees`, at other parameters near the current ones."""
     tensors = ModuleTensors(model)
     for scale in (0.1, 0.01, 0.001):
         moved = _moved(tensors, scale)
@@ -106,7 +106,7 @@ def _is_finite(model: Any, rows: Tensor) -> bool:
 
 
 def _moved(tensors: ModuleTensors, scale: float) -> Params:
-    """Trained parameters beside their present values, those that may be a special case."""
+    """New values near the current ones, for trained parameters that may be a special case."""
     moved = {}
     for number, name in enumerate(tensors.trained):
         value = tensors.parameter(name).detach()
@@ -123,7 +123,7 @@ def _moved(tensors: ModuleTensors, scale: float) -> Params:
 
 
 def _same_parameters(model: Any, rows: Tensor) -> bool:
-    """Whether a gradient comes to the same parameters both ways."""
+    """Whether both computations depend on the same parameters."""
     head = model.get_output_embeddings()
 
     def of_model() -> Tensor:
@@ -134,7 +134,7 @@ def _same_parameters(model: Any, rows: Tensor) -> bool:
 
 
 def _reached(compute: Callable[[], Tensor]) -> set[int]:
-    """Which leaves the graph of a result leads to."""
+    """The ids of the leaves of a result's graph."""
     with torch.enable_grad():
         result = compute()
     waiting: list[Any] = [result.grad_fn] if result.grad_fn is not None else []

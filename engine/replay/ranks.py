@@ -114,9 +114,9 @@ class Ranks:
         # Saving the tensor with its graph would make the graph reference itself.
         return tensor.detach()
 
-    def unpack(self, kept: Any) -> Tensor:
+    def unpack(self, saved: Any) -> Tensor:
         """The inverse of :meth:`pack`."""
-        return kept  # type: ignore[no-any-return]
+        return saved  # type: ignore[no-any-return]
 
     @contextlib.contextmanager
     def graph(self) -> Iterator[None]:

@@ -19,7 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.attribution.process import Stop, collect_seldom, handle_signals
-from engine.distributed.local_ranks import clear_launcher_variables, is_rank, ranks_here, run_ranks
+from engine.distributed.local_ranks import (
+    clear_launcher_variables,
+    is_rank,
+    local_rank_count,
+    run_ranks,
+)
 from engine.runs.environment import keep_files_private
 from engine.runs.errors import (
     DiskFullError,
@@ -102,7 +107,7 @@ def _ranks(options: argparse.Namespace) -> int:
 
             config = JobFolder(AttemptFolder(options.attempt).job_path).run.config()
         if config is not None:
-            return ranks_here(config.devices.ranks)
+            return local_rank_count(config.devices.ranks)
     return 1
 
 

@@ -128,7 +128,8 @@ LOST = 'print(\'{"ok": false, "message": "another rank ended", "ending": "died"}
     [
         (f"{LATE}os.kill(os.getpid(), 9) if rank == '1' else None;{LOST}", "died",
          "rank 1 was killed by SIGKILL"),
-        (f"{LATE}os._exit(3) if rank == '1' else None;{LOST}", "died", "rank 1 ended early"),
+        (f"{LATE}os._exit(3) if rank == '1' else None;{LOST}", "died",
+         "rank 1 exited without an outcome"),
         (f"{LATE}{LOST}", "died", "another rank ended"),
         (LATE + 'print(\'{"ok": false, "message": "bad rate"}\'); exit(2)', "failed", "bad rate"),
     ],

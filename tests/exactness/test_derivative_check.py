@@ -159,8 +159,8 @@ FAULTS: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: hooked(lambda m: m.a.register_full_backward_pre_hook(print)),
         "register_full_backward_pre_hook",
     ),
-    "checkpoint": (Checkpointed, "as its own"),
-    "measure": (Evaluated, "what is measured"),
+    "checkpoint": (Checkpointed, "replacing the model's parameters"),
+    "measure": (Evaluated, "the measured loss"),
 }
 EXACT: dict[str, Callable[[], nn.Module]] = {
     "tanh": Net,
@@ -260,7 +260,7 @@ def test_the_innermost_part_is_named() -> None:
     blocks = [nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(3)]
     blocks[1].append(nn.ModuleDict({"norm": Detaching()})["norm"])
     found = checked(Net(nn.Sequential(*blocks)))
-    assert "second derivatives of between.1.2 (Detaching) are" in found.problem
+    assert "second derivatives of between.1.2 (Detaching) differ" in found.problem
 
 
 def test_forced_it_trains_after_a_warning() -> None:

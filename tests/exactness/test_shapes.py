@@ -122,7 +122,9 @@ def test_losses_and_weights(losses: tuple[int, ...], weights: tuple[int, ...], f
     if fits:
         trainer.train(state, stream)
         return
-    with pytest.raises(UsageError, match=r"losses of shape .* data weights of shape .* do not fit"):
+    with pytest.raises(
+        UsageError, match=r"losses of shape .* data weights of shape .* do not match"
+    ):
         trainer.train(state, stream)
 
 

@@ -278,7 +278,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "complex": (Complex, r"parameter phase is torch\.complex"),
     "remembering": (lambda: Core(Remembering()), r"changes its buffer between\.mean"),
     "lazy": (Lazy, r"between\.weight has no shape yet"),
-    "not a number": (NotANumber, r"head\.weight holds values that are not finite"),
+    "not a number": (NotANumber, r"head\.weight contains values that are not finite"),
 }
 
 
@@ -295,7 +295,7 @@ def test_refused_before_the_first_step(name: str) -> None:
 
 
 def test_scripted_modules_are_refused() -> None:
-    with pytest.raises(ModelError, match=r"ScriptModule, whose parameters cannot be exchanged"):
+    with pytest.raises(ModelError, match=r"ScriptModule, whose parameters cannot be replaced"):
         Trainer.initialize(torch.jit.script(nn.Linear(2, 2)), torchopt.sgd(0.3))
 
 

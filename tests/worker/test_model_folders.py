@@ -71,7 +71,7 @@ def test_an_adapter_that_is_not_loaded_is_warned_about(
 
 def test_an_adapter_without_its_model_is_refused(folder: Path, tmp_path: Path) -> None:
     add_adapter(folder, tmp_path / "adapter")
-    with pytest.raises(UsageError, match="adapter holds an adapter without its model; merge it"):
+    with pytest.raises(UsageError, match="adapter contains an adapter but no model; merge it"):
         loaded(tmp_path / "adapter")
 
 

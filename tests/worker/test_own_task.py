@@ -227,4 +227,4 @@ def test_a_stop_gradient_in_what_is_measured_is_refused(
     code += "\n    def half(self, y):\n        return y * y.detach()\n"
     (tmp_path / "heights.py").write_text(code)
     outcome = start(own)
-    assert outcome["exit_code"] == 2 and "gradient of what is measured" in outcome["message"]
+    assert outcome["exit_code"] == 2 and "gradient of the measured loss" in outcome["message"]

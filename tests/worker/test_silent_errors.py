@@ -35,7 +35,7 @@ def test_checkpoint_without_its_head(
     save_file(weights, tmp_path / "m" / "model.safetensors", {"format": "pt"})
     outcome = start(changed(config, "model.from_scratch", False))
     assert outcome["exit_code"] == 2
-    assert "lacks fitting weights for lm_head.weight" in outcome["message"]
+    assert "has no weights of the right shape for lm_head.weight" in outcome["message"]
 
 
 def test_model_that_looks_ahead(
