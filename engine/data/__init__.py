@@ -1,1 +1,1 @@
-"""From data sets to batches: documents, tokens, rows and the order of training. Loads no torch."""
+"""From data sets to rows: documents, tokens and the order of training. Does not import torch."""

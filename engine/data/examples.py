@@ -1,4 +1,4 @@
-"""Examples without tokens, such as images: each is a document, and a row of its own."""
+"""Examples without tokens, such as images: each is a document and a row."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,13 +13,13 @@ _COLUMN = "column_"
 
 @dataclass(frozen=True)
 class Examples:
-    """What a task reads of one source.
+    """The examples of one source.
 
     Attributes:
-        columns: what the model is given, (examples, …) each, integers or floating-point numbers.
-        texts: what stands for each example where it is listed: "an image, label 7, row 412".
-        source_rows: (examples,) the number of each in its source, from 0.
-        facts: what else is kept of each, for whoever reads the results.
+        columns: the model's inputs, (examples, …) each, integers or floating-point numbers.
+        texts: a description of each example for lists: "an image, label 7, row 412".
+        source_rows: (examples,) the row of each in its source, from 0.
+        facts: other columns to store with the examples.
     """
 
     columns: Columns
@@ -38,7 +38,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class ExampleRows:
-    """Rows of one example each, as a training takes them."""
+    """Training rows of one example each."""
 
     columns: Columns
 
@@ -51,26 +51,26 @@ class ExampleRows:
 
     @property
     def document_ids(self) -> NDArray[np.int64]:
-        """(rows, 1) The document of each row: the one of its number."""
+        """(rows, 1) The document of each row: document i is row i."""
         return np.arange(len(self), dtype=np.int64)[:, None]
 
     @property
     def lengths(self) -> NDArray[np.int32]:
-        """(rows,) All are equally long."""
+        """(rows,) The length of each row: 1."""
         return np.ones(len(self), dtype=np.int32)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What is kept of them."""
-        kept = {f"{_COLUMN}{name}": values for name, values in self.columns.items()}
+        """The arrays to store."""
+        columns = {f"{_COLUMN}{name}": values for name, values in self.columns.items()}
         targets = np.ones((len(self), 1), dtype=np.bool_)
-        return {"document_ids": self.document_ids, "targets": targets, **kept}
+        return {"document_ids": self.document_ids, "targets": targets, **columns}
 
     @classmethod
     def of(cls, columns: Columns) -> "ExampleRows":
         """Rows of a task's columns.
 
-        Bytes and truth values are widened: among them no value is left that could stand, on disk,
-        for one that was never written.
+        8-bit integers and booleans become int16, because they have no spare value to mark missing
+        entries in storage.
         """
         narrow = (np.uint8, np.int8, np.bool_)
         return cls({n: v.astype(np.int16) if v.dtype in narrow else v for n, v in columns.items()})

@@ -1,8 +1,8 @@
-"""Reading one local data file as a table in which the text is exactly what the file holds.
+"""Read a local data file as a table whose text is exactly the text of the file.
 
-The files are read here and not by the loaders of ``datasets``, because those guess types from the
-values: a JSON text that looks like a date comes back rewritten as a timestamp, and the CSV text
-``NA`` as a missing value. Nothing is cached, so an edited file is never served stale.
+The loaders of ``datasets`` are not used, because they guess types from values: a JSON string that
+looks like a date becomes a timestamp, and the CSV text ``NA`` a missing value. Nothing is cached,
+so an edited file is read again.
 """
 
 import codecs
@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 
 FORMATS = ".jsonl, .json, .csv, .txt (each also with .gz) or .parquet"
 
-# What reading a damaged or mislabelled file can raise: Arrow's errors and those of JSON and of
-# text decoding are ValueErrors, a truncated .gz is an EOFError.
+# Errors of reading a damaged or mislabelled file. Those of Arrow, JSON and text decoding are
+# ValueErrors; a truncated .gz is an EOFError.
 READ_ERRORS = (OSError, ValueError, EOFError, zlib.error)
 
-# UTF-32's begins like UTF-16's, so it is looked for first.
+# UTF-32 comes first, because its mark begins like that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -37,42 +37,42 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _CSV_BLOCK = 2**20, 2**30
-"""Least and most bytes that Arrow reads at a time: a field must lie within two such blocks."""
+"""Smallest and largest block that Arrow reads; a field must lie within two blocks."""
 
 
 class FileTable(NamedTuple):
-    """A file's columns, and for each of its rows the number it has in the file, from 0."""
+    """A file's columns, and the number of each row in the file, from 0."""
 
     columns: pa.Table
     source_rows: NDArray[np.int64]
 
 
 def is_data_file(path: str) -> bool:
-    """Whether a path ends like one of the formats that :func:`read_file` reads."""
+    """Whether a path has the suffix of a format that :func:`read_file` reads."""
     return _suffix(path) in _READERS
 
 
 def read_file(path: Path, text_columns: tuple[str, ...]) -> FileTable:
-    """Read a data file; values of ``text_columns`` are never taken for anything but text.
+    """Read a data file; values of ``text_columns`` are always text.
 
-    A text column in which only some values are strings has nulls in place of the others. Text is
-    UTF-8, or what the file's byte-order mark says.
+    If only some values of a text column are strings, the others become null. The encoding is UTF-8,
+    or that of the file's byte-order mark.
 
     Raises:
-        OSError, ValueError, EOFError, zlib.error: the file cannot be read as its suffix says.
+        OSError, ValueError, EOFError, zlib.error: if the file cannot be read in its format.
     """
-    found = _READERS[_suffix(path.name)](path, text_columns)
-    names = found.columns.column_names
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(f"two columns are called {twice!r}: rename one of them")
-    return found
+    table = _READERS[_suffix(path.name)](path, text_columns)
+    names = table.columns.column_names
+    duplicate = next((name for name in names if names.count(name) > 1), None)
+    if duplicate is not None:
+        raise ValueError(f"two columns are called {duplicate!r}: rename one of them")
+    return table
 
 
 def line_numbers(path: Path, source_rows: list[int]) -> list[int] | None:
-    """The lines on which rows of a data file begin, from 1; None in a format without lines.
+    """The line on which each row of a data file begins, from 1; None for a format without lines.
 
-    The file is read once more: only messages need it.
+    Used in messages only, as it reads the file again.
     """
     suffix = _suffix(path.name)
     try:
@@ -92,9 +92,9 @@ def line_numbers(path: Path, source_rows: list[int]) -> list[int] | None:
 
 
 def is_storable(kind: pa.DataType) -> bool:
-    """Whether a run folder, which keeps its documents in Parquet, can hold values of a type.
+    """Whether values of a type can be stored in Parquet, as the documents of a run are.
 
-    Parquet has no object without keys, and what is nested too deeply is written but never read.
+    Parquet has no objects without keys, and cannot read types that are nested too deeply.
     """
     content = io.BytesIO()
     try:
@@ -106,7 +106,7 @@ def is_storable(kind: pa.DataType) -> bool:
 
 
 def as_json(values: list[Any]) -> pa.Array:
-    """Values of any kind as their JSON texts."""
+    """Values of any type as JSON strings."""
     texts = [None if v is None else json.dumps(v, default=str) for v in values]
     return pa.array(texts, pa.string())
 
@@ -122,7 +122,7 @@ def _numbered(columns: pa.Table) -> FileTable:
 
 
 def _read_parquet(path: Path, text_columns: tuple[str, ...]) -> FileTable:
-    # Not read_table, which would add columns for parent folders that are named like a=b.
+    # Not read_table, which adds columns for parent folders with names like a=b.
     with pyarrow.parquet.ParquetFile(path) as file:
         return _numbered(file.read())
 
@@ -134,8 +134,8 @@ def _read_csv(path: Path, text_columns: tuple[str, ...]) -> FileTable:
     content = text.encode()
     as_text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(text_columns, pa.string()))
     quoted = pyarrow.csv.ParseOptions(newlines_in_values=True)
-    # Types are guessed from the first block, so that is the whole file; one thread knows the number
-    # of a row that is wrong.
+    # Arrow guesses types from the first block, so the block is the whole file. With one thread,
+    # errors name the row.
     size = min(max(len(content), _CSV_BLOCK[0]), _CSV_BLOCK[1])
     options = pyarrow.csv.ReadOptions(use_threads=False, block_size=size)
     source = pa.BufferReader(content)
@@ -143,20 +143,20 @@ def _read_csv(path: Path, text_columns: tuple[str, ...]) -> FileTable:
 
 
 def _check_quotes(text: str) -> None:
-    """Refuse a quotation mark that is never closed: Arrow reads on to the end of the file."""
+    """Raise if a quotation mark is not closed; Arrow would read on to the end of the file."""
     csv.field_size_limit(sys.maxsize)
     rows, line = csv.reader(io.StringIO(text, newline=""), strict=True), 0
     try:
         for _ in rows:
             line = rows.line_num
     except csv.Error as error:
-        # Of what else is not strictly csv, Arrow decides.
+        # All other irregularities are left to Arrow.
         if "unexpected end" in str(error):
             raise ValueError(f"line {line + 1} opens a quotation mark that is not closed") from None
 
 
 def _csv_lines(text: str) -> list[int]:
-    """The lines, from 1, on which the rows below the header begin; blank ones are no rows."""
+    """The line, from 1, on which each row after the header begins; blank lines are skipped."""
     starts, inside = [], False
     for number, line in enumerate(_with_line_feeds(text).split("\n"), start=1):
         if not inside and line:
@@ -166,11 +166,11 @@ def _csv_lines(text: str) -> list[int]:
 
 
 def _read_txt(path: Path, text_columns: tuple[str, ...]) -> FileTable:
-    # Only line ends separate documents: str.splitlines would also cut at form feeds and the like.
+    # Not str.splitlines, which also splits at form feeds and other separators.
     lines = _text_of(path).split("\n")
-    kept = [(number, line) for number, line in enumerate(lines) if line.strip()]
-    columns = pa.table({"text": pa.array([line for _, line in kept], pa.string())})
-    return FileTable(columns, np.array([number for number, _ in kept], dtype=np.int64))
+    documents = [(number, line) for number, line in enumerate(lines) if line.strip()]
+    columns = pa.table({"text": pa.array([line for _, line in documents], pa.string())})
+    return FileTable(columns, np.array([number for number, _ in documents], dtype=np.int64))
 
 
 def _read_json(path: Path, text_columns: tuple[str, ...]) -> FileTable:
@@ -195,10 +195,10 @@ def _with_line_feeds(text: str) -> str:
 
 
 def _decoded(path: Path) -> str:
-    """A file's text, its line ends as they are.
+    """A file's text, with its line ends unchanged.
 
     Raises:
-        ValueError: naming the line that cannot be decoded.
+        ValueError: naming the first line that cannot be decoded.
     """
     opened = gzip.open if path.name.lower().endswith(".gz") else open
     with opened(path, "rb") as file:
@@ -218,7 +218,7 @@ def _decoded(path: Path) -> str:
 
 
 def _json_objects(text: str) -> list[dict[str, Any]]:
-    """The objects of one JSON array, or of one object a line."""
+    """The objects of a JSON array, or of lines with one object each."""
     if text.lstrip().startswith("["):
         objects = _parsed(text, "its array")
         for number, one in enumerate(objects, start=1):
@@ -240,8 +240,8 @@ def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
-        place = where if where.startswith("line") else f"line {error.lineno}"
-        raise ValueError(f"{place} is not JSON ({error.msg})") from None
+        line = where if where.startswith("line") else f"line {error.lineno}"
+        raise ValueError(f"{line} is not JSON ({error.msg})") from None
     except RecursionError:
         raise ValueError(f"{where} is nested too deeply to be read") from None
     except ValueError as error:
@@ -249,16 +249,16 @@ def _parsed(text: str, where: str) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    values = dict(pairs)
+    if len(values) != len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"an object has two values called {twice!r}: rename one of them")
-    return found
+        duplicate = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"an object has two values called {duplicate!r}: rename one of them")
+    return values
 
 
 def _json_column(values: list[Any], is_text: bool) -> pa.Array:
-    """Values of one type as they are; text keeps its strings only; a mixture is kept as JSON."""
+    """A column of values: of text only its strings, of mixed types their JSON."""
     if is_text and any(isinstance(value, str) for value in values):
         return _texts([v if isinstance(v, str) else None for v in values])
     try:

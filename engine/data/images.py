@@ -1,8 +1,8 @@
-"""Labelled images: MNIST's idx files, CIFAR-10's binary ones, or a data set with an image column.
+"""Labelled images: MNIST idx files, CIFAR-10 binary files, or a data set with an image column.
 
-A folder holds the files as they are published, gzipped or not: ``train-images-idx3-ubyte`` and
+A folder contains the files as published, gzipped or not: ``train-images-idx3-ubyte`` and
 ``t10k-images-idx3-ubyte`` with their labels, or ``data_batch_1.bin`` … and ``test_batch.bin``.
-They make up the splits ``train`` and ``test``. Images are (examples, channels, height, width).
+They form the splits ``train`` and ``test``. Images are (examples, channels, height, width).
 """
 
 import gzip
@@ -37,7 +37,7 @@ def read_images(source: SourceConfig, where: str) -> Examples:
         where: the config key of the source, such as ``data`` or ``queries.contrast``.
 
     Raises:
-        UsageError: there is no such data set or split, or it holds no labelled images.
+        UsageError: if there is no such data set or split, or it has no labelled images.
     """
     table, source_rows = select(_splits(source, where), source.split, where)
     image, label = (_column(table, names, where) for names in (IMAGE_COLUMNS, LABEL_COLUMNS))
@@ -58,7 +58,7 @@ def _splits(source: SourceConfig, where: str) -> dict[str, Split]:
     path = Path(source.path).expanduser()
     files = sorted(path.iterdir(), key=_in_order) if path.is_dir() else [path]
     try:
-        found = {
+        splits = {
             **_of_files(files, _IDX, lambda match: match[1] == "train", _read_idx),
             **_of_files(files, _CIFAR, lambda match: match[1] == "data", _read_cifar),
         }
@@ -66,10 +66,10 @@ def _splits(source: SourceConfig, where: str) -> dict[str, Split]:
         raise UsageError(
             f"{where}.path: the images of {source.path!r} cannot be read: {error}; fetch them again"
         ) from None
-    if not path.is_dir() and found:
-        # Whatever a single file is called, it is all there is.
-        return {"train": next(iter(found.values()))}
-    return found or open_splits(source, where)
+    if not path.is_dir() and splits:
+        # A single file is the training split, whatever its name.
+        return {"train": next(iter(splits.values()))}
+    return splits or open_splits(source, where)
 
 
 def _in_order(path: Path) -> tuple[int, str]:
@@ -83,7 +83,7 @@ def _of_files(
     is_training: Callable[[re.Match[str]], bool],
     read: Callable[[Path], Labelled],
 ) -> dict[str, Split]:
-    """The splits that those of some files make up whose names fit."""
+    """The splits of the files whose names match."""
     parts: dict[str, list[Labelled]] = {}
     for file in files:
         match = names.fullmatch(file.name)
@@ -104,22 +104,22 @@ def _split(parts: list[Labelled]) -> Split:
 
 
 def _read_idx(path: Path) -> Labelled:
-    beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
-    images, labels = _idx(path, 3), _idx(beside, 1)
+    label_path = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
+    images, labels = _idx(path, 3), _idx(label_path, 1)
     if len(images) != len(labels):
-        raise ValueError(f"{beside.name} has {len(labels)} labels of {len(images)} images")
+        raise ValueError(f"{label_path.name} has {len(labels)} labels of {len(images)} images")
     return images[:, None], labels.astype(np.int64)
 
 
 def _idx(path: Path, dims: int) -> NDArray[np.uint8]:
-    """The array of bytes in an idx file: a magic number, the sizes, the values."""
+    """The byte array of an idx file: a magic number, the sizes, the values."""
     content = _bytes_of(path)
     start = 4 + 4 * dims
     if len(content) < start or content[:4] != bytes([0, 0, 8, dims]):
-        raise ValueError(f"{path.name} is no idx file of bytes in {dims} dims")
+        raise ValueError(f"{path.name} is not an idx file of bytes in {dims} dims")
     shape = struct.unpack(f">{dims}I", content[4:start])
     if len(content) != start + int(np.prod(shape)):
-        raise ValueError(f"{path.name} does not hold the {shape} values that it promises")
+        raise ValueError(f"{path.name} does not contain the {shape} values of its header")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
@@ -127,7 +127,7 @@ def _read_cifar(path: Path) -> Labelled:
     content = np.frombuffer(_bytes_of(path), np.uint8)
     size = 1 + int(np.prod(_CIFAR_SHAPE))
     if len(content) == 0 or len(content) % size:
-        raise ValueError(f"{path.name} is no whole number of rows of {size} bytes")
+        raise ValueError(f"{path.name} does not consist of whole rows of {size} bytes")
     rows = content.reshape(-1, size)
     return rows[:, 1:].reshape(-1, *_CIFAR_SHAPE), rows[:, 0].astype(np.int64)
 
@@ -163,8 +163,8 @@ def _as_images(column: pa.ChunkedArray, name: str, where: str) -> NDArray[Any]:
         images = images[:, None]
     if images.ndim != 4 or images.dtype.kind not in "iuf":
         raise UsageError(
-            f"{where}.path: column {name!r} holds no images of one size as arrays of numbers; "
-            "store them decoded, as (channels, height, width) or (height, width)"
+            f"{where}.path: column {name!r} does not contain images of one size as "
+            "arrays of numbers; store them decoded, as (channels, height, width) or (height, width)"
         )
     return images.astype(np.int16) if images.dtype.kind in "iu" else images
 
@@ -172,7 +172,7 @@ def _as_images(column: pa.ChunkedArray, name: str, where: str) -> NDArray[Any]:
 def _as_labels(column: pa.ChunkedArray, name: str, where: str) -> NDArray[np.int64]:
     if not pa.types.is_integer(column.type) or column.null_count:
         raise UsageError(
-            f"{where}.path: column {name!r} holds {column.type} where every image needs the number "
-            "of its class, from 0"
+            f"{where}.path: column {name!r} contains {column.type}; give every image the number of "
+            "its class, from 0"
         )
     return np.asarray(column.to_numpy()).astype(np.int64)

@@ -20,14 +20,14 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of tokens, as long as the longest of them.
+    """Rows of tokens, padded to the longest.
 
     Attributes:
         input_ids: (rows, tokens) token ids.
         document_ids: (rows, tokens) the document that each position belongs to, -1 for padding.
         targets: (rows, tokens) whether the loss at a position, which predicts the next one, counts;
             never in the last column.
-        lengths: (rows,) the number of tokens of each row that are no padding.
+        lengths: (rows,) the number of tokens of each row that are not padding.
     """
 
     input_ids: NDArray[np.int32]
@@ -40,7 +40,7 @@ class Rows:
         return len(self.input_ids)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What is kept of them."""
+        """The arrays to store."""
         return {
             "input_ids": self.input_ids,
             "document_ids": self.document_ids,
@@ -56,11 +56,11 @@ class Rows:
 
 
 def one_document_a_row(tokenized: list[TokenizedDocument], pad_id: int) -> Rows:
-    """Lay out documents one a row, in their order, padded at the end.
+    """One document per row, in order, padded at the end.
 
     Args:
         tokenized: at least one document; document i becomes row i.
-        pad_id: the token id that fills padding.
+        pad_id: the token id of padding.
     """
     lengths = np.array([len(document) for document in tokenized], dtype=np.int32)
     shape = (len(tokenized), int(lengths.max()))
@@ -77,21 +77,20 @@ def one_document_a_row(tokenized: list[TokenizedDocument], pad_id: int) -> Rows:
 def packed(
     tokenized: list[TokenizedDocument], sequence_length: int, eos_id: int | None, pad_id: int
 ) -> Rows:
-    """Join documents, each ended by one end-of-sequence token, and cut them into rows.
+    """Join documents, each followed by one end-of-sequence token, and cut them into rows.
 
-    A tokenizer that ends texts itself has put the token there already. It belongs to the document
-    that it ends and is predicted as its tokens are. A position counts as a target, for the document
-    of that position, if the next one of its row is a predicted token, be it of the same document or
-    of the following one.
+    A tokenizer may have added the end-of-sequence token already. It belongs to the document that it
+    ends, and is predicted. A position is a target, of its own document, if the next position of its
+    row is a predicted token, of the same document or the following one.
 
     Args:
-        tokenized: at least one document, uncut.
-        sequence_length: tokens a row; the last row is padded if there are several.
+        tokenized: at least one document, not cut.
+        sequence_length: tokens per row; the last of several rows is padded.
         eos_id: the tokenizer's end-of-sequence token, None if it has none.
-        pad_id: the token id that fills padding.
+        pad_id: the token id of padding.
 
     Raises:
-        UsageError: the tokenizer has no end-of-sequence token.
+        UsageError: if the tokenizer has no end-of-sequence token.
     """
     if eos_id is None:
         raise UsageError(
@@ -128,15 +127,15 @@ def _cut_into_rows(values: NDArray[Scalar], width: int, fill: int) -> NDArray[Sc
 def batch_order(
     num_rows: int, *, batch_size: int, epochs: int, seed: int, shuffle: bool
 ) -> list[NDArray[np.int64]]:
-    """The rows of every step of the training.
+    """The rows of every training step.
 
-    Each epoch takes every row once, in a permutation of its own; its last batch may be smaller.
+    Each epoch uses every row once, in its own permutation; its last batch may be smaller.
 
     Returns:
-        One array of row indices a step.
+        One array of row indices per step.
 
     Raises:
-        UsageError: a batch holds more rows than there are.
+        UsageError: if a batch has more rows than there are.
     """
     if batch_size > num_rows:
         raise UsageError(
@@ -153,9 +152,9 @@ def batch_order(
 
 
 def step_table(order: list[NDArray[np.int64]], num_rows: int, epochs: int) -> NDArray[np.int32]:
-    """The step at which each row was used, of shape (rows, epochs), for a ``batch_order``."""
+    """(rows, epochs) The step at which each row is used, for a :func:`batch_order`."""
     table = np.empty((num_rows, epochs), dtype=np.int32)
-    steps_an_epoch = len(order) // epochs
+    steps_per_epoch = len(order) // epochs
     for step, rows in enumerate(order):
-        table[rows, step // steps_an_epoch] = step
+        table[rows, step // steps_per_epoch] = step
     return table

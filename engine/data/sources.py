@@ -1,4 +1,4 @@
-"""The documents that a config names, and the checks of the columns that hold their text."""
+"""Read the documents of a config's source, and check its text columns."""
 
 import difflib
 from dataclasses import dataclass, field, replace
@@ -15,17 +15,17 @@ from engine.runs.config import SourceConfig
 from engine.runs.errors import UsageError
 
 _FEW = 3
-"""Documents that a message names."""
+"""The most documents that a message names."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Where documents end for the model; (documents,) each.
+    """How documents are cut to the sequence length; (documents,) each.
 
     Attributes:
-        cut_tokens: how many tokens of each lie beyond that.
-        text_end: how many characters of each were read, a prompt and its completion joined; None
-            where nothing is cut.
+        cut_tokens: the number of tokens of each that are cut off.
+        text_end: the number of characters of each that the model reads, of prompt and completion
+            joined; None if nothing is cut.
     """
 
     cut_tokens: list[int]
@@ -34,16 +34,16 @@ class Cut:
 
 @dataclass(frozen=True)
 class Documents:
-    """The documents of one source, with every column that its data set has.
+    """The documents of one source, with all columns of its data set.
 
     Attributes:
-        columns: one row a document.
+        columns: one row per document.
         text_columns: the column of text, or those of the prompt and its completion.
         source_rows: (documents,) the number of each document's row in its file or split, from 0.
-        path: of the source; empty for texts that were typed.
-        cut: where they end for the model; None if none is cut.
-        facts: what is recorded of how they are used.
-        warnings: what the user should know of that, a sentence each.
+        path: the source's path; empty for texts from the command line.
+        cut: how they are cut; None if none is.
+        facts: counts of skipped and cut documents, for the record.
+        warnings: sentences for the user.
     """
 
     columns: pa.Table
@@ -59,23 +59,23 @@ class Documents:
         return int(self.columns.num_rows)
 
     def texts(self, index: int) -> tuple[str, ...]:
-        """One document's text, or its prompt and its completion; empty where there is none."""
+        """One document's text, or its prompt and completion; empty where missing."""
         return tuple(str(self.columns[name][index].as_py() or "") for name in self.text_columns)
 
     def has_text(self, index: int) -> bool:
-        """Whether all of its texts are there."""
+        """Whether no text of a document is missing."""
         return all(self.columns[name][index].is_valid for name in self.text_columns)
 
     def only(self, chosen: list[int]) -> "Documents":
-        """Some of them, in their order."""
+        """The chosen documents, in their order."""
         mask = np.zeros(len(self), np.bool_)
         mask[chosen] = True
-        # Chunk by chunk, where taking rows by number would join all text of a column.
+        # Filtering works chunk by chunk; taking rows by number would join all text of a column.
         columns = self.columns.filter(pa.array(mask))
         return replace(self, columns=columns, source_rows=self.source_rows[mask])
 
-    def places(self, documents: list[int]) -> str:
-        """Where the first few of some documents stand: ``lines 2, 5 and 9 of train.jsonl``."""
+    def locations(self, documents: list[int]) -> str:
+        """The locations of the first few of some documents: ``lines 2, 5 and 9 of train.jsonl``."""
         first = documents[:_FEW]
         path = Path(self.path).expanduser()
         rows = [int(self.source_rows[index]) for index in first]
@@ -98,11 +98,11 @@ def read_documents(source: SourceConfig, where: str) -> Documents:
         where: the config key of the source, such as ``data`` or ``queries.contrast``.
 
     Raises:
-        UsageError: there is no such data set, split or column, or a column holds no text.
+        UsageError: if there is no such data set, split or column, or a column is not text.
     """
     splits = open_splits(source, where)
     columns, source_rows = select(splits, source.split, where)
-    columns = _as_kept(columns, where)
+    columns = _storable(columns, where)
     for role, name in _text_roles(source):
         key = f"{where}.{role}"
         _check_present(columns, name, key)
@@ -111,8 +111,8 @@ def read_documents(source: SourceConfig, where: str) -> Documents:
     return Documents(columns, source.columns, source_rows, source.path)
 
 
-def _as_kept(columns: pa.Table, where: str) -> pa.Table:
-    """The columns as a run keeps them: what Parquet cannot hold as JSON."""
+def _storable(columns: pa.Table, where: str) -> pa.Table:
+    """The columns as a run stores them: values that Parquet cannot store become JSON."""
     for index, name in enumerate(columns.column_names):
         column = columns.column(index)
         try:
@@ -130,7 +130,7 @@ def _as_kept(columns: pa.Table, where: str) -> pa.Table:
 
 
 def _text_roles(source: SourceConfig) -> tuple[tuple[str, str], ...]:
-    """The config key and the name of each column that is tokenised."""
+    """The config key and the name of each text column."""
     pair = len(source.columns) == 2
     roles = ("prompt_column", "completion_column") if pair else ("text_column",)
     return tuple(zip(roles, source.columns, strict=True))
@@ -147,7 +147,7 @@ def _check_present(columns: pa.Table, name: str, key: str) -> None:
 
 
 def _as_strings(columns: pa.Table, name: str) -> pa.Table:
-    """The table with a dictionary-encoded column of strings written out."""
+    """The table with a dictionary-encoded column of strings decoded."""
     column = columns[name]
     if not pa.types.is_dictionary(column.type):
         return columns
@@ -160,6 +160,6 @@ def _check_text(column: pa.ChunkedArray, name: str, key: str) -> None:
     kind = column.type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
         raise UsageError(
-            f"{key}: column {name!r} holds {kind}, not text; name a column of strings or "
+            f"{key}: column {name!r} contains {kind}, not text; name a column of strings or "
             "convert it."
         )

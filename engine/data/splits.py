@@ -1,4 +1,4 @@
-"""Opening a data set, be it a file, a saved folder or one of the hub, and slicing its splits."""
+"""Open a data set (a file, a saved folder or a hub data set) and select slices of its splits."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Split(NamedTuple):
-    """A named part of a data set, of which slices are read on demand."""
+    """A split of a data set; slices are read on demand."""
 
     source_rows: NDArray[np.int64]
     read: Callable[[int, int], pa.Table]
@@ -32,7 +32,7 @@ def open_splits(source: SourceConfig, where: str) -> dict[str, Split]:
         where: the config key of the source, for messages.
 
     Raises:
-        UsageError: there is no such data set, or it cannot be read.
+        UsageError: if there is no such data set, or it cannot be read.
     """
     path = Path(source.path).expanduser()
     if not is_local(source.path):
@@ -51,7 +51,7 @@ def open_splits(source: SourceConfig, where: str) -> dict[str, Split]:
 
 
 def is_local(path: str) -> bool:
-    """Whether a path is one of this machine, there or not, and no id of the hub."""
+    """Whether a path is local, existing or not, rather than a hub id."""
     return Path(path).expanduser().exists() or _looks_local(path)
 
 
@@ -62,7 +62,7 @@ def _looks_local(path: str) -> bool:
 def _open_file(path: Path, source: SourceConfig, where: str) -> dict[str, Split]:
     if not is_data_file(path.name):
         raise UsageError(
-            f"{where}.path: {source.path!r} is of no known format; give a file that ends in "
+            f"{where}.path: {source.path!r} has an unknown format; give a file that ends in "
             f"{FORMATS}, or a folder written by save_to_disk."
         )
     try:
@@ -93,7 +93,7 @@ def _open_folder(path: Path, where: str) -> dict[str, Split]:
         ) from error
     if isinstance(saved, datasets.DatasetDict):
         return {str(name): _split_of(part) for name, part in saved.items()}
-    # A data set saved alone may or may not know which split, or slice of one, it was.
+    # A data set saved alone may have a split name, possibly with a slice.
     own_name = str(saved.split or "train").split("[")[0]
     return {name: _split_of(saved) for name in dict.fromkeys((own_name, "train"))}
 
@@ -101,7 +101,7 @@ def _open_folder(path: Path, where: str) -> dict[str, Split]:
 def _open_hub(source: SourceConfig, where: str) -> dict[str, Split]:
     import datasets
 
-    # Whatever is raised by code that talks to a network and runs loaders for any format ends here.
+    # Network access and third-party loaders can raise anything.
     try:
         with _no_progress_bars():
             loaded = datasets.load_dataset(source.path, source.subset)
@@ -109,8 +109,9 @@ def _open_hub(source: SourceConfig, where: str) -> dict[str, Split]:
         generic = isinstance(error, datasets.exceptions.DatasetGenerationError)
         cause = error.__cause__ if generic and error.__cause__ else error
         raise UsageError(
-            f"{where}.path: {source.path!r} is no local path and could not be loaded from the hub: "
-            f"{_first_line(cause)}; check the id, the subset and the network, or give a local file."
+            f"{where}.path: {source.path!r} is not a local path and could not be loaded from the "
+            f"hub: {_first_line(cause)}; check the id, the subset and the network, or give a local "
+            "file."
         ) from error
     return {str(name): _split_of(part) for name, part in loaded.items()}
 
@@ -126,34 +127,35 @@ def _no_progress_bars() -> Iterator[None]:
     import huggingface_hub.utils as hub
 
     switches: tuple[Any, ...] = (datasets, hub)
-    shown = [switch for switch in switches if not switch.are_progress_bars_disabled()]
-    for switch in shown:
+    enabled = [switch for switch in switches if not switch.are_progress_bars_disabled()]
+    for switch in enabled:
         switch.disable_progress_bars()
     try:
         yield
     finally:
-        for switch in shown:
+        for switch in enabled:
             switch.enable_progress_bars()
 
 
 def select(splits: dict[str, Split], spec: str, where: str) -> tuple[pa.Table, NDArray[np.int64]]:
-    """The rows that a split specification names, and the number of each in its split.
+    """The rows of a split specification, and the number of each in its split.
 
     Args:
-        splits: the splits there are.
-        spec: split names with slices, as of ``datasets``: ``train``, ``train[:10%]+test[5:20]``.
+        splits: the splits of the data set.
+        spec: split names with slices, in the syntax of ``datasets``: ``train``,
+            ``train[:10%]+test[5:20]``.
         where: the config key of the source, for messages.
 
     Raises:
-        UsageError: the specification is malformed, names no split or selects no row.
+        UsageError: if the specification is malformed, names an unknown split or selects no row.
     """
     lengths = {name: len(split.source_rows) for name, split in splits.items()}
     parts = [(splits[name], start, stop) for name, start, stop in _ranges(lengths, spec, where)]
     source_rows = np.concatenate([split.source_rows[start:stop] for split, start, stop in parts])
     if len(source_rows) == 0:
-        found = ", ".join(f"{name} has {length} rows" for name, length in lengths.items())
+        sizes = ", ".join(f"{name} has {length} rows" for name, length in lengths.items())
         raise UsageError(
-            f"{where}.split: {spec!r} selects no document ({found}); give a split with rows."
+            f"{where}.split: {spec!r} selects no document ({sizes}); give a split with rows."
         )
     tables = [split.read(start, stop) for split, start, stop in parts]
     try:
@@ -174,14 +176,14 @@ def _ranges(lengths: dict[str, int], spec: str, where: str) -> list[tuple[str, i
         instruction = ReadInstruction.from_spec(spec)
     except ValueError as error:
         raise UsageError(
-            f"{where}.split: {spec!r} is no split ({_first_line(error)}); write for example train, "
-            "train[:100] or train[10%:20%]."
+            f"{where}.split: {spec!r} is not a split ({_first_line(error)}); write for example "
+            "train, train[:100] or train[10%:20%]."
         ) from None
     try:
         ranges = instruction.to_absolute(lengths)
     except ValueError as error:
         raise UsageError(
-            f"{where}.split: {spec!r} does not fit the data set: {_first_line(error)}."
+            f"{where}.split: {spec!r} does not match the data set: {_first_line(error)}."
         ) from None
     return [(part.splitname, part.from_, part.to) for part in ranges]
 

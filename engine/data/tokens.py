@@ -1,4 +1,4 @@
-"""Documents as token ids, and which of those tokens the training learns to predict."""
+"""Tokenise documents, and mark the tokens that training predicts."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from engine.runs.errors import UsageError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Large enough to keep a fast tokenizer's threads busy, small enough to keep its offsets in memory.
+# Large enough for a fast tokenizer's threads, small enough to keep its offsets in memory.
 _BATCH = 1000
 
 
 class Fault(StrEnum):
-    """Why there is nothing to predict in a document."""
+    """Why a document has nothing to predict."""
 
     MISSING = "without text"
     EMPTY = "empty"
@@ -36,10 +36,10 @@ class TokenizedDocument:
 
     Attributes:
         input_ids: (tokens,) token ids.
-        predicted: (tokens,) whether a loss is taken on predicting the token, given one before it:
-            every token of a text, the completion's tokens of a prompt and its completion.
-        cut: how many tokens more the document has.
-        text_end: the characters that these tokens stand for; None if they are the whole document.
+        predicted: (tokens,) whether the token is predicted if another precedes it: every token of
+            a text, or the completion's tokens of a prompt and completion.
+        cut: the number of tokens that are cut off.
+        text_end: the number of characters that these tokens cover; None if nothing is cut.
     """
 
     input_ids: NDArray[np.int32]
@@ -53,20 +53,20 @@ class TokenizedDocument:
 
     @property
     def targets(self) -> NDArray[np.bool_]:
-        """(tokens,) Whether the loss at a position, which predicts the next one, counts."""
+        """(tokens,) Whether the loss at a position, which predicts the next token, counts."""
         return np.append(self.predicted[1:], False)
 
 
 @dataclass(frozen=True)
 class Tokenized:
-    """The documents of a source as a model reads them.
+    """The tokenised documents of a source.
 
     Attributes:
-        documents: those with something to predict.
-        tokens: what is read of each.
+        documents: the documents with something to predict.
+        tokens: their tokens.
         given: all documents of the source.
-        faults: why the others are left out, by their place among those given.
-        length: the number of tokens that documents are cut to, if they are.
+        faults: why the other documents are skipped, by their index in ``given``.
+        length: the number of tokens that documents are cut to; None if they are not.
     """
 
     documents: Documents
@@ -76,36 +76,36 @@ class Tokenized:
     length: int | None
 
     def check(self, where: str, noun: str, strict: bool) -> None:
-        """Refuse a source without any document to predict, or one such document if ``strict``.
+        """Check that documents have something to predict: one of them, or all if ``strict``.
 
         Args:
             where: the config key of the source, such as ``data`` or ``queries``.
-            noun: what its documents are called, in the plural.
-            strict: whether a single one is refused.
+            noun: the plural noun for its documents in messages.
+            strict: whether every document must have something to predict.
 
         Raises:
-            UsageError: saying how many, why, and where the first few stand.
+            UsageError: with the number of such documents, the reasons and the first locations.
         """
         if self.faults and (strict or not self.tokens):
-            raise UsageError(f"{self._left_out(where, noun)}; mend or remove them")
+            raise UsageError(f"{self._left_out(where, noun)}; correct or remove them")
 
     def warnings(self, where: str, noun: str) -> list[str]:
-        """What is left out and what is cut, a sentence each."""
-        found = []
+        """A sentence about skipped documents and one about cut documents, if there are any."""
+        sentences = []
         if self.faults:
-            found.append(
-                f"{self._left_out(where, noun)}; they are left out (data.strict: true refuses them)"
+            sentences.append(
+                f"{self._left_out(where, noun)}; they are skipped (data.strict: true refuses them)"
             )
         if sentence := cut_sentence([one.cut for one in self.tokens], self.length, where, noun):
-            found.append(sentence)
-        return found
+            sentences.append(sentence)
+        return sentences
 
     def facts(self) -> dict[str, Any]:
-        """The same as plain values."""
+        """The counts of skipped and cut documents."""
         cut = [one.cut for one in self.tokens if one.cut]
         return {
             "left_out": dict(Counter(map(str, self.faults.values()))),
-            "left_out_first": self.given.places(list(self.faults)) if self.faults else None,
+            "left_out_first": self.given.locations(list(self.faults)) if self.faults else None,
             "cut": len(cut),
             "cut_tokens": sum(cut),
         }
@@ -115,13 +115,13 @@ class Tokenized:
         reasons = [f"{number} {why}" for why, number in Counter(self.faults.values()).items()]
         return (
             f"{where}: {count} of {len(self.given)} {noun} "
-            f"{'holds' if count == 1 else 'hold'} nothing to predict: {', '.join(reasons)} "
-            f"({self.given.places(list(self.faults))})"
+            f"{'has' if count == 1 else 'have'} nothing to predict: {', '.join(reasons)} "
+            f"({self.given.locations(list(self.faults))})"
         )
 
 
 def cut_sentence(cut: Sequence[int], length: int | None, where: str, noun: str) -> str | None:
-    """How many of some documents are cut, given the tokens that each lost; None if none is."""
+    """A sentence about cut documents, from the tokens cut off each; None if none is cut."""
     count = sum(tokens > 0 for tokens in cut)
     if not count:
         return None
@@ -134,39 +134,41 @@ def cut_sentence(cut: Sequence[int], length: int | None, where: str, noun: str) 
 def tokenize(
     documents: Documents, tokenizer: "PreTrainedTokenizerBase", sequence_length: int | None
 ) -> Tokenized:
-    """Tokenise documents as the tokenizer does by default, special tokens included.
+    """Tokenise documents with the tokenizer's defaults, special tokens included.
 
-    A prompt and its completion are tokenised as one joined text; a token that reaches over the end
-    of the prompt belongs to the completion, as do special tokens that follow it. Documents without
-    anything to predict are left out.
+    A prompt and its completion are tokenised as one text. A token across the boundary belongs to
+    the completion, as do special tokens after it. Documents with nothing to predict are skipped.
 
     Args:
         documents: texts, or prompts with completions.
         tokenizer: any tokenizer of transformers.
-        sequence_length: the number of tokens that a document is cut to; None for packing, where
-            documents stay whole and are followed by an end-of-sequence token.
+        sequence_length: the number of tokens that documents are cut to; None for packing, which
+            does not cut documents.
     """
     faults: dict[int, Fault] = {}
     tokens: dict[int, TokenizedDocument] = {}
     for start in range(0, len(documents), _BATCH):
         texts = {i: documents.texts(i) for i in range(start, min(start + _BATCH, len(documents)))}
-        found = {i: _fault_of_text(documents, i, parts) for i, parts in texts.items()}
-        begun = [i for i, fault in found.items() if fault is None]
-        of_tokens = _tokenize_batch([texts[i] for i in begun], tokenizer, sequence_length)
-        for index, one in {**found, **dict(zip(begun, of_tokens, strict=True))}.items():
+        results: dict[int, TokenizedDocument | Fault | None] = {
+            i: _fault_of_text(documents, i, parts) for i, parts in texts.items()
+        }
+        usable = [i for i, fault in results.items() if fault is None]
+        batch = _tokenize_batch([texts[i] for i in usable], tokenizer, sequence_length)
+        results.update(zip(usable, batch, strict=True))
+        for index, one in results.items():
             if isinstance(one, Fault):
                 faults[index] = one
             elif one is not None:
                 tokens[index] = one
-    kept = documents.only(list(tokens)) if faults else documents
+    used = documents.only(list(tokens)) if faults else documents
     if any(one.cut for one in tokens.values()):
         ends = [one.text_end for one in tokens.values()]
-        kept = replace(kept, cut=Cut([one.cut for one in tokens.values()], ends))
-    return Tokenized(kept, list(tokens.values()), documents, faults, sequence_length)
+        used = replace(used, cut=Cut([one.cut for one in tokens.values()], ends))
+    return Tokenized(used, list(tokens.values()), documents, faults, sequence_length)
 
 
 def _fault_of_text(documents: Documents, index: int, texts: tuple[str, ...]) -> Fault | None:
-    """Why nothing can be predicted in a document, whatever the tokenizer."""
+    """Why a document's text has nothing to predict, whatever the tokenizer."""
     if "" in texts and not documents.has_text(index):
         return Fault.MISSING
     return None if texts[-1].strip() else Fault.BLANK if texts[-1] else Fault.EMPTY
@@ -179,7 +181,7 @@ def _tokenize_batch(
         return []
     joined = ["".join(parts) for parts in texts]
     encoded = _encode(tokenizer, joined)
-    found: list[TokenizedDocument | Fault] = []
+    results: list[TokenizedDocument | Fault] = []
     for index, ids in enumerate(encoded["input_ids"]):
         start = 0
         if len(texts[index]) == 2:
@@ -191,13 +193,13 @@ def _tokenize_batch(
             end = _text_end(encoded, index, joined[index], tokenizer, length)
             cut = len(whole) - length
             whole = TokenizedDocument(input_ids[:length], whole.predicted[:length], cut, end)
-        found.append(fault or whole)
-    return found
+        results.append(fault or whole)
+    return results
 
 
 def _encode(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> Any:
-    # Cutting and padding are ours: a tokenizer may come with settings of its own for both, and
-    # warns of texts longer than its model unless told to be quiet.
+    # Truncation and padding are off, since a tokenizer may have settings for both. verbose=False
+    # turns off its warning about texts longer than its model.
     return tokenizer(
         texts, truncation=False, padding=False, return_attention_mask=False, verbose=False
     )
@@ -206,31 +208,31 @@ def _encode(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> Any:
 def _completion_start(
     encoded: Any, index: int, prompt: str, tokenizer: "PreTrainedTokenizerBase"
 ) -> int:
-    """The first token of a joined text that belongs to its completion."""
+    """The index of the completion's first token in a joined text."""
     if tokenizer.is_fast:
         # The first token whose characters end beyond the prompt.
         ends = np.array([end for _, end in encoded.encodings[index].offsets], dtype=np.int64)
         beyond = np.flatnonzero(ends > len(prompt))
         return int(beyond[0]) if len(beyond) else len(ends)
-    # Counting the tokens shared with the prompt alone, rather than the prompt's, leaves out special
-    # tokens that end it alone and gives a token that reaches over its end to the completion.
-    alone = _encode(tokenizer, [prompt])["input_ids"][0]
-    pairs = enumerate(zip(encoded["input_ids"][index], alone, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), len(alone))
+    # The common prefix with the tokenised prompt excludes special tokens at the prompt's end, and a
+    # token across the boundary.
+    prompt_ids = _encode(tokenizer, [prompt])["input_ids"][0]
+    pairs = enumerate(zip(encoded["input_ids"][index], prompt_ids, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), len(prompt_ids))
 
 
 def _text_end(
     encoded: Any, index: int, text: str, tokenizer: "PreTrainedTokenizerBase", length: int
 ) -> int:
-    """How many characters of a text its first ``length`` tokens stand for."""
+    """The number of characters of a text that its first ``length`` tokens cover."""
     if tokenizer.is_fast:
         return max((end for _, end in encoded.encodings[index].offsets[:length]), default=0)
-    read = tokenizer.decode(encoded["input_ids"][index][:length], skip_special_tokens=True)
-    return min(len(read), len(text))
+    text_read = tokenizer.decode(encoded["input_ids"][index][:length], skip_special_tokens=True)
+    return min(len(text_read), len(text))
 
 
 def _fault(document: TokenizedDocument, length: int | None) -> Fault | None:
-    """Why nothing can be predicted in the tokens of a document."""
+    """Why the tokens of a document have nothing to predict."""
     if not document.predicted.any():
         return Fault.NO_TOKEN
     if length is None or document.targets[: length - 1].any():

@@ -1,1 +1,1 @@
-"""What a run trains and measures: language models, images, or a task of one's own."""
+"""Tasks: language modelling, image classification, or a user's own task."""

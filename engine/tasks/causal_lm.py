@@ -1,4 +1,4 @@
-"""Causal language models: documents are texts, rows tokens, and a loss that of the next token."""
+"""The task of a causal language model: documents are texts, and losses predict the next token."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,10 +20,10 @@ from engine.tasks.task import Origins, Prepared, QueryDocument
 
 
 class RowDataset:
-    """Rows as :class:`~engine.training.data_stream.DataStream` takes them, without padding."""
+    """Rows without padding, as a :class:`~engine.training.data_stream.DataStream` reads them."""
 
     def __init__(self, rows: Rows) -> None:
-        """Serve ``rows``."""
+        """Wrap ``rows``."""
         self.rows = rows
         self.lengths = rows.lengths
 
@@ -41,14 +41,14 @@ class RowDataset:
 def model_inputs(
     input_ids: NDArray[np.int32], targets: NDArray[np.bool_]
 ) -> dict[str, NDArray[np.int64]]:
-    """A row as the model takes it: its labels stand one position after the targets."""
+    """A row as the model's input; labels are one position after the targets."""
     ids = input_ids.astype(np.int64)
     return {"input_ids": ids, "labels": np.where(np.append(False, targets[:-1]), ids, IGNORED)}
 
 
 @dataclass(frozen=True)
 class CausalLM:
-    """The task of a config, its model loaded and its rows laid out."""
+    """The task of a config, with its model and its rows."""
 
     config: RunConfig
     model: LoadedCausalLM
@@ -56,10 +56,10 @@ class CausalLM:
 
     @classmethod
     def prepare(cls, config: RunConfig, device: torch.device) -> Prepared:
-        """Read, tokenise and load what a config names.
+        """Read and tokenise a config's data, and load its model.
 
         Raises:
-            UsageError: for whatever is wrong with the data or the model.
+            UsageError: if the data or the model cannot be used.
         """
         documents = read_documents(config.data, "data")
         model = load_model(config, device)
@@ -84,31 +84,31 @@ class CausalLM:
         device: torch.device,
         origins: Origins,
     ) -> "CausalLM":
-        """The task of a run whose rows were kept."""
+        """The task of a prepared run, from its stored rows."""
         return cls(config, load_model(config, device, origins), Rows.from_arrays(arrays))
 
     @property
     def dataset(self) -> RowDataset:
-        """The rows as a stream takes them."""
+        """The rows, for a stream."""
         return RowDataset(self.rows)
 
     @property
     def tokenizer(self) -> Any:
-        """The model's."""
+        """The model's tokenizer."""
         return self.model.tokenizer
 
     def read(self, source: SourceConfig, where: str) -> list[QueryDocument]:
-        """The texts of a source, tokenised and checked."""
-        return self._asked(read_documents(source, where), where, "queries")
+        """The documents of a source of queries, tokenised and checked."""
+        return self._query_documents(read_documents(source, where), where, "queries")
 
     def read_texts(self, documents: Documents) -> list[QueryDocument]:
-        """Texts that were given as they are."""
-        return self._asked(documents, "--text", "texts")
+        """Query documents of texts from the command line."""
+        return self._query_documents(documents, "--text", "texts")
 
-    def _asked(self, documents: Documents, where: str, noun: str) -> list[QueryDocument]:
+    def _query_documents(self, documents: Documents, where: str, noun: str) -> list[QueryDocument]:
         length = self.config.data.sequence_length
         tokenized = tokenize(documents, self.model.tokenizer, length)
-        # A query that is left out would shift the numbers of those after it.
+        # Strict, because skipping a query would change the numbers of those after it.
         tokenized.check(where, noun, strict=True)
         check_tokens(tokenized.tokens, self.model, where)
         others = [n for n in documents.columns.column_names if n not in documents.text_columns]
@@ -131,7 +131,7 @@ class CausalLM:
 
 
 def _used(tokenized: Tokenized) -> Documents:
-    """The documents that are trained on, with what is to be said of that."""
+    """The training's documents, with facts and warnings about skipped and cut ones."""
     warnings = tuple(tokenized.warnings("data", "documents"))
     return replace(tokenized.documents, facts=tokenized.facts(), warnings=warnings)
 
@@ -139,7 +139,7 @@ def _used(tokenized: Tokenized) -> Documents:
 def load_model(
     config: RunConfig, device: torch.device, origins: Origins | None = None
 ) -> LoadedCausalLM:
-    """The config's model, its weights as they were before training.
+    """The config's model before training.
 
     Raises:
         UsageError: if it cannot be loaded, or has too few positions.
@@ -172,10 +172,10 @@ def load_model(
 
 
 def check_tokens(tokenized: list[TokenizedDocument], model: LoadedCausalLM, where: str) -> None:
-    """Refuse token ids that the model has no embedding for.
+    """Check that the model has an embedding for every token id.
 
     Raises:
-        UsageError: naming the largest one.
+        UsageError: naming the largest id, if not.
     """
     largest = max(int(document.input_ids.max(initial=0)) for document in tokenized)
     if largest >= model.vocabulary:

@@ -25,13 +25,13 @@ PerExample = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 
 
 class ExampleLoss(nn.Module):
-    """(1/D) Σ w·ℓ over a batch of examples; in eval mode of what is measured in place of ℓ.
+    """(1/D) Σ w·ℓ over a batch of examples; in eval mode ℓ is the task's measurement.
 
     Parameters and buffers keep the model's names under ``model.``.
     """
 
     def __init__(self, model: nn.Module, losses: PerExample, measure: PerExample) -> None:
-        """Both functions take the model and a batch's columns and give one number an example."""
+        """Both functions map the model and a batch's columns to one number per example."""
         super().__init__()
         self.model = model
         self.losses = losses
@@ -43,24 +43,24 @@ class ExampleLoss(nn.Module):
         Args:
             example_weight: (examples,) data weights.
             num_items_in_batch: D, what the sum is divided by.
-            columns: (examples, …) what the model is given.
+            columns: (examples, …) the model's inputs.
 
         Raises:
-            UsageError: if the task does not give one number an example.
+            UsageError: if the task does not return one number per example.
         """
-        of = self.losses if self.training else self.measure
-        values = of(self.model, columns)
+        function = self.losses if self.training else self.measure
+        values = function(self.model, columns)
         if values.shape != example_weight.shape:
             raise UsageError(
-                f"task: {getattr(of, '__qualname__', of)} gives a tensor of shape "
-                f"{tuple(values.shape)} for {len(example_weight)} examples; give one number each"
+                f"task: {getattr(function, '__qualname__', function)} returns a tensor of shape "
+                f"{tuple(values.shape)} for {len(example_weight)} examples; return one number each"
             )
         return torch.dot(example_weight, values) / num_items_in_batch
 
 
 @dataclass(frozen=True)
-class OfExamples:
-    """The task of a config, its model built and its examples read."""
+class ExampleRun:
+    """The task of a config, with its model and its examples."""
 
     of: ExampleTask
     config: RunConfig
@@ -69,10 +69,10 @@ class OfExamples:
 
     @classmethod
     def prepare(cls, of: ExampleTask, config: RunConfig, device: torch.device) -> Prepared:
-        """Read the examples of a config, and build its model.
+        """Read a config's examples and build its model.
 
         Raises:
-            UsageError: for whatever is wrong with them.
+            UsageError: if the data or the model cannot be used.
         """
         examples = of.read_data(config.data, "data")
         rows = ExampleRows.of(examples.columns)
@@ -87,23 +87,23 @@ class OfExamples:
         config: RunConfig,
         arrays: Mapping[str, NDArray[Any]],
         device: torch.device,
-    ) -> "OfExamples":
-        """The task of a run whose rows were kept."""
+    ) -> "ExampleRun":
+        """The task of a prepared run, from its stored rows."""
         rows = ExampleRows.from_arrays(arrays)
         return cls(of, config, _load(of, config, rows.columns, device), rows)
 
     @property
     def dataset(self) -> ExampleRows:
-        """The rows as a stream takes them."""
+        """The rows, for a stream."""
         return self.rows
 
     @property
     def tokenizer(self) -> None:
-        """There are no tokens."""
+        """None: examples have no tokens."""
         return None
 
     def read(self, source: SourceConfig, where: str) -> list[QueryDocument]:
-        """The examples of a source."""
+        """The examples of a source of queries."""
         examples = self.of.read_data(source, where)
         rows = ExampleRows.of(examples.columns)
         self._check_columns(rows, where)
@@ -118,9 +118,13 @@ class OfExamples:
         ]
 
     def read_texts(self, documents: Documents) -> list[QueryDocument]:
-        """Refused: examples are no texts."""
+        """Not supported: examples are not texts.
+
+        Raises:
+            UsageError: always.
+        """
         raise UsageError(
-            f"--text: the task {self.config.task} is not asked in texts; give --queries with data "
+            f"--text: the task {self.config.task} has no text queries; give --queries with data "
             "like the training's"
         )
 
@@ -128,16 +132,17 @@ class OfExamples:
         for name, ours in self.rows.columns.items():
             theirs = rows.columns.get(name)
             if theirs is None or theirs.shape[1:] != ours.shape[1:]:
-                found = "there is none" if theirs is None else f"{theirs.shape[1:]}"
+                shape = "is missing" if theirs is None else f"has {theirs.shape[1:]}"
                 raise UsageError(
-                    f"{where}: {name} is of shape {ours.shape[1:]} in the training data, here "
-                    f"{found}; give data of the same kind"
+                    f"{where}: {name} has shape {ours.shape[1:]} in the training data, but here it "
+                    f"{shape}; give data of the same kind"
                 )
 
     def _check_model(self) -> None:
         if not any(p.requires_grad for p in self.model.loss.parameters()):
             raise UsageError(
-                f"task: the model of {self.config.task} has no parameter that is trained"
+                f"task: the model of {self.config.task} has no trainable parameter; leave some "
+                "with requires_grad"
             )
 
 

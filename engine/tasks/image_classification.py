@@ -1,4 +1,4 @@
-"""Classifying images with the models that ship."""
+"""The task of classifying images with a built-in model."""
 
 import inspect
 from typing import Any, cast
@@ -20,9 +20,9 @@ CLASSES = 10
 
 
 class ImageClassification(ExampleTask):
-    """Cross-entropy of an image's label.
+    """Cross-entropy of the label of an image.
 
-    Images are scaled to mean 0 and variance 1 in each channel, over the training data.
+    Images are normalised to mean 0 and variance 1 per channel over the training data.
     """
 
     def read_data(self, source: SourceConfig, where: str) -> Examples:
@@ -30,21 +30,23 @@ class ImageClassification(ExampleTask):
         return read_images(source, where)
 
     def build_model(self, config: RunConfig, columns: Columns) -> nn.Module:
-        """The model that ``model.path`` names, with ``model.options``.
+        """The model named by ``model.path``, with ``model.options``.
 
         Raises:
-            UsageError: if there is no such model or option.
+            UsageError: if the model, an option or a label is not known.
         """
         name, options = config.model.path, dict(config.model.options)
         if name not in MODELS:
-            raise UsageError(f"model.path: no model is called {name!r}; name {_listed(MODELS)}")
+            raise UsageError(
+                f"model.path: {name!r} is not a built-in model; give one of {_listed(MODELS)}"
+            )
         classes = options.pop("classes", CLASSES)
         _check_options(MODELS[name], options)
         images, labels = columns["image"], columns["label"]
         if labels.min() < 0 or labels.max() >= classes:
             raise UsageError(
-                f"model.options.classes: {classes}, but there are labels from {labels.min()} to "
-                f"{labels.max()}; raise it"
+                f"model.options.classes: {classes}, but labels range from {labels.min()} to "
+                f"{labels.max()}; use labels from 0, and more classes than the largest"
             )
         return _Scaled(MODELS[name](images.shape[1:], classes, **options), images)
 
@@ -54,7 +56,7 @@ class ImageClassification(ExampleTask):
 
 
 class _Scaled(nn.Module):
-    """A model of images whose channels have mean 0 and variance 1 over the training data."""
+    """A model behind a normalisation of each channel to mean 0 and variance 1."""
 
     mean: Tensor
     deviation: Tensor
@@ -62,14 +64,14 @@ class _Scaled(nn.Module):
     def __init__(self, network: nn.Module, images: np.ndarray[Any, Any]) -> None:
         super().__init__()
         self.network = network
-        of_channels = [images[:, channel].astype(np.float64) for channel in range(images.shape[1])]
+        channels = [images[:, channel].astype(np.float64) for channel in range(images.shape[1])]
         for name, values in (
-            ("mean", [pixels.mean() for pixels in of_channels]),
-            ("deviation", [pixels.std() or 1.0 for pixels in of_channels]),
+            ("mean", [pixels.mean() for pixels in channels]),
+            ("deviation", [pixels.std() or 1.0 for pixels in channels]),
         ):
-            # Of full precision: the model takes the type that it is trained in later.
-            whole = torch.tensor(values, dtype=torch.float64)
-            self.register_buffer(name, whole[:, None, None])
+            # In full precision; the whole model is converted to its training dtype later.
+            values64 = torch.tensor(values, dtype=torch.float64)
+            self.register_buffer(name, values64[:, None, None])
 
     def forward(self, images: Tensor) -> Tensor:
         pixels = images.to(self.mean.dtype)
@@ -85,17 +87,17 @@ def _check_options(model: type[nn.Module], options: dict[str, Any]) -> None:
     for name, value in options.items():
         if name not in known:
             raise UsageError(
-                f"model.options.{name} is not known; {_listed(['classes', *known])} are"
+                f"model.options.{name} is not an option; give one of {_listed(['classes', *known])}"
             )
         kind = type(known[name].default)
         fits = isinstance(value, int | float) if kind is float else isinstance(value, kind)
         if not fits or isinstance(value, bool) or (kind is not str and not value > 0):
-            what = "text" if kind is str else f"a positive {kind.__name__}"
-            raise UsageError(f"model.options.{name}: {value!r} should be {what}")
+            what = "a string" if kind is str else f"a positive {kind.__name__}"
+            raise UsageError(f"model.options.{name}: {value!r} is not {what}")
     activation = options.get("activation", "relu")
     if activation not in ACTIVATIONS:
         raise UsageError(
-            f"model.options.activation: {activation!r} is none of {_listed(ACTIVATIONS)}"
+            f"model.options.activation: {activation!r} is not one of {_listed(ACTIVATIONS)}"
         )
 
 

@@ -20,14 +20,14 @@ from engine.training.data_stream import RowSource
 
 @dataclass(frozen=True)
 class Origins:
-    """What a prepared run is loaded from in place of what its config names now."""
+    """Stored copies that a prepared run is loaded from in place of its config's sources."""
 
     model_files: Path | None = None
-    """The folder that the model's config and tokenizer are read from; None: the model's own."""
+    """The folder with the model's config and tokenizer; None: the model's own folder."""
     commit: str | None = None
-    """Of a model of the hub: what its revision meant when the run was prepared."""
+    """For a hub model: the commit of its revision when the run was prepared."""
     code: Mapping[str, Copy] = field(default_factory=dict)
-    """By module, the files of a task of one's own that are read from copies."""
+    """Copies of the files of a user's own task, by module."""
 
 
 class Rows(Protocol):
@@ -39,78 +39,78 @@ class Rows(Protocol):
 
     @property
     def lengths(self) -> NDArray[np.int32]:
-        """(rows,) The number of positions of each that are no padding."""
+        """(rows,) The number of positions of each row that are not padding."""
 
     def __len__(self) -> int:
-        """How many there are."""
+        """The number of rows."""
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What is kept of them, (rows, …) each, by name."""
+        """The arrays to store, (rows, …) each, by name."""
 
 
 @dataclass(frozen=True)
 class QueryDocument:
-    """A document that is asked about: φ is the mean of its losses."""
+    """The document of a query: φ is the mean of its losses."""
 
     text: str
     inputs: dict[str, NDArray[Any]]
-    """The one row that the model is given, by column."""
+    """The model's input, one row, by column."""
     losses: int
-    """How many there are to take the mean of."""
+    """The number of losses."""
     columns: dict[str, Any]
-    """What else its data set says of it."""
+    """Its other columns in the data set."""
     tokens: dict[str, Any] = field(default_factory=dict)
-    """If it has tokens: ``input_ids``, ``targets``, and where the model's text ends:
-    ``cut_tokens`` (how many follow) and ``text_end`` (its characters; None if it is not cut)."""
+    """For a text: ``input_ids``, ``targets``, ``cut_tokens`` (the number of tokens cut off) and
+    ``text_end`` (the number of characters that the model reads; None if nothing is cut)."""
 
 
 class Task(Protocol):
-    """A config's model and rows, and how what is asked becomes documents of the same kind."""
+    """A config's model and rows, and the reader of its queries."""
 
     @property
     def model(self) -> LoadedModel:
-        """The model as it is before training."""
+        """The model before training."""
 
     @property
     def rows(self) -> Rows:
-        """What it is trained on."""
+        """The training rows."""
 
     @property
     def dataset(self) -> RowSource:
-        """The same as a stream takes them."""
+        """The training rows, for a stream."""
 
     @property
     def tokenizer(self) -> Any:
-        """What texts are made tokens with; None without tokens."""
+        """The tokenizer; None if the task has no tokens."""
 
     def read(self, source: SourceConfig, where: str) -> list[QueryDocument]:
-        """The documents of a source that is asked about.
+        """The documents of a source of queries.
 
         Raises:
-            UsageError: for whatever is wrong with them.
+            UsageError: if they cannot be used.
         """
 
     def read_texts(self, documents: Documents) -> list[QueryDocument]:
-        """Texts that were given as they are.
+        """Query documents of texts from the command line.
 
         Raises:
-            UsageError: for whatever is wrong with them, or if the task has no texts.
+            UsageError: if they cannot be used, or the task has no texts.
         """
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A task made ready for a new run, and the documents that its rows are made of."""
+    """The task of a new run, and the documents of its rows."""
 
     task: Task
     documents: Documents
 
 
 class ExampleTask(ABC):
-    """How examples are read, which model is trained on them, and what is measured.
+    """Base class of a user's own task: reads examples, builds a model, computes losses.
 
-    ``task: module:object`` in a config names a subclass that takes no arguments, or an object of
-    one. Everything has to be a function of the arguments alone, or a run could not be repeated.
+    ``task: module:object`` in a config names a subclass without constructor arguments, or an
+    instance of one. Results must depend on the arguments alone, so that a run can be repeated.
     """
 
     @abstractmethod
@@ -118,33 +118,33 @@ class ExampleTask(ABC):
         """The examples of ``data``, ``queries`` or ``queries.contrast``.
 
         Args:
-            source: what the config says of it.
-            where: its key, for messages.
+            source: its section of the config.
+            where: the key of that section, for messages.
 
         Raises:
-            UsageError: in one sentence, for whatever is wrong with it.
+            UsageError: in one sentence, if it cannot be read.
         """
 
     @abstractmethod
     def build_model(self, config: RunConfig, columns: Columns) -> nn.Module:
-        """The untrained model, its weights drawn from torch's generator, which is seeded.
+        """The untrained model; torch's generator is seeded with the run's seed.
 
         Args:
-            config: of the run; ``config.model.options`` is free for the task.
-            columns: those of the training data, (examples, …) each.
+            config: the run's config; ``config.model.options`` is free for the task.
+            columns: the training data, (examples, …) each.
         """
 
     @abstractmethod
     def losses(self, model: nn.Module, columns: dict[str, Tensor]) -> Tensor:
-        """(examples,) The training loss of each, twice differentiable; the model is in train mode.
+        """(examples,) The training losses, twice differentiable; the model is in train mode.
 
         Args:
-            model: with the parameters of the step.
-            columns: (examples, …) of a batch.
+            model: the model, with the parameters of the step.
+            columns: a batch, (examples, …) each.
         """
 
     def measure(self, model: nn.Module, columns: dict[str, Tensor]) -> Tensor:
-        """(examples,) What is asked about: φ of a query, unless overridden its training loss.
+        """(examples,) The measurement φ of a query; by default its training loss.
 
         The model is in eval mode.
         """

@@ -1,4 +1,4 @@
-"""The Python of a task of one's own: which files it is, and loading it from copies of them."""
+"""The Python files of a user's own task, and importing them from copies."""
 
 import importlib
 import importlib.abc
@@ -18,46 +18,46 @@ _OURS = ("engine", "magic_tui", "__main__")
 
 @dataclass(frozen=True)
 class Copy:
-    """A module's file, and the copy of it whose text is executed instead."""
+    """A module's file, and the copy that is executed in its source."""
 
     original: Path
     copy: Path
 
 
-def load_module(place: str, copies: Mapping[str, Copy]) -> ModuleType:
-    """An importable module, or a file of Python; modules with a copy are loaded from that.
+def load_module(source: str, copies: Mapping[str, Copy]) -> ModuleType:
+    """Import a module by name or file; modules with a copy are loaded from the copy.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        Exception: whatever the module raises.
+        Exception: anything that the module raises.
     """
-    _copies.serve(copies)
-    if not place.endswith(".py"):
-        return importlib.import_module(place)
-    path, name = Path(place), _module_name(place)
+    _copies.use(copies)
+    if not source.endswith(".py"):
+        return importlib.import_module(source)
+    path, name = Path(source), _module_name(source)
     spec = _copies.find_spec(name) or importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not (name in copies or path.is_file()):
-        raise FileNotFoundError(f"there is no file {place}")
+        raise FileNotFoundError(f"there is no file {source}")
     module, before = importlib.util.module_from_spec(spec), set(sys.modules)
-    # What stands beside it may be imported by it.
+    # It may import modules from its own folder.
     sys.path.append(str(path.parent))
     try:
         sys.modules[name] = module
         spec.loader.exec_module(module)
     finally:
         sys.path.remove(str(path.parent))
-        _copies.loaded |= code_files(place).keys() - before
+        _copies.loaded |= code_files(source).keys() - before
     return module
 
 
-def code_files(place: str) -> dict[str, Path]:
-    """By module, the files that a task consists of, among what is loaded by now.
+def code_files(source: str) -> dict[str, Path]:
+    """The imported files of a task, by module.
 
-    They are its own file and those that were imported from beside it; of an installed package
-    those of the package.
+    For a file: itself and everything imported from its folder. For an installed module: the files
+    of its package.
     """
-    if place.endswith(".py"):
-        own, folder = _module_name(place), Path(place).resolve().parent
+    if source.endswith(".py"):
+        own, folder = _module_name(source), Path(source).resolve().parent
         beside = {
             name: file
             for name, file in _loaded_files()
@@ -65,13 +65,13 @@ def code_files(place: str) -> dict[str, Path]:
             and name.partition(".")[0] not in _OURS
             and not set(_INSTALLED).intersection(file.relative_to(folder).parts)
         }
-        return {own: Path(place), **beside}
-    package = place.partition(".")[0]
+        return {own: Path(source), **beside}
+    package = source.partition(".")[0]
     return {name: file for name, file in _loaded_files() if name.partition(".")[0] == package}
 
 
-def _module_name(place: str) -> str:
-    return f"_task_{Path(place).stem}"
+def _module_name(source: str) -> str:
+    return f"_task_{Path(source).stem}"
 
 
 def _loaded_files() -> list[tuple[str, Path]]:
@@ -82,15 +82,15 @@ def _loaded_files() -> list[tuple[str, Path]]:
 
 
 class _Copies(importlib.abc.MetaPathFinder):
-    """Finds modules in copies of their files; also those that are imported late, by a function."""
+    """Import hook that loads modules from copies, also when imported later by a function."""
 
     def __init__(self) -> None:
         self._copies: dict[str, Copy] = {}
         self.loaded: set[str] = set()
-        """Modules of the last task, which the next one has to load again."""
+        """Modules of the previous task, which the next one imports again."""
 
-    def serve(self, copies: Mapping[str, Copy]) -> None:
-        """Serve these from now on, and no others."""
+    def use(self, copies: Mapping[str, Copy]) -> None:
+        """Use these copies from now on, and no others."""
         for name in {*self.loaded, *self._copies, *copies}:
             sys.modules.pop(name, None)
         self.loaded.clear()
@@ -112,7 +112,7 @@ class _Copies(importlib.abc.MetaPathFinder):
             fullname, _CopyLoader(copy), origin=str(copy.original), is_package=is_package
         )
         if spec is not None:
-            # The original's path stays in __file__: data may be read from beside it.
+            # __file__ stays the original path, because a task may read data next to it.
             spec.has_location = True
             if is_package:
                 spec.submodule_search_locations = [str(copy.original.parent)]
@@ -126,7 +126,7 @@ class _CopyLoader(importlib.abc.Loader):
     def exec_module(self, module: ModuleType) -> None:
         data, original = self._copy.copy.read_bytes(), str(self._copy.original)
         text = importlib.util.decode_source(data)
-        # Tracebacks and inspect show what was executed, not what the file says now.
+        # Tracebacks and inspect show the executed text, not the current file.
         linecache.cache[original] = (len(text), None, text.splitlines(keepends=True), original)
         names: dict[str, Any] = module.__dict__
         exec(compile(data, original, "exec", dont_inherit=True), names)

@@ -80,8 +80,8 @@ def test_damage_is_told(tmp_path: Path) -> None:
     images = tmp_path / "m" / "train-images-idx3-ubyte"
     content = images.read_bytes()
     for damaged, message in (
-        (content[:-1], "does not hold the .* values that it promises"),
-        (b"\0\0\7\3" + content[4:], "is no idx file of bytes"),
+        (content[:-1], "does not contain the .* values of its header"),
+        (b"\0\0\7\3" + content[4:], "is not an idx file of bytes"),
     ):
         images.write_bytes(damaged)
         with pytest.raises(UsageError, match=f"data.path: .*{message}.*fetch them again"):
@@ -105,9 +105,9 @@ def test_other_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no column 'image'; the columns are 'text', 'label'"):
         read(tmp_path / "t.jsonl")
     (tmp_path / "t.jsonl").write_text('{"image": [[1, 2], [3, 4]], "label": "cat"}\n')
-    with pytest.raises(UsageError, match="'label' holds string where every image needs"):
+    with pytest.raises(UsageError, match="'label' contains string; give every image"):
         read(tmp_path / "t.jsonl")
     lines = ['{"image": [[1, 2], [3, 4]], "label": 0}', '{"image": [[1, 2]], "label": 1}']
     (tmp_path / "t.jsonl").write_text("\n".join(lines))
-    with pytest.raises(UsageError, match="holds no images of one size"):
+    with pytest.raises(UsageError, match="does not contain images of one size"):
         read(tmp_path / "t.jsonl")

@@ -279,7 +279,7 @@ def test_a_saved_folder(tmp_path: Path) -> None:
     assert both.source_rows.tolist() == [1, 0, 1]
     assert both.columns["label"].to_pylist() == [8, 3, 1]
     assert refusal(tmp_path / "several", split="dev") == (
-        "queries.contrast.split: 'dev' does not fit the data set: "
+        "queries.contrast.split: 'dev' does not match the data set: "
         "Unknown split \"dev\". Should be one of ['train', 'test']."
     )
 
@@ -325,8 +325,8 @@ def test_a_hub_failure_is_one_sentence_with_a_remedy(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert refusal("someone/something") == (
-        "queries.contrast.path: 'someone/something' is no local path and could not be loaded from "
-        "the hub: Couldn't reach 'someone/something' on the Hub; check the id, the subset and the "
+        "queries.contrast.path: 'someone/something' is not a local path and could not be loaded "
+        "from the hub: Couldn't reach 'someone/something' on the Hub; check the id, the subset and the "
         "network, or give a local file."
     )
 
@@ -346,11 +346,11 @@ def test_a_missing_local_path_is_never_looked_up_on_the_hub(
 def test_folders_and_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
     assert "is a folder, but not one written by save_to_disk" in refusal(tmp_path)
     (tmp_path / "file.tsv").write_text("text\na\n")
-    assert "is of no known format; give a file that ends in .jsonl," in refusal(
+    assert "has an unknown format; give a file that ends in .jsonl," in refusal(
         tmp_path / "file.tsv"
     )
     (tmp_path / "file.parquet.gz").write_bytes(b"")
-    assert "is of no known format" in refusal(tmp_path / "file.parquet.gz")
+    assert "has an unknown format" in refusal(tmp_path / "file.parquet.gz")
 
 
 @pytest.mark.parametrize(
@@ -420,7 +420,7 @@ def test_a_missing_column_names_those_there_are_and_the_nearest(tmp_path: Path) 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 def test_a_column_of_numbers_is_no_text(tmp_path: Path, suffix: str) -> None:
     assert refusal(write(tmp_path / f"file{suffix}"), text_column="label") == (
-        "queries.contrast.text_column: column 'label' holds int64, not text; "
+        "queries.contrast.text_column: column 'label' contains int64, not text; "
         "name a column of strings or convert it."
     )
 
@@ -430,16 +430,19 @@ def test_rows_without_text_are_read_as_such(tmp_path: Path, value: object) -> No
     rows = [{"text": "a"}, {"text": "b"}, {"text": value}, {"text": value}]
     documents = read(write(tmp_path / "file.jsonl", rows), split="train[1:]")
     assert [documents.has_text(index) for index in range(3)] == [True, False, False]
-    assert documents.places([1]) == "line 3 of file.jsonl"
-    assert documents.places([1, 2]) == "lines 3 and 4 of file.jsonl"
+    assert documents.locations([1]) == "line 3 of file.jsonl"
+    assert documents.locations([1, 2]) == "lines 3 and 4 of file.jsonl"
 
 
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        ("test", "'test' does not fit the data set: Unknown split \"test\". Should be one of"),
-        ("train[5]", "'train[5]' is no split (Unrecognized instruction format: train[5]); write"),
-        ("train[:200%]", "'train[:200%]' is no split (Percent slice boundaries"),
+        ("test", "'test' does not match the data set: Unknown split \"test\". Should be one of"),
+        (
+            "train[5]",
+            "'train[5]' is not a split (Unrecognized instruction format: train[5]); write",
+        ),
+        ("train[:200%]", "'train[:200%]' is not a split (Percent slice boundaries"),
         ("train[7:3]", "'train[7:3]' selects no document (train has 10 rows)"),
         ("train[10:]", "'train[10:]' selects no document (train has 10 rows)"),
     ],

@@ -201,13 +201,13 @@ def test_documents_without_a_target_are_left_out_counted_and_refused_if_strict(
     mixed.check("data", "documents", strict=False)
     (warning,) = mixed.warnings("data", "documents")
     doubled = re.sub(r"\d+", lambda number: str(2 * int(number[0])), reasons)
-    holds = f"data: {2 * count} of {2 * count + 2} documents hold nothing to predict: {doubled} "
+    holds = f"data: {2 * count} of {2 * count + 2} documents have nothing to predict: {doubled} "
     assert warning.startswith(f"{holds}(texts 101")
     for tokenized, strict in (
         (mixed, True),
         (tokenize(documents_of(nothing), plain_tokenizer, length), False),
     ):
-        with pytest.raises(UsageError, match=r"nothing to predict: .*; mend or remove them"):
+        with pytest.raises(UsageError, match=r"nothing to predict: .*; correct or remove them"):
             tokenized.check("data", "documents", strict)
 
 

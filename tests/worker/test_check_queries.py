@@ -44,7 +44,7 @@ def test_what_can_be_asked_passes(run: RunFolder, tmp_path: Path) -> None:
     [
         ({"queries": {"path": "/nowhere/typo.jsonl"}}, "no file or folder at '/nowhere/typo"),
         ({"queries": {"path": "FILE", "text_column": "body"}}, "no column 'body'"),
-        ({"queries": {"path": "FILE", "split": "test"}}, "does not fit the data set"),
+        ({"queries": {"path": "FILE", "split": "test"}}, "does not match the data set"),
         ({"queries": {"path": "EMPTY"}}, "empty|predict"),
         ({"texts": ("peace",), "prompts": ("the cat sat on a mat " * 9,)}, "prompt"),
         ({"texts": ("a",)}, "--text"),

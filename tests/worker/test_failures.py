@@ -76,7 +76,7 @@ def test_documents_without_a_target_if_none_is_left_or_strict(
     (tmp_path / "train.jsonl").write_text('{"text": ""}\n{"text": "a"}\n')
     outcome = start(config, "r2")
     assert outcome["exit_code"] == 2
-    assert "data: 2 of 2 documents hold nothing to predict: 1 empty, 1" in outcome["message"]
+    assert "data: 2 of 2 documents have nothing to predict: 1 empty, 1" in outcome["message"]
     assert not any(runs.glob("*/documents.parquet"))
 
 
@@ -87,7 +87,7 @@ def test_a_query_without_a_target_is_refused_with_its_line(
     outcome = start(config)
     assert outcome["exit_code"] == 2
     assert (
-        "queries: 1 of 2 queries holds nothing to predict: 1 blank (line 2 of queries.jsonl)"
+        "queries: 1 of 2 queries has nothing to predict: 1 blank (line 2 of queries.jsonl)"
         in (outcome["message"])
     )
 

@@ -247,7 +247,7 @@ def test_what_has_no_tokens_is_not_asked_about_them(
     run = start(images)["path"]
     text = json.dumps({"texts": ["a cat"]})
     outcome = worker("attribute", "--run", run, "--request", text)
-    assert outcome["exit_code"] == 2 and "is not asked in texts" in outcome["message"]
+    assert outcome["exit_code"] == 2 and "has no text queries" in outcome["message"]
     outcome = worker("losses", "--run", run, "--request", text)
     assert outcome["exit_code"] == 2 and "there are no tokens" in outcome["message"]
 
@@ -257,10 +257,10 @@ def test_what_has_no_tokens_is_not_asked_about_them(
     [
         ({"task": "image"}, "'image' is no task; name causal_lm, image_classification, or"),
         ({"attribution": {"granularity": "token"}}, "has no tokens; leave it out"),
-        ({"model": {"path": "vgg"}}, "no model is called 'vgg'; name cnn, resnet9"),
-        ({"model": {"path": "cnn", "options": {"depth": 3}}}, "options.depth is not known"),
-        ({"model": {"path": "cnn", "options": {"width": 0}}}, "0 should be a positive int"),
-        ({"model": {"path": "cnn", "options": {"activation": "x"}}}, "'x' is none of relu, gelu"),
+        ({"model": {"path": "vgg"}}, "'vgg' is not a built-in model; give one of cnn, resnet9"),
+        ({"model": {"path": "cnn", "options": {"depth": 3}}}, "options.depth is not an option"),
+        ({"model": {"path": "cnn", "options": {"width": 0}}}, "0 is not a positive int"),
+        ({"model": {"path": "cnn", "options": {"activation": "x"}}}, "'x' is not one of relu"),
         ({"model": {"path": "cnn", "options": {"classes": 2}}}, "there are labels from 0 to 3"),
         ({"model": {"path": "cnn", "lora": {"target_modules": ["a"]}}}, "adapters are for"),
         ({"data": {"path": "PATH", "split": "train[:0]"}}, "selects no document"),

@@ -146,7 +146,7 @@ def test_a_task_of_one_s_own(
     [
         ("heights:Widths", "cannot be loaded (AttributeError"),
         ("nowhere:Task", "cannot be loaded (ModuleNotFoundError"),
-        ("json:JSONDecoder", "json:JSONDecoder is no engine.ExampleTask"),
+        ("json:JSONDecoder", "json:JSONDecoder is not an engine.ExampleTask"),
     ],
 )
 def test_what_is_no_task(
