@@ -326,8 +326,8 @@ def test_a_hub_failure_is_one_sentence_with_a_remedy(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert refusal("someone/something") == (
         "queries.contrast.path: 'someone/something' is not a local path and could not be loaded "
-        "from the hub: Couldn't reach 'someone/something' on the Hub; check the id, the subset and the "
-        "network, or give a local file."
+        "from the hub: Couldn't reach 'someone/something' on the Hub; check the id, the subset "
+        "and the network, or give a local file."
     )
 
 

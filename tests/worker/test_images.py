@@ -261,7 +261,7 @@ def test_what_has_no_tokens_is_not_asked_about_them(
         ({"model": {"path": "cnn", "options": {"depth": 3}}}, "options.depth is not an option"),
         ({"model": {"path": "cnn", "options": {"width": 0}}}, "0 is not a positive int"),
         ({"model": {"path": "cnn", "options": {"activation": "x"}}}, "'x' is not one of relu"),
-        ({"model": {"path": "cnn", "options": {"classes": 2}}}, "there are labels from 0 to 3"),
+        ({"model": {"path": "cnn", "options": {"classes": 2}}}, "labels range from 0 to 3"),
         ({"model": {"path": "cnn", "lora": {"target_modules": ["a"]}}}, "adapters are for"),
         ({"data": {"path": "PATH", "split": "train[:0]"}}, "selects no document"),
     ],
