@@ -101,7 +101,7 @@ def test_a_damaged_basket_is_told_in_place_and_replaced(finished: RunFolder) -> 
     file_of(finished.id).write_text("{")
 
     async def task(pilot: Pilot[None]) -> None:
-        await shows(pilot, "it starts empty")
+        await shows(pilot, "the basket starts empty")
         await pilot.press("space")
         await shows(pilot, "basket: 1 query")
         await until(pilot, lambda: json.loads(file_of(finished.id).read_text())["texts"])

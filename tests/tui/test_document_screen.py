@@ -236,6 +236,7 @@ def test_colours_can_be_read_on_a_light_background(
     drive(opened(finished, document=7), task)
 
 
+@pytest.mark.slow
 def test_a_document_of_200_000_tokens(tmp_path: Path) -> None:
     run = long_run(tmp_path)
 

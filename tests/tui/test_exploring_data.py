@@ -178,13 +178,13 @@ def test_a_layout_wraps_as_the_command_line_does(width: int) -> None:
 
 
 def test_a_long_document_is_laid_out_as_far_as_it_is_looked_at() -> None:
-    layout = Layout(["word "] * 200_000, 50)
+    layout = Layout(["word "] * 20_000, 50)
     layout.reach(30)
     assert len(layout.lines) == 31 and not layout.complete
     assert layout.line_of(1000) == 100 and len(layout.lines) < 110
-    assert layout.line_of(199_999) == 19_999
+    assert layout.line_of(19_999) == 1_999
     # A text without any space is one word, which would have to be read to its end.
-    glued = Layout(["word"] * 200_000, 50)
+    glued = Layout(["word"] * 20_000, 50)
     glued.reach(30)
     assert len(glued.lines) == 31
 

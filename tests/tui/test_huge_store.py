@@ -22,6 +22,7 @@ def huge(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_only_what_is_on_screen_is_read(huge: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows_read: list[int] = []
     groups: set[int] = set()
@@ -33,9 +34,9 @@ def test_only_what_is_on_screen_is_read(huge: Path, monkeypatch: pytest.MonkeyPa
             rows_read.append(len(values))
         return values
 
-    def group(self, number, keep=True):
+    def group(self, number, cache=True):
         groups.add(number)
-        return looked_up(self, number, keep)
+        return looked_up(self, number, cache)
 
     monkeypatch.setattr(tables, "read", counting)
     monkeypatch.setattr(score_store, "read", counting)

@@ -234,9 +234,9 @@ def test_a_run_that_is_deleted_underneath_is_told(tmp_path: Path) -> None:
         await shows(pilot, "strongest token")
         shutil.rmtree(run.path)
         await pilot.press("s")
-        await shows(pilot, "is not there any more")
+        await shows(pilot, "was removed")
         await pilot.press("j", "5", "6")
-        await shows(pilot, "is not there any more")
+        await shows(pilot, "was removed")
 
     drive(opened(run), task)
 

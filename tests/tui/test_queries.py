@@ -83,8 +83,8 @@ def test_a_basket_with_its_cost_is_asked(kept: RunFolder, engine: FakeEngine) ->
 
     drive(app_of(kept), task)
     ((_, _, _, wanted),) = engine.of_kind("POST", "/attributions")
-    assert wanted["asked"]["texts"] == ["who sat on the mat?", "wörld peace"]
-    assert wanted["asked"]["reduction"] == "none"
+    assert wanted["request"]["texts"] == ["who sat on the mat?", "wörld peace"]
+    assert wanted["request"]["reduction"] == "none"
 
 
 def _number(pilot: Pilot[None]) -> int:
