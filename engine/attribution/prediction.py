@@ -158,7 +158,7 @@ def with_micro_batch(prepared: PreparedRun) -> tuple[PreparedRun, str | None]:
         f"{how}: the graph of the widest row takes {size_text(row)}, and a micro-batch may take "
         f"{size_text(allowed)}"
     )
-    return prepared.of_micro_batch(rows), reason
+    return prepared.with_micro_batch(rows), reason
 
 
 def host_cache_bytes(prepared: PreparedRun) -> int:

@@ -91,7 +91,7 @@ def restore_run(folder: RunFolder, device: torch.device, ranks: Ranks = SINGLE_R
         )
     if config.training.micro_batch_size == "auto":
         # The micro-batch size determines the order of sums, so the stored one is used.
-        return prepared.of_micro_batch(folder.prepared()["micro_batch_size"])
+        return prepared.with_micro_batch(folder.prepared()["micro_batch_size"])
     return prepared
 
 

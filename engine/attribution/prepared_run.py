@@ -55,7 +55,7 @@ class PreparedRun:
             order=self.order,
         )
 
-    def of_micro_batch(self, rows: int) -> "PreparedRun":
+    def with_micro_batch(self, rows: int) -> "PreparedRun":
         """The same run with ``rows`` rows of each rank differentiated at a time."""
         return replace(self, trainer=self.trainer.with_micro_batch(rows))
 

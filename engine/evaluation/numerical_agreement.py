@@ -75,7 +75,7 @@ def _with_smaller_micro_batches(job: PreparedRun) -> PreparedRun:
             f"--numerical-agreement needs smaller micro-batches, but {reason}; train with "
             "model.dtype: float64 and compare the scores instead"
         )
-    return job.of_micro_batch(size)
+    return job.with_micro_batch(size)
 
 
 def _correlation(first: Floats, second: Floats) -> float:

@@ -160,7 +160,8 @@ class Trainer:
         if mesh is not None and mesh.shard_group.count > 1:
             if not elementwise:
                 raise ValueError(
-                    "mesh: only an elementwise optimizer can be divided among ranks; set elementwise"
+                    "mesh: only an elementwise optimizer can be divided among ranks; pass "
+                    "elementwise=True if it is one"
                 )
             loss = ShardedLoss(model, mesh.shard_group, mesh.device, dropout_seed)
         params = loss.parameters()
@@ -171,8 +172,8 @@ class Trainer:
         )
         if activation_checkpointing and (buffers or dropout_seed is not None):
             raise ValueError(
-                "activation_checkpointing: layers that draw random numbers or change buffers cannot "
-                "be recomputed; leave it out"
+                "activation_checkpointing: layers that draw random numbers or change buffers "
+                "cannot be recomputed; leave it out"
             )
         layers = activation_checkpointing
         cut = LayeredModuleLoss(loss, layers) if layers else loss

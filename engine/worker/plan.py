@@ -33,22 +33,22 @@ def plan(config: RunConfig, runs: Path) -> dict[str, Any]:
             the replay of a single query.
     """
     device = set_up_device()
-    job, documents = prepare_run(config, device, join(device))
-    job, micro_batch_reason = with_micro_batch(job)
-    queries = None if config.queries is None else read_queries(config.queries, job)
-    prediction = predict(job, queries, _existing_folder(runs), is_plan=True)
+    prepared, documents = prepare_run(config, device, join(device))
+    prepared, micro_batch_reason = with_micro_batch(prepared)
+    queries = None if config.queries is None else read_queries(config.queries, prepared)
+    prediction = predict(prepared, queries, _existing_folder(runs), is_plan=True)
     costs, free, passes = prediction.costs, prediction.free, prediction.chosen_passes
     assert costs.training.seconds is not None
     return {
         "steps": costs.training.steps,
-        "rows": len(job.rows),
+        "rows": len(prepared.rows),
         "documents": len(documents),
-        "parameters": sum(p.numel() for p in job.start.params.values()),
-        "frozen_parameters": job.model.frozen,
+        "parameters": sum(p.numel() for p in prepared.start.params.values()),
+        "frozen_parameters": prepared.model.frozen,
         "queries": prediction.queries,
         "queries_per_pass": passes.per_pass,
         "passes": passes.passes,
-        "micro_batch_size": job.trainer.step.micro_batch_size,
+        "micro_batch_size": prepared.trainer.step.micro_batch_size,
         "micro_batch_reason": micro_batch_reason,
         "device": device.type,
         # This process has done what a run does before its first step.
@@ -63,14 +63,14 @@ def plan(config: RunConfig, runs: Path) -> dict[str, Any]:
         "free_host_memory": psutil.virtual_memory().available,
         "data": documents.facts,
         "queries_cut": {} if queries is None else queries.facts().get("cut", {}),
-        "derivative": derivative_facts(job),
+        "derivative": derivative_facts(prepared),
         "warnings": [
             *warnings_of(config),
-            *derivative_warnings(job),
+            *derivative_warnings(prepared),
             *documents.warnings,
             *([] if queries is None else queries.warnings(config)),
             *filter(None, [costs.limits.advice]),
-            *(finding.message for finding in flat_start(job)),
+            *(finding.message for finding in flat_start(prepared)),
         ],
     }
 

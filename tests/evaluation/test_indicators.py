@@ -55,6 +55,6 @@ def test_indicators_are_measured_once(run: RunFolder, job: PreparedRun) -> None:
 
 
 def test_batches_of_one_row_cannot_be_split(attributed: RunFolder, run: RunFolder) -> None:
-    single = restore_run(attributed, torch.device("cpu")).of_micro_batch(1)
+    single = restore_run(attributed, torch.device("cpu")).with_micro_batch(1)
     with pytest.raises(UsageError, match="have one row"):
         validate(run, single, INDICATORS)
