@@ -1,4 +1,4 @@
-"""Kill real processes of a run, whichever and whenever, and compare every byte of what it gives.
+"""Kill processes of a run at given events, and compare every byte of its results.
 
     python -m tests.crash.processes --targets rank,supervisor,engine,client,all --moments 5,40,90
 

@@ -1,4 +1,4 @@
-"""A rank that is killed at the n-th thing it does to the files of its run.
+"""A rank that is interrupted at its n-th file operation.
 
 The rank runs in a fork of this process, which has loaded torch once and computed nothing: a kill
 point costs a second instead of five.

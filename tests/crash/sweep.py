@@ -1,4 +1,4 @@
-"""Harm a rank at every point of a run, let the run go on, and compare every byte.
+"""Interrupt a rank at every file operation of a run, resume the run, and compare every byte.
 
     python -m tests.crash.sweep --checkpointing sqrt --harm SIGKILL --every 1
 

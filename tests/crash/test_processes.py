@@ -1,4 +1,4 @@
-"""The short form of the sweep over real processes: ``make test-crash`` does more."""
+"""A short sweep over processes; ``make test-crash`` runs all of it."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ POINTS = [
 
 
 @pytest.mark.parametrize(("targets", "moments"), POINTS)
-def test_killed_processes_cost_nothing(targets: str, moments: str) -> None:
+def test_killed_processes_change_no_result(targets: str, moments: str) -> None:
     command = [sys.executable, "-m", "tests.crash.processes"]
     done = subprocess.run(
         [*command, "--targets", targets, "--moments", moments],

@@ -1,4 +1,4 @@
-"""The short form of the sweeps: ``make test-crash`` runs them at every operation."""
+"""Short sweeps; ``make test-crash`` runs them at every file operation."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ CAN_MOUNT = (
 
 
 @pytest.mark.parametrize(("checkpointing", "harm", "every"), CASES)
-def test_harmed_ranks_give_the_same_bytes(checkpointing: str, harm: str, every: int) -> None:
+def test_interrupted_ranks_give_the_same_bytes(checkpointing: str, harm: str, every: int) -> None:
     command = [sys.executable, "-m", "tests.crash.sweep", "--checkpointing", checkpointing]
     if harm == "full":
         if not CAN_MOUNT:

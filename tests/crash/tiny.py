@@ -1,4 +1,4 @@
-"""A run of a second: a one-layer model, seven sentences, two queries."""
+"""A run that takes a second: a one-layer model, seven sentences, two queries."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A tiny model, a few documents, and the worker called as the command line calls it."""
+"""A tiny model, a few documents, and the worker called in this process."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What a run stores, recomputed from its stored rows by the oracle."""
+"""The stored scores of a run, compared with the oracle on its stored rows."""
 
 from collections.abc import Callable
 from pathlib import Path

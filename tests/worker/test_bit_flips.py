@@ -1,4 +1,4 @@
-"""One flipped bit anywhere in a run's folder is found when it is read, or changes nothing."""
+"""One flipped bit anywhere in a run's folder is detected by its reader, or changes nothing."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Queries are checked before a job is made of them, without torch."""
+"""Queries are checked before a job is submitted, without torch."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ def check(run: RunFolder, **asked: Any) -> dict[str, Any]:
     return check_queries(run, AttributionRequest.model_validate(asked))
 
 
-def test_what_can_be_asked_passes(run: RunFolder, tmp_path: Path) -> None:
+def test_valid_queries_pass(run: RunFolder, tmp_path: Path) -> None:
     assert check(run, texts=("who sat on the mat?", "wörld peace " * 50))["queries"] == 2
     assert check(run, texts=("peace",), prompts=("the cat sat ",))["queries"] == 1
     file = tmp_path / "q.jsonl"
@@ -50,7 +50,7 @@ def test_what_can_be_asked_passes(run: RunFolder, tmp_path: Path) -> None:
         ({"texts": ("a",)}, "--text"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(
+def test_invalid_queries_are_refused(
     run: RunFolder, tmp_path: Path, asked: dict[str, Any], words: str
 ) -> None:
     (tmp_path / "FILE.jsonl").write_text('{"text": "who sat?"}\n')
@@ -62,7 +62,7 @@ def test_what_cannot_be_asked_is_refused(
         check(run, **asked)
 
 
-def test_texts_are_not_asked_of_images(tmp_path: Path) -> None:
+def test_text_queries_of_an_image_run_are_refused(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "20250102T030405-abc123")
     run.path.mkdir()
     values = {
@@ -76,7 +76,7 @@ def test_texts_are_not_asked_of_images(tmp_path: Path) -> None:
         check(run, queries={"path": str(tmp_path / "typo.parquet")})
 
 
-def test_a_run_that_is_not_prepared_has_its_data_checked(tmp_path: Path) -> None:
+def test_data_of_an_unprepared_run_is_checked(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "20250102T030405-abc123")
     run.path.mkdir()
     values = {"name": "n", "model": {"path": "m"}, "data": {"path": "d"}}
@@ -86,7 +86,7 @@ def test_a_run_that_is_not_prepared_has_its_data_checked(tmp_path: Path) -> None
         check(run, queries={"path": str(tmp_path / "typo.jsonl")})
 
 
-def test_its_process_loads_no_torch(run: RunFolder, tmp_path: Path) -> None:
+def test_check_loads_no_torch(run: RunFolder, tmp_path: Path) -> None:
     request = tmp_path / "request.json"
     request.write_text(json.dumps({"texts": ["who sat on the mat? " * 4_000]}))
     code = (
@@ -99,7 +99,7 @@ def test_its_process_loads_no_torch(run: RunFolder, tmp_path: Path) -> None:
     assert json.loads(answer)["queries"] == 1 and state == "0 False False"
 
 
-def test_tokens_are_those_of_transformers(run: RunFolder) -> None:
+def test_stored_tokenizer_equals_transformers(run: RunFolder) -> None:
     from transformers import PreTrainedTokenizerFast
 
     from engine.attribution.query_texts import _StoredTokenizer, typed_documents
@@ -128,7 +128,7 @@ def test_tokens_are_those_of_transformers(run: RunFolder) -> None:
         ),
     ],
 )
-def test_a_config_is_refused_over_its_queries(
+def test_config_with_invalid_queries_is_refused(
     tmp_path: Path, queries: dict[str, Any], words: str
 ) -> None:
     file = tmp_path / "queries.jsonl"

@@ -1,4 +1,4 @@
-"""Bad input and bad luck: one sentence, the right exit code, nothing half-made, nothing lost."""
+"""Invalid input and failures: one sentence, the right exit code, no partial files, no lost work."""
 
 import errno
 import json
@@ -185,7 +185,7 @@ def test_full_disk(
     assert worker("resume", "--run", runs / "r1")["ok"]
 
 
-def test_damaged_files_of_a_trajectory_are_made_again(
+def test_damaged_trajectory_files_are_rebuilt(
     config: dict[str, Any], start: Start, worker: Callable[..., Outcome]
 ) -> None:
     folder = RunFolder(Path(start(config)["path"]))

@@ -1,4 +1,4 @@
-"""What is wrong though it is finite is found, with its step; ordinary trainings are left alone."""
+"""Findings name finite problems and their step; ordinary trainings have none."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -39,7 +39,9 @@ def falling(start: float, end: float, steps: int, noise: float, seed: int) -> np
     ("start", "end", "steps"),
     [(10.8, 3.2, 400), (2.3, 1.9, 60), (1.5, 0.01, 300), (2.0, 2.0, 1000), (3.0, 2.5, 8)],
 )
-def test_ordinary_losses_are_left_alone(start: float, end: float, steps: int, noise: float) -> None:
+def test_ordinary_losses_have_no_findings(
+    start: float, end: float, steps: int, noise: float
+) -> None:
     for seed in range(20):
         assert kinds(falling(start, end, steps, noise, seed)) == []
 
@@ -54,20 +56,20 @@ def test_a_jump_is_found_at_its_step(noise: float) -> None:
     assert ("jump", 1) in kinds(early)
 
 
-def test_of_many_jumps_three_are_told() -> None:
+def test_at_most_three_jumps_are_reported() -> None:
     losses = np.full(400, 5.0)
     losses[80::80] = 12.0
     assert kinds(losses) == [("jump", 80), ("jump", 160), ("jump", 240)]
 
 
 @pytest.mark.parametrize("steps", [8, 40, 200])
-def test_a_loss_that_goes_off_though_finite(steps: int) -> None:
+def test_finite_divergence_is_found(steps: int) -> None:
     losses = 3.0 * np.exp(np.arange(steps) * np.log(1e51 / 3) / steps)
     (diverged,) = [finding for finding in found(losses) if finding.kind == "diverged"]
     assert diverged.step is not None and "the training diverged" in diverged.message
 
 
-def test_what_was_heard_before_changes_nothing() -> None:
+def test_known_steps_are_ignored() -> None:
     losses = falling(10.8, 6.5, 60, 0.02, 0)
     losses[30] += 5
     monitor = LossMonitor()
@@ -100,7 +102,7 @@ def warned(run: RunFolder) -> list[str]:
     return [e["message"] for e in run.events() if e["event"] == "warning"]
 
 
-def test_an_explosion_is_told_in_the_run_and_in_its_verdict(
+def test_exploding_cotangents_are_in_warnings_and_verdict(
     config: dict[str, Any], start: Callable[..., Outcome]
 ) -> None:
     config = with_optimizer(config, learning_rate=0.3, eps_root=1e-14)
@@ -116,7 +118,7 @@ def test_an_explosion_is_told_in_the_run_and_in_its_verdict(
     assert view["rounding"] == record["rounding"] and view["warnings"]
 
 
-def test_an_ordinary_run_is_not_warned_of(
+def test_ordinary_run_has_no_warnings(
     config: dict[str, Any], start: Callable[..., Outcome]
 ) -> None:
     run = RunFolder(Path(start(with_optimizer(config, learning_rate=1e-3))["path"]))
@@ -126,7 +128,7 @@ def test_an_ordinary_run_is_not_warned_of(
     assert read_verdict(run.path, None).symbol == "○"
 
 
-def test_a_training_that_diverges_is_told_though_nobody_asked(
+def test_divergence_is_reported_without_queries(
     config: dict[str, Any], start: Callable[..., Outcome]
 ) -> None:
     config = with_optimizer({**config, "queries": None}, name="sgd", learning_rate=20.0)
@@ -140,7 +142,7 @@ def test_a_training_that_diverges_is_told_though_nobody_asked(
     assert warnings_view(run.path)["warnings"] == warned(run)
 
 
-def test_adam_without_eps_root_is_warned_of_before_it_trains(
+def test_adam_without_eps_root_warns_before_training(
     config: dict[str, Any], start: Callable[..., Outcome], worker: Callable[..., Outcome],
     tmp_path: Path
 ) -> None:  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a run was made from may not change unseen: refused by name, or the run's copy is used."""
+"""Changed inputs of a run are refused by name, or the run's copy is used."""
 
 import json
 import os
@@ -87,7 +87,7 @@ def test_an_embedding_that_the_last_batch_lacks_is_refused(
     assert np.array_equal(token_scores(attribute(worker, run)), token_scores(run))
 
 
-def test_a_validation_of_changed_weights_leaves_the_bank_alone(
+def test_validation_with_changed_weights_leaves_retrainings_alone(
     adapted: dict[str, Any], start: Start, worker: Worker
 ) -> None:
     model = {"path": adapted["model"]["path"]}
@@ -143,7 +143,7 @@ def test_a_changed_tokenizer_and_config_are_read_from_the_copy(
     assert "the run's copy of tokenizer.json is damaged" in refused["message"]
 
 
-def test_a_model_from_scratch_is_kept_whole(
+def test_changed_initial_weights_are_refused(
     config: dict[str, Any], start: Start, worker: Worker, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -269,7 +269,7 @@ def test_a_model_of_the_hub_stays_at_its_commit(
     assert "the weights of someone/tiny changed" in attribute(worker, run)["message"]
 
 
-def test_digests_see_every_tensor_that_is_not_computed() -> None:
+def test_digests_cover_all_stored_tensors() -> None:
     class Model(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()

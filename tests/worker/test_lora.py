@@ -1,4 +1,4 @@
-"""Runs that train adapters: the same adapters whoever loads the model, and clear refusals."""
+"""Runs that train adapters: the same initial adapters in every job, and invalid configs."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ def adapted(config: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     return {**config, "model": {"path": str(path), "lora": LORA}}
 
 
-def test_asked_again_it_answers_with_the_same_bits(
+def test_repeated_request_gives_the_same_bits(
     adapted: dict[str, Any], start: Start, worker: Worker
 ) -> None:
     run = start(adapted)
@@ -66,7 +66,7 @@ def test_losses_are_those_of_the_trained_adapters(
     assert [t["loss"] for t in query["tokens"][1:]] == pytest.approx(expected, rel=1e-5)
 
 
-def test_plan_counts_what_is_trained_and_what_is_not(
+def test_plan_counts_trained_and_frozen_parameters(
     adapted: dict[str, Any], config: dict[str, Any], worker: Worker, tmp_path: Path
 ) -> None:
     plans = []

@@ -57,7 +57,7 @@ def test_losses_are_those_of_the_trained_model(
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == files
 
 
-def test_only_the_text_behind_a_prompt_counts(
+def test_only_the_text_after_a_prompt_counts(
     config: dict[str, Any], start: Start, worker: Worker
 ) -> None:
     run = Path(start(config)["path"])

@@ -1,4 +1,4 @@
-"""Variables of another job in the shell make no rank of a worker, and reach none that we start."""
+"""A worker ignores variables of another job in the shell, and does not pass them on."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ STAYS = {"SLURM_CONF": "/etc/slurm.conf", "PATH": "/bin", "NCCL_DEBUG": "INFO"}
 Start = Callable[..., dict[str, Any]]
 
 
-def test_processes_of_ours_and_what_is_stored_know_nothing_of_another_job() -> None:
+def test_launcher_variables_are_not_inherited_or_stored() -> None:
     everything = {**OF_ANOTHER, **STAYS, "TORCHELASTIC_RUN_ID": "none"}
     started = child_environment(everything)
     assert set(started) - {"PYTHONPATH"} == set(STAYS)
@@ -44,7 +44,7 @@ def test_a_stored_environment_loads_no_code_and_holds_no_secret() -> None:
 
 
 @pytest.mark.parametrize("size", ["1", "2"])
-def test_a_worker_started_by_hand_is_no_rank_of_it(
+def test_worker_ignores_variables_of_another_job(
     size: str, config: dict[str, Any], start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MAGIC_COLLECTIVE_SECONDS", "1")
@@ -56,7 +56,7 @@ def test_a_worker_started_by_hand_is_no_rank_of_it(
 
 
 @pytest.mark.parametrize("starter", [RENDEZVOUS, "TORCHELASTIC_RUN_ID"])
-def test_ranks_are_those_that_were_started_as_such(
+def test_rank_variables_count_only_with_a_launcher(
     starter: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", "0")

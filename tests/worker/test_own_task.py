@@ -1,4 +1,4 @@
-"""A task of one's own: a file of Python beside the config."""
+"""A user's task: a Python file beside the config."""
 
 import json
 from collections.abc import Callable
@@ -97,7 +97,7 @@ def test_a_model_of_whole_batches_is_planned(
     assert [event["memory"] > 10**8 for event in events if event["event"] == "planned"] == [True]
 
 
-def test_a_task_of_one_s_own(
+def test_user_task(
     own: dict[str, Any], start: Callable[..., Outcome], worker: Callable[..., Outcome]
 ) -> None:
     outcome = start(own)
@@ -149,7 +149,7 @@ def test_a_task_of_one_s_own(
         ("json:JSONDecoder", "json:JSONDecoder is not an engine.ExampleTask"),
     ],
 )
-def test_what_is_no_task(
+def test_invalid_tasks_are_refused(
     task: str, message: str, own: dict[str, Any], start: Callable[..., Outcome]
 ) -> None:
     outcome = start({**own, "task": task})
@@ -220,7 +220,7 @@ def test_a_stop_gradient_is_refused_unless_forced(
     assert "train without force" in verdict.remedy
 
 
-def test_a_stop_gradient_in_what_is_measured_is_refused(
+def test_stop_gradient_in_a_query_loss_is_refused(
     own: dict[str, Any], start: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     code = OWN.replace('SCALE * model(columns["x"])[:, 0]', 'self.half(model(columns["x"])[:, 0])')

@@ -1,4 +1,4 @@
-"""What a worker leaves is its user's alone, whatever the umask of the shell."""
+"""Files of a run are private, whatever the umask of the shell."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""A worker ends when its work is done, whatever libraries do on Python's own way out."""
+"""A worker exits when its work is done, without Python's teardown."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ leaving.code = 3
 """
 
 
-def test_it_ends_with_its_code_and_nothing_lost() -> None:
+def test_exits_with_its_code_and_all_output() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", WORKER], capture_output=True, timeout=60, check=False
     )
@@ -29,7 +29,7 @@ def test_it_ends_with_its_code_and_nothing_lost() -> None:
     assert ended.stdout.split(b"\n")[:2] == [b"the work is done", b"the library has cleaned up"]
 
 
-def test_without_a_code_python_ends_as_ever() -> None:
+def test_without_a_code_python_exits_normally() -> None:
     script = WORKER.replace("leaving.code = 3", "del kept.__class__.__del__; raise SystemExit(2)")
     ended = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, timeout=60, check=False

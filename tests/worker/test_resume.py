@@ -1,4 +1,4 @@
-"""Going on with what an earlier attempt committed, and not with more or less."""
+"""Resuming: a later attempt uses exactly what earlier attempts stored."""
 
 import json
 from collections.abc import Callable
@@ -67,7 +67,7 @@ def stopped_in_replay(
 @pytest.mark.parametrize(
     "schedule", ["sqrt", *(pytest.param(n, marks=SLOW) for n in ("all", "gradients", "log"))]
 )
-def test_training_goes_on_where_it_stopped(
+def test_training_resumes(
     config: dict[str, Any], start: Start, worker: Worker, runs: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, schedule: str,
 ) -> None:  # fmt: skip
@@ -87,7 +87,7 @@ def test_training_goes_on_where_it_stopped(
     assert ours.keys() == theirs.keys() and leftovers(folder) == []
 
 
-def test_replay_goes_on_from_its_saved_cotangents(
+def test_replay_resumes_from_saved_cotangents(
     config: dict[str, Any], start: Start, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = RunFolder(Path(start({**config, "queries": None})["path"]))
@@ -121,7 +121,7 @@ def test_replay_goes_on_from_its_saved_cotangents(
     assert leftovers(folder) == []
 
 
-def test_as_many_queries_a_pass_as_before(
+def test_resumed_passes_have_the_same_size(
     config: dict[str, Any], start: Start, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = RunFolder(Path(start({**config, "queries": None})["path"]))
@@ -138,7 +138,7 @@ def test_as_many_queries_a_pass_as_before(
     assert sizes == [4, 4, 4, 4, 4]
 
 
-def test_a_damaged_save_begins_the_replay_again(
+def test_damaged_replay_checkpoint_restarts_the_replay(
     config: dict[str, Any], start: Start, worker: Worker, runs: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -155,7 +155,7 @@ def test_a_damaged_save_begins_the_replay_again(
     assert {n for n in ours if ours[n] != whole[n]} == {"attributions/a0001/scores.zarr/zarr.json"}
 
 
-def test_a_damaged_last_state_is_made_again_before_it_is_asked(
+def test_damaged_last_state_is_rebuilt_before_attribution(
     config: dict[str, Any], start: Start, worker: Worker, runs: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -176,7 +176,7 @@ def test_a_damaged_last_state_is_made_again_before_it_is_asked(
 @pytest.mark.parametrize(
     "place", ["events.jsonl", "replay.jsonl", "asked.parquet", "queries.parquet"]
 )
-def test_damage_that_costs_no_work_ends_no_run(
+def test_damaged_records_do_not_end_a_run(
     config: dict[str, Any], start: Start, worker: Worker, runs: Path,
     monkeypatch: pytest.MonkeyPatch, place: str,
 ) -> None:  # fmt: skip
@@ -193,7 +193,7 @@ def test_damage_that_costs_no_work_ends_no_run(
         assert len(warnings) == 1 and "is damaged" in warnings[0]
 
 
-def test_what_was_reproduced_is_remembered(
+def test_reproduced_survives_a_resume(
     config: dict[str, Any], start: Start, worker: Worker, runs: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -206,7 +206,7 @@ def test_what_was_reproduced_is_remembered(
     assert record["reproduced"] is True and record["passes"] == 1
 
 
-def test_another_arithmetic_is_told_and_another_device_refused(
+def test_other_arithmetic_warns_and_other_device_is_refused(
     config: dict[str, Any], start: Start, worker: Worker, runs: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -242,7 +242,7 @@ def test_a_moved_model_stays_the_same_model(
     assert worker("attribute", "--run", path, "--request", request)["ok"]
 
 
-def test_nonsense_to_save_by_is_refused(
+def test_invalid_save_seconds_are_refused(
     config: dict[str, Any], start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MAGIC_SAVE_SECONDS", "nan")
@@ -262,7 +262,7 @@ def test_changed_queries_do_not_reach_an_interrupted_run(
     assert worker("resume", "--run", runs / "r1")["ok"]
 
 
-def test_a_notebook_is_not_given_an_old_trajectory(tmp_path: Path) -> None:
+def test_trainer_refuses_an_existing_trajectory(tmp_path: Path) -> None:
     import torchopt
 
     from engine import DataStream, Trainer

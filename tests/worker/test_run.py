@@ -60,7 +60,7 @@ def test_run_folder(config: dict[str, Any], start: Start) -> None:
     assert np.array_equal(np.sort(rows.steps(), axis=0)[[0, -1]], [[0, 3], [2, 5]])
 
 
-def test_events_tell_the_whole_run(config: dict[str, Any], start: Start) -> None:
+def test_events_of_a_whole_run(config: dict[str, Any], start: Start) -> None:
     events = RunFolder(Path(start(config)["path"])).events()
     assert [event["seq"] for event in events] == list(range(len(events)))
     phases = [event["phase"] for event in events if event["event"] == "phase"]
@@ -116,7 +116,7 @@ def test_passes_when_memory_is_short(config: dict[str, Any], start: Start) -> No
         ({"trajectory": {"checkpointing": "sqrt"}}, [8]),
     ],
 )
-def test_no_more_queries_in_memory_than_save_time(
+def test_queries_per_pass_are_limited_to_those_that_save_time(
     config: dict[str, Any], start: Start, worker: Callable[..., Outcome],
     changed: dict[str, Any], together: list[int],
 ) -> None:  # fmt: skip
@@ -229,7 +229,7 @@ def test_an_export_by_document(
 
 
 @pytest.mark.parametrize("count", [2, 10**6])
-def test_a_full_disk_is_told_as_one_by_torchs_files(count: int) -> None:
+def test_full_disk_during_torch_save_is_reported(count: int) -> None:
     with pytest.raises(OSError, match="No space left on device"):
         _save(torch.zeros(count), Path("/dev/full"))
 
@@ -252,7 +252,7 @@ def test_plan_writes_nothing(
 @pytest.mark.parametrize(
     ("epochs", "why"), [(2, "with so few steps"), (3, "within 5 % of the fastest")]
 )
-def test_auto_plans_and_says_why(
+def test_auto_checkpointing_gives_a_reason(
     epochs: int, why: str, config: dict[str, Any], start: Start
 ) -> None:
     training = {**config["training"], "epochs": epochs}

@@ -1,4 +1,4 @@
-"""What could go wrong without a word must not: each case gave wrong scores and exit 0 once."""
+"""Errors that once gave wrong scores with exit code 0."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Texts that are read to be browsed: of a long file only the beginning."""
+"""Texts of query data for the list of queries: only the beginning of a long file."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def lines(count: int) -> str:
     return "".join(json.dumps({"text": f"say {n}", "id": n}) + "\n\n" for n in range(count))
 
 
-def test_the_beginning_of_a_long_file_and_how_many_there_are(tmp_path: Path) -> None:
+def test_beginning_and_length_of_a_long_file(tmp_path: Path) -> None:
     file = tmp_path / "q.jsonl"
     # What is behind the beginning is not read as JSON.
     file.write_text("\ufeff" + lines(7) + "not json\n", encoding="utf-8")
@@ -61,9 +61,7 @@ def test_a_share_of_a_file_is_read_as_a_whole(tmp_path: Path) -> None:
         (b'{"x": 1}\n', "no column 'text'"),
     ],
 )
-def test_what_is_wrong_is_told_of_the_file_itself(
-    tmp_path: Path, content: bytes, said: str
-) -> None:
+def test_faults_name_the_original_file(tmp_path: Path, content: bytes, said: str) -> None:
     file = tmp_path / "q.jsonl"
     file.write_bytes(content)
     with pytest.raises(UsageError, match=said):

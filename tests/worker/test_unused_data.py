@@ -1,4 +1,4 @@
-"""What of the data is not used is counted and said, and changes no score of the rest."""
+"""Unused documents are counted and reported, and change no score of the others."""
 
 import json
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def gaps(config: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     return config
 
 
-def test_a_run_says_what_it_leaves_out_and_cuts(
+def test_run_reports_unused_and_cut_documents(
     gaps: dict[str, Any], start: Callable[..., Outcome], runs: Path, tmp_path: Path
 ) -> None:
     assert start(gaps)["ok"]
@@ -61,7 +61,7 @@ def test_a_run_says_what_it_leaves_out_and_cuts(
     assert np.array_equal(ours.document_scores(0), clean.document_scores(0))
 
 
-def test_a_plan_says_the_same(
+def test_plan_reports_unused_and_cut_documents(
     gaps: dict[str, Any], worker: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     file = tmp_path / "config.yaml"
