@@ -1,7 +1,7 @@
-"""``magic engine``: the process that runs the runs."""
+"""``magic engine``: start, stop and configure the background process that executes runs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,7 +11,7 @@ from magic_tui.cli.output import narrate, print_json, reports_errors, stdout
 engine = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Start or stop the process that runs the runs.",
+    help="Start or stop the background process that executes runs.",
 )
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder of runs, or of one run.")]
@@ -20,43 +20,45 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder of runs, o
 @engine.command()
 @reports_errors
 def start(as_json: AsJson = False) -> None:
-    """Start the engine, if none runs.
+    """Start the engine, if it is not running.
 
-    The verbs that need one do so by themselves.
+    Verbs that need an engine start it automatically.
     """
     from magic_tui.client.engine import connect
 
-    found = connect()
+    connected = connect()
     if as_json:
-        print_json({**found.view, "started_now": found.started})
+        print_json({**connected.view, "started_now": connected.started})
         return
-    word = "started" if found.started else "runs already"
-    typer.echo(f"engine {word}: process {found.view['pid']}")
+    word = "started" if connected.started else "is running already"
+    typer.echo(f"engine {word}: process {connected.view['pid']}")
 
 
 @engine.command()
 @reports_errors
 def stop(as_json: AsJson = False) -> None:
-    """Stop the engine, and wait until it has ended.
+    """Stop the engine, and wait until it has exited.
 
-    Runs that are at work go on without it; those that wait do so until an engine starts.
+    Running jobs continue without it; queued jobs wait until an engine starts.
     """
     from magic_tui.client.engine import connect_if_running
     from magic_tui.text.numbers import counted
 
-    found = connect_if_running()
-    if found is None:
+    connected = connect_if_running()
+    if connected is None:
         if as_json:
             print_json({"stopped": False, "running": 0, "queued": 0})
         else:
-            narrate("no engine runs")
+            narrate("no engine is running")
         return
-    before = found.stop()
+    before = connected.stop()
     running, queued = int(before.get("running") or 0), int(before.get("queued") or 0)
     if as_json:
         print_json({"stopped": True, "running": running, "queued": queued})
         return
-    typer.echo(f"engine stopped; {counted(running, 'run')} {'goes' if running == 1 else 'go'} on")
+    typer.echo(
+        f"engine stopped; {counted(running, 'run')} {'continues' if running == 1 else 'continue'}"
+    )
     if queued:
         typer.echo(f"{counted(queued, 'job')} stay queued until an engine starts")
 
@@ -66,33 +68,31 @@ def stop(as_json: AsJson = False) -> None:
 def allow(folder: Folder, as_json: AsJson = False) -> None:
     """Let runs start in a folder in which other users may write.
 
-    Whoever may write there can then have the engine run their programs in your name. This is
-    remembered until magic engine forget.
+    Those users can then run programs with your rights. Undo it with magic engine forget.
     """
-    from magic_tui.client.engine import connect
-
-    view = connect(folder).folder("allow")
-    if as_json:
-        print_json(view)
-    else:
-        typer.echo(f"runs may start in {view['runs_dir']}, whoever may write there")
+    _change(
+        folder, "allow", "runs may start in {runs_dir}, although others may write there", as_json
+    )
 
 
 @engine.command()
 @reports_errors
 def forget(folder: Folder, as_json: AsJson = False) -> None:
-    """Start nothing in a folder any more that was asked for so far.
+    """Dequeue all jobs of a folder, and undo magic engine allow.
 
-    Runs at work there go on; what waits or is paused starts again with magic resume.
+    Running jobs continue; waiting and paused ones start again with magic resume.
     """
-    from magic_tui.client.engine import connect
-    from magic_tui.text.numbers import counted
+    _change(folder, "forget", "{runs_dir} is forgotten: jobs dequeued: {jobs}", as_json)
 
-    view = connect(folder).folder("forget")
+
+def _change(folder: Path, action: Literal["allow", "forget"], sentence: str, as_json: bool) -> None:
+    from magic_tui.client.engine import connect
+
+    view = connect(folder).folder(action)
     if as_json:
         print_json(view)
     else:
-        typer.echo(f"{view['runs_dir']} is forgotten, with {counted(view['jobs'], 'job')}")
+        typer.echo(sentence.format(**view))
 
 
 @engine.command()
@@ -100,23 +100,23 @@ def forget(folder: Folder, as_json: AsJson = False) -> None:
 def status(as_json: AsJson = False) -> None:
     """Show the engine and its machine.
 
-    Exit code 3 if none runs.
+    Exit code 3 if it is not running.
     """
     from engine.runs.errors import UnreachableError
     from magic_tui.client.engine import check_version, connect_if_running
 
-    found = connect_if_running()
-    if found is None:
+    connected = connect_if_running()
+    if connected is None:
         raise UnreachableError(
-            "no engine runs; it starts by itself with the next verb that needs it, or with: "
+            "no engine is running; the next verb that needs one starts it, or start it with: "
             "magic engine start"
         )
-    check_version(found.view)
+    check_version(connected.view)
     if as_json:
-        print_json(found.view)
+        print_json(connected.view)
         return
     from magic_tui.runs.status_lines import engine_lines
 
     console = stdout()
-    for line in engine_lines(found.view, console.width):
+    for line in engine_lines(connected.view, console.width):
         console.print(line)

@@ -1,4 +1,4 @@
-"""The code that a run brings: said whenever it will be loaded, accepted once if it is foreign."""
+"""Code that a run loads: printed before it is loaded, accepted once if it is not the user's."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 
 def accept_code(engine: "Engine", run: View, trust: bool) -> None:
-    """Say which code a run brings; if the engine did not see it before, have the user accept it.
+    """Print the code that a run loads; request the user's consent if the engine has none.
 
     Raises:
-        UsageError: if nobody accepts it.
+        UsageError: if the user does not accept it.
     """
     code = run.get("code") or ()
     for line in code:
         narrate(f"note: runs code: {line}")
     if not code or engine.accepts_code(run["id"]):
         return
-    why = f"the code of run {run['id']} did not come from you, or was changed since you accepted it"
+    why = f"the code of run {run['id']} was not submitted by you, or changed since you accepted it"
     if not trust and sys.stdin.isatty() and sys.stderr.isatty():
         trust = typer.confirm(f"{why}. Run it in your name?", err=True)
     if not trust:
-        raise UsageError(f"{why}; look at it, then ask again with --trust")
+        raise UsageError(f"{why}; read it, then repeat the command with --trust")
     engine.accept_code(run["id"])

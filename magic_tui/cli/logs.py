@@ -1,4 +1,4 @@
-"""``magic logs``: what the processes of a run printed."""
+"""``magic logs``: output of a run's processes."""
 
 from typing import Annotated
 
@@ -13,11 +13,11 @@ from magic_tui.cli.output import narrate, reports_errors
 def logs(
     run: Run = None,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")
+        bool, typer.Option("--follow", "-f", help="Continue until the run ends.")
     ] = False,
     runs_dir: RunsDir = None,
 ) -> None:
-    """Print what the processes of a run printed."""
+    """Print the output of a run's processes."""
     from magic_tui.client.engine import connect
     from magic_tui.client.stream import read_logs
 

@@ -1,7 +1,6 @@
-"""The verbs of the ``magic`` command, and nothing that is slow to import.
+"""The verbs of the ``magic`` command.
 
-Every verb is a function in a module of its own that imports what it needs when it is called, so
-``magic --help`` reads only signatures.
+Every verb imports what it needs when it is called, so ``magic --help`` loads no slow module.
 """
 
 from typing import Annotated
@@ -10,18 +9,16 @@ import typer
 
 from magic_tui.cli.attribute import attribute
 from magic_tui.cli.average import average
-from magic_tui.cli.cancel import cancel
 from magic_tui.cli.demo import demo
 from magic_tui.cli.doctor import doctor
 from magic_tui.cli.engine import engine
 from magic_tui.cli.export import export
 from magic_tui.cli.logs import logs
 from magic_tui.cli.ls import ls
-from magic_tui.cli.pause import pause
 from magic_tui.cli.plan import plan
-from magic_tui.cli.resume import resume
 from magic_tui.cli.rm import rm
 from magic_tui.cli.run import run
+from magic_tui.cli.run_actions import cancel, pause, resume
 from magic_tui.cli.show import show
 from magic_tui.cli.status import status
 from magic_tui.cli.top import top
@@ -62,7 +59,7 @@ def magic(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", is_eager=True, callback=_print_version, help="Print the version and end."
+            "--version", is_eager=True, callback=_print_version, help="Print the version and exit."
         ),
     ] = False,
 ) -> None:

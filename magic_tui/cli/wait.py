@@ -1,4 +1,4 @@
-"""``magic wait``: until a run, and what was asked of it, has ended."""
+"""``magic wait``: block until the jobs of a run have ended."""
 
 from typing import Annotated
 
@@ -19,11 +19,10 @@ def wait(
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Block until a run and all that was asked of it has ended.
+    """Block until all jobs of a run have ended; the exit code is their result.
 
-    The exit code is that of the jobs waited for: those that had not ended, or else the last one.
-    0: succeeded, 1: failed (or the failure's own code), 4: paused, cancelled, or not over within
-    --timeout.
+    0: succeeded, 1: failed (or the failure's own code), 4: paused, cancelled, or not ended within
+    --timeout. If no job is unfinished, the last one counts.
     """
     from magic_tui.client.engine import connect
     from magic_tui.client.outcome import awaited, check_outcome, job_of, job_words

@@ -230,13 +230,13 @@ def test_watch_tells_of_an_attempt_that_went_on(engine: FakeEngine, magic: Magic
 
 def test_engine_status_and_start(engine: FakeEngine, magic: Magic) -> None:
     assert json.loads(magic("engine", "start", "--json").stdout)["started_now"] is False
-    assert magic("engine", "start").stdout == "engine runs already: process 4242\n"
+    assert magic("engine", "start").stdout == "engine is running already: process 4242\n"
     assert "process 4242, version 0.1.0, up 2 min" in magic("engine", "status").stdout
 
 
 def test_without_an_engine(magic: Magic) -> None:
     result = magic("engine", "status")
-    assert result.exit_code == 3 and "no engine runs" in result.stderr
+    assert result.exit_code == 3 and "no engine is running" in result.stderr
     result = magic("engine", "stop", "--json")
     assert result.exit_code == 0 and json.loads(result.stdout)["stopped"] is False
     assert not engine_process.stopped_note().exists()

@@ -168,7 +168,7 @@ def test_a_stopped_engine_stays_stopped_for_who_only_watches(
         (folder / "go").touch()
         assert magic("ls").exit_code == 0
         watcher.join(20)
-    assert alone and stopped == "engine stopped; 1 run goes on\n"
+    assert alone and stopped == "engine stopped; 1 run continues\n"
     assert kinds.count("waiting") == 1 and kinds[-1] == "end"
     assert magic("wait", run_id).exit_code == 0
 

@@ -21,7 +21,8 @@ NewDaemon = Callable[[], Daemon]
     "number",
     [
         signal.SIGTERM,
-        *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGINT, signal.SIGHUP)),
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
     ],
 )
 def test_signals_end_it_quickly_in_the_middle_of_streams(
