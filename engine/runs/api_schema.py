@@ -1,4 +1,4 @@
-"""What the engine's HTTP interface takes and gives; its OpenAPI document is made from these."""
+"""Requests and responses of the engine's HTTP interface; the source of its OpenAPI document."""
 
 from typing import Annotated, Literal
 
@@ -11,7 +11,7 @@ from engine.runs.states import RunState
 
 API_VERSION = 1
 RUN_ID = r"^[0-9]{8}T[0-9]{6}-[0-9a-f]{6,8}$"
-"""Run ids are made by the tool and are the only part of a request that names a folder in one."""
+"""The pattern of run ids, which become parts of paths."""
 
 RunId = Annotated[str, Field(pattern=RUN_ID)]
 AbsolutePath = Annotated[str, Field(pattern=r"^/[^\x00]*$", max_length=4096)]
@@ -21,7 +21,7 @@ Environment = Annotated[dict[_Variable, _Value], Field(max_length=100)]
 
 
 class SubmitRun(Section):
-    """A run to be queued. Asking again with the same id changes nothing: retries are safe."""
+    """A run to queue. A repetition with the same id changes nothing, so retries are safe."""
 
     id: RunId
     runs_dir: AbsolutePath
@@ -30,14 +30,14 @@ class SubmitRun(Section):
 
 
 class SubmitAttribution(Section):
-    """Queries to be asked of a run's kept trajectory."""
+    """Queries to attribute with a run's trajectory."""
 
     request: AttributionRequest
     environment: Environment = Field(default_factory=dict)
 
 
 class SubmitValidation(Section):
-    """Retrainings that an attribution of a run is checked against."""
+    """Retrainings to validate an attribution of a run."""
 
     attribution: Annotated[str, Field(max_length=200)] | None = None
     """The latest complete one if left out."""
@@ -46,13 +46,13 @@ class SubmitValidation(Section):
 
 
 class PhaseView(Section):
-    """The phase that a run is in, as its latest events tell."""
+    """The present phase of a run, from its events."""
 
     phase: Phase
     done: int
     total: int
     step: int | None
-    """The step it is at: the last trained one, or the replay cursor."""
+    """The present step: the last trained one, or the replay cursor."""
     step_seconds: float | None
     loss: float | None
     remaining_seconds: float | None
@@ -68,9 +68,9 @@ class JobView(Section):
     reason: str | None
     """Why it waits, failed or stopped: one sentence."""
     exit_code: int | None
-    """Exit code of a failure, by the table of the command line."""
+    """Exit code of a failure, as of the command line."""
     repeats: bool = False
-    """Whether it would fail again if it were resumed as it is."""
+    """Whether another attempt would fail the same way."""
     attempts: int
     queue_position: int | None
     """0 for the next one to start."""
@@ -78,13 +78,13 @@ class JobView(Section):
 
 
 class RunView(Section):
-    """A run: where it stands, what it does and what it occupies."""
+    """A run: its state, progress and size."""
 
     id: str
     path: str
     name: str
     state: RunState | Literal["unreadable"]
-    """That of its training, whatever became of later jobs: each has its own."""
+    """The state of its training; later jobs have their own states."""
     reason: str | None
     job: JobView | None
     """The first unfinished job, else the last."""
@@ -92,7 +92,7 @@ class RunView(Section):
     model: str
     trust_remote_code: bool
     code: list[str] = Field(default_factory=list)
-    """What the run executes besides magic and its libraries: its task's code, its model's own."""
+    """Code that the run executes besides magic and its libraries: a task, a model's own code."""
     created: float | None
     phase: PhaseView | None
     steps: int
@@ -104,7 +104,7 @@ class RunView(Section):
     trajectory_bytes: int
     scores_bytes: int
     memory: int | None
-    """Bytes its rank held at most, on its device or in this machine's memory."""
+    """Peak bytes of a rank, on its device or in this machine's memory."""
     events: int
     """The number of events in its journal: the id of the next one."""
 
@@ -129,7 +129,7 @@ class RunList(Section):
 
 
 class DeviceView(Section):
-    """A GPU; what is not known is null, never 0."""
+    """A GPU; unknown values are null."""
 
     id: str
     name: str
@@ -152,13 +152,13 @@ class EngineView(Section):
     memory_total: int
     disk_free: int
     disk_floor: int
-    """New work waits while less than this is free."""
+    """New jobs wait while fewer bytes are free."""
     queued: int
     running: int
 
 
 class Telemetry(Section):
-    """What the machine is used for now, beside a run's events."""
+    """Present use of the machine, sent with a run's events."""
 
     memory_used: int
     memory_total: int
@@ -172,15 +172,15 @@ class FolderView(Section):
 
     runs_dir: str
     jobs: int
-    """How many jobs that waited there are no longer started."""
+    """How many of its jobs were dequeued."""
 
 
 class CodeView(Section):
-    """The code that a run brings."""
+    """The code that a run loads."""
 
     code: list[str]
     accepted: bool
-    """Whether this engine may load it: it made the run, or its user accepted the code as it is."""
+    """Whether this engine may load it: it was submitted here, or accepted as it is now."""
 
 
 class Removed(Section):

@@ -1,9 +1,9 @@
-"""Small files that show when they were changed.
+"""Small files with checksums, so that a changed file is detected.
 
-A *record* is a JSON object that holds the SHA-256 of its other values under ``sha256``. A file in
-a format of its own (a tokenizer, a table) has its digest in the record beside it, under ``files``:
-``complete.json``, ``prepared.json`` or ``digests.json``. Files that were written before there were
-digests are read unchecked. A CSV file that grows has a checksum in every line, as its last column.
+A *record* is a JSON object that holds the SHA-256 of its other values under ``sha256``. The digest
+of a file in another format (a tokenizer, a table) is in a record of the same folder, under
+``files``: ``complete.json``, ``prepared.json`` or ``digests.json``. A CSV file that grows has a
+checksum in every line, as its last column. Files without a checksum are read unchecked.
 """
 
 import hashlib
@@ -19,14 +19,14 @@ from engine.runs.safe_open import read_file, regular
 
 DIGEST, FILES = "sha256", "files"
 DIGESTS_FILE = "digests.json"
-"""The record of files that have no other beside them."""
+"""The record of files whose folder has no other record."""
 CRC = "crc"
 """The column of checksums."""
 _BESIDE = ("complete.json", "prepared.json", DIGESTS_FILE)
 
 
 class ChangedError(RunError):
-    """A file is not what it was when it was written."""
+    """A file was changed after it was written."""
 
 
 def digest_of(values: dict[str, Any]) -> str:
@@ -44,9 +44,7 @@ def sealed(values: dict[str, Any]) -> dict[str, Any]:
 def is_intact(record: dict[str, Any]) -> bool:
     """Whether the digest in a record, if there is one, is that of its other values."""
     rest = {key: value for key, value in record.items() if key != DIGEST}
-    # Earlier versions kept what prepared.json says one level down.
-    values = rest["facts"] if rest.keys() == {"facts"} else rest
-    return DIGEST not in record or record[DIGEST] == digest_of(values)
+    return DIGEST not in record or record[DIGEST] == digest_of(rest)
 
 
 def write_record(path: Path, values: dict[str, Any], indent: int | None = None) -> None:

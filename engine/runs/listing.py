@@ -1,4 +1,4 @@
-"""The runs of a folder: listed, found by what users call them, and swept when half made."""
+"""List the runs of a folder, find one by id or name, and remove half-created ones."""
 
 import contextlib
 import re
@@ -11,21 +11,21 @@ from engine.runs.errors import ConflictError, NotFoundError, RunError
 from engine.runs.run_folder import ID, RunFolder, read_yaml
 
 STAGING_GRACE_SECONDS = 60.0
-"""A run that is being made takes much less."""
+"""Creating a run takes much less."""
 _STAGING = re.compile(rf"\.{ID}\.new")
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed process left of runs that it was about to make in ``folder``."""
+    """Remove the runs in ``folder`` whose creation was interrupted."""
     for staging in folder.glob(".*.new"):
-        # Nothing else in a user's folder is ours, whatever it is called.
+        # Nothing else in the folder was created by magic.
         ours = _STAGING.fullmatch(staging.name) and staging.is_dir()
         if ours and time.time() - staging.stat().st_mtime >= STAGING_GRACE_SECONDS:
             shutil.rmtree(staging, ignore_errors=True)
 
 
 def list_runs(runs: Path) -> list[RunFolder]:
-    """All runs, oldest first; folders of an unknown kind are passed over."""
+    """All runs, oldest first; other folders are skipped."""
     if not runs.is_dir():
         return []
     entries = (entry for entry in runs.iterdir() if not entry.name.startswith("."))
@@ -34,7 +34,7 @@ def list_runs(runs: Path) -> list[RunFolder]:
 
 
 def run_of_id(runs: Path, run_id: str) -> RunFolder:
-    """The run of an id, whatever its folder is called; nothing may be there."""
+    """The run of an id, also if its folder was renamed; it need not exist."""
     usual = RunFolder(runs / run_id)
     if usual.path.exists():
         return usual
@@ -48,7 +48,7 @@ def find_run(
 ) -> RunFolder:
     """The run of an id or folder, a unique prefix of an id, or a name; the latest if left out.
 
-    ``name_of`` spares whoever knows the names already reading every config.
+    ``name_of`` returns names that the caller knows, in place of reading every config.
 
     Raises:
         NotFoundError: if none matches.

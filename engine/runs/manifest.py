@@ -1,7 +1,7 @@
-"""What a trajectory's folder holds, as its manifest tells: a journal that names every file.
+"""The manifest of a trajectory: a journal that lists every file with its size and crc32c.
 
-A file counts only once the manifest names it with its size and crc32c; of several records for
-one file the latest holds.
+A file exists for readers once the manifest lists it. If it lists a file several times, the latest
+record counts.
 """
 
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ class Manifest:
     dropped: dict[Key, dict[str, Any]] = field(default_factory=dict)
     """Files that were damaged or no longer needed, as they were named last."""
     stream: dict[str, str] = field(default_factory=dict)
-    """Digests of what is trained on; none in trajectories of earlier versions."""
+    """Digests of what is trained on; empty if none were recorded."""
 
     def take(self, record: dict[str, Any]) -> None:
         """Bring up to date with one record of the journal."""

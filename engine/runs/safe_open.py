@@ -1,9 +1,8 @@
-"""Opening the files of a run: regular files only, and without ever waiting.
+"""Open the files of a run: regular files only, and without blocking.
 
-A run folder may come from anywhere. Opening a named pipe waits for somebody at its other end, and
-opening a device can do anything: neither may hold up whoever only looks. Every reader of a run's
-files opens them through here, and so does whoever appends to one. A supervisor starts with this
-module, so it imports little.
+A run folder may come from another person. Opening a named pipe blocks until it has a writer, and
+opening a device can have side effects. So all files of a run are opened with this module, for
+reading and for appending. A supervisor loads it at start, so it imports little.
 """
 
 import contextlib
@@ -16,7 +15,7 @@ from typing import BinaryIO
 from engine.runs.errors import RunError
 
 MOST_BYTES = 1 << 26
-"""What is read as a whole into memory is no longer than this: files of facts are far shorter."""
+"""The largest file that is read as a whole; records are far shorter."""
 
 
 def regular(path: str | os.PathLike[str], flags: int) -> int:
@@ -27,7 +26,7 @@ def regular(path: str | os.PathLike[str], flags: int) -> int:
         RunError: if something else than a file is there.
     """
     with contextlib.suppress(FileNotFoundError):
-        # Looked at first: opening a device may already do something.
+        # Checked before opening, because opening a device can have side effects.
         _check(path, os.stat(path))
     flags |= os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:

@@ -1,4 +1,4 @@
-"""Asking for work: a run, queries of one or a check of them, there wholly or not at all."""
+"""Create jobs on disk: a run, an attribution or a validation, atomically."""
 
 import os
 import shutil
@@ -21,11 +21,11 @@ from engine.runs.states import DesiredState
 def submit_run(
     runs: Path, run_id: str, config: RunConfig, environment: dict[str, str] | None = None
 ) -> JobFolder:
-    """Make a run's folder with its first job, all at once and durably.
+    """Create a run's folder with its first job, atomically and durably.
 
     Raises:
-        FileExistsError: if there is such a run.
-        UsageError: if runs cannot be kept there.
+        FileExistsError: if the run exists.
+        UsageError: if the folder cannot be created.
     """
     final = runs / run_id
     if final.exists():
@@ -52,7 +52,7 @@ def submit_run(
 def submit_attribution(
     run: RunFolder, asked: AttributionRequest, environment: dict[str, str] | None = None
 ) -> JobFolder:
-    """Add a job to a run that asks its trajectory something new, durably."""
+    """Add an attribution job to a run, durably."""
     promised = [job.request().attribution for job in jobs_of(run)]
     request = Request(
         work="attribute",
@@ -70,7 +70,7 @@ def submit_validation(
     asked: ValidationRequest,
     environment: dict[str, str] | None = None,
 ) -> JobFolder:
-    """Add a job to a run that checks an attribution, the latest if none is named, durably.
+    """Add a validation job for an attribution (the latest if None) to a run, durably.
 
     Raises:
         UsageError: if there is no such attribution, or it is not complete.

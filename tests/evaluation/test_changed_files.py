@@ -14,7 +14,7 @@ from engine.attribution.prepared_run import PreparedRun
 from engine.daemon.run_monitor import RunMonitor
 from engine.evaluation.retraining import queries_of
 from engine.evaluation.summary import verdict_of
-from engine.runs.checksummed import ChangedError, read_record, write_record
+from engine.runs.checksummed import read_record, write_record
 from engine.runs.errors import MagicError
 from engine.runs.listing import find_run
 from engine.runs.request import ValidationRequest
@@ -163,20 +163,6 @@ def test_files_of_earlier_versions_are_read(validated: RunFolder, tmp_path: Path
     del before["export r1 --format csv --json"], after["export r1 --format csv --json"]
     assert {n: c for n, (c, _) in after.items()} == {n: c for n, (c, _) in before.items()}
     assert after["show r1 2 --json"] == before["show r1 2 --json"]
-
-
-def test_facts_one_level_down_are_read_and_checked(tmp_path: Path) -> None:
-    """How earlier versions wrote prepared.json."""
-    import hashlib
-
-    run = RunFolder(tmp_path)
-    facts = {"checkpointing": "all", "micro_batch_size": None}
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    run.prepared_file.write_text(json.dumps({"facts": facts, "sha256": digest}))
-    assert run.prepared() == facts
-    run.prepared_file.write_text(json.dumps({"facts": {**facts, "a": 1}, "sha256": digest}))
-    with pytest.raises(ChangedError, match="is damaged"):
-        run.prepared()
 
 
 def test_a_record_survives_any_plain_values(tmp_path: Path) -> None:
