@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old content or the new, never a part."""
+"""Write files and folders atomically: a reader sees the old content or the new."""
 
 import contextlib
 import errno
@@ -30,15 +30,15 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to write into that becomes ``path`` in the end, wholly or not at all.
+    """A staging folder that is renamed to ``path`` if the block succeeds.
 
     Raises:
-        UsageError: if there is something in ``path`` already.
-        DiskFullError: if there is no room.
+        UsageError: if ``path`` is not empty.
+        DiskFullError: if the disk is full.
         RunError: if the system refuses to write there for another reason.
     """
     refuse_used(path)
-    # What a process left that was killed goes first.
+    # Remove what a killed process left.
     staging = path.with_name(f".{path.name}.new")
     try:
         shutil.rmtree(staging, ignore_errors=True)

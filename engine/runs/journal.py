@@ -1,8 +1,7 @@
-"""Append-only journals: one JSON object a line, numbered, each with its own checksum.
+"""Append-only journals: one numbered JSON object per line, each with a checksum.
 
-One process writes at a time, from any of its threads. A line that was cut off at the end is
-dropped when the journal is opened again; a damaged line anywhere else is an error, because what
-it said is lost.
+One process writes at a time, from any of its threads. An incomplete last line is dropped when the
+journal is opened for writing; a damaged line anywhere else is an error, as its content is lost.
 """
 
 import contextlib
@@ -49,7 +48,7 @@ class JournalWriter:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
                 self._next += 1
             except BaseException:
-                # Neither a signal nor a full disk may leave half a line, or two of one number.
+                # After a signal or on a full disk: no half line, and no number twice.
                 self._next = before[0]
                 os.ftruncate(self._file.fileno(), before[1])
                 raise
@@ -125,12 +124,12 @@ class JournalReader:
         return True
 
     def has_shrunk(self) -> bool:
-        """Whether records that were read are there no longer, so that nothing can follow them."""
+        """Whether the file is shorter than what was read, so that the reader cannot continue."""
         file = self._file
         return file is not None and os.fstat(file.fileno()).st_size < self.offset
 
     def close(self) -> None:
-        """Let go of the file; a later poll opens it again and goes on."""
+        """Close the file; a later poll opens it again and continues."""
         if self._file is not None:
             self._file.close()
             self._file = None
