@@ -67,12 +67,12 @@ def second(model: Any, params: Params, batch: Batch, queries: int) -> tuple[Run,
         leaves = [t.detach().requires_grad_() for t in tensors[: len(names)]]
         value = whole(dict(zip(names, leaves, strict=True)), batch)
         grads = torch.autograd.grad(value, leaves, create_graph=True)
-        found: list[Tensor] = []
+        derivatives: list[Tensor] = []
         for number in range(queries):
             start = (number + 1) * len(names)
             along = tensors[start : start + len(names)]
-            found += torch.autograd.grad(grads, leaves, along, retain_graph=True)
-        return found
+            derivatives += torch.autograd.grad(grads, leaves, along, retain_graph=True)
+        return derivatives
 
     inputs = [*params.values(), *(u[name] for u in directions for name in names)]
     ready: list[Any] = []
@@ -83,8 +83,8 @@ def second(model: Any, params: Params, batch: Batch, queries: int) -> tuple[Run,
             masking_utils.find_packed_sequence_indices = lambda positions: None
             traced = make_fx(products)(*inputs)
             ready.append(compile_fx(traced, inputs))
-        found = ready[0](*inputs)
-        return {f"{n}": found[n * len(names)] for n in range(queries)}
+        results = ready[0](*inputs)
+        return {f"{n}": results[n * len(names)] for n in range(queries)}
 
     return plain, compiled
 
@@ -127,13 +127,13 @@ def report(name: str, pair: tuple[Run, Run], rounds: int) -> None:
     expected = plain()
     began = _seconds()
     try:
-        found = compiled()
+        results = compiled()
     except Exception as error:
         print(f"{name:28}{type(error).__name__}: {' '.join(str(error).split())[:300]}", flush=True)
         return
     compile_seconds = _seconds() - began
     errors = [
-        ((found[key] - value).norm() / value.norm()).item()
+        ((results[key] - value).norm() / value.norm()).item()
         for key, value in expected.items()
         if value.norm() > 0
     ]

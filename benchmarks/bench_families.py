@@ -95,7 +95,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
         _LATENT,
     ),
 }  # fmt: skip
-"""What names do not tell."""
+"""Settings that do not follow from the names of a config's fields."""
 SUB = ("text_config", "decoder", "decoder_config", "language_config")
 
 
@@ -127,13 +127,13 @@ def families(chosen: list[str]) -> Iterator[dict[str, Any]]:
         signal.alarm(SECONDS)
         began = time.perf_counter()
         try:
-            found = _checked(family)
+            outcome = _checked(family)
         except Exception as error:
             text = " ".join(str(error).split())[:200]
-            found = {"outcome": "failed", "why": f"{type(error).__name__}: {text}"}
+            outcome = {"outcome": "failed", "why": f"{type(error).__name__}: {text}"}
         finally:
             signal.alarm(0)
-        yield {"family": family, **found}
+        yield {"family": family, **outcome}
         print(family, f"{time.perf_counter() - began:.1f} s", file=sys.stderr)
 
 
@@ -161,15 +161,15 @@ def _checked(family: str) -> dict[str, Any]:
         return {"outcome": "not a text model", "why": f"{type(error).__name__}: {text}"}
     built = time.perf_counter() - began
     began = time.process_time()
-    found = check_derivatives(ModuleLoss(loss), batch, MEMORY)
+    check = check_derivatives(ModuleLoss(loss), batch, MEMORY)
     return {
-        "outcome": "passed" if found.passed else "refused",
-        "error": found.error,
-        "dtype": found.dtype,
+        "outcome": "passed" if check.passed else "refused",
+        "error": check.error,
+        "dtype": check.dtype,
         "seconds": time.process_time() - began,
         "built_seconds": built,
         "parameters": size,
-        "why": found.problem,
+        "why": check.problem,
     }
 
 
@@ -182,13 +182,13 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.set_verbosity_error()
     torch.set_num_threads(1)
-    found = []
+    outcomes = []
     for each in families(sys.argv[1:]):
-        found.append(each)
+        outcomes.append(each)
         print(json.dumps(each), flush=True)
-    print(Counter(each["outcome"] for each in found), file=sys.stderr)
-    seconds = [each["seconds"] for each in found if each["outcome"] == "passed"]
-    errors = [each["error"] for each in found if each["outcome"] == "passed"]
+    print(Counter(each["outcome"] for each in outcomes), file=sys.stderr)
+    seconds = [each["seconds"] for each in outcomes if each["outcome"] == "passed"]
+    errors = [each["error"] for each in outcomes if each["outcome"] == "passed"]
     if seconds:
         print(
             f"passed: error {statistics.median(errors):.1e} (median), {max(errors):.1e} (largest); "

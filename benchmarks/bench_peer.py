@@ -33,17 +33,17 @@ LEAST_GB = 1e-3
 
 def errors(sides: Sides, name: str, head: str, model: str | None) -> None:
     """Print how far either side is from the oracle; in float32 the median of several orders."""
-    found: dict[str, list[list[float]]] = {"float64": [], "float32": []}
+    distances: dict[str, list[list[float]]] = {"float64": [], "float32": []}
     for seed in ORDERS:
         problem = Problem(**SHORT, seed=seed)
         folder = sides.problem(f"{name}-{head}-short-{seed}", head, model, problem)
         queries = queries_file(folder, problem.queries)
         truth = sides.oracle(folder, queries)
-        for dtype in found if seed == ORDERS[0] else ["float32"]:
+        for dtype in distances if seed == ORDERS[0] else ["float32"]:
             replace(problem, dtype=dtype).write(folder)
             taken = [sides.ours(folder, queries), sides.theirs(folder, queries)]
-            found[dtype].append([_distance(side.scores, truth) for side in taken])
-    for dtype, pairs in found.items():
+            distances[dtype].append([_distance(side.scores, truth) for side in taken])
+    for dtype, pairs in distances.items():
         ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
         print(f"{name:12}{head:8}{dtype:10}{ours:12.1e}{theirs:12.1e}", flush=True)
 

@@ -41,9 +41,9 @@ def cost(model: str | None, rounds: int, most: int) -> None:
         for number in range(rounds + 1):
             for queries in QUERIES:
                 step, passes = steps[min(queries, fit)], math.ceil(queries / fit)
-                found = _against(plain, step, passes) / queries
+                a_query = _against(plain, step, passes) / queries
                 if number:
-                    ratios[queries].append(found)
+                    ratios[queries].append(a_query)
         print(f"a plain step: {_seconds(plain):.3f} s; {rounds} rounds", flush=True)
         print(f"{'queries':>8}{'passes':>9}{'ratio a query':>15}{'range':>14}")
         for queries, ratio in ratios.items():

@@ -44,14 +44,16 @@ class Case:
 
 def cases(lengths: list[int], queries: list[int], what: str) -> list[Case]:
     """Every length and number of queries, at both extremes of micro-batching, both ways."""
-    found = []
+    combinations = []
     for tokens in lengths:
         rows = max(1, 1024 // tokens)
-        for asked in queries:
+        for query_count in queries:
             sizes = [rows, 1] if rows > 1 else [1]
             for recompute in (False, True):
-                found += [Case(tokens, rows, size, recompute, asked, what) for size in sizes]
-    return found
+                combinations += [
+                    Case(tokens, rows, size, recompute, query_count, what) for size in sizes
+                ]
+    return combinations
 
 
 def prepared(model: Any, case: Case) -> Callable[[], Any]:

@@ -164,7 +164,7 @@ PLAIN = "plain loop"
 
 def cases(subject: Subject) -> Cases:
     """Everything timed: how to set it up, and how many queries it serves."""
-    found: Cases = {
+    product: Cases = {
         PLAIN: (subject.plain, 1),
         "train": (subject.train, 1),
         "replay 1 query": (lambda: subject.replay(1), 1),
@@ -173,11 +173,11 @@ def cases(subject: Subject) -> Cases:
     for name in subject.mechanisms:
         # What is compiled serves one direction at a time.
         for queries in (1,) if name == "compiled" else (1, 4):
-            found[f"{name}, {queries}"] = (
+            product[f"{name}, {queries}"] = (
                 lambda name=name, queries=queries: subject.mechanism(name, queries),
                 queries,
             )
-    return found
+    return product
 
 
 def measure(model_path: str | None, rounds: int, mechanisms: tuple[str, ...]) -> None:
@@ -187,15 +187,15 @@ def measure(model_path: str | None, rounds: int, mechanisms: tuple[str, ...]) ->
         every = cases(subject)
         product = [name for name in every if name.rpartition(",")[0] not in mechanisms]
         # The product's own cases are few and quick: more rounds, less noise.
-        time_in_turn(every, product, 2 * rounds + 1, model_path)
+        time_alternating(every, product, 2 * rounds + 1, model_path)
         subject.writer.close(complete=False)
-        time_in_turn(
+        time_alternating(
             every, [PLAIN, *(name for name in every if name not in product)], rounds, model_path
         )
 
 
-def time_in_turn(every: Cases, names: list[str], rounds: int, model_path: str | None) -> None:
-    """Time cases in turn, several rounds, and print medians of the ratios within a round."""
+def time_alternating(every: Cases, names: list[str], rounds: int, model_path: str | None) -> None:
+    """Time cases alternately, several rounds, and print medians of the ratios within a round."""
     ready: dict[str, Callable[[], Any]] = {}
     failed: dict[str, str] = {}
     for name in names:

@@ -34,7 +34,7 @@ SLOW = 50e6
 """Bytes a second of the slow disk."""
 DISKS = ("slow", "real")
 BUDGETS = {"off": 0.0, "2 states": 2.0, "4 states": 4.0, "all": 1e6, "all, after training": 1e6}
-"""Of the host tier, in train states."""
+"""Size of the host cache, in train states."""
 
 
 def make_trainer(steps: int) -> tuple[Trainer, Any, DataStream, DataStream]:
@@ -105,8 +105,8 @@ def replay(folder: Path, kind: Any, steps: int, case: str, slow: bool) -> dict[s
 
 def child(*arguments: object) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.bench_tiers", *map(str, arguments)]
-    found: dict[str, Any] = json.loads(subprocess.check_output(command))
-    return found
+    measured: dict[str, Any] = json.loads(subprocess.check_output(command))
+    return measured
 
 
 def main() -> None:
@@ -116,18 +116,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--schedules", nargs="+", default=["gradients", "all"])
     parser.add_argument("--one", nargs=4, metavar=("FOLDER", "KIND", "CASE", "DISK"))
-    asked = parser.parse_args()
-    if asked.one:
-        folder, kind, case, disk = asked.one
+    options = parser.parse_args()
+    if options.one:
+        folder, kind, case, disk = options.one
         if case == "train":
-            train(Path(folder), kind, asked.steps)
+            train(Path(folder), kind, options.steps)
             print("{}")
             return
-        print(json.dumps(replay(Path(folder), kind, asked.steps, case, disk == "slow")))
+        print(json.dumps(replay(Path(folder), kind, options.steps, case, disk == "slow")))
         return
     with tempfile.TemporaryDirectory(dir=os.environ.get("MAGIC_RUNS")) as place:
-        for kind in asked.schedules:
-            table(Path(place) / kind, kind, asked.steps, asked.rounds)
+        for kind in options.schedules:
+            table(Path(place) / kind, kind, options.steps, options.rounds)
 
 
 def table(folder: Path, kind: str, steps: int, rounds: int) -> None:
@@ -138,16 +138,16 @@ def table(folder: Path, kind: str, steps: int, rounds: int) -> None:
     print("| disk | in memory | waited s | in all s | read MB | peak MB | scores |")
     print("|---|---|---|---|---|---|---|")
     cases = [(disk, case) for disk in DISKS for case in BUDGETS]
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {case: [] for case in cases}
+    of_case: dict[tuple[str, str], list[dict[str, Any]]] = {case: [] for case in cases}
     for _ in range(rounds):
         for disk, case in cases:
-            found[disk, case].append(child("--steps", steps, "--one", folder, kind, case, disk))
+            of_case[disk, case].append(child("--steps", steps, "--one", folder, kind, case, disk))
             again = folder.with_name(f"{folder.name}-again")
             for file in again.glob("*"):
                 file.unlink()
             if again.exists():
                 again.rmdir()
-    for (disk, case), facts in found.items():
+    for (disk, case), facts in of_case.items():
         middle = {n: statistics.median(f[n] for f in facts) for n in facts[0] if n != "scores"}
         print(
             f"| {disk} | {case} | {middle['waited']:.1f} | {middle['seconds']:.1f} "

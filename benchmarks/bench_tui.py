@@ -1,4 +1,4 @@
-"""How quick the dashboard is on a store that nobody could read as a whole, in a real terminal.
+"""Speed of the dashboard in a real terminal, on a store too large to be read as a whole.
 
     python -m benchmarks.bench_tui [FOLDER]
 
@@ -93,8 +93,8 @@ class Dashboard:
                 self._read()
                 if text.encode() in _ESCAPES.sub(b"", self.seen[max(0, start - 200) :]):
                     return time.monotonic() - began
-        shown = _ESCAPES.sub(b" ", self.seen[-6000:]).decode(errors="replace")
-        raise SystemExit(f"never saw {text!r}; last: {shown}")
+        screen = _ESCAPES.sub(b" ", self.seen[-6000:]).decode(errors="replace")
+        raise SystemExit(f"never saw {text!r}; last: {screen}")
 
     @property
     def memory(self) -> float:
@@ -127,7 +127,7 @@ class Dashboard:
 
 
 def measure(runs: Path) -> Iterator[tuple[str, str]]:
-    """Use the dashboard and tell what it took, as (what, how much)."""
+    """Use the dashboard; yields what was measured and the result, as text."""
     yield from _starts(runs)
     dashboard = Dashboard([*COMMAND, RUN_ID, "--runs-dir", str(runs)])
     try:
@@ -158,12 +158,12 @@ def _starts(runs: Path) -> Iterator[tuple[str, str]]:
             times[name].append(1000 * dashboard.wait_for(text))
             dashboard.close()
     least = statistics.median(next(iter(times.values())))
-    for name, found in times.items():
-        middle = statistics.median(found)
+    for name, milliseconds in times.items():
+        middle = statistics.median(milliseconds)
         yield (
             f"{name}, first frame",
             (
-                f"median {middle:.0f} ms, {min(found):.0f} to {max(found):.0f} ms; "
+                f"median {middle:.0f} ms, {min(milliseconds):.0f} to {max(milliseconds):.0f} ms; "
                 f"{middle / least:.2f} times hello"
             ),
         )

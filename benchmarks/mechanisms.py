@@ -30,7 +30,7 @@ def plain_logits_loss(model: nn.Module) -> Callable[[Params, Batch], Tensor]:
 
 
 def shared_graph(loss: Any, params: Params, batch: Batch) -> Mechanism:
-    """Reverse over reverse: one graph of the gradient, pulled back once a direction."""
+    """Reverse over reverse: one graph of the gradient, one vector-Jacobian product a direction."""
 
     def run(directions: Directions) -> Any:
         sums = [{name: torch.zeros_like(p) for name, p in params.items()} for _ in directions]

@@ -18,7 +18,7 @@ import numpy as np
 
 TOKENS = 96
 """Of a passage; an article gives passages one after the other."""
-PASSAGES, ASKED = 768, 10
+PASSAGES, QUERY_ARTICLES = 768, 10
 HELD_OUT = (
     "subtask037_qasc_generate_related_fact",
     "subtask041_qasc_answer_generation",
@@ -28,7 +28,7 @@ HELD_OUT = (
 )
 """Tasks of which no row is trained on: two questions each, behind four solved ones."""
 INSTRUCTIONS, SHOTS = 256, 4
-LONGEST, LONGEST_ASKED = 260, 700
+LONGEST, LONGEST_QUERY = 260, 700
 """Characters of a row that is trained on, and of a question with its examples."""
 
 Row = dict[str, str]
@@ -42,11 +42,11 @@ def prepare(collections: Path, out: Path) -> None:
         if not (out / name).exists():
             (out / name).symlink_to((collections / where).resolve())
     articles = [row["text"] for row in read_rows(collections / "text/wiki100.jsonl.gz")]
-    train, asked = passages(articles, out / "stories15M")
-    write_rows(out / "wiki100", train=train, queries=asked)
+    train, queries = passages(articles, out / "stories15M")
+    write_rows(out / "wiki100", train=train, queries=queries)
     rows = read_rows(collections / "instruct/natural_instructions_v1_subset.jsonl.gz")
-    train, asked = instructions(list(rows))
-    write_rows(out / "instructions", train=train, queries=asked)
+    train, queries = instructions(list(rows))
+    write_rows(out / "instructions", train=train, queries=queries)
 
 
 def passages(articles: list[str], tokenizer: Path) -> tuple[list[Row], list[Row]]:
@@ -55,15 +55,17 @@ def passages(articles: list[str], tokenizer: Path) -> tuple[list[Row], list[Row]
 
     cut = AutoTokenizer.from_pretrained(tokenizer)
     random = np.random.default_rng(0)
-    train, asked = [], []
+    train, queries = [], []
     for place, article in enumerate(random.permutation(len(articles))):
         text = articles[article]
         offsets = cut(text, return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"]
         starts = range(0, len(offsets) - TOKENS, TOKENS)
-        found = [{"text": text[offsets[s][0] : offsets[s + TOKENS - 1][0]]} for s in starts]
-        (asked if place < ASKED else train).extend(found[:1] if place < ASKED else found)
+        cut_out = [{"text": text[offsets[s][0] : offsets[s + TOKENS - 1][0]]} for s in starts]
+        (queries if place < QUERY_ARTICLES else train).extend(
+            cut_out[:1] if place < QUERY_ARTICLES else cut_out
+        )
     chosen = random.permutation(len(train))[:PASSAGES]
-    return [train[index] for index in chosen], asked
+    return [train[index] for index in chosen], queries
 
 
 def instructions(rows: list[Row]) -> tuple[list[Row], list[Row]]:
@@ -72,16 +74,16 @@ def instructions(rows: list[Row]) -> tuple[list[Row], list[Row]]:
     short = [r for r in rows if r["task"] not in HELD_OUT
              and len(r["input"]) + len(r["target"]) < LONGEST]  # fmt: skip
     chosen = random.permutation(len(short))[:INSTRUCTIONS]
-    asked = []
+    queries = []
     for task in HELD_OUT:
         of_task = sorted((r for r in rows if r["task"] == task), key=_length)
         for first in (0, SHOTS + 1):
             *shots, question = of_task[first : first + SHOTS + 1]
             before = "".join(_prompt(shot) + shot["target"] + "\n\n" for shot in shots)
-            asked.append({"prompt": before + _prompt(question), "completion": question["target"]})
-    assert all(len(row["prompt"]) < LONGEST_ASKED for row in asked)
+            queries.append({"prompt": before + _prompt(question), "completion": question["target"]})
+    assert all(len(row["prompt"]) < LONGEST_QUERY for row in queries)
     trained = [short[index] for index in chosen]
-    return [{"prompt": _prompt(r), "completion": r["target"]} for r in trained], asked
+    return [{"prompt": _prompt(r), "completion": r["target"]} for r in trained], queries
 
 
 def _prompt(row: Row) -> str:

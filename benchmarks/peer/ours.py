@@ -47,8 +47,8 @@ def command(options: argparse.Namespace) -> list[str]:
     """The worker's arguments."""
     out, queries = options.out, options.queries
     if options.action == "attribute":
-        asked = json.dumps({"queries": {"path": str(queries)}})
-        return ["attribute", "--run", str(out / RUN), "--request", asked]
+        request = json.dumps({"queries": {"path": str(queries)}})
+        return ["attribute", "--run", str(out / RUN), "--request", request]
     file = out / "config.yaml"
     problem = read_problem(options.folder)
     file.write_text(yaml.safe_dump(config_of(problem, options.folder, queries, options.budget_gb)))
@@ -59,11 +59,11 @@ def note_phases(marks: Marks) -> None:
     """Mark when the worker goes from phase to phase."""
     from engine.attribution.reporting import Reporter
 
-    told: Callable[..., None] = Reporter.phase
+    report_phase: Callable[..., None] = Reporter.phase
 
     def phase(self: Reporter, name: Any, *arguments: Any) -> None:
         marks(str(name))
-        told(self, name, *arguments)
+        report_phase(self, name, *arguments)
 
     Reporter.phase = phase  # type: ignore[method-assign]
 

@@ -23,7 +23,7 @@ TRAIN, IN_ORDER = "train.jsonl", "in-order.jsonl"
 
 @dataclass(frozen=True)
 class Problem:
-    """One training, and what is asked of it."""
+    """One training and its queries."""
 
     batch_size: int
     tokens: int

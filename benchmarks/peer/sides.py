@@ -58,7 +58,7 @@ class Sides:
             "HF_HOME": str(folder / "cache"),
             "OMP_NUM_THREADS": str(options.threads),
             "TQDM_DISABLE": "1",
-            # The worker sets these two by itself; the peer is given them too.
+            # The worker sets these two; the peer gets them too.
             "OMP_WAIT_POLICY": "PASSIVE",
             "THP_MEM_ALLOC_ENABLE": "1",
             # Either side would take all GPUs.

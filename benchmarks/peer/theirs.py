@@ -80,8 +80,8 @@ def main() -> None:
     from bergson.__main__ import main as bergson
 
     note_training(marks)
-    asked = command(problem, options.folder, options.queries, options.out, options.save_mode)
-    sys.argv = ["bergson", *asked]
+    words = command(problem, options.folder, options.queries, options.out, options.save_mode)
+    sys.argv = ["bergson", *words]
     bergson()
     marks("end")
     scores = read_scores(problem, options.folder, options.out)
