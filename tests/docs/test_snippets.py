@@ -37,6 +37,7 @@ def runnable() -> list[object]:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with the demo's data, in which commands have an engine of their own."""
     shutil.copytree(DEMO, tmp_path / "demo")
+    write_pretrained(tmp_path / "gpt2")
     monkeypatch.chdir(tmp_path)
     # The path of a socket has to be short.
     with tempfile.TemporaryDirectory(prefix="magic-") as state:
@@ -53,6 +54,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield tmp_path
         stop = [sys.executable, "-m", "magic_tui", "engine", "stop"]
         subprocess.run(stop, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True)
+
+
+def write_pretrained(folder: Path) -> None:
+    """A small model with weights, for blocks that load one by name."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shutil.copytree(DEMO / "model", folder)
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
 
 
 @pytest.mark.parametrize("page", runnable())
