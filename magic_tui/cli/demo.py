@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from magic_tui.cli.options import AsJson, RunsDir
 from magic_tui.cli.output import has_colour, print_json, reports_errors, stderr, stdout
-from magic_tui.runs.config_draft import demo_config
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,8 +26,9 @@ def demo(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
     from engine.scores.top import label_matches, read_top, top_facts
     from magic_tui.cli.submit import submit_config
     from magic_tui.cli.work import finish, next_commands, print_try_next
+    from magic_tui.runs import config_draft
 
-    config = demo_config()
+    config = config_draft.demo_config()
     stderr().print("training a small language model on passages of books; nothing is downloaded")
     facts = finish(*submit_config(config, runs_dir), job=1)
     attribution = open_attribution(RunFolder(Path(facts["path"])), facts["attribution"])
