@@ -1,1 +1,1 @@
-"""Explore: ranked documents, their tokens, influence over training, reasons."""
+"""Explore scores: ranked documents, shaded tokens, influence over training, reasons."""

@@ -1,1 +1,1 @@
-"""Runs: the list, one run in detail, starting a run."""
+"""Runs: the list, one run in detail, a new run."""

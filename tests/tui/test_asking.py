@@ -22,19 +22,19 @@ PLAIN, PROMPTED = Candidate("it rains"), Candidate("q: it rains", prompt="q: ")
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> RunFolder:
+def stored(tmp_path: Path) -> RunFolder:
     return write_kept(tmp_path / "runs")
 
 
-def test_the_cost_follows_from_what_the_run_measured(kept: RunFolder) -> None:
-    record_costs(kept)
-    cost = query_cost(kept, 2)
+def test_the_cost_follows_from_what_the_run_measured(stored: RunFolder) -> None:
+    record_costs(stored)
+    cost = query_cost(stored, 2)
     # 12 steps of 0.1 s for two queries, and 12 rebuilt states of 0.01 s.
     assert cost.seconds == pytest.approx(12 * 0.1 + 12 * 0.01)
     assert (cost.passes, cost.basis, cost.memory) == (1, "replays", 10)
-    assert cost.disk == 2 * (size_on_disk(kept.attributions / "a0001") // 2)
-    assert query_cost(kept, 4).memory == 10 + 2 * 4000
-    assert "replay ≤ 2.5 s" in cost_text(query_cost(kept, 4))
+    assert cost.disk == 2 * (size_on_disk(stored.attributions / "a0001") // 2)
+    assert query_cost(stored, 4).memory == 10 + 2 * 4000
+    assert "replay ≤ 2.5 s" in cost_text(query_cost(stored, 4))
 
 
 def test_the_cost_of_a_run_that_measured_nothing_is_unknown(tmp_path: Path) -> None:
@@ -45,9 +45,9 @@ def test_the_cost_of_a_run_that_measured_nothing_is_unknown(tmp_path: Path) -> N
     assert query_cost(run, 3) == AttributionCost(3, passes=1, disk=2100)
 
 
-def test_queries_that_do_not_fit_together_take_several_passes(kept: RunFolder) -> None:
-    record_costs(kept, fitting=2)
-    cost = query_cost(kept, 3)
+def test_queries_that_do_not_fit_together_take_several_passes(stored: RunFolder) -> None:
+    record_costs(stored, fitting=2)
+    cost = query_cost(stored, 3)
     assert (cost.passes, cost.seconds) == (2, pytest.approx(2 * (12 * 0.1 + 0.12)))
     assert "2 passes" in cost_text(cost)
 
@@ -81,8 +81,8 @@ def test_a_basket_holds_nothing_twice() -> None:
     assert list(basket) == [PROMPTED]
 
 
-def test_asked_before_names_every_query(kept: RunFolder) -> None:
-    (source,) = complete_sources(kept)
+def test_asked_before_names_every_query(stored: RunFolder) -> None:
+    (source,) = complete_sources(stored)
     assert (source.name, source.attribution, source.total) == ("queries of a0001", "a0001", 2)
     assert [(c.text, c.scored_in, c.before, c.after) for c in source.candidates] == [
         ("who sat on the mat?", ("a0001", 0), 6.0, 3.0),
@@ -90,9 +90,9 @@ def test_asked_before_names_every_query(kept: RunFolder) -> None:
     ]
 
 
-def test_texts_learn_who_asked_them_meanwhile(kept: RunFolder) -> None:
+def test_texts_learn_who_asked_them_meanwhile(stored: RunFolder) -> None:
     typed = Source("typed", (Candidate("wörld peace"), PROMPTED), 2)
-    answered = with_results(typed, complete_sources(kept))
+    answered = with_results(typed, complete_sources(stored))
     assert answered.candidates[0].scored_in == ("a0001", 1)
     assert answered.candidates[1] == PROMPTED and answered.name == "typed"
 

@@ -32,7 +32,7 @@ INFLUENCE = np.array([0.5, -0.1, 0.0, -3.0, -0.2, 0.1, 0.2, -0.3, 0.1, 0.1, -0.1
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> RunFolder:
+def run_folder(tmp_path: Path) -> RunFolder:
     run = write_kept(tmp_path / "runs")
     scores = open_array(run.attributions / "a0001" / "scores.zarr", "step_scores", "r+")
     scores[0], scores[1] = INFLUENCE, -INFLUENCE
@@ -51,8 +51,8 @@ async def ready(pilot: Pilot[None]) -> None:
     await until(pilot, lambda: charts(pilot).charts, "curves")
 
 
-def test_curves_are_those_of_the_store_and_the_journal(kept: RunFolder) -> None:
-    curves = read_curves(open_attribution(kept), 0)
+def test_curves_are_those_of_the_store_and_the_journal(run_folder: RunFolder) -> None:
+    curves = read_curves(open_attribution(run_folder), 0)
     assert np.allclose(curves.influence, INFLUENCE)
     assert np.allclose(curves.cumulative, np.cumsum(INFLUENCE))
     assert np.allclose(curves.losses, 6.0 - 0.1 * np.arange(12))
@@ -63,20 +63,20 @@ def test_curves_are_those_of_the_store_and_the_journal(kept: RunFolder) -> None:
     assert float(lines[4].split(",")[1]) == -3.0
 
 
-def test_a_step_taken_twice_counts_as_it_was_taken_last(kept: RunFolder) -> None:
-    assert read_history(kept).by_step("loss", 12)[3] == pytest.approx(5.7)
-    journal = JournalWriter(kept.events_file)
+def test_a_step_taken_twice_counts_as_it_was_taken_last(run_folder: RunFolder) -> None:
+    assert read_history(run_folder).by_step("loss", 12)[3] == pytest.approx(5.7)
+    journal = JournalWriter(run_folder.events_file)
     journal.append("train_step", step=3, loss=9.5, seconds=0.1, learning_rate=2e-3)
     journal.close()
-    history = read_history(kept)
+    history = read_history(run_folder)
     assert (history.by_step("loss", 12)[3], history.by_step("learning_rate", 12)[3]) == (9.5, 2e-3)
-    kept.events_file.unlink()
-    assert not read_history(kept).step_seconds
+    run_folder.events_file.unlink()
+    assert not read_history(run_folder).step_seconds
 
 
-def test_the_documents_of_a_batch(kept: RunFolder) -> None:
-    opened = open_attribution(kept)
-    table, scores = RowTable(kept.rows_store), opened.document_scores(0)
+def test_the_documents_of_a_batch(run_folder: RunFolder) -> None:
+    opened = open_attribution(run_folder)
+    table, scores = RowTable(run_folder.rows_store), opened.document_scores(0)
     for step in (0, 5, 11):
         found = batch_documents(opened, 0, step)
         rows = np.flatnonzero((table.steps() == step).any(1))
@@ -111,7 +111,7 @@ def test_bars() -> None:
     assert filled_rows(np.array([0.0, 1.0, np.nan]), 2, 0.0, 1.0) == [" █ ", "▁█ "]
 
 
-def test_the_cursor_tells_every_figure(kept: RunFolder, terminal: Terminal) -> None:
+def test_the_cursor_tells_every_figure(run_folder: RunFolder, terminal: Terminal) -> None:
     async def task(pilot: Pilot[None]) -> None:
         await ready(pilot)
         # It starts where the influence is strongest.
@@ -134,10 +134,10 @@ def test_the_cursor_tells_every_figure(kept: RunFolder, terminal: Terminal) -> N
         await pilot.press("colon", "7", "enter")
         await shows(pilot, "step 7:")
 
-    drive(app_of(kept), task, terminal)
+    drive(app_of(run_folder), task, terminal)
 
 
-def test_zooming_keeps_the_cursor_in_view(kept: RunFolder) -> None:
+def test_zooming_keeps_the_cursor_in_view(run_folder: RunFolder) -> None:
     async def task(pilot: Pilot[None]) -> None:
         await ready(pilot)
         for key in ("plus", "plus", "plus", "G", "minus", "g", "minus", "minus"):
@@ -147,12 +147,12 @@ def test_zooming_keeps_the_cursor_in_view(kept: RunFolder) -> None:
             assert any(f"▲ {cursor}" in line for line in lines), key
         assert charts(pilot).group == (0, 1)
 
-    drive(app_of(kept), task)
+    drive(app_of(run_folder), task)
 
 
-def test_enter_opens_the_batch_and_its_document(kept: RunFolder) -> None:
-    app = app_of(kept)
-    expected = batch_documents(open_attribution(kept), 0, 3)
+def test_enter_opens_the_batch_and_its_document(run_folder: RunFolder) -> None:
+    app = app_of(run_folder)
+    expected = batch_documents(open_attribution(run_folder), 0, 3)
 
     async def task(pilot: Pilot[None]) -> None:
         await ready(pilot)
@@ -171,7 +171,7 @@ def test_enter_opens_the_batch_and_its_document(kept: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("size", [(80, 24), (40, 10), (30, 6), (200, 55), (81, 23)])
-def test_any_size_holds(kept: RunFolder, size: tuple[int, int]) -> None:
+def test_any_size_holds(run_folder: RunFolder, size: tuple[int, int]) -> None:
     async def task(pilot: Pilot[None]) -> None:
         await ready(pilot)
         for width, height in (size, (120, 40), size):
@@ -179,7 +179,7 @@ def test_any_size_holds(kept: RunFolder, size: tuple[int, int]) -> None:
             await pilot.press("l", "plus", "minus")
             assert all(len(line) <= width for line in screen_lines(pilot.app))
 
-    drive(app_of(kept), task)
+    drive(app_of(run_folder), task)
 
 
 def test_nothing_asked_yet_and_a_run_that_vanishes(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_nothing_asked_yet_and_a_run_that_vanishes(tmp_path: Path) -> None:
 
 def test_hostile_documents(tmp_path: Path) -> None:
     texts: list[Any] = [f"{each} and more" for each in HOSTILE if "\ud800" not in each]
-    kept = write_kept(tmp_path / "runs", FakeRun(texts=texts, queries=texts[:2]))
+    run_folder = write_kept(tmp_path / "runs", FakeRun(texts=texts, queries=texts[:2]))
 
     async def task(pilot: Pilot[None]) -> None:
         await ready(pilot)
@@ -210,4 +210,4 @@ def test_hostile_documents(tmp_path: Path) -> None:
             assert_harmless(screen_text(pilot.app))
             await pilot.press("j", "Q")
 
-    drive(app_of(kept), task)
+    drive(app_of(run_folder), task)
