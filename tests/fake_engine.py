@@ -141,7 +141,7 @@ def engine_view(path: str) -> View:
 
 
 def run_view(run_id: str, state: str, **facts: Any) -> View:
-    """A run as the engine tells of it; checked against the contract."""
+    """A run's view as of the engine; checked against the schema."""
     job = {
         "number": 1, "work": "run", "attribution": "a0001", "state": state,
         "reason": facts.get("reason"), "exit_code": facts.pop("exit_code", None), "attempts": 1,

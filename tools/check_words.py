@@ -2,10 +2,12 @@
 
 ``python tools/check_words.py`` prints every place where a word to avoid is used and exits with
 status 1 if there is one. ``--report`` prints counts per folder and word and exits with status 0.
-Paths on the command line restrict the check to them.
+``--locals`` also checks names that say nothing, such as ``found``. Paths on the command line
+restrict the check to them.
 
 A line is exempt if it carries a comment with ``words: ok`` (``# words: ok``,
-``<!-- words: ok -->``). Lines between comments with ``words: off`` and ``words: on`` are exempt.
+``<!-- words: ok -->``); an identifier on it is exempt in the whole file. Lines between comments with
+``words: off`` and ``words: on`` are exempt.
 """
 
 import argparse
@@ -17,7 +19,7 @@ import tokenize
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -109,7 +111,11 @@ def check_file(file: Path, terms: list[Term]) -> list[Finding]:
         findings += _in_prose(file, prose, terms)
     exempt = {number for number, line in enumerate(lines, 1) if EXEMPT in line}
     exempt |= _switched_off(lines)
-    ordered = sorted((f for f in findings if f.line not in exempt), key=lambda f: -f.line)
+    names = {f.matched for f in findings if f.of_name and f.line in exempt}
+    reported = [
+        f for f in findings if f.line not in exempt and not (f.of_name and f.matched in names)
+    ]
+    ordered = sorted(reported, key=lambda finding: -finding.line)
     unique = {(f.matched if f.of_name else f.line, f.term.avoid): f for f in ordered}
     return sorted(unique.values(), key=lambda finding: finding.line)
 
@@ -227,8 +233,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("paths", nargs="*", type=Path, help="files or folders; default: all")
     parser.add_argument("--report", action="store_true", help="print counts and exit with status 0")
+    parser.add_argument("--locals", action="store_true", help="also check local names")
     options = parser.parse_args()
     terms = read_terms()
+    if not options.locals:
+        terms = [replace(term, local=None, method=None) for term in terms]
     findings = [f for file in files_to_check(options.paths) for f in check_file(file, terms)]
     if options.report:
         print_report(findings)

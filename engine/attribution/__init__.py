@@ -1,1 +1,1 @@
-"""A prepared run and the queries it is asked: losses, replay, scores."""
+"""A prepared run and its queries: losses, replay, scores."""

@@ -222,7 +222,7 @@ def replay_findings(
                 "exploded",
                 cotangents["step"],
                 f"the gradient of the loss of query {cotangents['query']} grew "
-                f"{cotangents['growth']:.1e} times on its way back through training, to its most "
+                f"{cotangents['growth']:.1e} times in the replay, to its most "
                 f"at step {cotangents['step']}: training does not answer its data smoothly; raise "
                 "training.optimizer.eps_root or lower learning_rate",
             )

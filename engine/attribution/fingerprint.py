@@ -10,7 +10,7 @@ The record is ``fingerprint`` in the facts of ``prepared.json``:
 
 Weights are compared as loaded in memory, so the cause of a change does not matter. The run keeps
 copies of the model's config, its tokenizer and a task's code. If the originals have changed, the
-copies are used and a warning says so.
+copies are used, with a warning.
 """
 
 import contextlib

@@ -59,7 +59,9 @@ class Leases:
             return self._allocate_cpu(run)
         count = len(devices) if count is None else count
         if count > len(devices):
+            # words: off
             reason = f"it asks for {count} GPUs and there are {len(devices)}; lower devices.ranks"
+            # words: on
             return Denied(f"waits for GPUs: {reason}", external=True)
         holders = [holder for d in devices if (holder := self.holder(d.id)) is not None]
         leased: dict[str, int] = {}

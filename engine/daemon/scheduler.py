@@ -167,7 +167,7 @@ class Scheduler:
         return [monitor for path, monitor in by_path.items() if path not in hung]
 
     def _publish(self, monitor: RunMonitor) -> None:
-        """Count a change of a run's view; a view that nobody requested is not computed."""
+        """Count a change of a run's view; a view that was not requested is not computed."""
         if monitor.has_view:
             monitor.view()
         else:

@@ -198,7 +198,7 @@ class _Comparison:
         self.dtype = dtype_of(self.params)
 
     def outcome(self, first_seed: int = 0) -> tuple[float, Problem | None, "_Agreement | None"]:
-        """The largest relative error, the problem if any, and the agreement if none."""
+        """The largest relative error, the problem if any, and the numerical agreement if none."""
         bound = BOUNDS[self.dtype]
         second = first = math.inf
         # Usually the first point is enough.

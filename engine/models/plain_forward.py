@@ -3,7 +3,7 @@
 Torch and transformers use some fast operations that cannot be differentiated twice, or that do not
 work when parameters are replaced. Inside :meth:`PlainForward.on` they are off: attention uses its
 definition, transformer layers take no fused path, compiled modules run eagerly, gradients of
-embeddings are dense, layers do not checkpoint activations by themselves, and experts in float64,
+embeddings are dense, layers do not checkpoint activations, and experts in float64,
 for which there is no fused operation, are evaluated one by one.
 
 One change affects a gradient. Torch gives the padding row of an embedding no gradient. If the

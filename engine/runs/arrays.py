@@ -22,7 +22,7 @@ def create_array(
     """A new Zarr v3 array ``name`` in the group at ``store``, zstd-compressed with crc32c.
 
     Floating-point arrays are filled with NaN, integer ones with the value furthest from 0, so
-    that a chunk that was never written can be told from zeros.
+    that a chunk that was never written is different from zeros.
     """
     import zarr
     from zarr.codecs import Crc32cCodec, ZstdCodec

@@ -1,7 +1,7 @@
-"""What our processes inherit, and which variables a run depends on: those are stored with it.
+"""Environment variables: those that users set, and those that a run depends on.
 
-A run is taken up again by whatever engine is there, started from whatever shell: variables that
-change what libraries compute must come from the run and never from the engine.
+Any engine can resume a run, started from any shell. Variables that change what libraries compute
+are therefore stored with the run, and never come from the engine.
 """
 
 import os
@@ -70,7 +70,8 @@ VARIABLES = (
 """Every variable of magic that users set."""
 
 PARENT_PIPE = "MAGIC_SUPERVISOR_PIPE"
-"""Names the descriptor of a pipe that whoever started a worker holds open: it ends with them."""
+"""Names the descriptor of a pipe that the parent of a worker holds open; the worker ends when it
+closes."""
 ROOT = Path(__file__).resolve().parents[2]
 _INSTALLED = ("site-packages", "dist-packages")
 _KEPT = (
@@ -80,7 +81,7 @@ _KEPT = (
 )
 _SECRET = ("TOKEN", "KEY", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL")
 _LOADS = ("PLUGIN", "INJECTION", "TOOL_LIBRARIES", "EXTENSIONS_DIR", "PRELOAD", "LIBRARY_PATH")
-"""In names of variables that tell a library what else to load as code."""
+"""Parts of names of variables that make a library load code."""
 _LOGIN = re.compile(r"://[^/@\s]+@")
 _LAUNCHED = (
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE"),
@@ -108,9 +109,9 @@ def magic_version() -> str:
 
 
 def keep_files_private() -> None:
-    """Have this process, and all that it starts, make files that only their owner may read.
+    """Make new files of this process and its children readable by their owner only.
 
-    What is there already keeps its mode: a folder of runs may be shared on purpose.
+    Existing files keep their modes: a folder of runs may be shared on purpose.
     """
     os.umask(0o077)
 
@@ -118,14 +119,14 @@ def keep_files_private() -> None:
 def is_of_a_launcher(name: str) -> bool:
     """Whether the variable ``name`` describes one job of torchrun, accelerate, MPI or Slurm.
 
-    A shell inside such a job passes them on, and libraries would take this process for a rank of
-    it: they would wait for its other ranks, or load only a share of the model.
+    A shell inside such a job passes them on. Libraries would treat this process as one of its
+    ranks, and wait for the others or load a part of the model only.
     """
     return name in _LAUNCHED or (name.startswith(_LAUNCHERS) and name != _NO_LAUNCHER)
 
 
 def is_of_the_run(name: str, value: str = "") -> bool:
-    """Whether a run depends on a variable: none that is secret, or names code to be loaded."""
+    """Whether a run depends on a variable, except secrets and names of code to load."""
     never = any(word in name.upper() for word in (*_SECRET, *_LOADS)) or _LOGIN.search(value)
     return name.startswith(_KEPT) and not never and not is_of_a_launcher(name)
 
@@ -136,18 +137,18 @@ def environment_of_a_run(everything: Mapping[str, str]) -> dict[str, str]:
 
 
 def environment_for_a_run(engine: Mapping[str, str], stored: Mapping[str, str]) -> dict[str, str]:
-    """The engine's environment, with exactly the run's own variables of those it depends on.
+    """The engine's environment, in which the variables a run depends on are the stored ones.
 
-    A stored variable that would not be stored today is left out: the run may come from elsewhere.
+    Stored variables are filtered again, because the run may come from elsewhere.
     """
     kept = {name: value for name, value in engine.items() if not is_of_the_run(name, value)}
     return {**kept, **environment_of_a_run(stored)}
 
 
 def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a process of ours, which is no rank of a job that a launcher started.
+    """The environment of a child process, without the variables of launchers.
 
-    Python finds magic in it, also from a checkout that is not installed.
+    ``PYTHONPATH`` contains a checkout that is not installed.
     """
     found = {n: value for n, value in environment.items() if not is_of_a_launcher(n)}
     if ROOT.name not in _INSTALLED:

@@ -35,7 +35,7 @@ class ExitCode(IntEnum):
 
 
 class MagicError(Exception):
-    """A failure told in one sentence: what is wrong, where, and what to do about it."""
+    """A failure in one sentence: what is wrong, where, and what to do about it."""
 
     exit_code = ExitCode.RUN_FAILED
 
@@ -51,44 +51,44 @@ class DerivativeError(UsageError):
 
 
 class RunError(MagicError):
-    """Work that had begun could not go on."""
+    """Work that had begun failed."""
 
 
 class LostRankError(RunError):
-    """Another rank of the same work ended: all of them can go on from what was saved."""
+    """Another rank of the same work ended: all ranks can continue from what was saved."""
 
 
 class RepeatingError(RunError):
-    """Work that could not go on, and could not if it were tried again: a setting has to change."""
+    """A failure that another attempt would repeat: a setting has to change."""
 
 
 class DiskFullError(RunError):
-    """There was no room left on a disk: the work can go on once there is."""
+    """A disk is full: the work can continue once there is space."""
 
 
 class StoppedError(KeyboardInterrupt):
-    """The work was asked to stop, saved where it was and ended.
+    """The work was requested to stop; it saved its progress and ended.
 
-    Like the interrupt it is, no ``except Exception`` on the way may swallow it.
+    A KeyboardInterrupt, so that no ``except Exception`` catches it.
     """
 
 
 class NotFoundError(UsageError):
-    """What was named is not there."""
+    """The named object does not exist."""
 
 
 class ConflictError(UsageError):
-    """The request makes no sense in the present state."""
+    """The request is not possible in the present state."""
 
 
 class UnreachableError(MagicError):
-    """No engine answers, or it may not be asked."""
+    """No engine answers, or its socket may not be opened."""
 
     exit_code = ExitCode.UNREACHABLE
 
 
 def unexpected(error: BaseException) -> str:
-    """The sentence for an error that nobody foresaw."""
+    """The sentence for an error of any other type."""
     if is_out_of_memory(error):
         return OUT_OF_MEMORY
     return f"unexpected {type(error).__name__}: {error}"

@@ -107,7 +107,7 @@ class JournalReader:
         return records
 
     def skip_to(self, number: int) -> bool:
-        """Go on with record ``number``; False, and nothing changes, if there are fewer before it.
+        """Skip to record ``number``; False, and nothing changes, if there are fewer before it.
 
         Looks at a few lines only, however long the journal is, and checks only the last of the
         records passed over.

@@ -1,4 +1,4 @@
-"""What code a run brings: its task's, and its model's own. Whoever loads the run executes it."""
+"""What code a run brings: its task's, and its model's own. Loading the run executes it."""
 
 import hashlib
 from pathlib import Path

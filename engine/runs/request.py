@@ -1,4 +1,4 @@
-"""What is asked of a run: its own work, queries of its trajectory, or a check of its scores."""
+"""A job's request: a run's own work, queries for its trajectory, or a check of its scores."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from engine.runs.config import Granularity, PositiveInt, Reduction, Section, Sou
 from engine.runs.errors import UsageError
 
 LONGEST_TEXT = 100_000
-"""Characters of a text that is asked as it is; a longer one goes into a file of query data."""
+"""Characters of a text in a request; longer texts belong in a file of query data."""
 Text = Annotated[str, Field(max_length=LONGEST_TEXT)]
 Work = Literal["run", "attribute", "validate"]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -21,7 +21,7 @@ ClusterOptions = Annotated[
 
 
 class AttributionRequest(Section):
-    """Queries asked of a kept trajectory: texts, or query data like those of a config."""
+    """Queries for a stored trajectory: texts, or query data as in a config."""
 
     texts: tuple[Text, ...] | None = None
     prompts: tuple[Text, ...] | None = None
@@ -47,7 +47,7 @@ class ValidationRequest(Section):
     """Retrainings without some documents, that an attribution's predictions are compared with."""
 
     drop: tuple[Share, ...] = (0.05,)
-    """Shares of the documents; each is left out ``count`` times, drawn anew."""
+    """Shares of the documents; each is left out ``count`` times, drawn independently."""
     count: Annotated[int, Field(ge=0, le=100_000)] = 20
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     leave_one_out: Annotated[int, Field(ge=0)] = 0
@@ -65,9 +65,9 @@ class ValidationRequest(Section):
     cluster: Cluster | None = None
     """Where these are submitted as jobs, through submitit; left out, they are the worker's own."""
     cluster_options: ClusterOptions = Field(default_factory=dict)
-    """What submitit is told of such a job, by its names: ``timeout_min``, ``slurm_partition``…"""
+    """Options of such a job, with submitit's names: ``timeout_min``, ``slurm_partition``…"""
     keep_models: bool = False
-    """Keep what was trained, so that queries asked later need no retraining."""
+    """Store the retrained models, so that later queries need no retraining."""
 
     @model_validator(mode="after")
     def _options_of_a_cluster(self) -> "ValidationRequest":
@@ -77,7 +77,7 @@ class ValidationRequest(Section):
 
     @property
     def elsewhere(self) -> bool:
-        """Whether nothing is computed on the machine of whoever keeps the books."""
+        """Whether the engine's machine computes nothing."""
         indicators = self.metasmoothness or self.numerical_agreement or self.baselines
         return self.cluster == "slurm" and not indicators
 
@@ -93,7 +93,7 @@ def read_validation(values: dict[str, Any]) -> ValidationRequest:
 
 
 def read_asked(values: dict[str, Any]) -> AttributionRequest:
-    """What is asked, from plain values.
+    """An attribution request from plain values.
 
     Raises:
         UsageError: in one sentence.
@@ -130,11 +130,11 @@ class Request(Section):
     attribution: str | None
     """The id of the attribution that the job makes, if it makes one, or validates."""
     asked: AttributionRequest | None = None
-    """What is asked, for ``attribute``; a run asks its config's queries."""
+    """The queries of ``attribute``; a run uses those of its config."""
     validation: ValidationRequest | None = None
     """What is retrained, for ``validate``."""
     environment: dict[str, str] = Field(default_factory=dict)
-    """Environment variables of whoever asked that the work depends on."""
+    """Environment variables of the submitting process that the work depends on."""
     submitted: float
     """Seconds since 1970."""
 

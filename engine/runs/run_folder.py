@@ -32,7 +32,7 @@ _RECORD_BYTES = 1000
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of one run; nothing is read until asked for."""
+    """Paths of one run; nothing is read at construction."""
 
     path: Path
 
@@ -199,7 +199,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def lock(self, patience: float = 1.0) -> Iterator[None]:
-        """Hold the run for one writer, waiting ``patience`` seconds for others to let go.
+        """Hold the run for one writer, waiting ``patience`` seconds until it is free.
 
         Raises:
             RunError: if another process holds it.
@@ -266,7 +266,7 @@ def _changed(config_file: Path) -> UsageError:
 
 
 def try_lock(descriptor: int, kind: int) -> bool:
-    """Take a lock if nobody holds it; whether that was so."""
+    """Take a lock if it is free; returns whether it was."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -100,7 +100,7 @@ class RowTable:
     """Read access to ``rows.zarr``."""
 
     def __init__(self, store: Path) -> None:
-        """Open the store; arrays load when asked for."""
+        """Open the store; arrays load on first use."""
         self.store = store
         self._arrays: dict[str, Any] = {}
 
@@ -174,7 +174,7 @@ def write_arrays(store: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 def write_queries(path: Path, columns: dict[str, list[Any]]) -> None:
-    """Write ``queries.parquet`` atomically; values that no one type fits are written as JSON."""
+    """Write ``queries.parquet`` atomically; values without a common type are written as JSON."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,7 +1,7 @@
 """Temporary folders that do not outlive their makers for long, however these end.
 
-Each is locked by the process that made it. Whoever makes the next one removes those that nobody
-holds any more, as after a SIGKILL.
+Each is locked by the process that made it. Making the next one removes those
+whose lock is free, as after a SIGKILL.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""What this machine has: asked of the system and, for torch, of another process."""
+"""What this machine has, from the system and, for torch, from another process."""
 
 import json
 import os

@@ -17,7 +17,9 @@ class Forced(StrEnum):
 
 Force = Annotated[
     list[Forced] | None,
-    typer.Option(metavar="WHAT", help="dropout, bfloat16, derivative: go on though scores suffer."),
+    typer.Option(
+        metavar="WHAT", help="dropout, bfloat16, derivative: train with less exact scores."
+    ),
 ]
 
 Run = Annotated[
@@ -41,7 +43,7 @@ Attribution = Annotated[
 ]
 Query = Annotated[int, typer.Option("--query", "-q", metavar="N", help="Query, counted from 0.")]
 Detach = Annotated[
-    bool, typer.Option("--detach", "-d", help="Print the run's id and end; the work goes on.")
+    bool, typer.Option("--detach", "-d", help="Print the run's id and return; the run continues.")
 ]
 Trust = Annotated[
     bool,

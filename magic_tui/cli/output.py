@@ -1,4 +1,4 @@
-"""Where the verbs write: facts to stdout, narration and errors to stderr, JSON when asked."""
+"""Output of the verbs: facts to stdout, narration and errors to stderr, JSON with ``--json``."""
 
 import functools
 import json
@@ -72,7 +72,7 @@ def reports_errors(verb: Callable[Arguments, None]) -> Callable[Arguments, None]
 
 
 def narrate(sentence: str) -> None:
-    """Print something that is no fact asked for."""
+    """Print a sentence that is not the result."""
     typer.echo(safe_text(sentence), err=True)
 
 

@@ -45,7 +45,7 @@ def rm(
 
 def _confirm(question: str) -> None:
     if not sys.stdin.isatty():
-        raise UsageError(f"to {question} without being asked, add --yes")
+        raise UsageError(f"to {question} without confirmation, add --yes")
     if not typer.confirm(question, err=True):
         narrate("nothing was removed")
         raise typer.Exit(1)

@@ -12,7 +12,7 @@ class RunFailedError(MagicError):
     """A job failed; carries its own sentence and exit code, and what can be done about it."""
 
     def __init__(self, view: View, job: View) -> None:
-        """Tell of a failed job."""
+        """The error of a failed job."""
         super().__init__(job["reason"] or "its process ended with no error message")
         with contextlib.suppress(ValueError, TypeError):
             self.exit_code = ExitCode(job["exit_code"])
@@ -53,13 +53,13 @@ class UnfinishedError(MagicError):
 
 
 class DetachedError(MagicError):
-    """The user stopped looking; the work goes on."""
+    """The user stopped following; the run continues."""
 
     exit_code = ExitCode.INTERRUPTED
 
     def __init__(self, run_id: str) -> None:
-        """Say how to look again."""
-        super().__init__(f"the run goes on: magic watch {run_id}")
+        """The error that names the command to follow it again."""
+        super().__init__(f"the run goes on: magic watch {run_id}")  # words: ok
 
 
 def job_of(view: View, number: int | None = None) -> View | None:
@@ -87,7 +87,7 @@ def job_words(view: View, job: View | None) -> str:
 
 
 def check_outcome(view: View, number: int | None = None) -> None:
-    """Return if the job, or what was asked of the run last, succeeded.
+    """Return if the job, or the last job of the run, succeeded.
 
     Raises:
         RunError: if the run cannot be read.
@@ -106,6 +106,6 @@ def check_outcome(view: View, number: int | None = None) -> None:
         raise RunFailedError(view, job)
     what = job_words(view, job)
     if state in (RunState.PAUSED, RunState.CANCELLED):
-        message = f"{what} was {state}; it can go on with: magic resume {view['id']}"
+        message = f"{what} was {state}; it can go on with: magic resume {view['id']}"  # words: ok
         raise UnfinishedError(message, view)
     raise UnfinishedError(f"{what} is still {state}" + (f": {reason}" if reason else ""), view)

@@ -1,4 +1,4 @@
-"""Everything for real: the command line, an engine that starts by itself, ranks with torch."""
+"""Everything for real: the command line, an engine that starts automatically, ranks with torch."""
 
 import contextlib
 import json

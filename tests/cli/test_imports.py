@@ -66,6 +66,6 @@ def test_facts_as_json_load_nothing_slow(engine: FakeEngine, arguments: list[str
     engine.add(RUN, "succeeded")
     loaded = modules_of(*arguments, "--json")
     assert loaded & SLOW == set()
-    # Typer uses pydantic; reading our models with it would take longer than asking the engine.
+    # Typer uses pydantic; reading our models would take longer than a request to the engine.
     models = ("api_schema", "config", "read_config", "request")
     assert not {f"engine.runs.{name}" for name in models} & loaded

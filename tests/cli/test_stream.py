@@ -1,4 +1,4 @@
-"""A stream of events: every record once and in order, whatever becomes of the engine."""
+"""A stream of events: every record once and in order, through stops and restarts of the engine."""
 
 import threading
 import time

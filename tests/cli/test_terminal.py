@@ -26,7 +26,7 @@ RUN = "20250102T030405-abc123"
 
 def on_a_terminal(*arguments: str) -> tuple[int, str]:
     """Run ``magic`` on a terminal of 80 by 24; its exit code and all it wrote."""
-    leader, follower = pty.openpty()
+    leader, follower = pty.openpty()  # words: ok
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     main = f"import sys; sys.path.insert(0, {str(ROOT)!r})"
     process = subprocess.Popen(

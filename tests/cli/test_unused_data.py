@@ -1,4 +1,4 @@
-"""What is shown of documents and queries ends where what was measured ends, and says so."""
+"""Documents and queries are printed up to where they were cut, with a note."""
 
 import json
 from pathlib import Path

@@ -50,7 +50,7 @@ class End:
 
 
 def submitted(runs: Path, config: dict[str, Any], texts: tuple[str, ...] = ()) -> RunFolder:
-    """A run that waits for its first attempt, always under the same id; ``texts`` are asked too."""
+    """A run that waits for its first attempt, always under the same id; ``texts`` are queries."""
     job = submit_run(runs, RUN_ID, RunConfig.model_validate(config))
     if texts:
         submit_attribution(job.run, AttributionRequest(texts=texts))

@@ -100,7 +100,7 @@ class Sweep:
             subprocess.run(["umount", str(self.runs)], check=True)
 
     def _point(self, where: str, harms: list[Harm], *, whole: bool) -> None:
-        """One run that is harmed and then goes on."""
+        """One run that is harmed and then resumed."""
         try:
             run = submitted(self.runs, self.config) if whole else self._trained()
         except OSError as error:

@@ -47,7 +47,7 @@ class Bench:
         engine.stop()
 
     def submit(self, engine: Engine, *orders: dict[str, Any], **environment: str) -> str:
-        """Submit a run that behaves as told, one order an attempt; returns its id."""
+        """Submit a run with scripted behaviour, one entry per attempt; returns its id."""
         wanted = SubmitRun(
             id=new_run_id(),
             runs_dir=str(self.runs),

@@ -320,7 +320,7 @@ def test_an_idle_engine_sleeps(bench: Bench, monkeypatch: pytest.MonkeyPatch) ->
     while not rounds or rounds[-1] != scheduler.IDLE_SECONDS:
         assert time.monotonic() < deadline, rounds
         time.sleep(0.01)
-    # An idle round asks for a long pause, so no further one follows soon.
+    # An idle round returns a long pause, so no further one follows soon.
     count = len(rounds)
     time.sleep(0.3)
     assert len(rounds) == count

@@ -1,4 +1,4 @@
-"""What ``resume`` takes up again, and that a copy of a run computes nothing by itself."""
+"""What ``resume`` continues, and that a copy of a run computes nothing without it."""
 
 import shutil
 from pathlib import Path
@@ -107,8 +107,8 @@ def test_what_began_on_a_gpu_does_not_go_on_without(
     nvml.gpus = [(0, 10**9)]
     refused = admitted(waiting, devices, leases, "cuda", CUDA_VISIBLE_DEVICES="")
     assert isinstance(refused, Denied) and "CUDA_VISIBLE_DEVICES leaves it none" in refused.reason
-    allotted = admitted(waiting, devices, leases, "cuda")
-    assert isinstance(allotted, Allocation) and (allotted.devices, allotted.gpu) == (
+    allocation = admitted(waiting, devices, leases, "cuda")
+    assert isinstance(allocation, Allocation) and (allocation.devices, allocation.gpu) == (
         ["GPU-00"],
         True,
     )

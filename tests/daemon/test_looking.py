@@ -1,4 +1,4 @@
-"""Looking at a folder starts nothing there; what starts is what the user asked for."""
+"""Looking at a folder starts nothing there; only submitted work starts."""
 
 import os
 import shutil
@@ -44,7 +44,7 @@ def open_folder() -> Iterator[Path]:
 
 
 def look(engine: Engine, runs: Path, run: str) -> None:
-    """All that can be asked without asking for anything."""
+    """Every request that only reads."""
     engine.runs(runs)
     engine.find(runs, run)
     engine.find(runs, None)

@@ -1,4 +1,4 @@
-"""Folders that never answer: each is set aside, and all else goes on."""
+"""Folders that never answer: each is set aside, and the others are served."""
 
 import threading
 import time
@@ -19,7 +19,7 @@ ELSEWHERE = Path("/other/a")
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """What hangs does so until this is set; nobody has much patience."""
+    """Hanging calls return when this is set; all timeouts are short."""
     monkeypatch.setattr(slow_folders, "RUN_SECONDS", 0.5)
     monkeypatch.setattr(slow_folders, "FOLDER_SECONDS", 1.0)
     gate = threading.Event()

@@ -1,4 +1,4 @@
-"""The supervisor by itself: what it starts, what it records, what it needs."""
+"""The supervisor alone: what it starts, what it records, what it needs."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a view tells, how seldom it reads, and runs that cannot be read."""
+"""What a view contains, how rarely it reads, and runs that cannot be read."""
 
 import os
 import shutil

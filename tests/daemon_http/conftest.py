@@ -1,4 +1,4 @@
-"""A daemon in a process of its own, and whatever asks it."""
+"""A daemon in a process of its own, and its clients."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Nobody but the engine's own user reaches it, and nothing of it listens on a network."""
+"""Only the engine's own user reaches it, and nothing listens on a network."""
 
 import os
 import stat
@@ -26,7 +26,7 @@ except OSError as error:
 
 
 def ask(place: Path, *before: str) -> str:
-    """What somebody gets who asks; ``before`` is a command that makes another user of them."""
+    """The answer to a request; ``before`` is a command that changes the user."""
     command = [*before, sys.executable, "-I", "-S", "-c", ASK, str(place)]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=20, check=True, cwd="/"

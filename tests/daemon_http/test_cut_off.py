@@ -1,4 +1,4 @@
-"""Submissions that the end of the engine cuts off: each is told whether its run is queued."""
+"""Submissions that the end of the engine cuts off: each error names whether the run is queued."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""How the engine starts and ends, and whom it tells."""
+"""How the engine starts and ends, and what its clients receive."""
 
 import signal
 import socket

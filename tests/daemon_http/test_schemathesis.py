@@ -1,6 +1,6 @@
-"""Whatever its own description allows and forbids, asked over the socket by schemathesis.
+"""Requests that the OpenAPI document allows and forbids, sent over the socket by schemathesis.
 
-It asks little unless ``MAGIC_FUZZ_SECONDS`` says for how long it may go on.
+It sends few requests unless ``MAGIC_FUZZ_SECONDS`` sets a longer time.
 """
 
 import json
@@ -88,7 +88,7 @@ def keep_to_folder(daemon: Daemon) -> Callable[..., None]:
             if given is None or re.fullmatch(r"[0-9.]+", str(given)):
                 case.query = {**(case.query or {}), "timeout": 0.05}
         if "logs" in case.path and case.query:
-            # Such a text may be without a word for as long as the run is not settled.
+            # Such a text may be empty until the run is settled.
             case.query = {name: v for name, v in case.query.items() if name != "follow"}
 
     return before_call

@@ -1,4 +1,4 @@
-"""Clients that do not read cost no memory and hold up nobody."""
+"""Clients that do not read cost no memory and delay no other client."""
 
 import statistics
 import threading

@@ -46,7 +46,7 @@ ChangingLossesOf = Callable[[Params, Params, Any], tuple[Tensor, int, Params]]
 
 @dataclass(frozen=True)
 class Training:
-    """A training as the engine is told to do it."""
+    """The settings of a training, as the engine gets them."""
 
     optimizer: OptimizerSpec
     rate: LearningRateSpec
@@ -77,7 +77,7 @@ def exact(
 ) -> Exact:
     """Train on ``rows`` with data weights and differentiate the mean loss of every query."""
     leaf = weights.detach().clone().requires_grad_()
-    # A copy for every step tells how much of a score each of them adds.
+    # A copy for every step gives the part of a score that the step adds.
     copies = [leaf.clone() for _ in training.order]
     final = train(losses_of, start, rows, copies, training)
     each = [losses_of(final, queries[np.array([i])]) for i in range(len(queries))]

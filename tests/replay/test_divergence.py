@@ -1,4 +1,4 @@
-"""A training or a replay that stops being finite says so, and where."""
+"""A training or a replay that stops being finite raises, and names the step."""
 
 import math
 from pathlib import Path

@@ -140,7 +140,7 @@ def test_state_goes_through_tensors_and_back(name: str) -> None:
 
 @pytest.mark.parametrize("name", SPECS)
 def test_an_update_depends_on_its_arguments_alone(name: str) -> None:
-    """A new process that loads a state goes on as the one that trained would have."""
+    """A new process that loads a state continues as the process that trained would have."""
     spec, _ = SPECS[name]
     params = make_params()
     used, new = (OptimizerStage(build_optimizer(spec, RATES["constant"]), params) for _ in range(2))

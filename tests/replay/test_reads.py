@@ -21,7 +21,7 @@ EMPTY = Batch({}, ONE, 1)
 
 
 class Listening:
-    """A trajectory that writes down what it is told to expect and what it is asked for.
+    """A trajectory that records its planned reads and its actual reads.
 
     It is the step function as well, of a training that changes nothing.
     """

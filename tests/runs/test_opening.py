@@ -1,4 +1,4 @@
-"""Files of a run that are pipes, devices or endless: nobody waits for them."""
+"""Files of a run that are pipes, devices or endless: no reader waits for them."""
 
 import fcntl
 import os

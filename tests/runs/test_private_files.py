@@ -1,4 +1,4 @@
-"""Files of a run are their user's alone, and temporary folders go with whoever made them."""
+"""Files of a run are private to their user, and temporary folders end with their process."""
 
 import errno
 import os

@@ -55,7 +55,7 @@ async def until(
     what: str = "",
     patience: float = PATIENCE_SECONDS,
 ) -> None:
-    """Wait until a condition holds; what the screen shows is told if it never does."""
+    """Wait until a condition holds; fails with the screen's text if it never does."""
     deadline = time.monotonic() + patience
     while not condition():
         if time.monotonic() > deadline:

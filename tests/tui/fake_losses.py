@@ -1,6 +1,6 @@
 """Stands in for ``engine.worker`` where texts are read and their losses computed.
 
-``FAKE_LOSSES`` may say: refuse. What it was asked is appended to the file ``FAKE_LOSSES_LOG``.
+``FAKE_LOSSES`` may say: refuse. Its requests are appended to the file ``FAKE_LOSSES_LOG``.
 """
 
 import json

@@ -29,7 +29,7 @@ FORBIDDEN = frozenset(map(chr, (*range(0x20), *range(0x7F, 0xA0)))) | frozenset(
 
 
 def write_kept(runs: Path, fake: FakeRun | None = None, **facts: Any) -> RunFolder:
-    """Write a run that can be asked; replaying its two queries took 0.1 s a step."""
+    """Write a run that accepts queries; replaying its two queries took 0.1 s a step."""
     fake = fake or FakeRun()
     run = fake.write(runs, **facts)
     manifest = JournalWriter(run.trajectory / MANIFEST)

@@ -74,7 +74,7 @@ class TerminalModel:
     def _put(self, text: str) -> None:
         for character in text:
             assert self._x < self.size[0] and self._y < self.size[1], "outside of the screen"
-            attributes, ink, paper = self._look
+            attributes, ink, paper = self._look  # words: ok
             if character == " " and not attributes & {"4", "7", "9"}:
                 attributes, ink = frozenset(), ""
             width = self._width_of(character)

@@ -1,4 +1,4 @@
-"""What asking takes, what is asked, and how texts are laid out."""
+"""The cost of queries, their request, and the layout of texts."""
 
 import shlex
 from pathlib import Path

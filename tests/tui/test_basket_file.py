@@ -109,7 +109,7 @@ def test_a_damaged_basket_is_told_in_place_and_replaced(finished: RunFolder) -> 
     drive(MagicApp(finished.path.parent, finished.id, 3), task)
 
 
-def test_no_folder_for_it_is_told_and_asking_goes_on(finished: RunFolder) -> None:
+def test_without_a_folder_for_it_queries_still_run(finished: RunFolder) -> None:
     state_folder().chmod(0o755)
 
     async def task(pilot: Pilot[None]) -> None:

@@ -19,7 +19,7 @@ from tests.tui.driving import drive, screen_text, shows
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A finished run of six images of 4 × 4 pixels, asked about two."""
+    """A finished run of six images of 4 × 4 pixels, with two queries."""
     folder = tmp_path_factory.mktemp("images")
     write_mnist(folder / "mnist", train=6, size=4)
     path = str(folder / "mnist")

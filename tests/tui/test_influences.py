@@ -302,7 +302,7 @@ def test_the_attribution_is_changed_in_place(tmp_path: Path) -> None:
         for wanted in ("a0001", "a0002"):
             await pilot.press("A")
             await until(pilot, lambda w=wanted: app.screen.ranked.attribution == w, wanted)
-        # One that was asked and has no scores yet is told, and left with the same key.
+        # A submitted one without scores yet is named, and left with the same key.
         app.select(attribution="a0003")
         await shows(pilot, "attribution a0003 has no scores")
         await pilot.press("A")

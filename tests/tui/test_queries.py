@@ -1,4 +1,4 @@
-"""Screen 3: texts, their losses, the basket with its cost, and asking."""
+"""Screen 3: texts, their losses, the basket with its cost, and submitting."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ def kept(tmp_path: Path) -> RunFolder:
 
 @pytest.fixture
 def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
-    """Put a small script in the worker's place; call for what it was asked."""
+    """Put a small script in the worker's place; call for its requests."""
     script, log = Path(__file__).with_name("fake_losses.py"), tmp_path / "asked.jsonl"
     monkeypatch.setattr(worker, "WORKER_COMMAND", [sys.executable, str(script)])
     monkeypatch.setenv("FAKE_LOSSES_LOG", str(log))
@@ -113,7 +113,7 @@ def test_a_typed_text_with_its_losses(kept: RunFolder, asked: Asked, terminal: T
         await pilot.pause(0.2)
 
     drive(app_of(kept), task, terminal)
-    # What is known is not asked for again.
+    # Known losses are not computed again.
     ((verb, options),) = asked()
     assert (verb, options["--run"]) == ("losses", str(kept.path))
     assert json.loads(options["--request"])["texts"] == ["the cat sat down"]
@@ -200,7 +200,7 @@ def test_a_runs_own_queries_are_listed_while_it_answers_them(tmp_path: Path) -> 
         await pilot.press("a")
         assert "who sat" in screen_text(pilot.app)
         assert_harmless(screen_text(pilot.app))
-        # What was asked is whole or not there: a reader sees nothing else.
+        # The request is whole or absent: a reader sees nothing else.
         (staging / "queries.parquet").write_bytes(b"torn")
         screen_of(pilot).load(run_of(pilot))
         await pilot.pause(0.3)

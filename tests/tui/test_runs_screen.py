@@ -1,4 +1,4 @@
-"""Screen 1: the list follows the engine, survives its death, and asks before it removes."""
+"""Screen 1: the list follows the engine, survives its death, and confirms before it removes."""
 
 from pathlib import Path
 

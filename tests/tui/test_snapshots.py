@@ -28,7 +28,7 @@ ACCEPT = "MAGIC_ACCEPT_SNAPSHOTS"
 NOW = 1_790_000_000.0
 SIZE = (80, 24)
 HOME = Path("/home/you/runs")
-"""Where runs are said to be on the screens that tell it and read nothing there."""
+"""The folder of the runs on screens that print it and read nothing there."""
 PHASE = {
     "phase": "replay", "done": 30, "total": 60, "step": 29, "step_seconds": 0.5, "loss": None,
     "remaining_seconds": 15.0,
@@ -101,7 +101,7 @@ def compare(name: str, now: str, kept: Path, elsewhere: Path) -> None:
 
 
 def app_of(snapshot: Snapshot, run: RunFolder, engine: FakeEngine) -> MagicApp:
-    """The dashboard on a run with scores, or on runs that only the engine tells of."""
+    """The dashboard on a run with scores, or on runs that only the engine reports."""
     if snapshot.screen > 1:
         engine.add(run.id, "succeeded", path=str(run.path))
         return MagicApp(run.path.parent, run.id, snapshot.screen)

@@ -1,4 +1,4 @@
-"""Why: the query's own tokens by their losses, asked for by key and only once."""
+"""Why: the query's own tokens by their losses, requested by key and only once."""
 
 import json
 import sys
@@ -34,7 +34,7 @@ Asked = Callable[[], list[Any]]
 
 @pytest.fixture
 def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
-    """Put a small script in the worker's place; call for what it was asked."""
+    """Put a small script in the worker's place; call for its requests."""
     script, log = Path(__file__).with_name("fake_losses.py"), tmp_path / "asked.jsonl"
     monkeypatch.setattr(worker, "WORKER_COMMAND", [sys.executable, str(script)])
     monkeypatch.setenv("FAKE_LOSSES_LOG", str(log))
@@ -128,7 +128,7 @@ def test_waiting_and_refusal_are_sentences(
         assert pilot.app.screen.disabled_reason("losses") is not None  # type: ignore[attr-defined]
         await shows(pilot, "losses of its tokens: the text is too short")
         assert not unsafe_in(pilot.app)
-        # What failed may be asked again.
+        # A failed request may be repeated.
         monkeypatch.setenv("FAKE_LOSSES", "")
         await pilot.press("t")
         await shows(pilot, "its tokens by loss")

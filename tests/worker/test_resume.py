@@ -28,7 +28,7 @@ def stop_now(*_: Any) -> None:
 
 
 class StopAt:
-    """Asks to stop at the n-th time it is asked, and counts."""
+    """Returns True at the n-th call, and counts the calls."""
 
     def __init__(self, at: int) -> None:
         self.left = at
