@@ -24,9 +24,10 @@ setup: $(INSTALLED) ## make .venv with everything installed at the pinned versio
 demo: $(INSTALLED) ## train the demo model and attribute its queries
 	$(BIN)/magic demo
 
-lint: $(INSTALLED) ## style, types and import directions
+lint: $(INSTALLED) ## style, words, types and import directions
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/python tools/check_words.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

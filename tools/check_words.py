@@ -6,8 +6,8 @@ status 1 if there is one. ``--report`` prints counts per folder and word and exi
 restrict the check to them.
 
 A line is exempt if it carries a comment with ``words: ok`` (``# words: ok``,
-``<!-- words: ok -->``); an identifier on it is exempt in the whole file. Lines between comments with
-``words: off`` and ``words: on`` are exempt.
+``<!-- words: ok -->``); an identifier on it is exempt in the whole file. Lines between comments
+with ``words: off`` and ``words: on`` are exempt.
 """
 
 import argparse
