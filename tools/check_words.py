@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CODE = ("engine", "magic_tui", "benchmarks", "tools", "examples", "docs/_ext", "tests")
 PAGES = ("docs", "examples", "benchmarks", "sample_configs")
-FILES = ("README.md", "CONTRIBUTING.md", "Makefile")
+FILES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile")
 SKIPPED_FOLDERS = frozenset({"_build", ".ipynb_checkpoints", "__pycache__", "demo"})
 EXEMPT = "words: ok"
 # A capital starts a word, unless it continues an abbreviation: HTTPServer is "http_server".

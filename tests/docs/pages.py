@@ -45,7 +45,7 @@ def pages() -> list[Path]:
     """Every page, the README first."""
     docs = [path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts]
     others = [*(ROOT / "examples").rglob("*.md"), ROOT / "benchmarks" / "RESULTS.md"]
-    first = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    first = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
     return [path for path in (*first, *sorted(docs), *sorted(others)) if path.exists()]
 
 

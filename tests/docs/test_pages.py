@@ -12,6 +12,7 @@ from tests.docs.pages import ROOT, blocks_of, pages
 _COMMAND = re.compile(r"(?:^|[;&(])\s*magic ([^#;&|)\n]*)", re.MULTILINE)
 _SPAN = re.compile(r"`(magic [^`]*)`")
 _IN_COMMENT = re.compile(r"(magic [a-z]+(?: --[\w-]+(?: [\w.-]+)?)*)")
+_LINK = re.compile(r"\]\((?!https?:|#)([^)\s]+)\)")
 _FOLDERS = "engine|magic_tui|tests|docs|benchmarks|tools|examples|sample_configs"
 _PATH = re.compile(rf"(?<![\w./:…-])((?:{_FOLDERS})/[\w./*…-]+)")
 _TARGET = re.compile(r"(?:`|^)make ([a-z][a-z-]*)", re.MULTILINE)
@@ -82,6 +83,13 @@ def test_files_exist(page: Path) -> None:
         if path not in BUILT:
             pattern = path + "*" if "…" in match[1] else path
             assert any(ROOT.glob(pattern.rstrip("/"))), match[1]
+
+
+def test_links_lead_to_files(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.M)
+    for target in _LINK.findall(text):
+        path = target.partition("#")[0]
+        assert not path or (page.parent / path).exists(), target
 
 
 def test_targets_of_make_exist(page: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.runs import environment
 from engine.runs.environment import VARIABLES
 from engine.runs.errors import ExitCode
 from tests.docs import pages
@@ -43,6 +44,11 @@ def test_every_environment_variable_is_described() -> None:
     files = [*(ROOT / "engine").rglob("*.py"), *(ROOT / "magic_tui").rglob("*.py")]
     used = {name for file in files for name in re.findall(r"\bMAGIC_[A-Z_]+", file.read_text())}
     assert used - INTERNAL == {variable.name for variable in VARIABLES}
+
+
+def test_every_prefix_of_stored_variables_is_listed() -> None:
+    page = (ROOT / "docs" / "reference" / "environment.md").read_text(encoding="utf-8")
+    assert [prefix for prefix in environment._KEPT if f"`{prefix}`" not in page] == []
 
 
 def test_every_request_is_described() -> None:

@@ -76,6 +76,15 @@ def test_blocks_run(page: Path, folder: Path) -> None:
             run_block(block, folder, names)
 
 
+def test_run_folder_page_names_every_file(folder: Path) -> None:
+    train_small_run(folder)
+    page = (ROOT / "docs" / "reference" / "run_folder.md").read_text(encoding="utf-8")
+    run = folder / "runs" / "small"
+    files = [path.name for path in (*run.iterdir(), *(run / "attributions" / "a0001").iterdir())]
+    files += [path.name for path in run.rglob("*.zarr/*") if path.is_dir()]
+    assert [name for name in files if name not in page] == []
+
+
 def copy_of_example(example: Path, folder: Path) -> Path:
     """A copy of an example with the sample configs where it expects them."""
     copy = folder / example.relative_to(ROOT)
