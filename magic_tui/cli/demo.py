@@ -17,7 +17,7 @@ _LISTED, _COUNTED, _LABEL = 5, 20, "book"
 
 @reports_errors
 def demo(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
-    """Train a small model and attribute two queries to its training documents.
+    """Train a small model and attribute four queries to its training documents.
 
     The model learns passages of books. Nothing is downloaded.
     """
