@@ -1,1 +1,1 @@
-"""The verbs of ``magic``, one a file. What is heavy to import is imported when a verb is called."""
+"""The verbs of ``magic``, one per file. Slow modules are imported when a verb is called."""

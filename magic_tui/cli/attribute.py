@@ -42,7 +42,7 @@ def attribute(
         typer.Option(metavar="COLUMN", help="Column of --queries that follows the prompt."),
     ] = None,
     reduction: Annotated[
-        Reduction, typer.Option(help="none: one query for each text; mean, sum: one of all.")
+        Reduction, typer.Option(help="none: one query per text; mean, sum: one query of all texts.")
     ] = "none",
     granularity: Annotated[
         Granularity, typer.Option(help="Store token scores, or document scores only.")

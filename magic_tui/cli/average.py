@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def average(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN RUN…", help="Ids, unique prefixes of ids, or names."),
+        typer.Argument(metavar="RUN RUN…", help="Ids, unique id prefixes, or names."),
     ],
     attribution: Attribution = None,
     query: Query = 0,

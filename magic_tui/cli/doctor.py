@@ -6,7 +6,7 @@ from magic_tui.cli.output import print_json, reports_errors, stdout
 
 @reports_errors
 def doctor(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
-    """Check what this machine has and lacks for a run."""
+    """Check this machine for problems that would stop or slow a run."""
     from engine.runs.paths import runs_folder
     from magic_tui.cli.machine import examine
     from magic_tui.cli.machine_lines import machine_lines

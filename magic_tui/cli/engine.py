@@ -82,7 +82,7 @@ def forget(folder: Folder, as_json: AsJson = False) -> None:
 
     Running jobs continue; waiting and paused ones start again with magic resume.
     """
-    _change(folder, "forget", "{runs_dir} is forgotten: jobs dequeued: {jobs}", as_json)
+    _change(folder, "forget", "forgot {runs_dir}; jobs dequeued: {jobs}", as_json)
 
 
 def _change(folder: Path, action: Literal["allow", "forget"], sentence: str, as_json: bool) -> None:
@@ -100,7 +100,7 @@ def _change(folder: Path, action: Literal["allow", "forget"], sentence: str, as_
 def status(as_json: AsJson = False) -> None:
     """Show the engine and its machine.
 
-    Exit code 3 if it is not running.
+    The exit code is 3 if no engine is running.
     """
     from engine.runs.errors import UnreachableError
     from magic_tui.client.engine import check_version, connect_if_running

@@ -13,7 +13,7 @@ from magic_tui.cli.output import narrate, reports_errors
 def logs(
     run: Run = None,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Continue until the run ends.")
+        bool, typer.Option("--follow", "-f", help="Print new output until the run ends.")
     ] = False,
     runs_dir: RunsDir = None,
 ) -> None:

@@ -33,7 +33,7 @@ print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda,
 
 @dataclass
 class Machine:
-    """Facts about this machine; None where they could not be found out."""
+    """Facts about this machine; None where unknown."""
 
     python: str
     platform: str
@@ -55,7 +55,7 @@ class Machine:
 
 
 def examine(runs: Path) -> Machine:
-    """Look at this machine and say what is wrong with it in plain words."""
+    """Collect the facts about this machine and its problems, each with a remedy."""
     memory = psutil.virtual_memory()
     cache = _hub_cache()
     machine = Machine(
@@ -77,7 +77,7 @@ def examine(runs: Path) -> Machine:
 
 
 def _ask_torch() -> tuple[dict[str, Any] | None, str | None]:
-    """What torch says about itself, or why it does not."""
+    """Version and devices of torch, or the problem that prevents reading them."""
     if _version("torch") is None:
         return None, "torch is not installed: no run can start; install it with pip"
     try:
@@ -96,16 +96,16 @@ def _ask_torch() -> tuple[dict[str, Any] | None, str | None]:
 def _problems(machine: Machine, runs: Path) -> list[str]:
     problems = [
         f"{name} is not installed: install it with pip"
-        for name, found in machine.libraries.items()
-        if found is None
+        for name, installed in machine.libraries.items()
+        if installed is None
     ]
     versions = {**machine.libraries, "torch": (machine.torch or {}).get("version")}
     for name, (major, minor) in _OLDEST.items():
-        found = versions.get(name)
-        if found is not None and _parsed(found) < (major, minor):
-            problems.append(f"{name} {found} is too old: {major}.{minor} or newer is needed")
+        installed = versions.get(name)
+        if installed is not None and _parsed(installed) < (major, minor):
+            problems.append(f"{name} {installed} is too old: {major}.{minor} or newer is needed")
     if machine.free_disk is not None and machine.free_disk < _LITTLE_DISK:
-        problems.append("little disk is left where runs are kept: a trajectory can be large")
+        problems.append("little disk is free in the runs folder: a trajectory can be large")
     if machine.free_memory < _LITTLE_MEMORY:
         problems.append("little memory is free: a replay holds several copies of the model")
     if not os.access(_existing(runs), os.W_OK):
@@ -113,8 +113,8 @@ def _problems(machine: Machine, runs: Path) -> list[str]:
     return problems
 
 
-def _parsed(found: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in found.split(".")[:2] if part.isdigit())
+def _parsed(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".")[:2] if part.isdigit())
 
 
 def _version(name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What ``magic doctor`` found, as lines of text."""
+"""Output of ``magic doctor`` as lines of text."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ _MOST_LINES = 4
 
 
 def machine_lines(machine: Machine, width: int) -> Iterator[Text]:
-    """One fact a line, then the problems or that there are none."""
+    """One fact per line, then the problems, or a line that there are none."""
     for name, value in _facts(machine):
         lines = wrap(one_line(value), width - _NAME_WIDTH, _MOST_LINES) or [""]
         for index, line in enumerate(lines):

@@ -1,10 +1,10 @@
-"""The ``magic`` command: where it begins."""
+"""Entry point of the ``magic`` command."""
 
 import sys
 
 
 def main() -> None:
-    """Run the command line: the entry point of ``magic``."""
+    """Run the command line."""
     from engine.runs.environment import keep_files_private
 
     keep_files_private()

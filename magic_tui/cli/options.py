@@ -8,7 +8,7 @@ import typer
 
 
 class Forced(StrEnum):
-    """What a run refuses unless it is forced."""
+    """Checks that refuse a run unless they are overridden."""
 
     DROPOUT = "dropout"
     BFLOAT16 = "bfloat16"
@@ -18,28 +18,29 @@ class Forced(StrEnum):
 Force = Annotated[
     list[Forced] | None,
     typer.Option(
-        metavar="WHAT", help="dropout, bfloat16, derivative: train with less exact scores."
+        metavar="WHAT",
+        help="dropout, bfloat16, derivative: skip the check; scores are less exact.",
     ),
 ]
 
 Run = Annotated[
     str | None,
-    typer.Argument(metavar="RUN", help="Id, unique prefix of one, or name; default the latest."),
+    typer.Argument(metavar="RUN", help="Id, unique id prefix, or name; default: the latest run."),
 ]
 RunsDir = Annotated[
     Path | None,
     typer.Option(
         "--runs-dir",
         metavar="DIR",
-        help="Where runs live; default $MAGIC_RUNS, else the user's data folder.",
+        help="Folder of runs; default $MAGIC_RUNS, else the user's data folder.",
     ),
 ]
 AsJson = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object; all else goes to stderr.")
+    bool, typer.Option("--json", help="Print one JSON object; other output goes to stderr.")
 ]
 Attribution = Annotated[
     str | None,
-    typer.Option("--attribution", "-a", metavar="ID", help="Attribution; default the latest."),
+    typer.Option("--attribution", "-a", metavar="ID", help="Attribution id; default: the latest."),
 ]
 Query = Annotated[int, typer.Option("--query", "-q", metavar="N", help="Query, counted from 0.")]
 Detach = Annotated[
@@ -47,7 +48,7 @@ Detach = Annotated[
 ]
 Trust = Annotated[
     bool,
-    typer.Option("--trust", help="Accept the code that a run from elsewhere brings, once."),
+    typer.Option("--trust", help="Accept the present code of a run that you did not submit."),
 ]
 Timeout = Annotated[
     float | None,

@@ -30,17 +30,17 @@ def stderr() -> "Console":
 
 
 def has_colour(console: "Console") -> bool:
-    """Whether colours reach the reader: a terminal, and no NO_COLOR."""
+    """Whether to use colour: on a terminal, unless NO_COLOR is set."""
     return console.is_terminal and not console.no_color and console.color_system is not None
 
 
 def print_json(facts: dict[str, Any]) -> None:
-    """Print the one object of ``--json``; numbers that JSON cannot hold become null."""
+    """Print the object of ``--json``; numbers that JSON cannot represent become null."""
     typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, **finite(facts)}))
 
 
 def reports_errors(verb: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """Turn a verb's errors into one sentence on stderr and the promised exit code."""
+    """Print a verb's error as one sentence on stderr and exit with its documented code."""
 
     @functools.wraps(verb)
     def reporting(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
@@ -72,7 +72,7 @@ def reports_errors(verb: Callable[Arguments, None]) -> Callable[Arguments, None]
 
 
 def narrate(sentence: str) -> None:
-    """Print a sentence that is not the result."""
+    """Print a sentence to stderr."""
     typer.echo(safe_text(sentence), err=True)
 
 
@@ -86,7 +86,7 @@ def _console(stream: TextIO) -> "Console":
 
 
 def finite(value: Any) -> Any:
-    """A value with null for every number that JSON cannot hold."""
+    """The value with null for every number that JSON cannot represent."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

@@ -16,7 +16,7 @@ def plan(
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a config and show what its run would take."""
+    """Check a config and estimate the time, memory and disk of its run."""
     from engine.runs.loaded_code import code_of
     from engine.runs.paths import runs_folder
     from engine.runs.read_config import read_config

@@ -32,7 +32,7 @@ _ENDING = (RunState.PAUSING, RunState.CANCELLING)
 
 @dataclass(frozen=True)
 class Waiting:
-    """Shown in place of the phase while no process works on the run."""
+    """Replaces the phase while no process works on the run."""
 
     name: str
     reason: str

@@ -12,24 +12,24 @@ from magic_tui.cli.output import narrate, print_json, reports_errors
 
 @reports_errors
 def rm(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Id, unique prefix of one, or name.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Id, unique id prefix, or name.")],
     trajectory: Annotated[
-        bool, typer.Option("--trajectory", help="Only the trajectory; scores stay readable.")
+        bool, typer.Option("--trajectory", help="Remove only the trajectory; scores stay readable.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation.")] = False,
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove a run, or only its trajectory; says first what is lost with it."""
+    """Remove a run, or only its trajectory, after printing what is lost."""
     from magic_tui.client.engine import connect
     from magic_tui.runs.removal import removal_facts, removal_lines
     from magic_tui.text.numbers import bytes_text
 
     engine = connect(runs_dir)
-    found = engine.find(run)
-    run_id = found["id"]
+    view = engine.find(run)
+    run_id = view["id"]
     what = f"the trajectory of run {run_id}" if trajectory else f"run {run_id} and its scores"
-    lost = removal_facts(found, trajectory)
+    lost = removal_facts(view, trajectory)
     for line in removal_lines(lost):
         narrate(f"  {line}")
     if not yes:

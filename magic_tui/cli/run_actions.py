@@ -25,9 +25,9 @@ _PROGRESS = {
 def pause(
     run: Run = None, timeout: Timeout = None, runs_dir: RunsDir = None, as_json: AsJson = False
 ) -> None:
-    """Pause a run, keeping what it did.
+    """Pause a run after its current step and save its state.
 
-    It finishes its step, saves and stops; magic resume continues from there.
+    magic resume continues from the saved state.
     """
     _act("pause", run, runs_dir, timeout, as_json)
 
@@ -40,9 +40,9 @@ def resume(
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Continue a run from its last checkpoint.
+    """Resume a run from its last saved state.
 
-    The run was paused or cancelled, or it failed.
+    Applies to runs that are paused, cancelled or failed.
     """
     _act("resume", run, runs_dir, timeout, as_json, trust)
 
@@ -51,10 +51,10 @@ def resume(
 def cancel(
     run: Run = None, timeout: Timeout = None, runs_dir: RunsDir = None, as_json: AsJson = False
 ) -> None:
-    """Stop a run at once.
+    """Stop a run immediately, without saving.
 
-    Checkpoints of the training stay, and magic resume continues from them. An incomplete
-    attribution is removed and would start again.
+    Earlier checkpoints stay: magic resume continues the training from them. An incomplete
+    attribution is removed and starts again.
     """
     _act("cancel", run, runs_dir, timeout, as_json)
 
@@ -91,7 +91,7 @@ def _act(
     if as_json:
         print_json(view)
     else:
-        # The job that the action was about: unfinished before it, or after a resume.
+        # The job of the action: the unfinished one before it or, for resume, after it.
         job = (view if action == "resume" else before)["job"]
         typer.echo(_sentence(action, view, None if job is None else int(job["number"])))
 

@@ -14,14 +14,14 @@ from magic_tui.cli.output import print_json, reports_errors, stdout
 def status(
     run: Annotated[
         str | None,
-        typer.Argument(metavar="RUN", help="Id, unique prefix of one, or name; default: all."),
+        typer.Argument(metavar="RUN", help="Id, unique id prefix, or name; default: all runs."),
     ] = None,
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the engine and its runs, or one run in detail.
 
-    Without RUN, the engine and the unfinished runs.
+    Without RUN: the engine and its unfinished runs.
     """
     from magic_tui.client.engine import connect, is_finished
 
@@ -43,7 +43,7 @@ def status(
 
 
 def _facts_on_disk(view: View) -> dict[str, Any]:
-    """What the run folder says beside the engine's view; facts it lacks are left out."""
+    """Facts of the run folder that the engine's view lacks; unavailable ones are left out."""
     from engine.evaluation.summary import verdict_of
     from engine.scores.run_records import (
         attribution_list,

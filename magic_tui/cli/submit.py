@@ -1,4 +1,4 @@
-"""Handing a config to the engine: shared by ``run`` and ``demo``."""
+"""Submit a config to the engine: shared by ``run`` and ``demo``."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from magic_tui.queries.check_queries import check_config
 def submit_config(
     path: Path, runs_dir: Path | None, force: tuple[str, ...] = (), seed: int | None = None
 ) -> tuple[Engine, dict[str, Any]]:
-    """Check a config and queue its run; the engine to follow it with, and the run.
+    """Check a config and queue its run; returns the engine and the run's view.
 
     Args:
         path: the config.
@@ -24,8 +24,8 @@ def submit_config(
         seed: in place of the config's.
 
     Raises:
-        UsageError: if the config is wrong.
-        WorkerError: if its queries are.
+        UsageError: if the config is invalid.
+        WorkerError: if its queries are invalid.
         UnreachableError: if no engine can be reached.
         RefusedError: if the engine refuses it.
     """

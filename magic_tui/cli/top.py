@@ -25,7 +25,7 @@ def top(
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the training documents that help and harm a query most.
+    """List a query's most helpful and most harmful training documents.
 
     Queries are numbered from 0 in every attribution. Without --attribution, the latest one that
     has a query N is used.

@@ -12,11 +12,11 @@ from magic_tui.cli.output import reports_errors
 def tui(
     run: Annotated[
         str | None,
-        typer.Argument(metavar="RUN", help="Id, unique prefix of an id, or name."),
+        typer.Argument(metavar="RUN", help="Id, unique id prefix, or name."),
     ] = None,
     no_mouse: Annotated[
         bool,
-        typer.Option("--no-mouse", help="Leave the mouse to the terminal."),
+        typer.Option("--no-mouse", help="Leave mouse input to the terminal."),
     ] = False,
     runs_dir: RunsDir = None,
 ) -> None:

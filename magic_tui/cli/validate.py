@@ -17,12 +17,12 @@ def validate(
     attribution: Attribution = None,
     drop: Annotated[
         list[float] | None,
-        typer.Option(metavar="SHARE", help="Share of the documents to leave out; may be repeated."),
+        typer.Option(metavar="SHARE", help="Share of the documents to leave out; repeatable."),
     ] = None,
     count: Annotated[
         int,
         typer.Option(
-            metavar="N", help="Subsets of each share. Existing ones are reused; 0 only reports."
+            metavar="N", help="Subsets of each share; existing ones are reused. 0: only report."
         ),
     ] = 20,
     seed: Annotated[int, typer.Option(metavar="S", help="Seed of the subsets.")] = 0,

@@ -34,8 +34,8 @@ VERBS = (
 )
 
 
-def _print_version(asked: bool) -> None:
-    if not asked:
+def _print_version(requested: bool) -> None:
+    if not requested:
         return
     from engine.runs.environment import magic_version
 
@@ -63,4 +63,4 @@ def magic(
         ),
     ] = False,
 ) -> None:
-    """Which training documents, and which of their tokens, made the model answer like this?"""
+    """Compute how each training document, and each of its tokens, changed a model's answer."""

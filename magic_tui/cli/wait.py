@@ -13,16 +13,16 @@ def wait(
     run: Run = None,
     job: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, max=9999, help="One job of it; magic status lists them."),
+        typer.Option(metavar="N", min=1, max=9999, help="Job number, as in magic status."),
     ] = None,
     timeout: Timeout = None,
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Block until all jobs of a run have ended; the exit code is their result.
+    """Block until a run and its jobs finish; the exit code is the result.
 
-    0: succeeded, 1: failed (or the failure's own code), 4: paused, cancelled, or not ended within
-    --timeout. If no job is unfinished, the last one counts.
+    0: succeeded, 1: failed (or the failure's own code), 4: paused, cancelled, or not finished
+    within --timeout. If no job is unfinished, the last one counts.
     """
     from magic_tui.client.engine import connect
     from magic_tui.client.outcome import awaited, check_outcome, job_of, job_words

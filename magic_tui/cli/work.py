@@ -40,7 +40,7 @@ def finish(engine: Engine, view: View, job: int, after: int = -1) -> dict[str, A
 
 
 def attend(engine: Engine, view: View, job: int | None = None, after: int = -1) -> View:
-    """Show a run's events above ``after`` until a job (or all) is settled; returns the run's view.
+    """Show a run's events after number ``after`` until a job (or all) is settled; returns its view.
 
     Raises:
         DetachedError: on ctrl+c.
@@ -62,7 +62,7 @@ def attend(engine: Engine, view: View, job: int | None = None, after: int = -1) 
 
 
 class _End:
-    """Decides when a job is settled and all events of it were received."""
+    """Whether a job is settled and all of its events were received."""
 
     def __init__(self, job: int | None, after: int) -> None:
         self.view: View | None = None
@@ -110,7 +110,7 @@ def print_result(console: Console, facts: dict[str, Any], runs_dir: Path | None)
 
 
 def next_commands(tables: list[Top], run: RunFolder, runs_dir: Path | None) -> dict[str, str]:
-    """Commands to try next, by what they do."""
+    """Commands to try next, with their purpose."""
     best = next((table for table in tables if table.listed), None)
     query, document = (best.query.index, best.listed[0].document) if best else (0, 0)
     chosen = f"{document} --query {query}"
@@ -129,7 +129,7 @@ def _query_options(run: RunFolder) -> str:
 
 
 def print_try_next(console: Console, commands: dict[str, str]) -> None:
-    """Print commands to copy, each with what it does."""
+    """Print commands to copy, each with its purpose."""
     console.print("\ntry next", style="bold")
     for purpose, command in commands.items():
         console.print(f"  {purpose}", style="dim")

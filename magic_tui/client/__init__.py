@@ -1,1 +1,1 @@
-"""How the faces of magic reach the work: the engine, a worker process, what runs left on disk."""
+"""Access of the command line and the dashboard to the engine and to worker processes."""

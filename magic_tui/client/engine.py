@@ -39,17 +39,17 @@ _RESTING = (RunState.PAUSED, RunState.FAILED, RunState.CANCELLED, RunState.INTER
 
 
 class StoppedError(UnreachableError):
-    """The engine was stopped on purpose, so no other one is started."""
+    """The user stopped the engine, so no other one is started."""
 
 
 class RefusedError(MagicError):
-    """The engine refused a request; carries its sentence and exit code."""
+    """The engine refused a request; carries its message and exit code."""
 
     repeated = False
     """Whether an earlier attempt at the same request may have succeeded."""
 
     def __init__(self, message: str, exit_code: int, status: int = 0) -> None:
-        """Store the engine's sentence."""
+        """Store the engine's message."""
         super().__init__(message)
         self.status = status
         with contextlib.suppress(ValueError):

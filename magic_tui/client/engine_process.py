@@ -1,7 +1,7 @@
 """The engine's process: connect to it, start it if there is none, and stop it.
 
 If several clients start at once, the one that takes ``start.lock`` and finds no engine spawns it.
-The engine itself guarantees that there is only one; this lock only spares the others the attempt.
+The engine itself guarantees that there is only one; this lock only avoids needless attempts.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""How work ended: a sentence, and the exit code that scripts rely on."""
+"""Result of a job: a sentence and an exit code."""
 
 import contextlib
 from typing import Any
@@ -9,7 +9,7 @@ from magic_tui.client.engine import UNREADABLE
 
 
 class RunFailedError(MagicError):
-    """A job failed; carries its own sentence and exit code, and what can be done about it."""
+    """A job failed; carries the job's message and exit code, and a remedy."""
 
     def __init__(self, view: View, job: View) -> None:
         """The error of a failed job."""
@@ -22,32 +22,32 @@ class RunFailedError(MagicError):
         }  # fmt: skip
         again = f"see: magic logs {run_id}; "
         if job.get("repeats"):
-            again += "resumed as it is it would end so again: do first what the sentence says "
-            again += "(with other settings it is a new run)"
+            again += "resuming it unchanged fails again: fix the reported cause first "
+            again += "(other settings need a new run)"
         else:
             again += f"try again with: magic resume {run_id}"
         if view["state"] == RunState.SUCCEEDED:
-            kept = f"run {run_id} itself is trained and stays as it is"
+            trained = f"run {run_id} itself is trained and unchanged"
             usage = self.exit_code == ExitCode.USAGE
-            self.hint = kept if usage else f"{kept}; {again}"
+            self.hint = trained if usage else f"{trained}; {again}"
         elif self.exit_code == ExitCode.USAGE and not view["steps"]:
             self.hint = (
                 f"run {run_id} was not trained and stays listed as failed; remove it with: "
                 f"magic rm {run_id}"
             )
         elif self.exit_code == ExitCode.USAGE:
-            self.hint = f"run {run_id} stays listed as failed; what it was trained so far is kept"
+            self.hint = f"run {run_id} stays listed as failed; its checkpoints are stored"
         else:
             self.hint = again
 
 
 class UnfinishedError(MagicError):
-    """The work did not come to its end: paused, cancelled, or not within the time given."""
+    """A job did not finish: it was paused or cancelled, or the timeout passed."""
 
     exit_code = ExitCode.TIMEOUT_OR_CANCELLED
 
     def __init__(self, message: str, view: View) -> None:
-        """Say what stands in the way."""
+        """Store the state of the run."""
         super().__init__(message)
         self.facts: dict[str, Any] = {"run": view["id"], "state": view["state"]}
 
@@ -58,19 +58,19 @@ class DetachedError(MagicError):
     exit_code = ExitCode.INTERRUPTED
 
     def __init__(self, run_id: str) -> None:
-        """The error that names the command to follow it again."""
-        super().__init__(f"the run goes on: magic watch {run_id}")  # words: ok
+        """Name the command that follows the run again."""
+        super().__init__(f"the run continues; follow it with: magic watch {run_id}")
 
 
 def job_of(view: View, number: int | None = None) -> View | None:
-    """One job of a run; if not named its first unfinished one, else the last."""
+    """A job of a run: the numbered one, else the first unfinished one, else the last."""
     if number is None:
         return view["job"] and dict(view["job"])
     return next((dict(job) for job in view["jobs"] if job["number"] == number), None)
 
 
 def awaited(view: View, job: int | None = None) -> list[int | None]:
-    """The jobs whose end is waited for: the one named, those not settled, or else the last."""
+    """The jobs to wait for: the numbered one, else the unsettled ones, else the last."""
     if job is not None:
         return [job]
     unsettled = [int(j["number"]) for j in view["jobs"] if not RunState(j["state"]).settled]
@@ -78,7 +78,7 @@ def awaited(view: View, job: int | None = None) -> list[int | None]:
 
 
 def job_words(view: View, job: View | None) -> str:
-    """A job in a sentence: its run, or an attribution or a validation of it."""
+    """The name of a job in a sentence: its run, an attribution or a validation."""
     run = f"run {view['id']}"
     if job is None or job["work"] == "run":
         return run
@@ -106,6 +106,6 @@ def check_outcome(view: View, number: int | None = None) -> None:
         raise RunFailedError(view, job)
     what = job_words(view, job)
     if state in (RunState.PAUSED, RunState.CANCELLED):
-        message = f"{what} was {state}; it can go on with: magic resume {view['id']}"  # words: ok
+        message = f"{what} was {state}; continue it with: magic resume {view['id']}"
         raise UnfinishedError(message, view)
     raise UnfinishedError(f"{what} is still {state}" + (f": {reason}" if reason else ""), view)

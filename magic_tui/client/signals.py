@@ -1,4 +1,4 @@
-"""Signals that end a command the way ctrl+c does."""
+"""Signals that end a command as ctrl+c does."""
 
 import contextlib
 import signal
@@ -9,7 +9,7 @@ from types import FrameType
 
 @contextlib.contextmanager
 def signals_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP raise KeyboardInterrupt, so that what is open gets closed."""
+    """Let SIGTERM and SIGHUP raise KeyboardInterrupt, so that files and processes are closed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -35,7 +35,7 @@ class WorkerError(MagicError):
     """The worker failed; carries its exit code and the last lines of its log."""
 
     def __init__(self, message: str, exit_code: int, last_lines: Sequence[str] = ()) -> None:
-        """``message`` is the worker's own sentence."""
+        """``message`` is the sentence that the worker printed."""
         super().__init__(message)
         with contextlib.suppress(ValueError):
             self.exit_code = ExitCode(exit_code)
@@ -119,9 +119,9 @@ class _Worker:
             self._output.seek(0)
             self._answer = _last_object(self._output.read(), self._process.returncode)
         if self._answer is None:
-            descriptor, kept = tempfile.mkstemp(prefix="magic-worker-", suffix=".log")
+            descriptor, copy = tempfile.mkstemp(prefix="magic-worker-", suffix=".log")
             os.close(descriptor)
-            self.log = Path(shutil.copyfile(self.log, kept))
+            self.log = Path(shutil.copyfile(self.log, copy))
         self._scratch.close()
 
     def answer(self) -> Facts:

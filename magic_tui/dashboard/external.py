@@ -1,4 +1,4 @@
-"""Hand a text to other programs: clipboard, tmux, a file, the pager.
+"""Pass a text to other programs: clipboard, tmux, a file, the pager.
 
 OSC 52 reaches the user's clipboard only if every program in between passes it on, and gives no
 answer. tmux drops it by default, so the tmux buffer is filled too. A file always works.

@@ -45,7 +45,7 @@ class ScoreScreen(MagicScreen):
     def read(
         self, group: str, load: Callable[[ScoreBrowser], Loaded], show: Callable[[Loaded], Any]
     ) -> None:
-        """Load something of the selected attribution in a thread, then show it.
+        """Load data of the selected attribution in a thread, then show it.
 
         Args:
             group: a later reading of the same group cancels an earlier one.
@@ -68,7 +68,7 @@ class ScoreScreen(MagicScreen):
     def read_more(
         self, group: str, load: Callable[[ScoreBrowser], Loaded], show: Callable[[Loaded], Any]
     ) -> None:
-        """Load something else of the attribution on screen; see :meth:`read`."""
+        """Load more data of the attribution on screen; see :meth:`read`."""
         selection, browser = self.selection, self.browser
         if browser is None:
             return

@@ -129,7 +129,7 @@ def why_lines(why: Why, width: int, colour: bool, losses: Iterable[Text] = ()) -
 
 
 def sentence(reason: Reason, name: str) -> str:
-    """What leaving a document out is predicted to do, from its score alone."""
+    """The predicted effect of leaving a document out, from its score alone."""
     document = reason.document
     if reason.effect == 0:
         return f"leaving document {document.document} out is predicted not to change this {name}"

@@ -67,7 +67,7 @@ def _state_lines(snapshot: "Snapshot", run: View, width: int) -> list[Text]:
 
 
 def _state_words(run: View) -> tuple[str, str]:
-    """The state, and what there is to say about it."""
+    """The state with its reason."""
     state, reason = standing(run)
     if state == RunState.SUCCEEDED:
         last = run["job"]

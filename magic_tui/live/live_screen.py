@@ -177,7 +177,7 @@ class LiveScreen(RunActions):
         self.repaint()
 
     def action_go_to(self) -> None:
-        """Ask for a step and go to the event of its training."""
+        """Prompt for a step and go to the event of its training."""
         self.query_one(Prompt).open("step", "", self._go_to_step)
 
     def action_influences(self) -> None:

@@ -122,7 +122,7 @@ def field_of(problem: str) -> Key | None:
 
 
 def _plain(problem: Mapping[str, Any]) -> str:
-    """A validation error in plain words."""
+    """A validation error as one sentence."""
     kind, facts = problem["type"], problem.get("ctx") or {}
     if kind in ("int_parsing", "int_type", "int_from_float"):
         return "give a whole number"

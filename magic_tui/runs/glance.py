@@ -54,7 +54,7 @@ def glance(
 
 
 def runs_on_disk(folder: Path) -> list[View]:
-    """The runs of a folder as far as their files show, for when no engine answers."""
+    """The runs of a folder as read from their files; used if no engine answers."""
     views: list[View] = []
     for run in list_runs(folder):
         with contextlib.suppress(MagicError, OSError):

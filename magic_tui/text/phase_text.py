@@ -1,4 +1,4 @@
-"""The phase of a run in words: how far it is, how fast, and its latest figures."""
+"""The phase of a run in words: progress, seconds per step, and latest figures."""
 
 from engine.runs.events import Phase
 from engine.runs.run_progress import PhaseProgress
@@ -31,7 +31,7 @@ def phase_facts(phase: View) -> list[str]:
 
 
 def extent(phase: PhaseProgress) -> list[str]:
-    """``12/40`` and the time left, as far as they are known."""
+    """``12/40`` and the time left, each if known."""
     facts = [f"{phase.done}/{phase.total}"] if phase.total else []
     if phase.remaining_seconds is not None and phase.done < phase.total:
         facts.append(f"{duration_text(phase.remaining_seconds)} left")

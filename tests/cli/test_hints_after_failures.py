@@ -1,4 +1,4 @@
-"""After a failure that would repeat itself, resuming is not what is advised."""
+"""The hint after a failure that a resume would repeat does not advise to resume."""
 
 from typing import Any
 
@@ -14,4 +14,4 @@ def test_resume_is_advised_only_where_it_may_help(state: str, repeats: bool) -> 
     job["reason"] = "the loss is not finite at step 3; lower training.optimizer.learning_rate"
     error = RunFailedError({"id": "r1", "state": state, "steps": 3}, job)
     assert ("magic resume" in error.hint) is not repeats
-    assert ("do first what the sentence says" in error.hint) is repeats
+    assert ("fix the reported cause first" in error.hint) is repeats

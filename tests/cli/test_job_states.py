@@ -110,7 +110,7 @@ def test_wait_names_the_job_it_waited_for(two_attributions: FakeEngine, magic: M
     # A job that failed before the call is reported; the training is not affected.
     result = magic("wait", RUN)
     assert result.exit_code == 2 and WHY in result.stderr
-    assert "itself is trained and stays as it is" in result.stderr
+    assert "itself is trained and unchanged" in result.stderr
     assert "magic rm" not in result.stderr and "resume" not in result.stderr
     result = magic("wait", RUN, "--job", "1")
     assert (result.exit_code, result.stdout) == (0, f"run {RUN} succeeded\n")

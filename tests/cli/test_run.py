@@ -234,7 +234,7 @@ def test_ctrl_c_detaches_and_prints_the_command_to_return(
     output, errors = process.communicate(timeout=20)
     (run_id,) = engine.runs
     assert process.returncode == 130
-    assert errors.endswith(f"magic: the run goes on: magic watch {run_id}\n")
+    assert errors.endswith(f"magic: the run continues; follow it with: magic watch {run_id}\n")
     assert json.loads(output)["error"]["exit_code"] == 130
     assert {method for method, *_ in engine.requests} == {"GET", "POST"}
     assert [asked[1] for asked in engine.requests if asked[0] == "POST"] == ["/v1/runs"]

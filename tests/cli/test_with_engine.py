@@ -115,7 +115,7 @@ def test_a_failure_has_the_exit_code_of_its_cause(magic: Magic, ranks: Any) -> N
     result = magic("run", "run.yaml")
     assert result.exit_code == 2
     assert "magic: the loss is not finite; lower the rate\n" in result.stderr
-    assert "stays listed as failed; what it was trained so far is kept" in result.stderr
+    assert "stays listed as failed; its checkpoints are stored" in result.stderr
     assert magic("wait").exit_code == 2
 
 
@@ -215,7 +215,10 @@ def test_ctrl_c_leaves_and_watch_comes_back(
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=20)
     (run,) = runs.iterdir()
-    assert process.returncode == 130 and f"the run goes on: magic watch {run.name}" in errors
+    assert (
+        process.returncode == 130
+        and f"the run continues; follow it with: magic watch {run.name}" in errors
+    )
     assert state(magic, run.name) == "running"
     (run / "go").touch()
     result = magic("watch")
