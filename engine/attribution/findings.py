@@ -223,7 +223,7 @@ def replay_findings(
                 cotangents["step"],
                 f"the gradient of the loss of query {cotangents['query']} grew "
                 f"{cotangents['growth']:.1e} times in the replay, to its most "
-                f"at step {cotangents['step']}: training does not answer its data smoothly; raise "
+                f"at step {cotangents['step']}: training is not smooth in its data weights; raise "
                 "training.optimizer.eps_root or lower learning_rate",
             )
         )
@@ -247,7 +247,7 @@ def replay_findings(
 def _rounding(errors: Sequence[float]) -> str:
     off = [query for query, error in enumerate(errors) if error >= ROUNDED]
     worst = max(errors)
-    size = "as much as they are large" if worst >= 1 else f"about {100 * worst:.2g} % of their size"
+    size = "as much as their size" if worst >= 1 else f"about {100 * worst:.2g} % of their size"
     return (
         f"rounding puts the scores of {_queries(off)} off by {size}, by an estimate; train in "
         "model.dtype: float64, raise training.optimizer.eps_root or lower learning_rate"

@@ -28,8 +28,8 @@ from engine.runs.config import CAUSAL_LM, IMAGE_CLASSIFICATION, ModelConfig, Run
 from engine.runs.environment import magic_version
 from engine.runs.errors import RunError
 from engine.runs.inputs import (
-    KEPT,
-    KeptFile,
+    COPIES_FOLDER,
+    InputFile,
     combined,
     copies_to_use,
     differing,
@@ -68,11 +68,11 @@ def record_fingerprint(
         "data": rows_digest(task.rows),
         "libraries": libraries(),
     }
-    kept = folder.path / KEPT
+    copies = folder.path / COPIES_FOLDER
     if config.task == CAUSAL_LM:
-        facts["model"] = _model_facts(kept / "model", config.model, task.model)
+        facts["model"] = _model_facts(copies / "model", config.model, task.model)
     elif config.task != IMAGE_CLASSIFICATION:
-        facts["code"] = _code_facts(kept / "code", config.task.rpartition(":")[0])
+        facts["code"] = _code_facts(copies / "code", config.task.rpartition(":")[0])
     return facts
 
 
@@ -159,12 +159,12 @@ class Fingerprint:
         return "; ".join([*files[:1], f"{tensors}, of {count} tensors", *versions])
 
     def _model_files(self, model: dict[str, Any]) -> Path | None:
-        folder, kept = Path(model["folder"]), self._folder.path / KEPT / "model"
+        folder, copies = Path(model["folder"]), self._folder.path / COPIES_FOLDER / "model"
         if model["commit"] is not None and not folder.is_dir():
             # The hub's cache was emptied or moved; the commit identifies the files.
             return None
         files = [
-            KeptFile(name, folder / name, kept / name, digest)
+            InputFile(name, folder / name, copies / name, digest)
             for name, digest in model["files"].items()
         ]
         # A snapshot of the hub may gain more files of its commit.
@@ -179,13 +179,13 @@ class Fingerprint:
         if warning is None:
             return None
         self.warnings.append(warning)
-        return kept
+        return copies
 
     def _code(self, code: dict[str, dict[str, str]]) -> dict[str, Copy]:
-        kept = self._folder.path / KEPT / "code"
+        copies = self._folder.path / COPIES_FOLDER / "code"
         files = {
-            module: KeptFile(
-                Path(each["file"]).name, Path(each["file"]), kept / each["copy"], each["sha256"]
+            module: InputFile(
+                Path(each["file"]).name, Path(each["file"]), copies / each["copy"], each["sha256"]
             )
             for module, each in code.items()
         }
@@ -226,12 +226,12 @@ def identity_of(facts: dict[str, Any]) -> str:
     return combined({str(number): combined(part) for number, part in enumerate(parts)})[:16]
 
 
-def _model_facts(kept: Path, config: ModelConfig, loaded: LoadedModel) -> dict[str, Any]:
+def _model_facts(copies: Path, config: ModelConfig, loaded: LoadedModel) -> dict[str, Any]:
     folder = _folder_of(config)
     tokenizer = getattr(loaded, "tokenizer", None)
     vocabulary = getattr(tokenizer, "vocab_files_names", {}).values()
     files = [
-        KeptFile.keep(name, folder / name, kept / name)
+        InputFile.store(name, folder / name, copies / name)
         for name in sorted(_small_files(folder, vocabulary))
     ]
     return {
@@ -243,11 +243,11 @@ def _model_facts(kept: Path, config: ModelConfig, loaded: LoadedModel) -> dict[s
     }
 
 
-def _code_facts(kept: Path, place: str) -> dict[str, dict[str, str]]:
+def _code_facts(copies: Path, place: str) -> dict[str, dict[str, str]]:
     facts = {}
     for number, (module, file) in enumerate(sorted(code_files(place).items())):
         name = f"{number:03}-{file.name}"
-        copy = KeptFile.keep(module, file, kept / name)
+        copy = InputFile.store(module, file, copies / name)
         facts[module] = {"file": str(file), "copy": name, "sha256": copy.sha256}
     return facts
 

@@ -20,7 +20,7 @@ from engine.runs.tables import read_table, renamed, write_queries
 from engine.tasks.task import QueryDocument
 from engine.training.query_loss import QueryLoss
 
-STORED_QUERIES = "asked.parquet"
+STORED_QUERIES = "stored_queries.parquet"
 """In an attribution's folder: its queries as the model reads them."""
 _OWN = ("id", "text", "measurement", "coefficient")
 _TOKENS = ("input_ids", "targets", "cut_tokens", "text_end")
@@ -112,9 +112,9 @@ def query_request(folder: RunFolder, request: Request, prepared: PreparedRun) ->
     reduction: Reduction = "none"
     config = prepared.config
     granularity = config.attribution.granularity
-    if request.asked is not None:
-        granularity = request.asked.granularity or granularity
-        reduction = request.asked.reduction
+    if request.attribution_request is not None:
+        granularity = request.attribution_request.granularity or granularity
+        reduction = request.attribution_request.reduction
     elif config.queries is not None:
         reduction = config.queries.reduction
     if not config.has_tokens:
@@ -217,15 +217,15 @@ def query_table(queries: Queries, before: list[float], after: list[float]) -> di
 
 
 def _read(request: Request, prepared: PreparedRun) -> Queries:
-    asked = request.asked
-    if asked is None:
+    queries = request.attribution_request
+    if queries is None:
         assert prepared.config.queries is not None
         return read_queries(prepared.config.queries, prepared)
-    if asked.texts is not None:
-        documents = prepared.task.read_texts(typed_documents(asked))
-        return Queries(_items(documents, asked.reduction, 1.0), asked.reduction)
-    assert asked.queries is not None
-    source = {**asked.queries.model_dump(), "reduction": asked.reduction}
+    if queries.texts is not None:
+        documents = prepared.task.read_texts(typed_documents(queries))
+        return Queries(_items(documents, queries.reduction, 1.0), queries.reduction)
+    assert queries.queries is not None
+    source = {**queries.queries.model_dump(), "reduction": queries.reduction}
     return read_queries(QueriesConfig.model_validate(source), prepared)
 
 

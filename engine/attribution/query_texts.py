@@ -35,18 +35,18 @@ def source_texts(source: SourceConfig, first: int) -> dict[str, Any]:
     }
 
 
-def typed_documents(asked: AttributionRequest) -> Documents:
+def typed_documents(request: AttributionRequest) -> Documents:
     """The texts of a request as documents, each after its prompt, if any."""
     import pyarrow as pa
 
-    columns = {"text": asked.texts or ()}
-    if asked.prompts is not None:
-        columns = {"prompt": asked.prompts, "completion": asked.texts or ()}
-    rows = np.arange(len(asked.texts or ()), dtype=np.int64)
+    columns = {"text": request.texts or ()}
+    if request.prompts is not None:
+        columns = {"prompt": request.prompts, "completion": request.texts or ()}
+    rows = np.arange(len(request.texts or ()), dtype=np.int64)
     return Documents(pa.table({n: list(c) for n, c in columns.items()}), tuple(columns), rows)
 
 
-def check_queries(folder: RunFolder, asked: AttributionRequest) -> dict[str, Any]:
+def check_queries(folder: RunFolder, request: AttributionRequest) -> dict[str, Any]:
     """Check a request's queries as far as possible without torch and without the network.
 
     Local files and columns are read, and texts are tokenized with the run's stored tokenizer, if
@@ -56,21 +56,21 @@ def check_queries(folder: RunFolder, asked: AttributionRequest) -> dict[str, Any
         UsageError: for any fault in the queries.
     """
     config = folder.config()
-    if asked.texts is not None and not config.has_tokens:
+    if request.texts is not None and not config.has_tokens:
         raise UsageError(
-            f"run {folder.id} trains {config.task}, which has no texts: ask with --queries DATA "
+            f"run {folder.id} trains {config.task}, which has no texts: use --queries DATA "
             "and --split SPLIT"
         )
     documents, where = None, "--text"
-    if asked.texts is not None:
-        documents = typed_documents(asked)
-    elif asked.queries is not None:
+    if request.texts is not None:
+        documents = typed_documents(request)
+    elif request.queries is not None:
         where = "queries"
-        documents = _read_local(asked.queries, config, where)
+        documents = _read_local(request.queries, config, where)
     if documents is not None and folder.tokenizer_file.exists():
         tokenizer: Any = _StoredTokenizer(folder.tokenizer_file)
         tokenized = tokenize(documents, tokenizer, config.data.sequence_length)
-        tokenized.check(where, "texts" if asked.queries is None else "queries", strict=True)
+        tokenized.check(where, "texts" if request.queries is None else "queries", strict=True)
     return {"run": folder.id, "queries": None if documents is None else len(documents)}
 
 

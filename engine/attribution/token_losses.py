@@ -22,7 +22,7 @@ from engine.tasks.causal_lm import check_tokens, load_model, model_inputs
 from engine.training.trainer import Trainer
 
 
-def token_losses(folder: RunFolder, asked: AttributionRequest) -> dict[str, Any]:
+def token_losses(folder: RunFolder, request: AttributionRequest) -> dict[str, Any]:
     """The losses of a request's texts under a run's trained model, token by token.
 
     Nothing is written and no lock is taken: only the end of a complete trajectory is read. The
@@ -35,7 +35,7 @@ def token_losses(folder: RunFolder, asked: AttributionRequest) -> dict[str, Any]
     config, device = folder.config(), torch.device("cpu")
     if not config.has_tokens:
         raise UsageError(f"run {folder.id} trains {config.task}: there are no tokens to show")
-    documents, where = _documents(asked)
+    documents, where = _documents(request)
     fingerprint = Fingerprint(folder)
     model = load_model(config, device, fingerprint.origins())
     # Trained tensors are read from the trajectory, so their initial values do not matter.
@@ -55,10 +55,10 @@ def token_losses(folder: RunFolder, asked: AttributionRequest) -> dict[str, Any]
     return {"run": folder.id, "queries": queries}
 
 
-def _documents(asked: AttributionRequest) -> tuple[Documents, str]:
-    if asked.queries is None:
-        return typed_documents(asked), "--text"
-    return read_documents(asked.queries, "queries"), "queries"
+def _documents(request: AttributionRequest) -> tuple[Documents, str]:
+    if request.queries is None:
+        return typed_documents(request), "--text"
+    return read_documents(request.queries, "queries"), "queries"
 
 
 def _rate(folder: RunFolder, config: RunConfig) -> LearningRateSpec:

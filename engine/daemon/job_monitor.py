@@ -123,7 +123,7 @@ class JobMonitor:
         """Why it failed or stopped, if its files record that."""
         message = (self._record or {}).get("message")
         if self.state is RunState.FAILED and self.ending is Ending.FAILED:
-            return str(message or "its process failed and gave no reason")
+            return str(message or "its process failed without an error message")
         if self.state is RunState.FAILED:
             times = f"{MAX_DEAD_ATTEMPTS} times in a row without progress"
             return f"it ended {times}: {self._last_message()}"

@@ -111,7 +111,7 @@ class Leases:
                 return Allocation([], [descriptor])
             holder = holder or self.holder(f"cpu-{slot}")
         user = "another run" if holder is None else f"run {holder.name}"
-        return Denied(f"waits for its turn: {user} is at work", external=False)
+        return Denied(f"waits for its turn: {user} is running", external=False)
 
     def _lease(self, name: str, run: Path) -> int | None:
         """A descriptor that holds the lease; None if another run holds it."""

@@ -149,5 +149,5 @@ def _await_exit(folder: RunFolder) -> None:
     attempts = [attempt for job in jobs_of(folder) for attempt in job.attempts()[-1:]]
     while any(attempt.is_held() for attempt in attempts):
         if time.monotonic() >= deadline:
-            raise ConflictError(f"run {folder.id} is at work; wait until it ends, then remove it")
+            raise ConflictError(f"run {folder.id} is running; wait until it ends, then remove it")
         time.sleep(0.05)

@@ -328,5 +328,5 @@ def _behind(monitor: RunMonitor, current: JobMonitor) -> str:
 
 
 def _summary(monitor: RunMonitor) -> tuple[object, ...]:
-    """What the view of a run shows of its jobs while none is at work."""
+    """What the view of a run shows of its jobs while none is running."""
     return (monitor.problem, tuple(job.state for job in monitor.jobs), monitor.waiting)

@@ -31,7 +31,7 @@ _FREE = {"name", "seed", "trajectory", "devices", "queries", "attribution"}
 """Config sections that may differ. Queries are compared as they were stored."""
 _TEXTS = ("text", "prompt", "completion")
 _QUERIES = (*_TEXTS, "input_ids", "targets", "measurement", "coefficient")
-_REQUEST_FILE = "asked.parquet"
+_REQUEST_FILE = "stored_queries.parquet"
 
 
 @dataclass(frozen=True)

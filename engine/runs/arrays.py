@@ -1,4 +1,4 @@
-"""Zarr arrays that are never silently wrong: checksummed chunks, NaN where nothing was written."""
+"""Zarr arrays with checksummed chunks and a fill value that marks missing entries."""
 
 import functools
 import json
@@ -21,8 +21,8 @@ def create_array(
 ) -> Any:
     """A new Zarr v3 array ``name`` in the group at ``store``, zstd-compressed with crc32c.
 
-    Floating-point arrays are filled with NaN, integer ones with the value furthest from 0, so
-    that a chunk that was never written is different from zeros.
+    The fill value is NaN for floating-point arrays and the value farthest from 0 for integer
+    ones, so that a chunk that was never written differs from zeros.
     """
     import zarr
     from zarr.codecs import Crc32cCodec, ZstdCodec
@@ -47,12 +47,12 @@ def create_array(
 
 
 def rows_per_chunk(row_bytes: int) -> int:
-    """How many rows of this many bytes make a chunk of about 4 MiB."""
+    """The number of rows of ``row_bytes`` bytes in a chunk of about 4 MiB."""
     return max(1, CHUNK_BYTES // max(1, row_bytes))
 
 
 def open_array(store: Path, name: str, mode: Literal["r", "r+"] = "r") -> Any:
-    """An array that is there, for reading or also for writing.
+    """Open an existing array for reading, or for reading and writing.
 
     Raises:
         RunError: if it is missing or its metadata cannot be read.
@@ -66,13 +66,13 @@ def open_array(store: Path, name: str, mode: Literal["r", "r+"] = "r") -> Any:
     except Exception as error:
         raise RunError(
             f"{store / name} is missing or damaged ({type(error).__name__}); "
-            "restore it from a backup, or make it again"
+            "restore it from a backup, or run the config again"
         ) from None
 
 
 @functools.cache
 def _regular_store() -> Any:
-    """Zarr's store in a folder, of regular files only: a pipe among its chunks would not end."""
+    """Zarr's folder store, limited to regular files: reading a pipe would block."""
     from zarr.storage import LocalStore
 
     class RegularStore(LocalStore):
@@ -84,9 +84,9 @@ def _regular_store() -> Any:
 
 
 def _seal(file: Path) -> None:
-    """Put the digest of an array's metadata into its attributes: chunks have their own checksums.
+    """Store the digest of an array's metadata in its attributes.
 
-    What shape and chunks a changed file names would be believed.
+    The checksums of chunks do not cover the shape and the chunk size.
     """
     metadata = json.loads(read_file(file))
     attributes = {**metadata.get("attributes", {}), DIGEST: digest_of(metadata)}
@@ -98,11 +98,11 @@ def _check_seal(file: Path) -> None:
     metadata = json.loads(read_file(file))
     promised = metadata.get("attributes", {}).pop(DIGEST, None)
     if promised is not None and promised != digest_of(metadata):
-        raise ChangedError(f"{file} is not what it was when it was written")
+        raise ChangedError(f"{file} was changed after it was written")
 
 
 def read(array: Any, selection: Any, store: Path) -> np.ndarray[Any, Any]:
-    """Part of an array, refusing chunks that are damaged or were never written.
+    """Read part of an array; damaged and missing chunks are errors.
 
     Raises:
         RunError: naming the array and the store.
@@ -115,12 +115,12 @@ def read(array: Any, selection: Any, store: Path) -> np.ndarray[Any, Any]:
     except Exception as error:
         raise RunError(
             f"{place} is damaged ({type(error).__name__}: {error}); "
-            "restore it from a backup, or make it again"
+            "restore it from a backup, or run the config again"
         ) from None
     missing = np.isnan(values) if values.dtype.kind == "f" else values == array.fill_value
     if missing.any():
         raise RunError(
-            f"{place} lacks values that its completion record promises; "
-            "restore it from a backup, or make it again"
+            f"{place} has no values in a part that was recorded as complete; "
+            "restore it from a backup, or run the config again"
         )
     return values

@@ -35,7 +35,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         UsageError: if ``path`` is not empty.
         DiskFullError: if the disk is full.
-        RunError: if the system refuses to write there for another reason.
+        RunError: if it cannot be written for another reason.
     """
     refuse_used(path)
     # Remove what a killed process left.
@@ -62,10 +62,10 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def refuse_used(path: Path) -> None:
-    """Refuse a folder to write into if there is something in it.
+    """Refuse an output folder that is not empty.
 
     Raises:
-        UsageError: saying so.
+        UsageError: if it is not empty.
     """
     if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
         raise UsageError(f"{path} is already there and not an empty folder; name another one")
@@ -93,7 +93,7 @@ def sync_tree(path: Path) -> None:
 
 
 def size_on_disk(path: Path) -> int:
-    """Bytes of all files below ``path``, or of the file itself; 0 if it is not there."""
+    """Bytes of all files below ``path``, or of the file itself; 0 if it does not exist."""
     if path.is_file():
         return path.stat().st_size
     total = 0

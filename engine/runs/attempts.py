@@ -102,7 +102,7 @@ class AttemptFolder:
         return read_record(self.path / "exit.json")
 
     def facts(self, held: bool, marker: list[int]) -> AttemptFacts:
-        """What the job's state depends on.
+        """The facts that the job's state depends on.
 
         Args:
             held: whether the lock was held, tested before anything is read: the record of the end

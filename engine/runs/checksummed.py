@@ -30,19 +30,19 @@ class ChangedError(RunError):
 
 
 def digest_of(values: dict[str, Any]) -> str:
-    """The SHA-256 of plain values, whatever the order of their keys."""
+    """The SHA-256 of plain values, independent of the order of their keys."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def sealed(values: dict[str, Any]) -> dict[str, Any]:
     """The same values with their digest."""
-    # As they will be read: keys are strings, tuples are lists.
+    # In the form that is read back: keys are strings, tuples are lists.
     plain = json.loads(json.dumps(values))
     return {**plain, DIGEST: digest_of(plain)}
 
 
 def is_intact(record: dict[str, Any]) -> bool:
-    """Whether the digest in a record, if there is one, is that of its other values."""
+    """Whether a record has no digest, or that of its other values."""
     rest = {key: value for key, value in record.items() if key != DIGEST}
     return DIGEST not in record or record[DIGEST] == digest_of(rest)
 
@@ -53,10 +53,10 @@ def write_record(path: Path, values: dict[str, Any], indent: int | None = None) 
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """The values of a record without their digest; None if it is not there.
+    """The values of a record without the digest; None if the file does not exist.
 
     Raises:
-        ChangedError: if it is no JSON object, or its digest is another.
+        ChangedError: if it is no JSON object, or its digest does not match.
     """
     try:
         record = dict(json.loads(read_file(path)))
@@ -72,12 +72,12 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def digests_of(files: Iterable[Path]) -> dict[str, str]:
-    """By name, the digests of those files that are there."""
+    """The digests of the existing files, by name."""
     return {file.name: digest_of_file(file) for file in files if file.is_file()}
 
 
 def digest_of_file(file: Path) -> str:
-    """The SHA-256 of a file; of a parquet file, whose pages have checksums, that of its footer."""
+    """The SHA-256 of a file; of its footer for a parquet file, whose pages have checksums."""
     with open(file, "rb", opener=regular) as content:
         if file.suffix == ".parquet":
             size = content.seek(0, 2)
@@ -88,7 +88,7 @@ def digest_of_file(file: Path) -> str:
 
 
 def write_with_digest(file: Path, content: bytes) -> None:
-    """Write a file atomically, its digest first: of a file that is not there it says nothing."""
+    """Write a file atomically, after its digest: a digest without its file is ignored."""
     record = file.with_name(DIGESTS_FILE)
     known = (read_record(record) or {}).get(FILES, {})
     digest = hashlib.sha256(content).hexdigest()
@@ -104,8 +104,8 @@ def verify(file: Path) -> None:
     """
     for name in _BESIDE:
         record = read_record(file.with_name(name))
-        promised = (record or {}).get(FILES, {}).get(file.name)
-        if promised is not None and file.exists() and digest_of_file(file) != promised:
+        expected = (record or {}).get(FILES, {}).get(file.name)
+        if expected is not None and file.exists() and digest_of_file(file) != expected:
             raise ChangedError(
                 f"{file} was changed or damaged after it was written; restore it from a backup"
             )
@@ -121,7 +121,7 @@ def check_lines(text: str, file: Path) -> None:
     """Check all lines of a CSV file, if it has a column of checksums.
 
     Raises:
-        ChangedError: naming the first line that is not what it was.
+        ChangedError: naming the first changed line.
     """
     header, *lines = text.splitlines() or [""]
     if not header.endswith(f",{CRC}"):

@@ -90,11 +90,11 @@ _LAUNCHED = (
 )
 _LAUNCHERS = ("TORCHELASTIC_", "ACCELERATE_", "FSDP_", "OMPI_", "PMI_", "PMIX_", "SLURM_")
 _NO_LAUNCHER = "SLURM_CONF"
-"""Where Slurm is configured, which holds for every job."""
+"""The path of Slurm's configuration, which is the same for every job."""
 
 
 def magic_version() -> str:
-    """The version of this magic: as it was installed, else that of its checkout."""
+    """The installed version of magic, or that of its checkout."""
     try:
         return version("magic-attribution")
     except PackageNotFoundError:
@@ -111,7 +111,7 @@ def magic_version() -> str:
 def keep_files_private() -> None:
     """Make new files of this process and its children readable by their owner only.
 
-    Existing files keep their modes: a folder of runs may be shared on purpose.
+    The modes of existing files do not change: a folder of runs may be shared on purpose.
     """
     os.umask(0o077)
 
@@ -120,7 +120,7 @@ def is_of_a_launcher(name: str) -> bool:
     """Whether the variable ``name`` describes one job of torchrun, accelerate, MPI or Slurm.
 
     A shell inside such a job passes them on. Libraries would treat this process as one of its
-    ranks, and wait for the others or load a part of the model only.
+    ranks: it would wait for the others, or load only a part of the model.
     """
     return name in _LAUNCHED or (name.startswith(_LAUNCHERS) and name != _NO_LAUNCHER)
 
@@ -141,8 +141,8 @@ def environment_for_a_run(engine: Mapping[str, str], stored: Mapping[str, str]) 
 
     Stored variables are filtered again, because the run may come from elsewhere.
     """
-    kept = {name: value for name, value in engine.items() if not is_of_the_run(name, value)}
-    return {**kept, **environment_of_a_run(stored)}
+    rest = {name: value for name, value in engine.items() if not is_of_the_run(name, value)}
+    return {**rest, **environment_of_a_run(stored)}
 
 
 def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -150,9 +150,9 @@ def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
     ``PYTHONPATH`` contains a checkout that is not installed.
     """
-    found = {n: value for n, value in environment.items() if not is_of_a_launcher(n)}
+    variables = {n: value for n, value in environment.items() if not is_of_a_launcher(n)}
     if ROOT.name not in _INSTALLED:
-        known = found.get("PYTHONPATH")
+        known = variables.get("PYTHONPATH")
         if str(ROOT) not in (known or "").split(os.pathsep):
-            found["PYTHONPATH"] = f"{ROOT}{os.pathsep}{known}" if known else str(ROOT)
-    return found
+            variables["PYTHONPATH"] = f"{ROOT}{os.pathsep}{known}" if known else str(ROOT)
+    return variables

@@ -1,4 +1,4 @@
-"""The errors a user can meet, each with the exit code that the command line promises."""
+"""The errors that users see, each with its exit code."""
 
 import errno
 from enum import IntEnum
@@ -51,23 +51,23 @@ class DerivativeError(UsageError):
 
 
 class RunError(MagicError):
-    """Work that had begun failed."""
+    """Work failed after it had begun."""
 
 
 class LostRankError(RunError):
-    """Another rank of the same work ended: all ranks can continue from what was saved."""
+    """Another rank ended; all ranks can resume from the last save."""
 
 
 class RepeatingError(RunError):
-    """A failure that another attempt would repeat: a setting has to change."""
+    """A failure that another attempt would repeat unless a setting changes."""
 
 
 class DiskFullError(RunError):
-    """A disk is full: the work can continue once there is space."""
+    """A disk is full; the work can continue once there is space."""
 
 
 class StoppedError(KeyboardInterrupt):
-    """The work was requested to stop; it saved its progress and ended.
+    """The work was stopped on request, after saving its progress.
 
     A KeyboardInterrupt, so that no ``except Exception`` catches it.
     """
@@ -95,19 +95,19 @@ def unexpected(error: BaseException) -> str:
 
 
 def says_out_of_memory(text: str) -> bool:
-    """Whether what a library printed means that there was no memory."""
+    """Whether a library's message reports a failed allocation."""
     return any(sign in text.lower() for sign in _SIGNS)
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, means that there was no memory."""
+    """Whether an error or one of its causes is a failed allocation."""
     for _ in range(_LONGEST_CHAIN):
         if error is None:
             return False
         number = error.errno if isinstance(error, OSError) else None
         if isinstance(error, MemoryError) or number == errno.ENOMEM:
             return True
-        # Wrapped by another library, or by a sentence of ours, the words are still there.
+        # A wrapping error still contains the message.
         if says_out_of_memory(str(error)):
             return True
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

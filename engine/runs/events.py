@@ -71,7 +71,7 @@ class Started(NamedTuple):
     attempt: int = 1
     """Number of the attempt at this job, from 1."""
     warnings: Sequence[str] = ()
-    """What is doubtful about the config, one sentence each."""
+    """Warnings about the config, one sentence each."""
 
 
 class Resumed(NamedTuple):
@@ -86,7 +86,7 @@ class Resumed(NamedTuple):
 
 
 class Warned(NamedTuple):
-    """The user should know of a problem that does not end the job."""
+    """A problem that does not end the job."""
 
     message: str
 
@@ -97,7 +97,7 @@ class Planned(NamedTuple):
     checkpointing: str
     """``all``, ``gradients``, ``sqrt`` or ``log``."""
     reason: str
-    """Why this one, in words."""
+    """The reason, in words."""
     checkpoints: Sequence[int] = ()
     """The steps whose train states are stored."""
     disk: int | None = None
@@ -162,7 +162,7 @@ class PassStarted(NamedTuple):
     queries: Sequence[int] = ()
     """The queries that are replayed together."""
     reason: str = ""
-    """Why so many at a time, in words."""
+    """The reason for their number, in words."""
 
 
 class StateRebuilt(NamedTuple):

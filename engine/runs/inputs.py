@@ -1,4 +1,4 @@
-"""Files that a run was made from: their digests, the run's own copies, and what became of them."""
+"""The input files of a run: their digests, the run's copies, and which of them changed."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -9,16 +9,16 @@ from typing import Any
 from engine.runs.atomic import write_atomically
 from engine.runs.errors import UsageError
 
-KEPT = "made_from"
-"""The folder of a run that holds its copies."""
+COPIES_FOLDER = "made_from"
+"""The folder of a run that contains the copies."""
 _AGAIN = "or run the config again as a new run"
 _MOST_NAMED = 3
 _SHORT = 12
 
 
 @dataclass(frozen=True)
-class KeptFile:
-    """A file that a run was made from, and where the run keeps a copy of it."""
+class InputFile:
+    """An input file of a run, and the run's copy of it."""
 
     name: str
     original: Path
@@ -26,7 +26,7 @@ class KeptFile:
     sha256: str
 
     @classmethod
-    def keep(cls, name: str, original: Path, copy: Path) -> "KeptFile":
+    def store(cls, name: str, original: Path, copy: Path) -> "InputFile":
         """Copy a file into a run."""
         data = original.read_bytes()
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -35,12 +35,12 @@ class KeptFile:
 
     @property
     def is_changed(self) -> bool:
-        """Whether the original is another than it was, or gone."""
+        """Whether the original was changed or removed."""
         return file_digest(self.original) != self.sha256
 
     @property
-    def is_kept(self) -> bool:
-        """Whether the copy is as it was."""
+    def copy_is_intact(self) -> bool:
+        """Whether the copy still has its digest."""
         return file_digest(self.copy) == self.sha256
 
 
@@ -55,13 +55,13 @@ def file_digest(path: Path) -> str | None:
         return None
 
 
-def copies_to_use(files: Iterable[KeptFile], added: Iterable[str], where: str) -> str | None:
-    """None if files are what they were; else the warning that the run's copies are used.
+def copies_to_use(files: Iterable[InputFile], added: Iterable[str], where: str) -> str | None:
+    """A warning that the run's copies of changed files are used; None if no file changed.
 
     Args:
-        files: those that the run was made from.
-        added: names of files that were not there.
-        where: what they belong to, for the messages.
+        files: the input files of the run.
+        added: names of files that did not exist when the run was prepared.
+        where: what the files belong to, for messages.
 
     Raises:
         UsageError: if a file changed and its copy is damaged.
@@ -71,7 +71,7 @@ def copies_to_use(files: Iterable[KeptFile], added: Iterable[str], where: str) -
     names = [*(file.name for file in changed), *added]
     if not names:
         return None
-    lost = [file.name for file in known if not file.is_kept]
+    lost = [file.name for file in known if not file.copy_is_intact]
     if lost:
         raise UsageError(
             f"{listed(names)} of {where} changed since the run was prepared, and the run's copy of "
@@ -83,42 +83,40 @@ def copies_to_use(files: Iterable[KeptFile], added: Iterable[str], where: str) -
 
 
 def refused(what: str, why: str = "") -> UsageError:
-    """The error for something that changed and that the run keeps no copy of."""
+    """The error for a changed input of which the run has no copy."""
     because = f" ({why})" if why else ""
-    return UsageError(
-        f"{what} changed since the run was prepared{because}; restore what was there, {_AGAIN}"
-    )
+    return UsageError(f"{what} changed since the run was prepared{because}; restore it, {_AGAIN}")
 
 
 def short_form(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The record ``fingerprint`` of a run as it is shown: one short digest of each part."""
+    """The record ``fingerprint`` of a run for display: one short digest of each part."""
     model, code = facts.get("model"), facts.get("code") or {}
-    found: dict[str, Any] = {
+    digests: dict[str, Any] = {
         "weights": combined(facts["weights"])[:_SHORT],
         "data": str(facts["data"])[:_SHORT],
     }
     if model:
-        found |= {"files": combined(model["files"])[:_SHORT], "commit": model["commit"]}
+        digests |= {"files": combined(model["files"])[:_SHORT], "commit": model["commit"]}
         code = {name: {"sha256": digest} for name, digest in model["code"].items()}
     if code:
-        found["code"] = combined({n: each["sha256"] for n, each in code.items()})[:_SHORT]
-    return {**found, "libraries": dict(facts["libraries"])}
+        digests["code"] = combined({n: each["sha256"] for n, each in code.items()})[:_SHORT]
+    return {**digests, "libraries": dict(facts["libraries"])}
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first few names, and how many more there are."""
+    """The first few names, and the number of the others."""
     every = list(names)
-    shown, more = every[:_MOST_NAMED], len(every) - _MOST_NAMED
-    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+    first, more = every[:_MOST_NAMED], len(every) - _MOST_NAMED
+    return ", ".join(first) + (f" and {more} more" if more > 0 else "")
 
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The names under which two mappings do not say the same, in the order of the first."""
+    """The keys whose values differ between two mappings, in the order of the first."""
     every = dict.fromkeys([*before, *now])
     return [name for name in every if before.get(name) != now.get(name)]
 
 
 def combined(digests: Mapping[str, Any]) -> str:
-    """One digest of many, whatever their order."""
+    """One digest of several, independent of their order."""
     lines = "\n".join(f"{name} {digests[name]}" for name in sorted(digests))
     return hashlib.sha256(lines.encode()).hexdigest()

@@ -31,7 +31,7 @@ from engine.runs.score_store import list_attributions
 from engine.runs.states import DesiredState, JobFacts, RunState, job_state
 
 _LOCK_SECONDS = 2.0
-"""How long to wait while another engine creates an attempt."""
+"""Seconds to wait while another engine creates an attempt."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class JobFolder:
         with self._creation_lock():
             before = self.attempts()
             if before and before[-1].is_held():
-                raise RunError(f"{before[-1].path} is at work; wait until it ends")
+                raise RunError(f"{before[-1].path} is running; wait until it ends")
             staging = AttemptFolder(self.path / "attempts" / ".next.new")
             shutil.rmtree(staging.path, ignore_errors=True)
             staging.path.mkdir()
@@ -170,7 +170,7 @@ def progress_marker(run: RunFolder) -> list[int]:
     The first entries count the larger pieces: attributions, then checkpoints, then replayed steps.
     """
     manifest = None
-    # The worker reports a damaged journal; what it lists cannot be built on.
+    # The worker reports a damaged journal; the files that it lists do not count.
     with contextlib.suppress(RunError):
         manifest = read_manifest(run.trajectory)
     journals = run.attributions.glob(".*.new/**/replay.jsonl")

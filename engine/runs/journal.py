@@ -25,7 +25,7 @@ _TAIL = re.compile(rb',"crc":"([0-9a-f]{8})"\}$')
 
 
 class JournalWriter:
-    """Appends records; each is visible to readers as soon as :meth:`append` returns."""
+    """Appends records; readers see each as soon as :meth:`append` returns."""
 
     def __init__(self, path: Path) -> None:
         """Open for appending, cutting off an unfinished last line."""
@@ -48,7 +48,7 @@ class JournalWriter:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
                 self._next += 1
             except BaseException:
-                # After a signal or on a full disk: no half line, and no number twice.
+                # After a signal or on a full disk: remove the partial line, reuse its number.
                 self._next = before[0]
                 os.ftruncate(self._file.fileno(), before[1])
                 raise
@@ -58,7 +58,7 @@ class JournalWriter:
         os.fsync(self._file.fileno())
 
     def _cut_off(self) -> int:
-        """Cut an unfinished last line off; returns how many records there are."""
+        """Cut off an unfinished last line; returns the number of records."""
         self._file.seek(0)
         content = self._file.read()
         whole = content[: content.rfind(b"\n") + 1]
@@ -73,7 +73,7 @@ class JournalWriter:
 
 
 class JournalReader:
-    """Reads a journal from the beginning, or from any record, and then whatever is added."""
+    """Reads a journal from the beginning or from any record, then the records added later."""
 
     def __init__(self, path: Path) -> None:
         """Follow the journal at ``path``, which may not exist yet."""
@@ -86,8 +86,8 @@ class JournalReader:
     def poll(self, limit: int = -1) -> list[dict[str, Any]]:
         """The complete records added since the last call, or those in the next ``limit`` bytes.
 
-        A record longer than ``limit`` is read whole: none at all means that there is nothing more
-        for now.
+        A record longer than ``limit`` is read whole, so an empty list means that no further record
+        exists yet.
 
         Raises:
             RunError: if a complete line is damaged.
@@ -95,7 +95,7 @@ class JournalReader:
         file = self._opened()
         if file is None:
             return []
-        # Half a line is read again: its writer may have taken it back.
+        # A partial line is read again: its writer may have removed it.
         file.seek(self.offset)
         content = file.read(limit)
         if 0 < limit == len(content) and b"\n" not in content:
@@ -107,13 +107,13 @@ class JournalReader:
         return records
 
     def skip_to(self, number: int) -> bool:
-        """Skip to record ``number``; False, and nothing changes, if there are fewer before it.
+        """Skip to record ``number``; False, without a change, if fewer records precede it.
 
-        Looks at a few lines only, however long the journal is, and checks only the last of the
-        records passed over.
+        Reads only a few lines of a journal of any length, and checks only the last of the skipped
+        records.
 
         Raises:
-            RunError: if a line it looks at is damaged.
+            RunError: if a line that it reads is damaged.
         """
         file, offset = self._opened(), 0 if number == 0 else None
         if file is not None and number > 0:
@@ -124,7 +124,7 @@ class JournalReader:
         return True
 
     def has_shrunk(self) -> bool:
-        """Whether the file is shorter than what was read, so that the reader cannot continue."""
+        """Whether the file is shorter than what was read; the reader then cannot continue."""
         file = self._file
         return file is not None and os.fstat(file.fileno()).st_size < self.offset
 
@@ -142,7 +142,7 @@ class JournalReader:
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
-    """All complete records of a journal; none if there is no journal."""
+    """All complete records of a journal; empty if it does not exist."""
     reader = JournalReader(path)
     try:
         return reader.poll()
@@ -151,7 +151,7 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
 
 
 def parse_lines(content: bytes, path: Path, first: int = 0) -> Iterator[dict[str, Any]]:
-    """Decode whole lines from record ``first`` on, checking checksums and that none is missing."""
+    """Decode whole lines from record ``first`` on; check checksums and numbers."""
     for number, line in enumerate(content.splitlines(), start=first):
         match = _TAIL.search(line)
         body = line[: match.start()] + b"}" if match else b""
@@ -166,9 +166,9 @@ def parse_lines(content: bytes, path: Path, first: int = 0) -> Iterator[dict[str
 
 
 def _end_of_record(file: BinaryIO, number: int, path: Path) -> int | None:
-    """Where the line of record ``number`` ends, found by bisection; None if there is none."""
+    """The end of the line of record ``number``, by bisection; None if there is none."""
     low, high = 0, os.fstat(file.fileno()).st_size
-    # A line that starts before ``low`` has a smaller number, one from ``high`` on a greater one.
+    # Lines that start before ``low`` have smaller numbers, lines from ``high`` on greater ones.
     while low < high:
         middle = start = (low + high) // 2
         if middle > low:

@@ -11,14 +11,14 @@ from engine.runs.errors import ConflictError, NotFoundError, RunError
 from engine.runs.run_folder import ID, RunFolder, read_yaml
 
 STAGING_GRACE_SECONDS = 60.0
-"""Creating a run takes much less."""
+"""An upper bound; creating a run takes much less."""
 _STAGING = re.compile(rf"\.{ID}\.new")
 
 
 def sweep(folder: Path) -> None:
     """Remove the runs in ``folder`` whose creation was interrupted."""
     for staging in folder.glob(".*.new"):
-        # Nothing else in the folder was created by magic.
+        # Other entries of the folder were not created by magic.
         ours = _STAGING.fullmatch(staging.name) and staging.is_dir()
         if ours and time.time() - staging.stat().st_mtime >= STAGING_GRACE_SECONDS:
             shutil.rmtree(staging, ignore_errors=True)
@@ -29,12 +29,12 @@ def list_runs(runs: Path) -> list[RunFolder]:
     if not runs.is_dir():
         return []
     entries = (entry for entry in runs.iterdir() if not entry.name.startswith("."))
-    found = [RunFolder(entry) for entry in entries if (entry / "run_config.yaml").exists()]
-    return sorted(found, key=lambda run: run.id)
+    folders = [RunFolder(entry) for entry in entries if (entry / "run_config.yaml").exists()]
+    return sorted(folders, key=lambda run: run.id)
 
 
 def run_of_id(runs: Path, run_id: str) -> RunFolder:
-    """The run of an id, also if its folder was renamed; it need not exist."""
+    """The run of an id, even if its folder was renamed; it need not exist."""
     usual = RunFolder(runs / run_id)
     if usual.path.exists():
         return usual
@@ -46,9 +46,9 @@ def find_run(
     wanted: str | None = None,
     name_of: Callable[[RunFolder], str | None] | None = None,
 ) -> RunFolder:
-    """The run of an id or folder, a unique prefix of an id, or a name; the latest if left out.
+    """The run of an id or folder, a unique prefix of an id, or a name; by default the latest.
 
-    ``name_of`` returns names that the caller knows, in place of reading every config.
+    ``name_of`` returns a run's name without reading its config.
 
     Raises:
         NotFoundError: if none matches.

@@ -1,4 +1,4 @@
-"""What code a run brings: its task's, and its model's own. Loading the run executes it."""
+"""The code that loading a run executes: that of its task and of its model."""
 
 import hashlib
 from pathlib import Path
@@ -9,35 +9,35 @@ from engine.runs.safe_open import read_file
 
 
 def code_of(config: RunConfig) -> list[str]:
-    """What is executed besides magic and its libraries, a line each."""
-    found = []
+    """The code that is executed besides magic and its libraries, one line for each."""
+    code = []
     if config.task not in (CAUSAL_LM, IMAGE_CLASSIFICATION):
         place, _, name = config.task.rpartition(":")
         file = Path(place)
         if file.suffix == ".py":
-            found.append(f"{file.name}:{name} from {file.parent}")
+            code.append(f"{file.name}:{name} from {file.parent}")
         else:
-            found.append(f"{name} of the module {place}")
+            code.append(f"{name} of the module {place}")
     if config.model.trust_remote_code:
-        found.append(f"the model's own from {config.model.path} (model.trust_remote_code: true)")
-    return found
+        code.append(f"the model's own from {config.model.path} (model.trust_remote_code: true)")
+    return code
 
 
 def code_digest(config: RunConfig) -> str:
-    """The SHA-256 of the code that a run names: of its names, and of the files that can be read."""
+    """The SHA-256 of the code that a run names: of the names and of the readable files."""
     digest = hashlib.sha256("\n".join(code_of(config)).encode())
     for file in _files(config):
         try:
             content = read_file(file)
         except (OSError, RunError):
-            # Loading it will fail, and say why.
+            # Loading the code raises the error.
             content = b""
         digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()
 
 
 def _files(config: RunConfig) -> list[Path]:
-    """The task's file, and the modules beside a model that lies on this machine."""
+    """The task's file, and the modules in the folder of a local model."""
     place = Path(config.task.rpartition(":")[0])
     task = [place] if place.suffix == ".py" else []
     model = Path(config.model.path)

@@ -17,19 +17,19 @@ Key = tuple[str, int]
 
 @dataclass
 class Manifest:
-    """The schedule that training follows and the files it has kept so far."""
+    """The checkpointing of a training and the files that are on disk so far."""
 
     kind: str
     steps: int
     files: dict[Key, dict[str, Any]] = field(default_factory=dict)
     complete: bool = False
     dropped: dict[Key, dict[str, Any]] = field(default_factory=dict)
-    """Files that were damaged or no longer needed, as they were named last."""
+    """The last records of files that were damaged or no longer needed."""
     stream: dict[str, str] = field(default_factory=dict)
-    """Digests of what is trained on; empty if none were recorded."""
+    """Digests of the data stream; empty if none were recorded."""
 
-    def take(self, record: dict[str, Any]) -> None:
-        """Bring up to date with one record of the journal."""
+    def apply(self, record: dict[str, Any]) -> None:
+        """Update with one record of the journal."""
         event = record["event"]
         if event == "complete":
             self.complete = True
@@ -42,33 +42,35 @@ class Manifest:
             self.files[event, record["step"]] = record
 
     def progress_marker(self) -> tuple[int, int, int]:
-        """Grows with every file that a later attempt need not make again."""
+        """Grows with every file that a later attempt need not write again."""
         reached = max((step for kind, step in self.files if kind != "gradient"), default=-1)
-        kept = sum(kind != "resume" for kind, _ in self.files)
-        return (int(self.complete), kept, reached)
+        stored = sum(kind != "resume" for kind, _ in self.files)
+        return (int(self.complete), stored, reached)
 
 
-def other_stream(kept: dict[str, str], given: dict[str, str]) -> str:
-    """What of a stream is not as it was, in words; empty if nothing is, or nothing is known."""
-    return " and ".join(what for what in kept if what in given and kept[what] != given[what])
+def other_stream(recorded: dict[str, str], given: dict[str, str]) -> str:
+    """The parts of a stream that differ, in words; empty if none does or none is known."""
+    return " and ".join(
+        what for what in recorded if what in given and recorded[what] != given[what]
+    )
 
 
 def part_folder(folder: Path, index: int, count: int) -> Path:
-    """Where the ``index``-th of ``count`` ranks keeps its part of the trajectory in ``folder``."""
+    """The folder of the ``index``-th of ``count`` parts of the trajectory in ``folder``."""
     return folder if count == 1 else folder / f"rank-{index}-of-{count}"
 
 
 def parts_of(folder: Path) -> list[Path]:
-    """The folders that make up the trajectory in ``folder``: itself, or one for every rank."""
-    found = next(folder.glob("rank-*-of-*"), None)
-    if found is None:
+    """The folders of a trajectory: ``folder`` itself, or one for each rank."""
+    part = next(folder.glob("rank-*-of-*"), None)
+    if part is None:
         return [folder]
-    count = int(found.name.rsplit("-", 1)[1])
+    count = int(part.name.rsplit("-", 1)[1])
     return [part_folder(folder, index, count) for index in range(count)]
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """What all parts of a trajectory hold; None if its training has not begun.
+    """The files that all parts of a trajectory contain; None if training has not begun.
 
     Raises:
         RunError: if a line before the last of a part's journal is damaged.
@@ -83,7 +85,7 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def read_part(folder: Path) -> Manifest | None:
-    """The manifest in the folder of a trajectory, or of one rank's part of it.
+    """The manifest in the folder of a trajectory or of one rank's part.
 
     Raises:
         RunError: if a line before the last is damaged.
@@ -94,5 +96,5 @@ def read_part(folder: Path) -> Manifest | None:
     begun = records[0]
     manifest = Manifest(begun["kind"], begun["steps"], stream=begun.get("stream", {}))
     for record in records:
-        manifest.take(record)
+        manifest.apply(record)
     return manifest

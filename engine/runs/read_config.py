@@ -1,4 +1,4 @@
-"""Reading a run config from YAML, with one clear sentence for whatever is wrong in it."""
+"""Read a run config from YAML; every fault becomes one sentence."""
 
 import difflib
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from engine.runs.config import CAUSAL_LM, IMAGE_CLASSIFICATION, RunConfig
 from engine.runs.errors import UsageError
 
 RECORD_KEY = "magic"
-"""Block that a stored ``run_config.yaml`` adds about the run itself; no part of the config."""
+"""The block of a stored ``run_config.yaml`` about the run itself; not part of the config."""
 
 _PATHS = (("model",), ("data",), ("queries",), ("queries", "contrast"))
 
@@ -24,9 +24,9 @@ _RENAMED = {
     "trajectory.schedule": "trajectory.checkpointing",
 }
 # words: on
-"""Keys of earlier versions, and what they are called now."""
+"""Renamed keys and their present names."""
 _REMOVED = {"attribution.query_tolerance": "queries are replayed exactly"}
-"""Keys of earlier versions that are gone, and why."""
+"""Removed keys and the reason."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -42,7 +42,7 @@ class _Loader(yaml.SafeLoader):
         seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise UsageError(f"line {key.start_mark.line + 1}: a key has to be a name")
+                raise UsageError(f"line {key.start_mark.line + 1}: a key must be a name")
             if key.value in seen:
                 raise UsageError(f"line {key.start_mark.line + 1}: {key.value} is given twice")
             seen.add(key.value)
@@ -53,23 +53,23 @@ def read_config(path: Path) -> RunConfig:
     """The config in a YAML file, local paths made absolute.
 
     Raises:
-        UsageError: naming the file, the key and what to do.
+        UsageError: naming the file, the key and the remedy.
     """
     return parse_config(_load(path), path)
 
 
 def forced_config(path: Path, force: Sequence[str]) -> RunConfig:
-    """A config file with checks overridden from the command line as well."""
+    """A config file with further checks overridden on the command line."""
     config = read_config(path)
     names = dict.fromkeys([*config.force, *force])
     return config.model_validate({**config.model_dump(), "force": list(names)})
 
 
 def parse_config(values: Any, path: Path) -> RunConfig:
-    """A config from plain values of a user's file; ``path`` names it in messages.
+    """A config from the values of a user's file; ``path`` names it in messages.
 
     Raises:
-        UsageError: naming the key and what to do.
+        UsageError: naming the key and the remedy.
     """
     if isinstance(values, dict):
         values = _with_absolute_paths(values, path.parent)
@@ -77,10 +77,10 @@ def parse_config(values: Any, path: Path) -> RunConfig:
 
 
 def stored_config(values: Any, path: Path) -> RunConfig:
-    """A config from plain values, its paths taken as they are.
+    """A config from plain values; paths are not changed.
 
     Raises:
-        UsageError: naming the key and what to do.
+        UsageError: naming the key and the remedy.
     """
     if not isinstance(values, dict):
         raise UsageError(f"{path}: expected keys such as model and data, found {_kind(values)}")
@@ -118,7 +118,7 @@ def _with_absolute_paths(values: dict[str, Any], beside: Path) -> dict[str, Any]
     task = values.get("task", CAUSAL_LM)
     if isinstance(task, str) and ":" in task:
         resolved["task"] = _task_file(task, beside)
-    # For images it is the name of a model that ships, whatever file may be called the same.
+    # For images it is the name of a built-in model, even if a file has the same name.
     for keys in _PATHS[1:] if task == IMAGE_CLASSIFICATION else _PATHS:
         block = resolved
         for key in keys[:-1]:
@@ -132,15 +132,15 @@ def _with_absolute_paths(values: dict[str, Any], beside: Path) -> dict[str, Any]
 
 
 def _task_file(task: str, beside: Path) -> str:
-    """``module:object`` with the module's file in its place, if one lies here or ``beside``."""
+    """``module:object`` with the path of the module's file, if it is here or in ``beside``."""
     module, _, name = task.rpartition(":")
     file = module if module.endswith(".py") else f"{module.replace('.', '/')}.py"
-    found = absolute_path(file, beside)
-    return f"{found}:{name}" if Path(found).is_absolute() else task
+    file_path = absolute_path(file, beside)
+    return f"{file_path}:{name}" if Path(file_path).is_absolute() else task
 
 
 def absolute_path(path: str, beside: Path) -> str:
-    """``path`` made absolute if something is there, in the current folder or ``beside``."""
+    """The absolute path if it exists in the current folder or ``beside``; else ``path``."""
     if not path:
         return path
     expanded = Path(path).expanduser()
@@ -153,7 +153,7 @@ def absolute_path(path: str, beside: Path) -> str:
 
 def _sentence(error: ValidationError) -> str:
     problems = error.errors()
-    # An unknown key is usually the cause of whatever else is missing: name it first.
+    # An unknown key usually causes the other errors, so it is reported first.
     first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     location = [part for part in first["loc"] if isinstance(part, str | int)]
     key = ".".join(str(part) for part in location) or "config"
@@ -161,7 +161,7 @@ def _sentence(error: ValidationError) -> str:
     if key in _RENAMED:
         return f"{key} is now called {_RENAMED[key]}; rename it{more}"
     if key in _REMOVED:
-        return f"{key} is gone: {_REMOVED[key]}; remove it{more}"
+        return f"{key} was removed: {_REMOVED[key]}; remove it{more}"
     if first["type"] == "extra_forbidden":
         return f"{key} is not a known key; {_suggestion(location)}{more}"
     if first["type"] == "missing":

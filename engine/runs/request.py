@@ -1,4 +1,4 @@
-"""A job's request: a run's own work, queries for its trajectory, or a check of its scores."""
+"""The request of a job: train a run, attribute queries, or validate scores."""
 
 import contextlib
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ class AttributionRequest(Section):
 
     texts: tuple[Text, ...] | None = None
     prompts: tuple[Text, ...] | None = None
-    """A prompt before each text, perhaps empty; only the text's own loss counts then."""
+    """A prompt before each text, or an empty string. Prompts have no loss."""
     queries: SourceConfig | None = None
     reduction: Reduction = "none"
     granularity: Granularity | None = None
@@ -33,57 +33,57 @@ class AttributionRequest(Section):
     @model_validator(mode="after")
     def _texts_or_queries(self) -> "AttributionRequest":
         if (self.texts is None) == (self.queries is None):
-            raise ValueError("give texts, or queries, and not both")
+            raise ValueError("give either texts or queries")
         if self.texts is not None and not all(text.strip() for text in self.texts):
-            raise ValueError("a text is empty; give the text to ask about")
+            raise ValueError("a text is empty; give the text of the query")
         if self.texts == ():
             raise ValueError("texts is empty; give at least one")
         if self.prompts is not None and len(self.prompts) != len(self.texts or ()):
-            raise ValueError("prompts go with texts: give one for each, empty where there is none")
+            raise ValueError("prompts need texts: give one for each text, empty if it has none")
         return self
 
 
 class ValidationRequest(Section):
-    """Retrainings without some documents, that an attribution's predictions are compared with."""
+    """Retrainings without some documents, which are compared with an attribution's predictions."""
 
     drop: tuple[Share, ...] = (0.05,)
     """Shares of the documents; each is left out ``count`` times, drawn independently."""
     count: Annotated[int, Field(ge=0, le=100_000)] = 20
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     leave_one_out: Annotated[int, Field(ge=0)] = 0
-    """How many documents are left out alone, drawn from the seed."""
+    """Number of documents that are left out one at a time, drawn from the seed."""
     drop_top: tuple[PositiveInt, ...] = ()
-    """For every query, so many of the documents that help it most are left out together."""
+    """For each query, this many of its most helpful documents are left out together."""
     metasmoothness: bool = False
     """Measure from three trainings whether φ is a smooth function of the data weights."""
     numerical_agreement: bool = False
-    """Replay again in other micro-batches, and compare the scores."""
+    """Replay again in other micro-batches and compare the scores."""
     baselines: bool = False
-    """Score the documents by other methods too."""
+    """Also score the documents by other methods."""
     jobs: Annotated[int, Field(ge=1, le=256)] = 1
-    """Processes that retrain side by side."""
+    """Processes that retrain in parallel."""
     cluster: Cluster | None = None
-    """Where these are submitted as jobs, through submitit; left out, they are the worker's own."""
+    """Where submitit submits these as jobs; None starts them as children of the worker."""
     cluster_options: ClusterOptions = Field(default_factory=dict)
-    """Options of such a job, with submitit's names: ``timeout_min``, ``slurm_partition``…"""
+    """Options of such a job by submitit's names, such as ``timeout_min``."""
     keep_models: bool = False
     """Store the retrained models, so that later queries need no retraining."""
 
     @model_validator(mode="after")
     def _options_of_a_cluster(self) -> "ValidationRequest":
         if self.cluster_options and self.cluster is None:
-            raise ValueError("cluster_options go with a cluster: name slurm or local")
+            raise ValueError("cluster_options need a cluster: set it to slurm or local")
         return self
 
     @property
     def elsewhere(self) -> bool:
-        """Whether the engine's machine computes nothing."""
+        """Whether only machines of the cluster compute."""
         indicators = self.metasmoothness or self.numerical_agreement or self.baselines
         return self.cluster == "slurm" and not indicators
 
 
 def read_validation(values: dict[str, Any]) -> ValidationRequest:
-    """What is to be validated, from plain values.
+    """A validation request from plain values.
 
     Raises:
         UsageError: in one sentence.
@@ -92,7 +92,7 @@ def read_validation(values: dict[str, Any]) -> ValidationRequest:
         return ValidationRequest.model_validate(values)
 
 
-def read_asked(values: dict[str, Any]) -> AttributionRequest:
+def read_attribution_request(values: dict[str, Any]) -> AttributionRequest:
     """An attribution request from plain values.
 
     Raises:
@@ -103,7 +103,7 @@ def read_asked(values: dict[str, Any]) -> AttributionRequest:
 
 
 def read_source(values: dict[str, Any]) -> SourceConfig:
-    """A data source, from plain values.
+    """A data source from plain values.
 
     Raises:
         UsageError: in one sentence.
@@ -128,11 +128,11 @@ class Request(Section):
 
     work: Work
     attribution: str | None
-    """The id of the attribution that the job makes, if it makes one, or validates."""
-    asked: AttributionRequest | None = None
+    """The id of the attribution that the job computes or validates; None if there is none."""
+    attribution_request: AttributionRequest | None = None
     """The queries of ``attribute``; a run uses those of its config."""
     validation: ValidationRequest | None = None
-    """What is retrained, for ``validate``."""
+    """The retrainings of ``validate``."""
     environment: dict[str, str] = Field(default_factory=dict)
     """Environment variables of the submitting process that the work depends on."""
     submitted: float
@@ -140,5 +140,5 @@ class Request(Section):
 
     @property
     def elsewhere(self) -> bool:
-        """Whether other machines do all of its computing."""
+        """Whether only machines of a cluster compute."""
         return self.validation is not None and self.validation.elsewhere

@@ -1,4 +1,4 @@
-"""The folder of a run: where everything lies."""
+"""The folder of a run and the paths in it."""
 
 import contextlib
 import fcntl
@@ -20,8 +20,8 @@ from engine.runs.safe_open import open_regular, read_file
 if TYPE_CHECKING:
     from engine.runs.config import RunConfig
 
-# YAML and the config's models are imported where they are used: they take longer to load than
-# naming and listing runs takes.
+# YAML and the config's models are imported where they are used: loading them takes longer than
+# listing the runs.
 
 FORMAT_VERSION = 1
 ID = r"[0-9]{8}T[0-9]{6}-[0-9a-f]{6,8}"
@@ -38,9 +38,9 @@ class RunFolder:
 
     @property
     def id(self) -> str:
-        """The run's id: the folder's name, or what the record says if the folder was renamed.
+        """The run's id: the folder's name, or the recorded id if the folder was renamed.
 
-        A renamed copy beside its original is called by its folder's name.
+        The id of a renamed copy beside its original is the name of its folder.
         """
         name = self.path.name
         if re.fullmatch(ID, name):
@@ -101,7 +101,7 @@ class RunFolder:
 
     @property
     def findings_file(self) -> Path:
-        """What is wrong with its training, though it is finite; not there if nothing is."""
+        """Problems of a finite training; the file is missing if there are none."""
         return self.path / "findings.json"
 
     @property
@@ -111,11 +111,11 @@ class RunFolder:
 
     @property
     def logs(self) -> Path:
-        """What libraries printed."""
+        """Output of the libraries."""
         return self.path / "logs"
 
     def record(self) -> dict[str, Any]:
-        """What ``run_config.yaml`` says about the run itself, after checking its format version."""
+        """The block about the run itself in ``run_config.yaml``; checks the format version."""
         return self._read_config_file()[0]
 
     def config(self) -> "RunConfig":
@@ -175,12 +175,12 @@ class RunFolder:
         return read_journal(self.events_file)
 
     def write_prepared(self, facts: dict[str, Any]) -> None:
-        """Say that documents, rows and plan are stored, and what the work depends on besides."""
+        """Record that documents, rows and plan are stored, with further facts that jobs need."""
         files = digests_of((self.documents_file, self.tokenizer_file))
         write_record(self.prepared_file, {**facts, FILES: files})
 
     def prepared(self) -> dict[str, Any]:
-        """What its work depends on besides the config, such as ``schedule`` and ``device``.
+        """Facts beside the config that jobs need, such as ``schedule`` and ``device``.
 
         Raises:
             RunError: if the run was never prepared, or the file is damaged.
@@ -188,18 +188,18 @@ class RunFolder:
         facts = read_record(self.prepared_file)
         if facts is None:
             raise RunError(
-                f"run {self.id} never came to its training; see why with: magic status {self.id}"
+                f"run {self.id} was not prepared; see the reason with: magic status {self.id}"
             )
         return facts
 
     def has_trajectory(self) -> bool:
-        """Whether training came to its end and its trajectory is still there."""
+        """Whether training is complete and the trajectory exists."""
         manifest = read_manifest(self.trajectory)
         return manifest is not None and manifest.complete
 
     @contextlib.contextmanager
     def lock(self, patience: float = 1.0) -> Iterator[None]:
-        """Hold the run for one writer, waiting ``patience`` seconds until it is free.
+        """Lock the run for one writer; waits up to ``patience`` seconds for the lock.
 
         Raises:
             RunError: if another process holds it.
@@ -218,7 +218,7 @@ class RunFolder:
             os.close(descriptor)
 
     def _read_config_file(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The record, and the whole of the file."""
+        """The block about the run, and all values of the file."""
         import yaml
 
         from engine.runs.read_config import RECORD_KEY
@@ -251,22 +251,22 @@ def new_run_id() -> str:
 
 
 def _recorded_id(config_file: Path) -> str | None:
-    """The id in a run's record, found without reading all of it."""
+    """The id in a run's record; reads only the beginning of the file."""
     with contextlib.suppress(OSError, RunError), open_regular(config_file) as file:
-        found = _RECORDED.search(file.read(_RECORD_BYTES))
-        return None if found is None else found[1].decode()
+        match = _RECORDED.search(file.read(_RECORD_BYTES))
+        return None if match is None else match[1].decode()
     return None
 
 
 def _changed(config_file: Path) -> UsageError:
     return UsageError(
-        f"{config_file} was changed after the run was made; its scores no longer belong to it: "
-        "restore the file, or run the new config as a new run"
+        f"{config_file} was changed after the run was created, so its scores belong to another "
+        "config: restore the file, or run the new config as a new run"
     )
 
 
 def try_lock(descriptor: int, kind: int) -> bool:
-    """Take a lock if it is free; returns whether it was."""
+    """Take a lock if it is free; returns whether it was taken."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -275,7 +275,7 @@ def try_lock(descriptor: int, kind: int) -> bool:
 
 
 def read_yaml(path: Path) -> Any:
-    """The same as yaml.safe_load, ten times as fast where its library was compiled in."""
+    """yaml.safe_load, ten times as fast if libyaml is available."""
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -52,7 +52,7 @@ class Column:
             column.append(float("nan") if value is None else value)
 
     def until(self, number: int) -> int:
-        """How many rows belong to events up to ``number``."""
+        """The number of rows of events up to ``number``."""
         return bisect_right(self.numbers, number)
 
     def get(self, name: str, stop: int, start: int = 0) -> Floats:
@@ -62,7 +62,7 @@ class Column:
 
 @dataclass
 class ReplayPass:
-    """One pass of a replay: its queries, and what each of its steps took."""
+    """One pass of a replay: its queries, and the time and memory of its steps."""
 
     attribution: str | None
     queries: list[int]
@@ -71,7 +71,7 @@ class ReplayPass:
     rebuild_seconds: float = 0.0
     """Seconds of rebuilding states in this pass."""
     memory: int = 0
-    """The most memory that a step reported, in bytes."""
+    """The largest memory that a step reported, in bytes."""
     _norms: "array[float]" = field(default_factory=lambda: array("d"))
 
     def append(self, event: events.ReplayStepped) -> None:
@@ -87,7 +87,7 @@ class ReplayPass:
         """The known norms of ∂φ/∂s of the query at ``place``, in the order of steps."""
         table = np.array(self._norms, dtype=np.float64).reshape(len(self.steps), -1)
         steps, last = np.unique(np.array(self.steps)[::-1], return_index=True)
-        # A step that was replayed twice counts as it was replayed last.
+        # For a step that was replayed twice, the last values count.
         values = table[::-1, place][last] if len(steps) else np.zeros(0)
         return np.asarray(values[np.isfinite(values)], dtype=np.float64)
 
@@ -136,12 +136,12 @@ class Snapshot:
     """The current phase in full; only in the latest snapshot."""
 
     def without_states(self) -> "Snapshot":
-        """The same run with no train state on disk."""
+        """The same snapshot without train states on disk."""
         return replace(self, disk=np.zeros_like(self.disk))
 
 
 class RunHistory:
-    """All per-step figures of a run's events, and what is needed for a snapshot at any of them."""
+    """All per-step figures of a run, and the data for a snapshot at any event."""
 
     def __init__(self) -> None:
         """Start before the first event."""
@@ -170,7 +170,7 @@ class RunHistory:
 
     @property
     def count(self) -> int:
-        """How many events were added."""
+        """The number of events added."""
         return len(self.times)
 
     @property
@@ -203,7 +203,7 @@ class RunHistory:
     def by_step(self, name: str, steps: int) -> Floats:
         """``loss``, ``learning_rate`` or ``seconds`` of each training step (step,); NaN if unknown.
 
-        A step that was trained twice counts as it was trained last.
+        For a step that was trained twice, the last values count.
         """
         values = np.full(steps, np.nan)
         at = np.array(self.train.values["step"], dtype=np.int64)
@@ -380,7 +380,7 @@ _UPDATES: dict[type[RunEvent], Any] = {
 
 
 def read_history(run: RunFolder) -> RunHistory:
-    """The history of a run; the journal is read once, and later calls read what was added.
+    """The history of a run; later calls read only the records added since.
 
     Raises:
         RunError: if the journal is damaged.

@@ -98,7 +98,7 @@ class PhaseProgress:
             update(self, event)
 
     def continue_from(self, earlier: "PhaseProgress") -> None:
-        """Take over what an earlier attempt at the same phase did."""
+        """Add the work of an earlier attempt at the same phase."""
         self.seconds_before = earlier.elapsed
         self.first_loss, self.loss = earlier.first_loss, earlier.loss
         self.is_reproduced = earlier.is_reproduced
@@ -169,24 +169,24 @@ class PhaseProgress:
 
 
 class RunProgress:
-    """What the events so far say about the run as a whole and about its current phase."""
+    """The progress of the run and of its current phase after the events so far."""
 
     def __init__(self) -> None:
         """Start before the first event."""
         self.events = 0
-        """How many events were added."""
+        """The number of events added."""
         self.steps = 0
         """Training steps done."""
         self.total_steps: int | None = None
         self.memory: int | None = None
-        """The most memory that a step reported."""
+        """The largest memory that a step reported."""
         self.phase: PhaseProgress | None = None
         """The current phase. After a failure it stays; after success and before the first phase
         of an attempt it is None."""
         self._unfinished: dict[tuple[Phase, str | None], PhaseProgress] = {}
         """Phases that ended without success, until a later attempt resumes them."""
         self._ended = False
-        """Whether the current phase completed, so that only its figures are still of interest."""
+        """Whether the current phase completed; only its figures remain."""
 
     @property
     def is_trained(self) -> bool:
@@ -258,7 +258,7 @@ _UPDATES: dict[type[RunEvent], Callable[[PhaseProgress, Any], None]] = {
 
 
 def largest(norms: Sequence[float | None]) -> float | None:
-    """The largest norm that is known; None if none is."""
+    """The largest known norm; None if none is known."""
     return max((norm for norm in norms if norm is not None), default=None)
 
 

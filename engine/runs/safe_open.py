@@ -19,11 +19,11 @@ MOST_BYTES = 1 << 26
 
 
 def regular(path: str | os.PathLike[str], flags: int) -> int:
-    """An opener for :func:`open` that takes regular files only and does not wait.
+    """An opener for :func:`open` that opens regular files only and does not block.
 
     Raises:
-        FileNotFoundError: if nothing is there, and it is not to be made.
-        RunError: if something else than a file is there.
+        FileNotFoundError: if nothing is there and the flags do not create it.
+        RunError: if it is not a regular file.
     """
     with contextlib.suppress(FileNotFoundError):
         # Checked before opening, because opening a device can have side effects.
@@ -44,21 +44,21 @@ def regular(path: str | os.PathLike[str], flags: int) -> int:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading; it is the caller's to close.
+    """Open a regular file for reading; the caller closes it.
 
     Raises:
         FileNotFoundError: if nothing is there.
-        RunError: if something else than a file is there.
+        RunError: if it is not a regular file.
     """
     return open(path, "rb", opener=regular)
 
 
 def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
-    """The content of a file of facts.
+    """The content of a short file.
 
     Raises:
         FileNotFoundError: if nothing is there.
-        RunError: if something else than a file is there, or one that is too long.
+        RunError: if it is not a regular file, or is too long.
     """
     with open_regular(path) as file:
         content = file.read(most + 1)
@@ -71,10 +71,10 @@ def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
 
 
 def check_regular(path: Path) -> Path:
-    """Refuse what is there but is no file, before a library opens it by its name.
+    """Refuse anything but a regular file, before a library opens the path.
 
     Raises:
-        RunError: if something else than a file is there.
+        RunError: if it is not a regular file.
     """
     with contextlib.suppress(FileNotFoundError):
         _check(path, os.stat(path))

@@ -1,7 +1,7 @@
-"""Text from documents, configs and file names, made harmless for a terminal.
+"""Make text from documents, configs and file names safe to print on a terminal.
 
-A document may hold escape sequences that move the cursor, write the clipboard or hide other text.
-Everything that did not come from magic itself passes through :func:`safe_text` before it is shown.
+A document may contain escape sequences that move the cursor, write the clipboard or hide text.
+All text from outside magic passes through :func:`safe_text` before it is displayed.
 """
 
 import re
@@ -12,26 +12,26 @@ _DELETE, _DELETE_PICTURE = 0x7F, "\u2421"
 _SUSPECT = re.compile(r"[^\x20-\x7e]")
 _NAMED_CATEGORIES = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 _EMOJI_PARTS = frozenset("\ufe0e\ufe0f\u20e3\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff")
-"""Variation selectors, the keycap and skin tones: terminals disagree whether they add width."""
+"""Variation selectors, the keycap and skin tones: their width differs between terminals."""
 _PICTURES = "\u203c-\u3299\U0001f000-\U0001faff"
 _EMOJI_JOINER = re.compile(
     f"(?<=[{_PICTURES}{''.join(sorted(_EMOJI_PARTS))}])\u200d(?=[{_PICTURES}])"
 )
 _FLAG_A, _FLAG_Z = 0x1F1E6, 0x1F1FF
-"""Letters that make a flag in pairs, of a width that terminals disagree about as well."""
+"""Letters that form flags in pairs: their width differs between terminals too."""
 
 
 def safe_text(text: str, keep_newlines: bool = False) -> str:
-    """``text`` with every character that could steer a terminal replaced by a visible sign.
+    """``text`` with every character that could control a terminal replaced by a visible one.
 
     C0 controls and DEL become control pictures (ESC is ``␛``), tabs become a space; C1 controls,
     format characters (bidi overrides and isolates, zero-width ones), line separators and surrogates
-    become ``<U+202E>``. Emoji lose what makes their width a matter of the terminal: variation
-    selectors, keycaps, skin tones and joiners are left out, and flags become letters.
+    become ``<U+202E>``. The parts of emoji whose width differs between terminals are removed
+    (variation selectors, keycaps, skin tones, joiners), and flags become letters.
 
     Args:
         text: any string, lone surrogates included.
-        keep_newlines: whether line feeds stay; CR LF then counts as one of them.
+        keep_newlines: keep line feeds; CR LF then becomes one line feed.
     """
     if keep_newlines:
         return "\n".join(safe_text(line) for line in text.replace("\r\n", "\n").split("\n"))
@@ -41,15 +41,15 @@ def safe_text(text: str, keep_newlines: bool = False) -> str:
 
 
 def same_length(text: str) -> str:
-    """Safe text with a character for each of ``text``: for where a cursor stands in it."""
-    # Character by character a long text would take longer than drawing it may.
+    """Safe text with one character for each of ``text``, so that cursor positions are equal."""
+    # Replacing each character in Python is too slow for long texts.
     seen = {character: _visible(character) for character in set(text)}
     odd = {ord(c): sign if len(sign) == 1 else "\ufffd" for c, sign in seen.items() if sign != c}
     return text.translate(odd) if odd else text
 
 
 def one_line(text: str) -> str:
-    """Safe text with every run of white space made one space: what a table cell may hold."""
+    """Safe text for a table cell: every run of white space becomes one space."""
     return safe_text(" ".join(text.split()))
 
 

@@ -180,13 +180,13 @@ class ScoreReader:
         assert self.record is not None
         if name not in self.record["arrays"]:
             raise UsageError(
-                f"{self.attribution} has no {name}: it was made with granularity: document"
+                f"{self.attribution} has no {name}: it was computed with granularity: document"
             )
         if name not in self._arrays:
             array = open_array(self.store, name)
             promised = self.record["arrays"][name]
             if [list(array.shape), str(array.dtype)] != [promised["shape"], promised["dtype"]]:
-                raise RunError(f"{self.store / name} is not the array its completion record names")
+                raise RunError(f"{self.store / name} differs from its completion record")
             self._arrays[name] = array
         return self._arrays[name]
 

@@ -4,7 +4,7 @@ A job is one piece of work on a run: its training (with the attribution of the c
 later attribution, or a validation. The state of a run is the state of its training job: a run that
 was trained has succeeded, even if a later attribution or validation fails or is cancelled.
 
-:func:`job_state` needs only the files of the job and its held locks, so no process has to remember
+:func:`job_state` needs only the files of the job and its held locks, so no process stores
 a state:
 
     QUEUED → STARTING → RUNNING → SUCCEEDED | FAILED

@@ -50,24 +50,24 @@ def submit_run(
 
 
 def submit_attribution(
-    run: RunFolder, asked: AttributionRequest, environment: dict[str, str] | None = None
+    run: RunFolder, request: AttributionRequest, environment: dict[str, str] | None = None
 ) -> JobFolder:
     """Add an attribution job to a run, durably."""
-    promised = [job.request().attribution for job in jobs_of(run)]
-    request = Request(
+    promised = [other.request().attribution for other in jobs_of(run)]
+    job = Request(
         work="attribute",
         attribution=next_attribution_id(run.attributions, [p for p in promised if p]),
-        asked=asked,
+        attribution_request=request,
         environment=environment_of_a_run(environment or {}),
         submitted=time.time(),
     )
-    return _add_job(run, request)
+    return _add_job(run, job)
 
 
 def submit_validation(
     run: RunFolder,
     attribution: str | None,
-    asked: ValidationRequest,
+    request: ValidationRequest,
     environment: dict[str, str] | None = None,
 ) -> JobFolder:
     """Add a validation job for an attribution (the latest if None) to a run, durably.
@@ -75,14 +75,14 @@ def submit_validation(
     Raises:
         UsageError: if there is no such attribution, or it is not complete.
     """
-    request = Request(
+    job = Request(
         work="validate",
         attribution=find_attribution(run.attributions, attribution).name,
-        validation=asked,
+        validation=request,
         environment=environment_of_a_run(environment or {}),
         submitted=time.time(),
     )
-    return _add_job(run, request)
+    return _add_job(run, job)
 
 
 def _add_job(run: RunFolder, request: Request) -> JobFolder:
@@ -103,7 +103,7 @@ def _make_runs_folder(runs: Path) -> None:
         runs.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(
-            f"cannot keep runs in {runs}: {error.strerror}; give another folder with --runs-dir"
+            f"cannot store runs in {runs}: {error.strerror}; give another folder with --runs-dir"
         ) from None
     sweep(runs)
 

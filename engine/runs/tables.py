@@ -16,11 +16,11 @@ from engine.runs.errors import RunError
 from engine.runs.safe_open import check_regular
 
 RESERVED = ("id", "source_row", "text", "cut_tokens", "text_end")
-"""Names in ``documents.parquet`` that no other column of a data set keeps; ``text`` only stands
-where no prompts and completions were trained on."""
+"""Column names of ``documents.parquet``; columns of a data set with such a name are renamed.
+``text`` is missing if the documents are prompts with completions."""
 _GROUP_BYTES = 2**19
 _GROUP_ROWS = 64, 65536
-"""Fewest and most documents of a row group."""
+"""Least and greatest number of documents in a row group."""
 
 
 def write_documents(
@@ -36,8 +36,8 @@ def write_documents(
         path: the file to write.
         columns: pyarrow table of all the data set's columns.
         text_columns: the one or two that are tokenised.
-        rows: (documents,) the row of the data set that each came from.
-        cut: where each ends for the model, if some are cut: ``cut_tokens`` and ``text_end``.
+        rows: (documents,) the row of each document in the data set.
+        cut: ``cut_tokens`` and ``text_end`` of each document, if some are cut.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -51,14 +51,14 @@ def write_documents(
         if name not in text_columns:
             arrays[renamed(name, (*arrays, *RESERVED))] = columns.column(name)
     table = pa.table(arrays)
-    # A row group is the least that can be read: a screen of documents must not decode them all.
+    # A reader decodes whole row groups, so small ones let it show a few documents quickly.
     fitting = _GROUP_BYTES * table.num_rows // max(1, table.nbytes)
     size = min(max(fitting, _GROUP_ROWS[0]), _GROUP_ROWS[1])
     pq.write_table(table, path, row_group_size=size, write_page_checksum=True)
 
 
 def renamed(name: str, taken: Collection[str]) -> str:
-    """The name under which a data set's column is kept beside columns of ours."""
+    """The name of a data set's column in ``documents.parquet``: prefixed if it is taken."""
     while name in taken:
         name = f"data_{name}"
     return name
@@ -74,7 +74,7 @@ def read_table(path: Path, columns: list[str] | None = None) -> Any:
 
     verify(path)
     try:
-        # pq.read_table would load pyarrow.dataset, and that loads pandas.
+        # pq.read_table would load pyarrow.dataset, which loads pandas.
         with pq.ParquetFile(check_regular(path), page_checksum_verification=True) as file:
             return file.read(columns=columns)
     except Exception as error:
@@ -119,11 +119,11 @@ class RowTable:
         return self._read("input_ids", rows)
 
     def document_ids(self, rows: Any = slice(None)) -> NDArray[np.int64]:
-        """The document of every token, (row, token), in their order; -1 on padding."""
+        """The document of every token, (row, token), ascending; -1 on padding."""
         return self._read("document_ids", rows)
 
     def targets(self, rows: Any = slice(None)) -> NDArray[np.bool_]:
-        """Whether the loss at a position counts, (row, token)."""
+        """Whether a loss is taken at a position, (row, token)."""
         return self._read("targets", rows).astype(np.bool_)
 
     def steps(self, rows: Any = slice(None)) -> NDArray[np.int32]:
@@ -132,11 +132,11 @@ class RowTable:
 
     @property
     def has_tokens(self) -> bool:
-        """Whether rows consist of tokens; otherwise each is one document as a whole."""
+        """Whether rows consist of tokens; otherwise each row is one document."""
         return (self.store / "input_ids").is_dir()
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Everything that was kept of the rows, by name."""
+        """All stored arrays except ``steps``, by name."""
         names = sorted(path.name for path in self.store.iterdir() if path.is_dir())
         return {name: self._read(name, slice(None)) for name in names if name != "steps"}
 
@@ -162,9 +162,9 @@ def write_rows(
 
 
 def write_arrays(store: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write ``rows.zarr``: whatever there is of the rows, (row, …) each."""
+    """Write ``rows.zarr`` of any arrays, (row, …) each."""
     for name, given in arrays.items():
-        # No boolean could stand for what was never written.
+        # A boolean has no spare value to mark entries that were never written.
         values = given.astype(np.uint8) if given.dtype == np.bool_ else given
         per_row = values.shape[1:]
         size = int(np.prod(per_row)) * values.dtype.itemsize
@@ -191,7 +191,7 @@ def _column(values: list[Any]) -> Any:
         column = pa.array(values)
     except (pa.ArrowException, OverflowError):
         column = None
-    # Parquet cannot hold an object without keys.
+    # Parquet cannot store an object without keys.
     if column is None or "struct<>" in str(column.type):
         return pa.array([None if v is None else json.dumps(v, default=str) for v in values])
     return column

@@ -1,7 +1,7 @@
-"""Temporary folders that do not outlive their makers for long, however these end.
+"""Temporary folders that are removed even if their process is killed.
 
-Each is locked by the process that made it. Making the next one removes those
-whose lock is free, as after a SIGKILL.
+The process that creates a folder holds its lock. Creating the next folder removes those whose lock
+is free, for example after a SIGKILL.
 """
 
 import contextlib
@@ -16,15 +16,15 @@ from pathlib import Path
 from engine.runs.paths import make_private
 
 _GRACE_SECONDS = 10.0
-"""A folder is locked sooner after it was made."""
+"""An upper bound on the time between the creation of a folder and its lock."""
 
 
 @contextlib.contextmanager
 def scratch_folder(prefix: str) -> Iterator[Path]:
-    """A new folder, only for its user, that is removed at the end.
+    """A new folder that only its user may enter and that is removed at the end.
 
     Raises:
-        UnreachableError: if there is no place for it that is the user's alone.
+        UnreachableError: if there is no private place for it.
     """
     base = Path(tempfile.gettempdir()) / f"magic-scratch-{os.geteuid()}"
     make_private(base, "TMPDIR")

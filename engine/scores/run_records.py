@@ -144,7 +144,7 @@ def _queries(folder: RunFolder, name: str, job: View | None) -> dict[str, Any]:
     for file in (
         folder.attributions / name / "queries.parquet",
         folder.attributions / f".{name}.new" / "queries.parquet",
-        folder.attributions / f".{name}.new" / "asked.parquet",
+        folder.attributions / f".{name}.new" / "stored_queries.parquet",
     ):
         if file.exists():
             with contextlib.suppress(Exception):
@@ -180,7 +180,7 @@ def _from_table(file: Path) -> dict[str, Any]:
 
 def _from_request(folder: RunFolder, job: int) -> dict[str, Any]:
     record = read_record(folder.path / "jobs" / f"{job:04d}" / "request.json") or {}
-    request = record["asked"]
+    request = record["attribution_request"]
     if request is None:
         queries = folder.config().queries
         return {} if queries is None else {"source": queries.path}

@@ -130,7 +130,7 @@ class TrajectoryWriter:
     def drop(self, key: Key) -> None:
         """Remove a damaged file from the manifest, so that it is written again."""
         self._journal.append("dropped", kind=key[0], step=key[1])
-        self.manifest.take({"event": "dropped", "kind": key[0], "step": key[1]})
+        self.manifest.apply({"event": "dropped", "kind": key[0], "step": key[1]})
 
     def close(self, *, complete: bool, flush: bool = False) -> None:
         """Join the writer thread; mark the trajectory complete if training finished.
@@ -169,7 +169,7 @@ class TrajectoryWriter:
         self._journal.close()
         if other:
             raise RunError(
-                f"{self.folder} was begun with a stream that differs in its {other}; resume with "
+                f"{self.folder} was started with a stream that differs in its {other}; resume with "
                 "that stream, or give another folder"
             )
         raise RunError(
@@ -210,7 +210,7 @@ class TrajectoryWriter:
         self._journal.sync()
         if kind != "gradient":
             self._remove_saves()
-        self.manifest.take({"event": kind, "step": step, **record})
+        self.manifest.apply({"event": kind, "step": step, **record})
         if kind != "resume":
             self._cache_file(key, record, tensors)
         self._timer.record(time.monotonic() - began)
@@ -290,7 +290,7 @@ class NullWriter:
 
     def drop(self, key: Key) -> None:
         """Remove a damaged file from the manifest."""
-        self.manifest.take({"event": "dropped", "kind": key[0], "step": key[1]})
+        self.manifest.apply({"event": "dropped", "kind": key[0], "step": key[1]})
 
 
 def open_writer(
@@ -323,7 +323,7 @@ def open_writer(
     parts, part = parts_of(folder), part_folder(folder, group.index, group.count)
     if part not in parts and any(read_part(other) is not None for other in parts):
         raise RunError(
-            f"{folder} was begun with the model divided among {len(parts)} ranks; resume with as "
+            f"{folder} was started with the model divided among {len(parts)} ranks; resume with as "
             "many ranks"
         )
     if ranks.replica_index == 0:

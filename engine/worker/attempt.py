@@ -44,7 +44,7 @@ from engine.runs.atomic import sync_tree
 from engine.runs.config import RunConfig
 from engine.runs.errors import DiskFullError, RunError, UsageError
 from engine.runs.events import Event, Phase
-from engine.runs.inputs import KEPT
+from engine.runs.inputs import COPIES_FOLDER
 from engine.runs.jobs import AttemptFolder, JobFolder
 from engine.runs.journal import JournalWriter
 from engine.runs.manifest import Key
@@ -152,7 +152,7 @@ class _Attempt:
             return self._restore()
         self.report.phase(Phase.PREPARE, 1)
         if self.ranks.index == 0:
-            copies = self.folder.path / KEPT
+            copies = self.folder.path / COPIES_FOLDER
             for unfinished in (self.folder.rows_store, self.folder.attributions, copies):
                 shutil.rmtree(unfinished, ignore_errors=True)
         prepared, documents = prepare_run(config, self.device, self.ranks)

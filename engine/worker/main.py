@@ -171,11 +171,11 @@ def _texts(options: argparse.Namespace, stop: Stop) -> dict[str, Any]:
 
 def _check(options: argparse.Namespace, stop: Stop) -> dict[str, Any]:
     from engine.attribution.query_texts import check_queries
-    from engine.runs.request import read_asked
+    from engine.runs.request import read_attribution_request
     from engine.runs.run_folder import RunFolder
 
     request = json.loads(options.request_file.read_bytes())
-    return check_queries(RunFolder(options.run), read_asked(request))
+    return check_queries(RunFolder(options.run), read_attribution_request(request))
 
 
 def _check_config(options: argparse.Namespace, stop: Stop) -> dict[str, Any]:
@@ -195,11 +195,11 @@ def _plan(options: argparse.Namespace, stop: Stop) -> dict[str, Any]:
 def _losses(options: argparse.Namespace, stop: Stop) -> dict[str, Any]:
     from engine.attribution.reporting import errors_with_remedy
     from engine.attribution.token_losses import token_losses
-    from engine.runs.request import read_asked
+    from engine.runs.request import read_attribution_request
     from engine.runs.run_folder import RunFolder
 
     with errors_with_remedy():
-        return token_losses(RunFolder(options.run), read_asked(options.request))
+        return token_losses(RunFolder(options.run), read_attribution_request(options.request))
 
 
 def _export(options: argparse.Namespace, stop: Stop) -> dict[str, Any]:
@@ -233,7 +233,7 @@ def _attempt(options: argparse.Namespace, stop: Stop) -> dict[str, Any]:
 
 def _submitted(options: argparse.Namespace) -> "JobFolder":
     """The job that the command line describes, submitted to its run's folder."""
-    from engine.runs.request import read_asked, read_validation
+    from engine.runs.request import read_attribution_request, read_validation
     from engine.runs.run_folder import RunFolder
     from engine.runs.submission import submit_attribution, submit_run, submit_validation
     from engine.worker.standalone import unfinished_job
@@ -246,7 +246,7 @@ def _submitted(options: argparse.Namespace) -> "JobFolder":
         return unfinished_job(run)
     if options.job == "validate":
         return submit_validation(run, options.attribution, read_validation(options.request))
-    return submit_attribution(run, read_asked(options.request))
+    return submit_attribution(run, read_attribution_request(options.request))
 
 
 _JOBS: dict[str, Callable[[argparse.Namespace, Stop], dict[str, Any]]] = {

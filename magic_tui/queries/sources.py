@@ -85,7 +85,7 @@ def pending_sources(run: RunFolder) -> list[Source]:
     sources = []
     for folder in sorted(run.attributions.glob(".a*.new")):
         # Both files are written atomically; the first exists once losses are known.
-        for file in ("queries.parquet", "asked.parquet"):
+        for file in ("queries.parquet", "stored_queries.parquet"):
             with contextlib.suppress(RunError, KeyError):
                 sources.append(_pending_source(folder, file))
                 break

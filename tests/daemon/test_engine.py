@@ -79,7 +79,7 @@ def test_one_run_at_a_time_in_the_order_of_submission(bench: Bench) -> None:
             engine, other, lambda view: bool(view.job and view.job.queue_position is not None)
         )
         assert view.state == "queued" and view.job and view.job.queue_position == position
-        assert view.reason == f"waits for its turn: run {first} is at work"
+        assert view.reason == f"waits for its turn: run {first} is running"
     overview = engine.view("/socket")
     assert (overview.queued, overview.running) == (3, 1)
     for run in (first, *others):
@@ -245,7 +245,7 @@ def test_a_folder_that_cannot_be_written(bench: Bench, tmp_path: Path) -> None:
     wanted = SubmitRun(
         id="20250102T030405-abc123", runs_dir=str(tmp_path / "file" / "runs"), config=CONFIG
     )
-    with pytest.raises(UsageError, match="cannot keep runs in"):
+    with pytest.raises(UsageError, match="cannot store runs in"):
         engine.submit(wanted)
 
 

@@ -95,7 +95,7 @@ def test_attributions(client: httpx2.Client, daemon: Daemon) -> None:
     )
     assert (answer.status_code, answer.json()["jobs"][-1]["number"]) == (201, 2)
     both = client.post(f"/v1/runs/{RUN}/attributions", params=asked, json={"request": {}})
-    assert "give texts, or queries" in problem(both, 422)
+    assert "give either texts or queries" in problem(both, 422)
 
 
 def test_validations(client: httpx2.Client, daemon: Daemon) -> None:

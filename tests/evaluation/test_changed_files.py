@@ -137,7 +137,7 @@ def test_every_changed_file_is_reported_or_harmless(
     kinds = {Path(name).name for name in reported}
     assert {
         "run_config.yaml", "prepared.json", "tokenizer.json", "documents.parquet", "events.jsonl",
-        "queries.parquet", "asked.parquet", "complete.json", "validation.csv",
+        "queries.parquet", "stored_queries.parquet", "complete.json", "validation.csv",
         "numerical_agreement.json", "metasmoothness.json", "request.json", "exit.json",
         "desired_state.json", "zarr.json", "retrainings.jsonl", "cosine.npy", "digests.json",
     } <= kinds, kinds  # fmt: skip

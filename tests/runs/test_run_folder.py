@@ -30,7 +30,7 @@ def test_the_config_comes_back(tmp_path: Path) -> None:
 def test_a_config_changed_afterwards_is_refused(tmp_path: Path) -> None:
     run = make(tmp_path, "20250101T000000-aaaaaa")
     run.config_file.write_text(run.config_file.read_text().replace("seed: 0", "seed: 1"))
-    with pytest.raises(UsageError, match="was changed after the run was made"):
+    with pytest.raises(UsageError, match="was changed after the run was created"):
         run.config()
 
 

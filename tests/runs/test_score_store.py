@@ -88,7 +88,7 @@ def test_an_array_of_another_shape_than_promised_is_refused(tmp_path: Path) -> N
     record = read_record(path) or {}
     record["arrays"]["document_scores"]["shape"] = [QUERIES, DOCUMENTS + 1]
     write_record(path, record)
-    with pytest.raises(RunError, match="is not the array its completion record names"):
+    with pytest.raises(RunError, match="differs from its completion record"):
         ScoreReader(tmp_path / "a0001").document_scores(0)
 
 

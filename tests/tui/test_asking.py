@@ -8,7 +8,7 @@ from rich.cells import cell_len
 
 from engine.cost.attribution_cost import AttributionCost
 from engine.runs.atomic import size_on_disk
-from engine.runs.request import read_asked
+from engine.runs.request import read_attribution_request
 from engine.runs.run_folder import RunFolder
 from magic_tui.queries.basket import Basket, attribute_command
 from magic_tui.queries.candidates import Candidate, TextLosses, TokenLoss, request_of
@@ -57,9 +57,9 @@ def cost_text(cost: AttributionCost) -> str:
 
 
 def test_what_is_asked_is_what_the_contract_takes() -> None:
-    plain = read_asked(request_of([PLAIN], "none"))
+    plain = read_attribution_request(request_of([PLAIN], "none"))
     assert (plain.texts, plain.prompts) == (("it rains",), None)
-    both = read_asked(request_of([PLAIN, PROMPTED], "mean"))
+    both = read_attribution_request(request_of([PLAIN, PROMPTED], "mean"))
     assert (both.texts, both.prompts) == (("it rains", "it rains"), ("", "q: "))
     command = shlex.split(attribute_command("r1", [PLAIN, PROMPTED], "mean", "/my runs"))
     assert command == [

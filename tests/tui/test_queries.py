@@ -193,7 +193,7 @@ def test_a_runs_own_queries_are_listed_while_it_answers_them(tmp_path: Path) -> 
     async def task(pilot: Pilot[None]) -> None:
         await shows(pilot, "the run has not read its queries yet: /data/own.jsonl")
         staging.mkdir(parents=True)
-        write_queries(staging / "asked.parquet", {"id": [0], "text": ["who sat\x1b[2J?"]})
+        write_queries(staging / "stored_queries.parquet", {"id": [0], "text": ["who sat\x1b[2J?"]})
         run.write_prepared({})
         screen_of(pilot).load(run_of(pilot))
         await shows(pilot, "1 of 1 text · queries of a0001, no scores yet")

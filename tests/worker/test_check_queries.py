@@ -70,7 +70,7 @@ def test_text_queries_of_an_image_run_are_refused(tmp_path: Path) -> None:
         "data": {"path": "d"},
     }  # fmt: skip
     run.write_config(RunConfig.model_validate(values), run.id, 1.0)
-    with pytest.raises(UsageError, match="has no texts: ask with --queries DATA and --split"):
+    with pytest.raises(UsageError, match="has no texts: use --queries DATA and --split"):
         check(run, texts=("who?",))
     with pytest.raises(UsageError, match="no file or folder at"):
         check(run, queries={"path": str(tmp_path / "typo.parquet")})

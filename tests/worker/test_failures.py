@@ -37,7 +37,7 @@ BAD = [
     (
         "attribution.query_tolerance",
         0.1,
-        "attribution.query_tolerance is gone: queries are replayed exactly; remove it",
+        "attribution.query_tolerance was removed: queries are replayed exactly; remove it",
     ),
     ("data.pth", 1, "data.pth is not a known key; did you mean path?"),
     ("training.epochs", "many", "training.epochs should be a valid integer"),

@@ -95,7 +95,7 @@ def test_losses_while_another_worker_holds_the_run(
     [
         ({"texts": ["  "]}, "a text is empty"),
         ({"texts": ["a"]}, "1 of a single token (text 1)"),
-        ({"texts": ["a b"], "prompts": []}, "prompts go with texts"),
+        ({"texts": ["a b"], "prompts": []}, "prompts need texts"),
         ({"queries": {"path": "/nowhere/q.jsonl"}}, "no file or folder at"),
     ],
 )
