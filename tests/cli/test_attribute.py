@@ -70,7 +70,7 @@ def test_query_data_is_sent_with_its_absolute_path(
     }  # fmt: skip
     assert wanted["request"]["reduction"] == "mean"
     facts = json.loads(magic("attribute", "--text", "a", "--detach", "--json").stdout)
-    assert facts["attribution"] == "a0002" and facts["jobs"][-1]["number"] == 2
+    assert facts["attribution"] == "a0002" and facts["jobs"][-1]["number"] == 3
 
 
 @pytest.mark.parametrize(
