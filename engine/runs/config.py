@@ -6,8 +6,6 @@ The docstring under a field is its entry in the config reference.
 :class:`~engine.runs.errors.UsageError` that names the file, the key and the remedy.
 """
 
-import hashlib
-import json
 import re
 from typing import Annotated, Any, Literal
 
@@ -19,6 +17,8 @@ from pydantic import (
     Field,
     model_validator,
 )
+
+from engine.runs.checksummed import digest_of
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -334,9 +334,7 @@ class RunConfig(Section):
 
     def digest(self) -> str:
         """SHA-256 of the resolved config, independent of key order and of the file's layout."""
-        values = self.model_dump(mode="json")
-        canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return digest_of(as_plain(self))
 
 
 def as_plain(section: BaseModel) -> dict[str, Any]:

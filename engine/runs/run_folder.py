@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.runs.atomic import write_atomically
-from engine.runs.checksummed import FILES, digests_of, is_intact, read_record, sealed, write_record
+from engine.runs.checksummed import (
+    FILES,
+    digest_of,
+    digests_of,
+    is_intact,
+    read_record,
+    sealed,
+    write_record,
+)
 from engine.runs.errors import RunError, UsageError
 from engine.runs.journal import read_journal
 from engine.runs.manifest import read_manifest
@@ -124,11 +132,13 @@ class RunFolder:
         Raises:
             UsageError: if the folder is of an unknown format version or the config was changed.
         """
-        from engine.runs.read_config import stored_config
+        from engine.runs.read_config import RECORD_KEY, stored_config
 
         record, values = self._read_config_file()
         config = stored_config(values, self.config_file)
-        if config.digest() != record.get("config_hash"):
+        # Of the values as stored: a key added to magic later must not make older runs unreadable.
+        stored = {key: value for key, value in values.items() if key != RECORD_KEY}
+        if digest_of(stored) != record.get("config_hash"):
             raise _changed(self.config_file)
         return config
 

@@ -65,7 +65,7 @@ def test_a_cut_query_is_asked_again_as_a_whole(cut: RunFolder) -> None:
     (document,) = open_attribution(cut).query(0).documents
     assert document.text == "who sat" + CUT_MARK
     again = candidate_of(document)
-    assert (again.text, again.shown) == ("who sat on the mat?", document.text)
+    assert (again.text, again.cut_text) == ("who sat on the mat?", document.text)
 
 
 def test_status_says_what_of_the_data_is_not_used(cut: RunFolder) -> None:

@@ -106,7 +106,7 @@ def test_resume_waits_until_the_run_is_taken_up(engine: FakeEngine, magic: Magic
 
 def test_the_help_of_cancel_tells_what_is_lost(magic: Magic) -> None:
     text = flat(magic("cancel", "--help").stdout)
-    assert "What its training saved stays" in text
+    assert "Checkpoints of the training stay" in text
     assert "What an attribution that is not complete saved is removed" in text
 
 

@@ -86,7 +86,7 @@ def test_waiting_ends_with_it(new_daemon: NewDaemon) -> None:
         time.sleep(0.5)
         assert daemon.end() == 0
         assert b'"state":"running"' in connection.recv(65536)
-    assert "cannot tell the service manager READY=1" in daemon.log.read_text()
+    assert "cannot notify the service manager of READY=1" in daemon.log.read_text()
 
 
 @pytest.mark.parametrize("abstract", [False, True])

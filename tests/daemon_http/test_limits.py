@@ -99,7 +99,7 @@ def test_more_connections_than_there_may_be(daemon: Daemon) -> None:
         status, body = read_answer(idle[-1])
         assert status == 503
         problem = Problem.model_validate_json(body)
-        assert (problem.exit_code, problem.message[-10:]) == (3, "close some")
+        assert (problem.exit_code, problem.message[-16:]) == (3, "close some first")
         idle[0].sendall(GET)
         assert idle[0].recv(100).startswith(b"HTTP/1.1 200 ")
     assert within(5, daemon.is_alive)

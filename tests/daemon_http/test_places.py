@@ -107,7 +107,7 @@ def test_the_longest_path_that_binds_is_used_and_no_longer_one(
         ("file", "is not a folder"),
         ("link", "is not a folder"),
         ("not mine", "belongs to user 65534, not to you"),
-        ("below a file", "cannot make the folder"),
+        ("below a file", "cannot create the folder"),
     ],
 )
 def test_a_folder_that_is_not_private_is_refused(

@@ -237,7 +237,7 @@ def test_failures_tell_nothing_of_the_inside(client: httpx2.Client, daemon: Daem
     assert problem(answer, 500) == "the journal is damaged"
     (folder / VIEW).write_text("unforeseen")
     answer = client.get(f"/v1/runs/{RUN}", params=asked)
-    assert problem(answer, 500) == "the engine failed at this; its log says why"
+    assert problem(answer, 500) == "the engine failed at this request; see its log"
     # It is written once the answer is sent.
     assert within(5, lambda: "ZeroDivisionError: a secret of the inside" in daemon.log.read_text())
     assert 'raise ZeroDivisionError("a secret' in daemon.log.read_text()

@@ -144,9 +144,9 @@ def test_a_socket_that_cannot_be_made_again_is_tried_until_it_can(new_daemon: Ne
     place = daemon.place
     place.unlink()
     place.write_text("in the way")
-    assert within(8, lambda: "cannot be made again" in daemon.log.read_text())
+    assert within(8, lambda: "cannot be bound again" in daemon.log.read_text())
     assert place.read_text() == "in the way"
     place.unlink()
     assert within(8, place.is_socket)
     assert daemon.is_alive()
-    assert daemon.log.read_text().count("cannot be made again") == 1
+    assert daemon.log.read_text().count("cannot be bound again") == 1

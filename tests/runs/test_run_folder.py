@@ -3,11 +3,14 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
+from engine.runs.checksummed import DIGEST, digest_of, sealed
 from engine.runs.config import RunConfig
 from engine.runs.errors import RunError, UsageError
 from engine.runs.listing import find_run, list_runs
 from engine.runs.paths import runs_folder
+from engine.runs.read_config import RECORD_KEY
 from engine.runs.run_folder import RunFolder, new_run_id
 
 CONFIG = {"model": {"path": "gpt2"}, "data": {"path": "some/data"}}
@@ -32,6 +35,17 @@ def test_a_config_changed_afterwards_is_refused(tmp_path: Path) -> None:
     run.config_file.write_text(run.config_file.read_text().replace("seed: 0", "seed: 1"))
     with pytest.raises(UsageError, match="was changed after the run was created"):
         run.config()
+
+
+def test_a_run_from_before_a_key_was_added_is_readable(tmp_path: Path) -> None:
+    run = make(tmp_path, "20250101T000000-aaaaaa")
+    values = yaml.safe_load(run.config_file.read_text())
+    del values["training"]["shuffle"]
+    stored = {key: value for key, value in values.items() if key != RECORD_KEY}
+    record = {key: value for key, value in values[RECORD_KEY].items() if key != DIGEST}
+    values[RECORD_KEY] = sealed({**record, "config_hash": digest_of(stored)})
+    run.config_file.write_text(yaml.safe_dump(values))
+    assert run.config().training.shuffle
 
 
 @pytest.mark.parametrize(
