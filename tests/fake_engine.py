@@ -181,8 +181,8 @@ def _app(engine: FakeEngine) -> FastAPI:
     async def note(request: Request, call_next: Any) -> Any:
         body = await request.body()
         query = dict(request.query_params)
-        told = json.loads(body) if body else None
-        engine.requests.append((request.method, request.url.path, query, told))
+        content = json.loads(body) if body else None
+        engine.requests.append((request.method, request.url.path, query, content))
         if engine.busy:
             engine.busy -= 1
             return _problem(503, "too many connections", 3)

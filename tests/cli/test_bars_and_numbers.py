@@ -56,7 +56,7 @@ def test_pad_and_wrap_and_join() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shown", "expected"),
+    ("text", "expected"),
     [
         (score_text(-1.2345e-5), "-1.234e-05"),
         (bytes_text(0), "0 B"),
@@ -77,5 +77,5 @@ def test_pad_and_wrap_and_join() -> None:
         (counted(2, "pass"), "2 passes"),
     ],
 )
-def test_numbers(shown: str, expected: str) -> None:
-    assert shown == expected
+def test_numbers(text: str, expected: str) -> None:
+    assert text == expected

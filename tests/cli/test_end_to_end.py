@@ -53,10 +53,10 @@ def test_a_run_its_scores_and_a_new_question(runs: Path, magic: Magic, tmp_path:
 
     result = magic("validate", "--drop", "0.3", "--count", "3", "--metasmoothness", "--json")
     assert result.exit_code == 0, result.stderr
-    found = json.loads(result.stdout)
-    assert (found["attribution"], found["subsets"]) == ("a0002", 3)
-    assert -1 <= found["lds"] <= 1 and -1 <= found["metasmoothness"] <= 1
-    assert json.loads(magic("validate", "--count", "0", "--json").stdout)["lds"] == found["lds"]
+    report = json.loads(result.stdout)
+    assert (report["attribution"], report["subsets"]) == ("a0002", 3)
+    assert -1 <= report["lds"] <= 1 and -1 <= report["metasmoothness"] <= 1
+    assert json.loads(magic("validate", "--count", "0", "--json").stdout)["lds"] == report["lds"]
     job = json.loads(magic("status", "tiny", "--json").stdout)["jobs"][-1]
     assert (job["work"], job["state"]) == ("validate", "succeeded")
 

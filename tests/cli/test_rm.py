@@ -10,7 +10,7 @@ RUN = "20250102T030405-abc123"
 
 
 def removals(engine: FakeEngine) -> list[str]:
-    return [asked[2]["what"] for asked in engine.requests if asked[0] == "DELETE"]
+    return [request[2]["what"] for request in engine.requests if request[0] == "DELETE"]
 
 
 def test_it_needs_yes_without_a_terminal(runs: Path, engine: FakeEngine, magic: Magic) -> None:

@@ -172,7 +172,7 @@ def test_another_seed_than_the_config_s(engine: FakeEngine, magic: Magic, config
     for seed in (0, 3):
         assert magic("run", config, "--seed", seed, "--detach").exit_code == 0
     magic("run", config, "--detach")
-    wanted = [asked[3]["config"] for asked in engine.of_kind("POST", "/v1/runs")]
+    wanted = [request[3]["config"] for request in engine.of_kind("POST", "/v1/runs")]
     assert [one.pop("seed") for one in wanted] == [0, 3, 0]
     assert wanted[0] == wanted[1] == wanted[2]
     assert magic("run", config, "--seed", "-1").exit_code == 2
@@ -237,7 +237,7 @@ def test_ctrl_c_detaches_and_prints_the_command_to_return(
     assert errors.endswith(f"magic: the run continues; follow it with: magic watch {run_id}\n")
     assert json.loads(output)["error"]["exit_code"] == 130
     assert {method for method, *_ in engine.requests} == {"GET", "POST"}
-    assert [asked[1] for asked in engine.requests if asked[0] == "POST"] == ["/v1/runs"]
+    assert [request[1] for request in engine.requests if request[0] == "POST"] == ["/v1/runs"]
 
 
 def test_the_choices_of_force_are_those_of_the_config() -> None:

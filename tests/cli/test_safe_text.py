@@ -23,9 +23,9 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize(("text", "shown"), HOSTILE.items())
-def test_each_hostile_character_becomes_a_visible_sign(text: str, shown: str) -> None:
-    assert safe_text(text) == shown
+@pytest.mark.parametrize(("text", "safe"), HOSTILE.items())
+def test_each_hostile_character_becomes_a_visible_sign(text: str, safe: str) -> None:
+    assert safe_text(text) == safe
 
 
 @pytest.mark.parametrize("text", ["plain [red]text[/red]", "wörld 日本 🎉", "a\u0301", ""])
@@ -41,7 +41,7 @@ def test_no_character_of_unicode_gets_through_that_could_steer_a_terminal() -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "safe"),
     [
         ("I \u2764\ufe0f you", "I \u2764 you"),
         ("1\ufe0f\u20e3 #\u20e3", "1 #"),
@@ -53,9 +53,9 @@ def test_no_character_of_unicode_gets_through_that_could_steer_a_terminal() -> N
         ("\U0001f469\u200db", "\U0001f469<U+200D>b"),
     ],
 )
-def test_emoji_are_shown_in_a_form_whose_width_is_not_disputed(text: str, shown: str) -> None:
-    assert safe_text(text) == shown
-    assert cell_len(shown) == sum(map(cell_len, shown))
+def test_emoji_are_shown_in_a_form_whose_width_is_not_disputed(text: str, safe: str) -> None:
+    assert safe_text(text) == safe
+    assert cell_len(safe) == sum(map(cell_len, safe))
     assert len(same_length(text)) == len(text)
 
 

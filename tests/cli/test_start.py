@@ -79,10 +79,10 @@ def test_a_started_engine_has_nothing_of_the_terminal(
     monkeypatch.setattr(engine_process, "ENGINE_COMMAND", [sys.executable, "-P", "-c", script])
     engine_process.stopped_note().touch()
     assert magic("engine", "start").exit_code == 3
-    told = json.loads((places / "state" / "engine.log").read_text())
-    assert told["cwd"] == "/" and told["stdin"] == "/dev/null" and told["path"] != ""
-    assert told["sid"] == told["pid"] != os.getpid()
-    assert len(told["fds"]) == 4  # its three streams and the listing itself
+    logged = json.loads((places / "state" / "engine.log").read_text())
+    assert logged["cwd"] == "/" and logged["stdin"] == "/dev/null" and logged["path"] != ""
+    assert logged["sid"] == logged["pid"] != os.getpid()
+    assert len(logged["fds"]) == 4  # its three streams and the listing itself
     assert not engine_process.stopped_note().exists()
 
 
@@ -94,7 +94,7 @@ def test_what_of_the_environment_goes_along() -> None:
         "HF_API_KEY": "s", "TORCH_secret": "s", "PATH": "/bin", "MAGIC_RUNS": "r",
         "AWS_SECRET": "s",
     }  # fmt: skip
-    kept = environment_of_a_run(everything)
-    assert set(everything) - set(kept) == {
+    environment = environment_of_a_run(everything)
+    assert set(everything) - set(environment) == {
         "HF_TOKEN", "HF_API_KEY", "TORCH_secret", "PATH", "AWS_SECRET", "MAGIC_RUNS",
     }  # fmt: skip

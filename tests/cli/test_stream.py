@@ -26,7 +26,7 @@ def fill(engine: FakeEngine, count: int, state: str = "succeeded") -> None:
         engine.say(RUN, "train_step", step=step)
 
 
-def told(after: int = -1) -> list[Message]:
+def stream_messages(after: int = -1) -> list[Message]:
     connected = connect()
     return list(follow_events(connected, connected.run(RUN), after))
 
@@ -37,10 +37,10 @@ def numbers(messages: list[Message]) -> list[int]:
 
 def test_all_records_then_the_end(engine: FakeEngine) -> None:
     fill(engine, 5)
-    messages = told()
+    messages = stream_messages()
     assert [message.kind for message in messages] == ["state", *["record"] * 5, "end"]
     assert messages[-1].data["state"] == "succeeded"
-    assert numbers(told(after=2)) == [3, 4]
+    assert numbers(stream_messages(after=2)) == [3, 4]
 
 
 def test_a_stream_that_breaks_off_goes_on_without_a_gap_or_a_record_twice(
@@ -48,8 +48,8 @@ def test_a_stream_that_breaks_off_goes_on_without_a_gap_or_a_record_twice(
 ) -> None:
     fill(engine, 20)
     engine.break_off = [3, 1, 7]
-    assert numbers(told()) == list(range(20))
-    streams = [asked for asked in engine.requests if asked[1].endswith("/events")]
+    assert numbers(stream_messages()) == list(range(20))
+    streams = [request for request in engine.requests if request[1].endswith("/events")]
     assert len(streams) == 4
 
 
@@ -84,7 +84,7 @@ def test_an_engine_that_was_stopped_on_purpose_is_waited_for(engine: FakeEngine)
 
     reader = threading.Thread(target=follow)
     reader.start()
-    while not any(asked[1].endswith("/events") for asked in engine.requests):
+    while not any(request[1].endswith("/events") for request in engine.requests):
         time.sleep(0.01)
     engine_process.stopped_note().touch()
     engine.stop()
@@ -101,7 +101,7 @@ def test_an_engine_that_was_stopped_on_purpose_is_waited_for(engine: FakeEngine)
 def test_a_journal_that_lost_its_end_is_told_anew(engine: FakeEngine) -> None:
     fill(engine, 6)
     engine.break_off, engine.reset_at = [5], 4
-    messages = told()
+    messages = stream_messages()
     assert numbers(messages) == [*range(5), *range(6)]
     assert [m.kind for m in messages if m.kind in ("reset", "end")] == ["reset", "end"]
 

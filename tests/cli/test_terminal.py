@@ -64,7 +64,7 @@ def test_a_run_leaves_the_terminal_as_it_was(
     assert "✓ training   12 steps" in plain(written) and "most helpful" in plain(written)
 
 
-def shown(*messages: Message) -> str:
+def rendered(*messages: Message) -> str:
     console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
     with ProgressView(console) as view:
         for message in messages:
@@ -90,13 +90,13 @@ def records(count: int) -> list[Message]:
 
 def test_a_wait_is_shown_with_its_reason() -> None:
     reason = "waits for the disk: 0.3 GB are free, 1.0 GB are kept free for whatever else needs it"
-    text = shown(state("blocked", reason))
+    text = rendered(state("blocked", reason))
     assert "blocked" in text and "0.3 GB are free" in text
     assert all(len(line) <= 80 for line in text.splitlines())
 
 
 def test_a_wait_hides_the_phase_and_gives_way_to_it() -> None:
     begun = records(6)
-    assert "starting" in shown(state("starting"), *begun).splitlines()[-2]
-    assert "training" in shown(state("starting"), *begun, state("running")).splitlines()[-2]
-    assert "died" in shown(*begun, state("interrupted", "its process died")).splitlines()[-1]
+    assert "starting" in rendered(state("starting"), *begun).splitlines()[-2]
+    assert "training" in rendered(state("starting"), *begun, state("running")).splitlines()[-2]
+    assert "died" in rendered(*begun, state("interrupted", "its process died")).splitlines()[-1]

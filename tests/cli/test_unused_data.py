@@ -43,8 +43,8 @@ def test_texts_end_where_the_model_stops_reading(cut: RunFolder, magic: Magic) -
     texts = DocumentTexts(cut.documents_file)
     assert texts.texts([5, 4]) == ["the cat sat" + CUT_MARK, "the cat sat 4 secret"]
     assert [texts.cut_tokens(document) for document in (5, 4)] == [1300, 0]
-    found = [int(d) for documents, _ in texts.search("SECRET") for d in documents]
-    assert found == [d for d in range(23) if d != 5]
+    matches = [int(d) for documents, _ in texts.search("SECRET") for d in documents]
+    assert matches == [d for d in range(23) if d != 5]
     top = json.loads(magic("top", "--json", "-k", 23).stdout)
     snippets = {d["document"]: d["snippet"] for d in top["helpful"] + top["harmful"]}
     assert snippets[5] == "the cat sat" + CUT_MARK

@@ -70,8 +70,8 @@ def test_wait_gives_up_after_the_time_given(engine: FakeEngine, magic: Magic) ->
 def test_an_action_returns_when_the_state_has_changed(
     engine: FakeEngine, magic: Magic, verb: str, on_the_way: str, state: str
 ) -> None:
-    def grant(view: object, asked: str) -> None:
-        assert asked == verb
+    def grant(view: object, action: str) -> None:
+        assert action == verb
         engine.turn(RUN, on_the_way)
         later(lambda: engine.turn(RUN, state))
 
@@ -153,9 +153,9 @@ def test_status_says_what_a_run_was_made_from(
     text = " ".join(magic("status", RUN).stdout.split())
     assert "made from weights " in text and "· data cccccccccccc ·" in text
     assert "commit eeeeeeeeeeee · torch 2.11.0" in text
-    shown = json.loads(magic("status", RUN, "--json").stdout)["made_from"]
-    assert shown["commit"] == "e" * 40 and shown["libraries"] == made_from["libraries"]
-    assert set(shown) == {"weights", "data", "files", "commit", "libraries"}
+    provenance = json.loads(magic("status", RUN, "--json").stdout)["made_from"]
+    assert provenance["commit"] == "e" * 40 and provenance["libraries"] == made_from["libraries"]
+    assert set(provenance) == {"weights", "data", "files", "commit", "libraries"}
 
 
 def test_status_of_all_lists_what_is_not_finished(engine: FakeEngine, magic: Magic) -> None:
@@ -194,7 +194,7 @@ def test_logs_are_harmless(engine: FakeEngine, magic: Magic) -> None:
     engine.add(RUN, "succeeded")
     assert magic("logs").stdout == "the first line\n␛[31mthe second\n"
     magic("logs", "-f")
-    assert [asked[2]["follow"] for asked in engine.of_kind("GET", "/logs")] == ["false", "true"]
+    assert [action[2]["follow"] for action in engine.of_kind("GET", "/logs")] == ["false", "true"]
 
 
 def test_watch_prints_events_as_json_lines(engine: FakeEngine, magic: Magic) -> None:

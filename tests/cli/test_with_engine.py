@@ -179,13 +179,13 @@ def test_who_waits_starts_no_engine_that_was_stopped(magic: Magic, runs: Path, r
     run_id, _ = submitted(magic, runs)
     until(lambda: state(magic, run_id) == "running")
     engine = connect()
-    told: list[MagicError] = []
+    errors: list[MagicError] = []
 
     def wait() -> None:
         try:
             engine.wait(run_id)
         except MagicError as error:
-            told.append(error)
+            errors.append(error)
 
     waiter = threading.Thread(target=wait)
     waiter.start()
@@ -193,7 +193,7 @@ def test_who_waits_starts_no_engine_that_was_stopped(magic: Magic, runs: Path, r
     assert connect().stop()["running"] == 1
     waiter.join(10)
     assert engine_process.engine_pid() is None
-    assert [(str(error), error.exit_code) for error in told] == [(STOPPED, ExitCode.UNREACHABLE)]
+    assert [(str(error), error.exit_code) for error in errors] == [(STOPPED, ExitCode.UNREACHABLE)]
 
 
 @pytest.mark.slow

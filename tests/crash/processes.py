@@ -76,8 +76,8 @@ class Sweep:
         where = f"{target} at {moment}"
         self.tally.finished += view["state"] == "succeeded"
         self.tally.resumed += view["job"]["attempts"] > 1
-        found = _shared(run)
-        differ = [n for n in {*found, *self.expected} if found.get(n) != self.expected.get(n)]
+        digests = _shared(run)
+        differ = [n for n in {*digests, *self.expected} if digests.get(n) != self.expected.get(n)]
         differ += leftovers(run) + [f"process {pid} is on the network" for pid in listening]
         if target not in ("client", "all"):
             client.wait(60)

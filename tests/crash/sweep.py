@@ -117,8 +117,8 @@ class Sweep:
         try:
             finish(run)
             self.tally.finished += 1
-            found = self._differences(run, whole)
-            self.tally.differences += [f"{where}: {difference}" for difference in found]
+            results = self._differences(run, whole)
+            self.tally.differences += [f"{where}: {difference}" for difference in results]
         except AssertionError as error:
             self.tally.differences.append(f"{where}: {str(error)[-2000:]}")
         for entry in self.runs.iterdir():
@@ -133,14 +133,14 @@ class Sweep:
         return run
 
     def _differences(self, run: RunFolder, whole: bool) -> list[str]:
-        found = fingerprint(run)
+        results = fingerprint(run)
         expected = {
             name: content
             for name, content in self.expected.items()
             if not (whole and name.startswith("attributions/a0002"))
         }
-        names = sorted(expected.keys() | found.keys())
-        differ = [name for name in names if expected.get(name) != found.get(name)]
+        names = sorted(expected.keys() | results.keys())
+        differ = [name for name in names if expected.get(name) != results.get(name)]
         return differ + leftovers(run)
 
 

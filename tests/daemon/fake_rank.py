@@ -20,14 +20,14 @@ from engine.runs.journal import JournalWriter, read_journal
 
 ATTEMPT = AttemptFolder(Path(sys.argv[1]))
 RUN = ATTEMPT.path.parents[3]
-asked: list[int] = []
+signals: list[int] = []
 
 
 def main() -> None:
     orders = json.loads(os.environ.get("HF_FAKE_RANK", "[{}]"))
     order = orders[min(ATTEMPT.number, len(orders)) - 1]
-    signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
-    signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
+    signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
+    signal.signal(signal.SIGINT, lambda number, frame: signals.append(number))
     threading.Thread(target=die_with_the_supervisor, daemon=True).start()
     print("rank", os.getpid(), "visible", os.environ.get("CUDA_VISIBLE_DEVICES"), file=sys.stderr)
     ATTEMPT.begin()
@@ -76,9 +76,9 @@ def work(order: dict[str, Any]) -> tuple[dict[str, Any], int]:
 
 
 def stop(order: dict[str, Any]) -> tuple[dict[str, Any], int] | None:
-    if signal.SIGINT in asked and order.get("deaf"):
+    if signal.SIGINT in signals and order.get("deaf"):
         return None
-    if asked:
+    if signals:
         return {"ok": False, "message": "stopped", "exit_code": 130, "ending": "stopped"}, 130
     return None
 

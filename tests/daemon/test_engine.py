@@ -251,14 +251,16 @@ def test_a_folder_that_cannot_be_written(bench: Bench, tmp_path: Path) -> None:
 
 def test_many_threads_submit_at_once(bench: Bench) -> None:
     engine = bench.start(Settings(disk_floor=10**18))
-    made: list[str] = []
-    threads = [threading.Thread(target=lambda: made.append(bench.submit(engine))) for _ in range(8)]
+    submitted: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: submitted.append(bench.submit(engine))) for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     views = engine.runs(bench.runs)
-    assert {view.id for view in views} == set(made) and len(made) == 8
+    assert {view.id for view in views} == set(submitted) and len(submitted) == 8
     views = [
         bench.until(engine, view.id, lambda v: bool(v.job and v.job.queue_position is not None))
         for view in views

@@ -160,10 +160,10 @@ def test_a_desired_state_records_the_folder_as_home(waiting: JobFolder) -> None:
 def test_whoever_has_a_cluster_compute_needs_no_gpu(
     waiting: JobFolder, nvml: FakeNvml, tmp_path: Path, probed: bool, waits: bool
 ) -> None:
-    asked = ValidationRequest(cluster="slurm", metasmoothness=probed)
-    request = waiting.request().model_copy(update={"work": "validate", "validation": asked})
+    validation = ValidationRequest(cluster="slurm", metasmoothness=probed)
+    request = waiting.request().model_copy(update={"work": "validate", "validation": validation})
     (waiting.path / "request.json").write_text(request.model_dump_json())
     nvml.gpus = []
-    found = admitted(waiting, Devices(), Leases(tmp_path / "leases"), "cuda")
-    assert isinstance(found, Denied) == waits
-    assert waits or (isinstance(found, Allocation) and found.gpu is False)
+    decision = admitted(waiting, Devices(), Leases(tmp_path / "leases"), "cuda")
+    assert isinstance(decision, Denied) == waits
+    assert waits or (isinstance(decision, Allocation) and decision.gpu is False)

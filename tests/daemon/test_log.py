@@ -37,13 +37,13 @@ def logged(name: str, message: str, error: BaseException | None) -> str | None:
 def test_errors_that_are_no_surprise_have_a_sentence(
     error: BaseException | None, text: str
 ) -> None:
-    found = logged("uvicorn.error", "it failed\n", error)
-    assert found is not None and found.startswith(text) and "Traceback" not in found
+    record = logged("uvicorn.error", "it failed\n", error)
+    assert record is not None and record.startswith(text) and "Traceback" not in record
 
 
 def test_what_nobody_foresaw_has_a_traceback() -> None:
-    found = logged("x", "it failed", ZeroDivisionError("a"))
-    assert found is not None and "ZeroDivisionError: a" in found
+    record = logged("x", "it failed", ZeroDivisionError("a"))
+    assert record is not None and "ZeroDivisionError: a" in record
     assert logged("uvicorn.error", "Cancel 3 running task(s), timeout exceeded", None) is None
 
 

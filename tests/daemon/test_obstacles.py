@@ -116,8 +116,8 @@ def test_a_disk_that_stays_full_is_no_failure(bench: Bench, disk: Disk) -> None:
         bench.until(
             engine,
             run,
-            lambda view, made=attempt: (  # type: ignore[misc]
-                view.jobs[0].attempts == made and "no more is free now" in (view.reason or "")
+            lambda view, attempts=attempt: (  # type: ignore[misc]
+                view.jobs[0].attempts == attempts and "no more is free now" in (view.reason or "")
             ),
         )
         disk.free += 10 * GIB

@@ -77,9 +77,9 @@ def test_a_damaged_file_is_moved_aside(
     registry.close()
     assert order(Registry(file)) == [A]
     # An empty file is an empty database, and a missing table is made again.
-    told = damage not in ("empty", "schema")
-    assert len(list(file.parent.glob("registry.sqlite.damaged-*"))) == told
-    assert ("is damaged" in caplog.text and str(file) in caplog.text) == told
+    reported = damage not in ("empty", "schema")
+    assert len(list(file.parent.glob("registry.sqlite.damaged-*"))) == reported
+    assert ("is damaged" in caplog.text and str(file) in caplog.text) == reported
 
 
 def test_damage_while_it_is_open_loses_nothing(file: Path) -> None:

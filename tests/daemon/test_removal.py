@@ -104,14 +104,14 @@ def test_half_done_removals_are_finished_at_the_start(bench: Bench) -> None:
     registry = Registry(bench.state / "registry.sqlite")
     registry.set_fact(bench.runs, "removing")
     registry.close()
-    kept = bench.runs / ".something.removed"
-    kept.mkdir()
+    other_folder = bench.runs / ".something.removed"
+    other_folder.mkdir()
     bench.start()
     deadline = time.monotonic() + 10
     while any(folder.exists() for folder in left) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert [folder.name for folder in left if folder.exists()] == []
-    assert kept.exists() and (bench.runs / run).exists()
+    assert other_folder.exists() and (bench.runs / run).exists()
 
 
 def test_an_unreadable_run_can_be_removed(bench: Bench) -> None:

@@ -173,15 +173,15 @@ def client(daemon: Daemon) -> Iterator[httpx2.Client]:
 def new_daemon() -> Iterator[Callable[[], Daemon]]:
     """Makes daemons that are not started yet and are gone after the test."""
     folder = Path(tempfile.mkdtemp(prefix="mg-"))
-    made: list[Daemon] = []
+    daemons: list[Daemon] = []
 
     def make() -> Daemon:
-        made.append(Daemon(folder / str(len(made))))
-        made[-1].folder.mkdir()
-        return made[-1]
+        daemons.append(Daemon(folder / str(len(daemons))))
+        daemons[-1].folder.mkdir()
+        return daemons[-1]
 
     yield make
-    for daemon in made:
+    for daemon in daemons:
         if daemon.process is not None and daemon.process.poll() is None:
             daemon.process.kill()
             daemon.process.wait()

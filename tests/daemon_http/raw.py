@@ -19,7 +19,7 @@ def exchange(daemon: Daemon, sent: bytes) -> tuple[int, bytes]:
         return read_answer(connection)
 
 
-def told(answer: tuple[int, bytes]) -> tuple[int, str]:
+def status_and_message(answer: tuple[int, bytes]) -> tuple[int, str]:
     problem = Problem.model_validate_json(answer[1])
     assert problem.exit_code == 2
     return answer[0], problem.message

@@ -24,16 +24,16 @@ def test_thirty_submissions_and_a_stop(
     for name in ("MAGIC_STATE_DIR", "MAGIC_RUNTIME_DIR", "MAGIC_RUNS"):
         monkeypatch.setenv(name, daemon.environment[name])
     daemon.start(fake=False, MAGIC_DISK_FLOOR_GB=NEVER)
-    told: dict[str, dict[str, Any] | str] = {}
+    outcomes: dict[str, dict[str, Any] | str] = {}
     together = threading.Barrier(COUNT + 1)
 
     def submit() -> None:
         engine, run = connect(), new_run_id()
         together.wait()
         try:
-            told[run] = engine.submit(run, CONFIG)
+            outcomes[run] = engine.submit(run, CONFIG)
         except MagicError as error:
-            told[run] = str(error)
+            outcomes[run] = str(error)
 
     threads = [threading.Thread(target=submit) for _ in range(COUNT)]
     for thread in threads:
@@ -47,9 +47,9 @@ def test_thirty_submissions_and_a_stop(
     for thread in threads:
         thread.join()
     assert daemon.process is not None and daemon.process.wait(10) == 0
-    assert len(told) == COUNT
-    queued = {run for run, answer in told.items() if isinstance(answer, dict)}
-    for run, answer in told.items():
+    assert len(outcomes) == COUNT
+    queued = {run for run, answer in outcomes.items() if isinstance(answer, dict)}
+    for run, answer in outcomes.items():
         assert (daemon.runs / run).exists() == (run in queued)
         if isinstance(answer, str):
             assert answer.startswith(f"run {run} was not queued")

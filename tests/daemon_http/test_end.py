@@ -33,10 +33,10 @@ def test_signals_end_it_quickly_in_the_middle_of_streams(
     daemon = new_daemon().start()
     signal.signal(number, before)
     daemon.make_run(RunState.RUNNING, events=3)
-    asked = {"runs_dir": str(daemon.runs), "follow": "true"}
+    params = {"runs_dir": str(daemon.runs), "follow": "true"}
     with (
         daemon.client() as client,
-        client.stream("GET", f"/v1/runs/{RUN}/events", params=asked) as answer,
+        client.stream("GET", f"/v1/runs/{RUN}/events", params=params) as answer,
     ):
         lines = answer.iter_lines()
         assert any(line == "id: 2" for line in lines)
@@ -112,12 +112,12 @@ def run_it(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_and_version_start_nothing() -> None:
-    told = run_it("--help")
-    assert told.returncode == 0
+    result = run_it("--help")
+    assert result.returncode == 0
     for word in ("MAGIC_STATE_DIR", "MAGIC_RUNTIME_DIR", "MAGIC_DISK_FLOOR_GB", "MAGIC_CPU_RUNS"):
-        assert word in told.stdout
-    assert "systemd" in told.stdout and "containers" in told.stdout
-    assert max(map(len, told.stdout.splitlines())) <= 100
-    told = run_it("--version")
-    assert told.returncode == 0 and told.stdout == f"magic-engine {magic_version()}\n"
+        assert word in result.stdout
+    assert "systemd" in result.stdout and "containers" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 100
+    result = run_it("--version")
+    assert result.returncode == 0 and result.stdout == f"magic-engine {magic_version()}\n"
     assert run_it("--port", "80").returncode == 2

@@ -39,7 +39,7 @@ def environment() -> Iterator[dict[str, str]]:
 
 def engines(folder: Path) -> list[int]:
     """Processes whose state folder is in ``folder`` and that are engines."""
-    found = []
+    pids = []
     for process in Path("/proc").iterdir():
         try:
             command = (process / "cmdline").read_bytes()
@@ -47,10 +47,10 @@ def engines(folder: Path) -> list[int]:
                 b"engine.daemon" in command
                 and str(folder).encode() in (process / "environ").read_bytes()
             ):
-                found.append(int(process.name))
+                pids.append(int(process.name))
         except (OSError, ValueError):
             continue
-    return found
+    return pids
 
 
 @pytest.mark.slow
@@ -71,9 +71,9 @@ def test_one_engine_answers_them_all(environment: dict[str, str]) -> None:
     os.close(opener)
     answers = [client.communicate(timeout=60) for client in clients]
     assert [client.returncode for client in clients] == [0] * CLIENTS, answers[0][1]
-    told = [json.loads(output) for output, _ in answers]
-    (pid,) = {pid for pid, _, _ in told}
-    assert sum(started for _, started, _ in told) == 1
+    outputs = [json.loads(output) for output, _ in answers]
+    (pid,) = {pid for pid, _, _ in outputs}
+    assert sum(started for _, started, _ in outputs) == 1
     assert engines(Path(environment["MAGIC_STATE_DIR"]).parent) == [pid]
     log = (Path(environment["MAGIC_STATE_DIR"]) / "engine.log").read_text()
     assert log.count(" serving at ") == 1 and "runs already" not in log

@@ -9,7 +9,7 @@ import pytest
 
 from engine.runs.states import RunState
 from tests.daemon_http.conftest import RUN, Daemon, read_answer
-from tests.daemon_http.raw import CLOSE, GET, HEAD, POST, exchange, told
+from tests.daemon_http.raw import CLOSE, GET, HEAD, POST, exchange, status_and_message
 
 pytestmark = pytest.mark.usefixtures("lives")
 
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("lives")
     ids=lambda sent: repr(sent[:40] + sent[-20:]),
 )
 def test_what_is_not_http_gets_400(daemon: Daemon, sent: bytes) -> None:
-    status, message = told(exchange(daemon, sent))
+    status, message = status_and_message(exchange(daemon, sent))
     assert (status, message) == (400, "this is not valid HTTP/1.1")
 
 
@@ -48,7 +48,7 @@ def test_other_versions(daemon: Daemon, version: bytes) -> None:
     sent = b"GET /v1/engine HTTP/" + version + b"\r\n" + CLOSE + b"\r\n"
     assert exchange(daemon, sent)[0] == 200
     sent = b"PRI * HTTP/2.0\r\n" + CLOSE + b"\r\nSM\r\n\r\n"
-    assert told(exchange(daemon, sent))[0] == 404
+    assert status_and_message(exchange(daemon, sent))[0] == 404
 
 
 def test_random_bytes(daemon: Daemon) -> None:
@@ -76,7 +76,7 @@ def test_random_bytes(daemon: Daemon) -> None:
 )  # fmt: skip
 def test_bodies_that_are_wrong(daemon: Daemon, body: bytes) -> None:
     sent = POST + CLOSE + b"Content-Length: %d\r\n\r\n" % len(body) + body
-    status, message = told(exchange(daemon, sent))
+    status, message = status_and_message(exchange(daemon, sent))
     assert status in (400, 422)
     assert len(message) < 300
 
@@ -140,9 +140,9 @@ def test_offers_that_are_not_taken_up(daemon: Daemon, head: bytes) -> None:
 @pytest.mark.parametrize("target", [b"*", b"http://elsewhere/v1/engine", b"//v1/engine", b"/%00"])
 def test_unusual_targets(daemon: Daemon, target: bytes) -> None:
     sent = b"OPTIONS " + target + b" HTTP/1.1\r\n" + HEAD + b"Connection: close\r\n\r\n"
-    assert told(exchange(daemon, sent))[0] in (404, 405)
+    assert status_and_message(exchange(daemon, sent))[0] in (404, 405)
     sent = b"CONNECT engine:80 HTTP/1.1\r\n" + HEAD + b"Connection: close\r\n\r\n"
-    assert told(exchange(daemon, sent))[0] == 404
+    assert status_and_message(exchange(daemon, sent))[0] == 404
 
 
 def test_hanging_up(daemon: Daemon) -> None:

@@ -13,7 +13,7 @@ from engine.daemon import limits
 from engine.runs.api_schema import Problem
 from engine.runs.states import RunState
 from tests.daemon_http.conftest import RUN, Daemon, add_events, read_answer, within
-from tests.daemon_http.raw import CLOSE, GET, HEAD, POST, exchange, told
+from tests.daemon_http.raw import CLOSE, GET, HEAD, POST, exchange, status_and_message
 
 pytestmark = pytest.mark.usefixtures("lives")
 
@@ -25,18 +25,20 @@ def chunks(count: int, size: int = 65536) -> bytes:
 def test_a_body_of_the_largest_size_is_read(daemon: Daemon) -> None:
     body = b"{}" + b" " * (limits.LARGEST_BODY - 2)
     sent = POST + b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body) + body
-    assert told(exchange(daemon, sent))[0] == 422
+    assert status_and_message(exchange(daemon, sent))[0] == 422
     sent = POST + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n2\r\n{}\r\n"
-    assert told(exchange(daemon, sent + chunks(15) + b"0\r\n\r\n"))[0] == 422
+    assert status_and_message(exchange(daemon, sent + chunks(15) + b"0\r\n\r\n"))[0] == 422
 
 
 def test_a_body_that_is_too_large_is_refused(daemon: Daemon) -> None:
     before = psutil.Process(daemon.pid).memory_info().rss
     for length in (limits.LARGEST_BODY + 1, 10**12, 10**18):
-        status, message = told(exchange(daemon, POST + b"Content-Length: %d\r\n\r\n" % length))
+        status, message = status_and_message(
+            exchange(daemon, POST + b"Content-Length: %d\r\n\r\n" % length)
+        )
         assert (status, message[:39]) == (413, "the body is larger than 1048576 bytes; ")
     sent = POST + b"Transfer-Encoding: chunked\r\n\r\n" + chunks(16) + b"1\r\n \r\n"
-    assert told(exchange(daemon, sent))[0] == 413
+    assert status_and_message(exchange(daemon, sent))[0] == 413
     # Without an end, and with a route that does not look at it.
     sent = POST + b"Transfer-Encoding: chunked\r\n\r\n" + chunks(400)
     assert exchange(daemon, sent)[0] in (413, 0)
@@ -60,9 +62,9 @@ def test_a_large_body_of_a_client_library(client: httpx2.Client) -> None:
 
 def test_a_large_head_that_comes_at_once(daemon: Daemon) -> None:
     for head in (b"X: " + b"a" * 100_000 + b"\r\n", b"X: a\r\n" * 20_000):
-        assert told(exchange(daemon, GET[:-2] + head + b"\r\n"))[0] == 431
+        assert status_and_message(exchange(daemon, GET[:-2] + head + b"\r\n"))[0] == 431
     sent = b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n" + HEAD + CLOSE + b"\r\n"
-    status, message = told(exchange(daemon, sent))
+    status, message = status_and_message(exchange(daemon, sent))
     assert status == 404 and len(message) < 300
 
 

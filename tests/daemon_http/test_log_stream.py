@@ -12,8 +12,8 @@ from tests.fake_engine import a_view, put
 def test_logs_are_one_text(client: httpx2.Client, daemon: Daemon) -> None:
     folder = daemon.make_run(RunState.SUCCEEDED)
     logs = folder / "logs"
-    asked = {"runs_dir": str(daemon.runs)}
-    assert client.get(f"/v1/runs/{RUN}/logs", params=asked).text == ""
+    params = {"runs_dir": str(daemon.runs)}
+    assert client.get(f"/v1/runs/{RUN}/logs", params=params).text == ""
     logs.mkdir()
     (logs / "0001-0002.log").write_bytes(b"second \xff\n" * 20_000)
     (logs / "0001-0001.log").write_bytes(b"first\n")
@@ -23,7 +23,7 @@ def test_logs_are_one_text(client: httpx2.Client, daemon: Daemon) -> None:
     (logs / "0003-0001.log").write_bytes(b"third\n")
     expected = b"first\n" + b"second \xff\n" * 20_000 + b"third\n"
     for follow in ("false", "true"):
-        answer = client.get(f"/v1/runs/{RUN}/logs", params={**asked, "follow": follow})
+        answer = client.get(f"/v1/runs/{RUN}/logs", params={**params, "follow": follow})
         assert answer.headers["content-type"] == "text/plain; charset=utf-8"
         assert answer.content == expected
 
@@ -31,8 +31,8 @@ def test_logs_are_one_text(client: httpx2.Client, daemon: Daemon) -> None:
 def test_logs_are_followed_over_attempts(client: httpx2.Client, daemon: Daemon) -> None:
     folder = daemon.make_run(RunState.RUNNING)
     logs = folder / "logs"
-    asked = {"runs_dir": str(daemon.runs), "follow": "true"}
-    with client.stream("GET", f"/v1/runs/{RUN}/logs", params=asked) as answer:
+    params = {"runs_dir": str(daemon.runs), "follow": "true"}
+    with client.stream("GET", f"/v1/runs/{RUN}/logs", params=params) as answer:
         lines = answer.iter_lines()
         logs.mkdir()
         for attempt in (1, 2):
@@ -50,8 +50,8 @@ def test_a_job_that_goes_on_after_a_later_one_is_followed(
     folder = daemon.make_run(RunState.RUNNING)
     logs = folder / "logs"
     logs.mkdir()
-    asked = {"runs_dir": str(daemon.runs), "follow": "true"}
-    with client.stream("GET", f"/v1/runs/{RUN}/logs", params=asked) as answer:
+    params = {"runs_dir": str(daemon.runs), "follow": "true"}
+    with client.stream("GET", f"/v1/runs/{RUN}/logs", params=params) as answer:
         lines = answer.iter_lines()
         for name in ("0002-0001", "0001-0002", "0002-0002", "0001-0003"):
             (logs / f"{name}.log").write_text(f"{name}\n")

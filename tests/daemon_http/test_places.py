@@ -100,7 +100,7 @@ def test_the_longest_path_that_binds_is_used_and_no_longer_one(
 
 @pytest.mark.parametrize("variable", ["MAGIC_STATE_DIR", "MAGIC_RUNTIME_DIR"])
 @pytest.mark.parametrize(
-    ("made", "told"),
+    ("kind", "message"),
     [
         ("open", r"has mode 0755.*run: chmod 700 \S+$"),
         ("group", r"has mode 0710.*run: chmod 700 \S+$"),
@@ -111,27 +111,27 @@ def test_the_longest_path_that_binds_is_used_and_no_longer_one(
     ],
 )
 def test_a_folder_that_is_not_private_is_refused(
-    variable: str, made: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    variable: str, kind: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "f"
-    if made in ("open", "group", "not mine"):
+    if kind in ("open", "group", "not mine"):
         folder.mkdir()
-        folder.chmod({"open": 0o755, "group": 0o710, "not mine": 0o700}[made])
-    if made == "not mine":
+        folder.chmod({"open": 0o755, "group": 0o710, "not mine": 0o700}[kind])
+    if kind == "not mine":
         if os.geteuid() != 0:
             pytest.skip("another user takes root")
         os.chown(folder, 65534, 65534)
-    if made == "file":
+    if kind == "file":
         folder.touch()
-    if made == "link":
+    if kind == "link":
         (tmp_path / "real").mkdir(mode=0o700)
         folder.symlink_to(tmp_path / "real")
-    if made == "below a file":
+    if kind == "below a file":
         (tmp_path / "file").touch()
         folder = tmp_path / "file/f"
     monkeypatch.setenv(variable, str(folder))
     ask = paths.state_folder if variable == "MAGIC_STATE_DIR" else paths.socket_path
-    with pytest.raises(UnreachableError, match=told) as raised:
+    with pytest.raises(UnreachableError, match=message) as raised:
         ask()
     assert raised.value.exit_code is ExitCode.UNREACHABLE
     assert str(folder) in str(raised.value)

@@ -20,10 +20,10 @@ def problem(answer: httpx2.Response, status: int) -> str:
     """The sentence of an error, after checking that it is one."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/json"
-    told = Problem.model_validate_json(answer.content)
-    assert told.exit_code in (1, 2, 3)
-    assert told.message and "\n" not in told.message and "Traceback" not in told.message
-    return told.message
+    message = Problem.model_validate_json(answer.content)
+    assert message.exit_code in (1, 2, 3)
+    assert message.message and "\n" not in message.message and "Traceback" not in message.message
+    return message.message
 
 
 def test_the_engine_says_who_it_is(client: httpx2.Client, daemon: Daemon) -> None:
@@ -32,11 +32,11 @@ def test_the_engine_says_who_it_is(client: httpx2.Client, daemon: Daemon) -> Non
 
 
 def test_runs_are_listed_oldest_first(client: httpx2.Client, daemon: Daemon) -> None:
-    asked = {"runs_dir": str(daemon.runs)}
-    assert client.get("/v1/runs", params=asked).json() == {"runs": []}
+    params = {"runs_dir": str(daemon.runs)}
+    assert client.get("/v1/runs", params=params).json() == {"runs": []}
     for second in (3, 1, 2):
         daemon.make_run(RunState.QUEUED, run_id=f"2026013{second}T000000-000000")
-    runs = client.get("/v1/runs", params=asked).raise_for_status().json()["runs"]
+    runs = client.get("/v1/runs", params=params).raise_for_status().json()["runs"]
     assert [run["id"][7] for run in runs] == ["1", "2", "3"]
 
 
@@ -54,24 +54,24 @@ def test_a_run_is_submitted_once(client: httpx2.Client, daemon: Daemon) -> None:
 def test_a_run_is_found(client: httpx2.Client, daemon: Daemon) -> None:
     daemon.make_run(RunState.QUEUED)
     daemon.make_run(RunState.QUEUED, run_id="20260201T000000-000000")
-    asked = {"runs_dir": str(daemon.runs)}
-    latest = client.get("/v1/runs/find", params=asked)
+    params = {"runs_dir": str(daemon.runs)}
+    latest = client.get("/v1/runs/find", params=params)
     assert latest.json()["id"] == "20260201T000000-000000"
-    found = client.get("/v1/runs/find", params={**asked, "selector": "202601"})
-    assert found.json()["id"] == RUN
-    several = client.get("/v1/runs/find", params={**asked, "selector": "2026"})
+    match = client.get("/v1/runs/find", params={**params, "selector": "202601"})
+    assert match.json()["id"] == RUN
+    several = client.get("/v1/runs/find", params={**params, "selector": "2026"})
     assert "matches 2 runs" in problem(several, 409)
-    none = client.get("/v1/runs/find", params={**asked, "selector": "nothing"})
+    none = client.get("/v1/runs/find", params={**params, "selector": "nothing"})
     assert "'nothing'" in problem(none, 404)
-    invalid = client.get("/v1/runs/find", params={**asked, "selector": "invalid"})
+    invalid = client.get("/v1/runs/find", params={**params, "selector": "invalid"})
     assert problem(invalid, 422) == "that is no name"
 
 
 def test_one_run(client: httpx2.Client, daemon: Daemon) -> None:
     folder = daemon.make_run(RunState.RUNNING)
-    asked = {"runs_dir": str(daemon.runs)}
-    assert client.get(f"/v1/runs/{RUN}", params=asked).json()["path"] == str(folder)
-    missing = client.get("/v1/runs/20260131T120000-ffffff", params=asked)
+    params = {"runs_dir": str(daemon.runs)}
+    assert client.get(f"/v1/runs/{RUN}", params=params).json()["path"] == str(folder)
+    missing = client.get("/v1/runs/20260131T120000-ffffff", params=params)
     assert "there is no run" in problem(missing, 404)
 
 
@@ -80,54 +80,54 @@ def test_one_run(client: httpx2.Client, daemon: Daemon) -> None:
 )
 def test_actions(client: httpx2.Client, daemon: Daemon, verb: str, state: str) -> None:
     daemon.make_run(RunState.RUNNING)
-    asked = {"runs_dir": str(daemon.runs)}
-    answer = client.post(f"/v1/runs/{RUN}/{verb}", params=asked)
+    params = {"runs_dir": str(daemon.runs)}
+    answer = client.post(f"/v1/runs/{RUN}/{verb}", params=params)
     assert (answer.status_code, answer.json()["state"]) == (202, state)
     daemon.make_run(RunState.SUCCEEDED)
-    assert "nothing to" in problem(client.post(f"/v1/runs/{RUN}/{verb}", params=asked), 409)
+    assert "nothing to" in problem(client.post(f"/v1/runs/{RUN}/{verb}", params=params), 409)
 
 
 def test_attributions(client: httpx2.Client, daemon: Daemon) -> None:
     daemon.make_run(RunState.SUCCEEDED)
-    asked = {"runs_dir": str(daemon.runs)}
+    params = {"runs_dir": str(daemon.runs)}
     answer = client.post(
-        f"/v1/runs/{RUN}/attributions", params=asked, json={"request": {"texts": ["why"]}}
+        f"/v1/runs/{RUN}/attributions", params=params, json={"request": {"texts": ["why"]}}
     )
     assert (answer.status_code, answer.json()["jobs"][-1]["number"]) == (201, 2)
-    both = client.post(f"/v1/runs/{RUN}/attributions", params=asked, json={"request": {}})
+    both = client.post(f"/v1/runs/{RUN}/attributions", params=params, json={"request": {}})
     assert "give either texts or queries" in problem(both, 422)
 
 
 def test_validations(client: httpx2.Client, daemon: Daemon) -> None:
     daemon.make_run(RunState.SUCCEEDED)
-    asked = {"runs_dir": str(daemon.runs)}
-    answer = client.post(f"/v1/runs/{RUN}/validations", params=asked, json={})
+    params = {"runs_dir": str(daemon.runs)}
+    answer = client.post(f"/v1/runs/{RUN}/validations", params=params, json={})
     assert (answer.status_code, answer.json()["jobs"][-1]["number"]) == (201, 2)
     body = {"request": {"drop": [0.1, 1.5]}}
-    wrong = client.post(f"/v1/runs/{RUN}/validations", params=asked, json=body)
+    wrong = client.post(f"/v1/runs/{RUN}/validations", params=params, json=body)
     assert "drop" in problem(wrong, 422)
 
 
 def test_removal(client: httpx2.Client, daemon: Daemon) -> None:
     daemon.make_run(RunState.RUNNING)
-    asked = {"runs_dir": str(daemon.runs)}
-    assert "cancel it first" in problem(client.delete(f"/v1/runs/{RUN}", params=asked), 409)
+    params = {"runs_dir": str(daemon.runs)}
+    assert "cancel it first" in problem(client.delete(f"/v1/runs/{RUN}", params=params), 409)
     daemon.make_run(RunState.CANCELLED)
-    answer = client.delete(f"/v1/runs/{RUN}", params={**asked, "what": "trajectory"})
+    answer = client.delete(f"/v1/runs/{RUN}", params={**params, "what": "trajectory"})
     assert Removed.model_validate_json(answer.content).removed == "trajectory"
-    assert client.delete(f"/v1/runs/{RUN}", params=asked).json()["removed"] == "run"
-    problem(client.get(f"/v1/runs/{RUN}", params=asked), 404)
-    answer = client.delete(f"/v1/runs/{RUN}", params={**asked, "what": "everything"})
+    assert client.delete(f"/v1/runs/{RUN}", params=params).json()["removed"] == "run"
+    problem(client.get(f"/v1/runs/{RUN}", params=params), 404)
+    answer = client.delete(f"/v1/runs/{RUN}", params={**params, "what": "everything"})
     assert "what should be 'run' or 'trajectory'" in problem(answer, 422)
 
 
 def test_waiting_ends_when_all_jobs_are_settled(client: httpx2.Client, daemon: Daemon) -> None:
     folder = daemon.make_run(RunState.SUCCEEDED, RunState.RUNNING)
-    asked = {"runs_dir": str(daemon.runs), "timeout": 10}
+    params = {"runs_dir": str(daemon.runs), "timeout": 10}
     later = threading.Timer(0.5, put, (a_view(folder, RunState.SUCCEEDED, RunState.FAILED),))
     later.start()
     begin = time.monotonic()
-    answer = client.get(f"/v1/runs/{RUN}/wait", params=asked)
+    answer = client.get(f"/v1/runs/{RUN}/wait", params=params)
     assert answer.json()["state"] == "failed"
     assert 0.4 < time.monotonic() - begin < 3
     later.join()
@@ -137,16 +137,16 @@ def test_waiting_for_one_job_and_until_the_time_is_up(
     client: httpx2.Client, daemon: Daemon
 ) -> None:
     daemon.make_run(RunState.PAUSED, RunState.INTERRUPTED)
-    asked = {"runs_dir": str(daemon.runs), "timeout": 0.6}
+    params = {"runs_dir": str(daemon.runs), "timeout": 0.6}
     begin = time.monotonic()
-    assert client.get(f"/v1/runs/{RUN}/wait", params={**asked, "job": 1}).status_code == 200
+    assert client.get(f"/v1/runs/{RUN}/wait", params={**params, "job": 1}).status_code == 200
     assert time.monotonic() - begin < 0.4
-    answer = client.get(f"/v1/runs/{RUN}/wait", params={**asked, "job": 2})
+    answer = client.get(f"/v1/runs/{RUN}/wait", params={**params, "job": 2})
     assert answer.json()["state"] == "interrupted"
     assert time.monotonic() - begin > 0.6
-    answer = client.get(f"/v1/runs/{RUN}/wait", params={**asked, "job": 3})
+    answer = client.get(f"/v1/runs/{RUN}/wait", params={**params, "job": 3})
     assert "has no job 3" in problem(answer, 404)
-    answer = client.get(f"/v1/runs/{RUN}/wait", params={**asked, "timeout": 1e9})
+    answer = client.get(f"/v1/runs/{RUN}/wait", params={**params, "timeout": 1e9})
     assert "timeout should be less than or equal to 60" in problem(answer, 422)
 
 
@@ -156,8 +156,8 @@ def test_many_may_wait_at_once(daemon: Daemon) -> None:
 
     def wait() -> None:
         with daemon.client() as client:
-            asked = {"runs_dir": str(daemon.runs), "timeout": 20}
-            answered.append(client.get(f"/v1/runs/{RUN}/wait", params=asked).json()["state"])
+            params = {"runs_dir": str(daemon.runs), "timeout": 20}
+            answered.append(client.get(f"/v1/runs/{RUN}/wait", params=params).json()["state"])
 
     threads = [threading.Thread(target=wait) for _ in range(60)]
     for thread in threads:
@@ -173,7 +173,7 @@ def test_many_may_wait_at_once(daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "told"),
+    ("method", "path", "message"),
     [
         ("GET", "/v1/runs", "runs_dir is missing; add it"),
         ("GET", "/v1/runs?runs_dir=here", "runs_dir should be an absolute path, got 'here'"),
@@ -184,13 +184,13 @@ def test_many_may_wait_at_once(daemon: Daemon) -> None:
     ],
 )
 def test_what_is_wrong_is_told_in_one_sentence(
-    client: httpx2.Client, method: str, path: str, told: str
+    client: httpx2.Client, method: str, path: str, message: str
 ) -> None:
-    assert told in problem(client.request(method, path), 422)
+    assert message in problem(client.request(method, path), 422)
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"id": "x"}, "id should be a run id such as"),
         ({"idd": 1}, "idd is not a known key; remove it"),
@@ -204,12 +204,12 @@ def test_what_is_wrong_is_told_in_one_sentence(
     ],
 )
 def test_what_is_wrong_in_a_submission(
-    client: httpx2.Client, change: dict[str, Any], told: str
+    client: httpx2.Client, change: dict[str, Any], message: str
 ) -> None:
     wanted = {"id": RUN, "runs_dir": "/nowhere", "config": CONFIG, **change}
     headers = {"Content-Type": "application/json"}
     answer = client.post("/v1/runs", content=json.dumps(wanted), headers=headers)
-    assert told in problem(answer, 422)
+    assert message in problem(answer, 422)
     assert len(answer.text) < 400
 
 
@@ -231,12 +231,12 @@ def test_nothing_there_and_wrong_methods(client: httpx2.Client) -> None:
 
 def test_failures_tell_nothing_of_the_inside(client: httpx2.Client, daemon: Daemon) -> None:
     folder = daemon.make_run(RunState.RUNNING)
-    asked = {"runs_dir": str(daemon.runs)}
+    params = {"runs_dir": str(daemon.runs)}
     (folder / VIEW).write_text("broken")
-    answer = client.get(f"/v1/runs/{RUN}", params=asked)
+    answer = client.get(f"/v1/runs/{RUN}", params=params)
     assert problem(answer, 500) == "the journal is damaged"
     (folder / VIEW).write_text("unforeseen")
-    answer = client.get(f"/v1/runs/{RUN}", params=asked)
+    answer = client.get(f"/v1/runs/{RUN}", params=params)
     assert problem(answer, 500) == "the engine failed at this request; see its log"
     # It is written once the answer is sent.
     assert within(5, lambda: "ZeroDivisionError: a secret of the inside" in daemon.log.read_text())

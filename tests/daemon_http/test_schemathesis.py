@@ -126,7 +126,7 @@ def test_the_description_is_true(
                 )
     total = sum(adapter.answers.values())
     print(f"{total} requests, by status: {json.dumps(dict(sorted(adapter.answers.items())))}")
-    assert not failures, "\n\n".join(f"{name}\n{told}" for name, told in failures.items())
+    assert not failures, "\n\n".join(f"{name}\n{message}" for name, message in failures.items())
     assert total > 50
     assert len([label for label in tested if label and label.startswith(("GET", "POST"))]) >= 12
     assert 500 not in adapter.answers

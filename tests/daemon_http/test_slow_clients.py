@@ -66,8 +66,8 @@ def test_clients_that_stop_reading(new_daemon: Callable[[], Daemon]) -> None:
 
 def read_through(client: httpx2.Client, daemon: Daemon) -> None:
     """Read it all once, so that what is loaded only then does not count."""
-    asked = {"runs_dir": str(daemon.runs)}
-    with client.stream("GET", f"/v1/runs/{RUN}/events", params=asked) as answer:
+    params = {"runs_dir": str(daemon.runs)}
+    with client.stream("GET", f"/v1/runs/{RUN}/events", params=params) as answer:
         assert sum(piece.count(b"\nevent: ") for piece in answer.iter_bytes()) > EVENTS
 
 

@@ -18,10 +18,10 @@ NewDaemon = Callable[[], Daemon]
 def refused(daemon: Daemon, code: int, **environment: str) -> str:
     """What a daemon says that does not start."""
     assert daemon.spawn(fake=False, **environment).wait(20) == code
-    told = daemon.log.read_text().strip()
-    assert told.startswith("magic-engine: ")
-    assert "\n" not in told
-    return told
+    message = daemon.log.read_text().strip()
+    assert message.startswith("magic-engine: ")
+    assert "\n" not in message
+    return message
 
 
 def test_a_dead_engines_socket_is_replaced(new_daemon: NewDaemon) -> None:
@@ -43,8 +43,8 @@ def test_what_is_no_socket_is_left_alone(new_daemon: NewDaemon, there: str) -> N
         place.mkdir()
     else:
         place.symlink_to(daemon.folder / "elsewhere")
-    told = refused(daemon, 3)
-    assert f"{place} is there and is not a socket of yours; remove it" in told
+    message = refused(daemon, 3)
+    assert f"{place} is there and is not a socket of yours; remove it" in message
     assert os.path.lexists(place)
     assert there != "file" or place.read_text() == "precious"
 
@@ -66,8 +66,8 @@ def test_an_open_folder_and_a_long_path_are_refused(new_daemon: NewDaemon) -> No
     daemon.runtime.mkdir(mode=0o755)
     assert f"run: chmod 700 {daemon.runtime}" in refused(daemon, 3)
     daemon.log.unlink()
-    told = refused(daemon, 3, MAGIC_RUNTIME_DIR=str(daemon.folder / ("x" * 120)))
-    assert "longer than the 107 bytes" in told
+    message = refused(daemon, 3, MAGIC_RUNTIME_DIR=str(daemon.folder / ("x" * 120)))
+    assert "longer than the 107 bytes" in message
 
 
 def test_bad_settings_are_refused(new_daemon: NewDaemon) -> None:
@@ -78,8 +78,8 @@ def test_there_is_one_engine_a_state_folder(new_daemon: NewDaemon) -> None:
     first, second = new_daemon().start(), new_daemon()
     before = first.place.lstat().st_ino
     second.state = first.state
-    told = refused(second, 1)
-    assert f"runs already (process {first.pid}); stop it first" in told
+    message = refused(second, 1)
+    assert f"runs already (process {first.pid}); stop it first" in message
     assert first.place.lstat().st_ino == before
     assert first.is_alive()
 
@@ -108,10 +108,10 @@ def test_a_living_engine_of_another_state_folder_is_left_alone(new_daemon: NewDa
 def test_a_lost_socket_is_made_again_and_streams_go_on(new_daemon: NewDaemon) -> None:
     daemon = new_daemon().start()
     folder = daemon.make_run(RunState.RUNNING, events=3)
-    asked = {"runs_dir": str(daemon.runs), "follow": "true"}
+    params = {"runs_dir": str(daemon.runs), "follow": "true"}
     with (
         daemon.client() as client,
-        client.stream("GET", f"/v1/runs/{RUN}/events", params=asked) as answer,
+        client.stream("GET", f"/v1/runs/{RUN}/events", params=params) as answer,
     ):
         lines = answer.iter_lines()
         assert any(line == "id: 2" for line in lines)

@@ -48,20 +48,20 @@ def parsed(lines: Iterator[str]) -> Iterator[Told]:
 
 @contextmanager
 def events(
-    client: httpx2.Client, daemon: Daemon, last: int | str | None = None, **asked: Any
+    client: httpx2.Client, daemon: Daemon, last: int | str | None = None, **params: Any
 ) -> Iterator[Iterator[Told]]:
     headers = {} if last is None else {"Last-Event-ID": str(last)}
-    asked = {"runs_dir": str(daemon.runs), **asked}
+    params = {"runs_dir": str(daemon.runs), **params}
     path = f"/v1/runs/{RUN}/events"
-    with client.stream("GET", path, params=asked, headers=headers) as answer:
+    with client.stream("GET", path, params=params, headers=headers) as answer:
         assert answer.status_code == 200, answer.read()
         assert answer.headers["content-type"].startswith("text/event-stream")
         assert answer.headers["cache-control"] == "no-store"
         yield parsed(answer.iter_lines())
 
 
-def ids(told: Iterator[Told]) -> list[int]:
-    return [one.id for one in told if one.id is not None]
+def ids(received: Iterator[Told]) -> list[int]:
+    return [one.id for one in received if one.id is not None]
 
 
 def test_a_journal_is_told_as_it_is(client: httpx2.Client, daemon: Daemon) -> None:
@@ -70,8 +70,8 @@ def test_a_journal_is_told_as_it_is(client: httpx2.Client, daemon: Daemon) -> No
     writer.append("started", text="line\nbreak\r\n\u2028 ü \x1b[31m", pid=1)
     writer.append("train_step", step=0)
     writer.close()
-    with events(client, daemon) as told:
-        first, second = told
+    with events(client, daemon) as received:
+        first, second = received
     assert (first.id, first.event, second.id, second.event) == (0, "started", 1, "train_step")
     assert first.data["text"] == "line\nbreak\r\n\u2028 ü \x1b[31m"
     assert {"seq", "time", "event", "pid"} <= set(first.data) and "crc" not in first.data
@@ -80,19 +80,19 @@ def test_a_journal_is_told_as_it_is(client: httpx2.Client, daemon: Daemon) -> No
 def test_without_a_journal_there_is_nothing(client: httpx2.Client, daemon: Daemon) -> None:
     daemon.make_run(RunState.QUEUED)
     (daemon.runs / RUN / "events.jsonl").unlink()
-    with events(client, daemon) as told:
-        assert list(told) == []
+    with events(client, daemon) as received:
+        assert list(received) == []
 
 
 @pytest.mark.parametrize("after", [0, 1, 499, 998, 999])
 def test_it_is_resumed_behind_an_event(client: httpx2.Client, daemon: Daemon, after: int) -> None:
     daemon.make_run(RunState.RUNNING, events=1000)
-    with events(client, daemon, last=after) as told:
-        assert ids(told) == list(range(after + 1, 1000))
-    with events(client, daemon, after=after) as told:
-        assert ids(told) == list(range(after + 1, 1000))
-    with events(client, daemon, last=after, after=7) as told:
-        assert ids(told) == list(range(after + 1, 1000))
+    with events(client, daemon, last=after) as received:
+        assert ids(received) == list(range(after + 1, 1000))
+    with events(client, daemon, after=after) as received:
+        assert ids(received) == list(range(after + 1, 1000))
+    with events(client, daemon, last=after, after=7) as received:
+        assert ids(received) == list(range(after + 1, 1000))
 
 
 @pytest.mark.parametrize("after", [10, 10**9, 10**15 - 1])
@@ -101,9 +101,9 @@ def test_a_cursor_beyond_the_journal_begins_anew(
 ) -> None:
     daemon.make_run(RunState.RUNNING, events=10)
     with events(client, daemon, last=after) as stream:
-        told = list(stream)
-    assert (told[0].event, told[0].id, told[0].data) == ("reset", None, {"next": 0})
-    assert ids(iter(told)) == list(range(10))
+        received = list(stream)
+    assert (received[0].event, received[0].id, received[0].data) == ("reset", None, {"next": 0})
+    assert ids(iter(received)) == list(range(10))
 
 
 @pytest.mark.parametrize("last", ["x", "-1", "1.5", "1e3", "9" * 16, "9" * 5000, "٣", "1 2", " "])
@@ -137,15 +137,15 @@ def test_following_a_run_to_its_end(client: httpx2.Client, daemon: Daemon) -> No
     later = threading.Timer(0.3, finish)
     later.start()
     with events(client, daemon, follow="true") as stream:
-        told = list(stream)
+        received = list(stream)
     later.join()
-    assert ids(iter(told)) == list(range(505))
-    assert told[0].event == "state" and told[0].data["state"] == "running"
-    states = [one.data["state"] for one in told if one.event == "state"]
+    assert ids(iter(received)) == list(range(505))
+    assert received[0].event == "state" and received[0].data["state"] == "running"
+    states = [one.data["state"] for one in received if one.event == "state"]
     assert states == ["running", "pausing", "paused"]
-    assert told[-1].event == "end" and told[-1].id is None
-    assert RunView.model_validate(told[-1].data).state == RunState.PAUSED
-    telemetry = [one for one in told if one.event == "telemetry"]
+    assert received[-1].event == "end" and received[-1].id is None
+    assert RunView.model_validate(received[-1].data).state == RunState.PAUSED
+    telemetry = [one for one in received if one.event == "telemetry"]
     assert telemetry and all(one.id is None for one in telemetry)
     assert Telemetry.model_validate(telemetry[0].data).disk_free > 0  # type: ignore[operator]
 
@@ -153,9 +153,9 @@ def test_following_a_run_to_its_end(client: httpx2.Client, daemon: Daemon) -> No
 def test_a_settled_run_is_told_and_over(client: httpx2.Client, daemon: Daemon) -> None:
     daemon.make_run(RunState.SUCCEEDED, RunState.CANCELLED, events=5)
     with events(client, daemon, follow="true") as stream:
-        told = list(stream)
-    assert ids(iter(told)) == list(range(5))
-    assert [one.event for one in told if one.id is None] == ["state", "telemetry", "end"]
+        received = list(stream)
+    assert ids(iter(received)) == list(range(5))
+    assert [one.event for one in received if one.id is None] == ["state", "telemetry", "end"]
     with events(client, daemon, follow="true", last=4) as stream:
         assert ids(stream) == []
 
@@ -183,20 +183,20 @@ def test_nothing_is_lost_or_told_twice_over_restarts(
         last = seen[-1] if seen else None
         with (
             daemon.client() as client,
-            events(client, daemon, follow="true", last=last) as told,
+            events(client, daemon, follow="true", last=last) as received,
         ):
-            seen += islice((one.id for one in told if one.id is not None), 400)
+            seen += islice((one.id for one in received if one.id is not None), 400)
             if number is not None:
                 daemon.end(number)
                 try:
-                    seen += ids(told)
+                    seen += ids(received)
                 except httpx2.HTTPError:
                     assert number == signal.SIGKILL
             else:
                 done.set()
                 thread.join()
                 put(a_view(folder, RunState.SUCCEEDED))
-                seen += ids(told)
+                seen += ids(received)
     assert seen == list(range((folder / "events.jsonl").read_bytes().count(b"\n")))
     assert len(seen) > 1200
 
@@ -206,62 +206,62 @@ def test_a_damaged_journal_is_told_as_a_problem(client: httpx2.Client, daemon: D
     journal = folder / "events.jsonl"
     journal.write_bytes(journal.read_bytes().replace(b'"step":900', b'"step":901'))
     with events(client, daemon, follow="true") as stream:
-        told = list(stream)
-    assert told[-1].event == "problem"
-    assert "line 901 is damaged" in told[-1].data["message"]
-    assert ids(iter(told)) == list(range(len(ids(iter(told)))))
+        received = list(stream)
+    assert received[-1].event == "problem"
+    assert "line 901 is damaged" in received[-1].data["message"]
+    assert ids(iter(received)) == list(range(len(ids(iter(received)))))
 
 
 def test_a_journal_that_shrinks_begins_anew(client: httpx2.Client, daemon: Daemon) -> None:
     folder = daemon.make_run(RunState.RUNNING, events=10)
-    with events(client, daemon, follow="true") as told:
-        assert ids(islice((one for one in told if one.id is not None), 10)) == list(range(10))
+    with events(client, daemon, follow="true") as received:
+        assert ids(islice((one for one in received if one.id is not None), 10)) == list(range(10))
         with open(folder / "events.jsonl", "rb+") as file:
             file.truncate(file.read().index(b"\n") + 1)
-        assert any(one.event == "reset" for one in told)
-        assert ids(islice((one for one in told if one.id is not None), 1)) == [0]
+        assert any(one.event == "reset" for one in received)
+        assert ids(islice((one for one in received if one.id is not None), 1)) == [0]
 
 
 def test_a_run_that_is_removed_ends_its_stream(client: httpx2.Client, daemon: Daemon) -> None:
     folder = daemon.make_run(RunState.RUNNING, events=1)
-    with events(client, daemon, follow="true") as told:
-        assert any(one.id == 0 for one in told)
+    with events(client, daemon, follow="true") as received:
+        assert any(one.id == 0 for one in received)
         (folder / VIEW).unlink()
-        *_, last = told
+        *_, last = received
     assert (last.event, last.data["exit_code"]) == ("problem", 2)
     assert "there is no run" in last.data["message"]
 
 
 def test_no_stream_of_what_is_not_there(client: httpx2.Client, daemon: Daemon) -> None:
     for what in ("events", "logs"):
-        asked = {"runs_dir": str(daemon.runs), "follow": "true"}
-        answer = client.get(f"/v1/runs/{RUN}/{what}", params=asked)
+        params = {"runs_dir": str(daemon.runs), "follow": "true"}
+        answer = client.get(f"/v1/runs/{RUN}/{what}", params=params)
         assert (answer.status_code, answer.json()["exit_code"]) == (404, 2)
 
 
 def test_the_engine_tells_of_itself_and_of_runs(client: httpx2.Client, daemon: Daemon) -> None:
     folder = daemon.make_run(RunState.RUNNING)
-    asked = {"runs_dir": str(daemon.runs)}
-    with client.stream("GET", "/v1/engine/events", params=asked) as answer:
-        told = parsed(answer.iter_lines())
-        first, second = islice(told, 2)
+    params = {"runs_dir": str(daemon.runs)}
+    with client.stream("GET", "/v1/engine/events", params=params) as answer:
+        received = parsed(answer.iter_lines())
+        first, second = islice(received, 2)
         assert (first.event, second.event) == ("engine", "runs")
         assert EngineView.model_validate(first.data).pid == daemon.pid
         assert RunList.model_validate(second.data).runs[0].state == RunState.RUNNING
         put(a_view(folder, RunState.FAILED))
-        states = (one.data["runs"][0]["state"] for one in told if one.event == "runs")
+        states = (one.data["runs"][0]["state"] for one in received if one.event == "runs")
         assert next(states) == "failed"
     with client.stream("GET", "/v1/engine/events") as answer:
-        told = parsed(answer.iter_lines())
-        assert [one.event for one in islice(told, 2)] == ["engine", "engine"]  # and no runs
+        received = parsed(answer.iter_lines())
+        assert [one.event for one in islice(received, 2)] == ["engine", "engine"]  # and no runs
 
 
 def test_a_quiet_stream_has_a_heartbeat(new_daemon: Callable[[], Daemon]) -> None:
     daemon = new_daemon().start(MAGIC_TEST_HEARTBEAT_SECONDS="0.3")
     daemon.make_run(RunState.RUNNING)
-    asked = {"runs_dir": str(daemon.runs), "follow": "true"}
+    params = {"runs_dir": str(daemon.runs), "follow": "true"}
     with daemon.client() as client:
         for path in (f"/v1/runs/{RUN}/events", "/v1/engine/events"):
-            with client.stream("GET", path, params=asked) as answer:
+            with client.stream("GET", path, params=params) as answer:
                 lines = answer.iter_lines()
                 assert len(list(islice((x for x in lines if x == ": alive"), 2))) == 2

@@ -36,18 +36,18 @@ def test_disk_is_that_of_the_runs_folder(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(shutil, "disk_usage", fail)
     assert disk_free(tmp_path) is None
-    told = telemetry(a_view(), tmp_path)
-    assert (told.memory_used, told.memory_total, told.disk_free) == (5, 7, None)
-    assert told.devices == a_view().devices
+    figures = telemetry(a_view(), tmp_path)
+    assert (figures.memory_used, figures.memory_total, figures.disk_free) == (5, 7, None)
+    assert figures.devices == a_view().devices
 
 
 def test_a_shared_view_is_made_once_a_while() -> None:
-    made: list[int] = []
+    calls: list[int] = []
 
     def make() -> EngineView:
         time.sleep(0.05)
-        made.append(1)
-        return a_view(len(made))
+        calls.append(1)
+        return a_view(len(calls))
 
     shared = CachedView(make, seconds=0.3)
     threads = [threading.Thread(target=shared) for _ in range(10)]
@@ -55,6 +55,6 @@ def test_a_shared_view_is_made_once_a_while() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(made) == 1
+    assert len(calls) == 1
     time.sleep(0.35)
     assert shared().pid == 2

@@ -22,9 +22,9 @@ def test_mnist(tmp_path: Path, zipped: bool) -> None:
     written = write_mnist(tmp_path / "m", zipped=zipped)
     for split, name in (("train", "train"), ("test", "t10k")):
         images, labels = written[name]
-        found = read(tmp_path / "m", split)
-        assert np.array_equal(found.columns["image"][:, 0], images)
-        assert found.columns["label"].tolist() == found.facts["label"] == labels.tolist()
+        source = read(tmp_path / "m", split)
+        assert np.array_equal(source.columns["image"][:, 0], images)
+        assert source.columns["label"].tolist() == source.facts["label"] == labels.tolist()
     part = read(tmp_path / "m", "train[2:4]+test[-1:]")
     assert part.source_rows.tolist() == [2, 3, 2]
     label = written["train"][1][3]
@@ -33,17 +33,17 @@ def test_mnist(tmp_path: Path, zipped: bool) -> None:
 
 def test_one_file_is_all_there_is(tmp_path: Path) -> None:
     images, labels = write_mnist(tmp_path / "m")["t10k"]
-    found = read(tmp_path / "m" / "t10k-images-idx3-ubyte.gz")
-    assert np.array_equal(found.columns["image"][:, 0], images)
-    assert found.facts["label"] == labels.tolist()
+    source = read(tmp_path / "m" / "t10k-images-idx3-ubyte.gz")
+    assert np.array_equal(source.columns["image"][:, 0], images)
+    assert source.facts["label"] == labels.tolist()
 
 
 def test_cifar_batches_in_their_order(tmp_path: Path) -> None:
     written = write_cifar(tmp_path / "c", batches=(2,) * 11)
     images = np.concatenate([images for images, _ in written[:-1]])
-    found = read(tmp_path / "c")
-    assert found.columns["image"].shape == (22, 3, 32, 32)
-    assert np.array_equal(found.columns["image"], images)
+    source = read(tmp_path / "c")
+    assert source.columns["image"].shape == (22, 3, 32, 32)
+    assert np.array_equal(source.columns["image"], images)
     assert np.array_equal(read(tmp_path / "c", "test").columns["image"], written[-1][0])
 
 
@@ -57,9 +57,9 @@ def test_a_saved_data_set(tmp_path: Path) -> None:
     )
     columns = {"img": list(images), "label": labels.tolist(), "who": list("abcde")}
     datasets.Dataset.from_dict(columns, features).save_to_disk(tmp_path / "saved")
-    found = read(tmp_path / "saved", "train[1:]")
-    assert np.array_equal(found.columns["image"], images[1:])
-    assert found.facts == {"label": labels[1:].tolist(), "who": list("bcde")}
+    source = read(tmp_path / "saved", "train[1:]")
+    assert np.array_equal(source.columns["image"], images[1:])
+    assert source.facts == {"label": labels[1:].tolist(), "who": list("bcde")}
 
 
 def test_rows_come_back_from_the_store(tmp_path: Path) -> None:

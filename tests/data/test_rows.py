@@ -67,9 +67,9 @@ def test_packing_cuts_the_joined_documents(
         ids += [*one.input_ids.tolist(), END]
         owners += [i] * (len(one) + 1)
         predicted += [*one.predicted.tolist(), True]
-    kept = rows.document_ids != PADDING
-    assert rows.input_ids[kept].tolist() == ids
-    assert rows.document_ids[kept].tolist() == owners
+    real = rows.document_ids != PADDING
+    assert rows.input_ids[real].tolist() == ids
+    assert rows.document_ids[real].tolist() == owners
     assert (rows.lengths[:-1] == min(sequence_length, len(ids))).all()
     assert rows.lengths.sum() == len(ids)
 

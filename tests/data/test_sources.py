@@ -180,8 +180,8 @@ def test_what_is_nested_too_deeply_for_a_run_folder_is_kept_as_json(
         datasets.Dataset(arrow, fingerprint="of a test").save_to_disk(str(path))
     columns = read(path).columns
     write_documents(tmp_path / "kept.parquet", columns, ("text",), [0])
-    (kept,) = read_table(tmp_path / "kept.parquet")["deep"].to_pylist()
-    assert (kept if depth == 3 else json.loads(kept)) == deep
+    (stored,) = read_table(tmp_path / "kept.parquet")["deep"].to_pylist()
+    assert (stored if depth == 3 else json.loads(stored)) == deep
 
 
 def test_a_damaged_column_is_named(tmp_path: Path) -> None:
@@ -197,10 +197,10 @@ def test_columns_named_like_ours_are_all_kept(tmp_path: Path) -> None:
     names = ["q", "a", "text", "id", "data_id", "data_data_id", "source_row", "prompt"]
     columns = pa.table({name: [name] for name in names})
     write_documents(tmp_path / "kept.parquet", columns, ("q", "a"), [0])
-    kept = read_table(tmp_path / "kept.parquet").to_pylist()[0]
-    assert set(names) == {str(value) for value in kept.values()} - {"0"}
-    assert (kept["prompt"], kept["completion"], kept["source_row"]) == ("q", "a", 0)
-    assert "text" not in kept
+    stored = read_table(tmp_path / "kept.parquet").to_pylist()[0]
+    assert set(names) == {str(value) for value in stored.values()} - {"0"}
+    assert (stored["prompt"], stored["completion"], stored["source_row"]) == ("q", "a", 0)
+    assert "text" not in stored
 
 
 @pytest.mark.parametrize(
@@ -300,12 +300,12 @@ def test_a_damaged_saved_folder_is_refused(tmp_path: Path, content: str) -> None
 
 
 def test_hub_data_sets_are_loaded_without_bars(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, str | None]] = []
+    requests: list[tuple[str, str | None]] = []
     switches = (datasets, huggingface_hub.utils)
 
     def load_dataset(path: str, subset: str | None) -> datasets.DatasetDict:
         assert all(switch.are_progress_bars_disabled() for switch in switches)
-        asked.append((path, subset))
+        requests.append((path, subset))
         part = datasets.Dataset.from_list(ROWS)
         return datasets.DatasetDict(train=part, test=part.select(range(5)))
 
@@ -313,7 +313,7 @@ def test_hub_data_sets_are_loaded_without_bars(monkeypatch: pytest.MonkeyPatch) 
         switch.enable_progress_bars()
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     documents = read("someone/something", subset="en", split="test[3:]")
-    assert asked == [("someone/something", "en")]
+    assert requests == [("someone/something", "en")]
     assert all_texts(documents) == TEXTS[3:5]
     assert documents.source_rows.tolist() == [3, 4]
     assert not any(switch.are_progress_bars_disabled() for switch in switches)

@@ -257,10 +257,10 @@ def test_what_is_cut_is_counted_and_the_text_ends_where_the_tokens_end(
         tokenized = tokenize(texts("the cat", value), tokenizer, length)
         one = tokenized.tokens[1]
         assert one.cut == len(whole) - length
-        shown = value[: one.text_end]
+        beginning = value[: one.text_end]
         read = tokenizer.decode(one.input_ids, skip_special_tokens=True)
         # Tokens may end inside of a character.
-        assert shown.startswith(read.rstrip("\ufffd").strip()) and len(shown) <= len(read)
+        assert beginning.startswith(read.rstrip("\ufffd").strip()) and len(beginning) <= len(read)
         assert tokenized.facts()["cut_tokens"] == sum(one.cut for one in tokenized.tokens)
         assert f"data.sequence_length {length}" in tokenized.warnings("data", "documents")[-1]
         assert tokenized.documents.cut is not None

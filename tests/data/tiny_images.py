@@ -37,11 +37,11 @@ def write_mnist(
 
 def write_cifar(folder: Path, batches: tuple[int, ...] = (4, 3), test: int = 2) -> list[Labelled]:
     """Batches of the training split and the test split; returns what is in them."""
-    found = [draw(5 + i, count, (3, 32, 32)) for i, count in enumerate((*batches, test))]
+    batches_and_test = [draw(5 + i, count, (3, 32, 32)) for i, count in enumerate((*batches, test))]
     folder.mkdir(exist_ok=True)
     names = [f"data_batch_{i + 1}.bin.gz" for i in range(len(batches))] + ["test_batch.bin"]
-    for name, (images, labels) in zip(names, found, strict=True):
+    for name, (images, labels) in zip(names, batches_and_test, strict=True):
         rows = np.concatenate([labels[:, None], images.reshape(len(images), -1)], axis=1)
         content = rows.tobytes()
         (folder / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
-    return found
+    return batches_and_test

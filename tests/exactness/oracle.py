@@ -173,10 +173,10 @@ def batch_norm(
     variance = ((channels - mean[:, None]) ** 2).sum(1) / count
     tracked = buffers[f"{name}.num_batches_tracked"] + 1
     share = 1.0 / tracked.item() if momentum is None else momentum
-    found = {"running_mean": mean, "running_var": variance * count / (count - 1)}
+    statistics = {"running_mean": mean, "running_var": variance * count / (count - 1)}
     after = {
         f"{name}.{own}": buffers[f"{name}.{own}"] * (1 - share) + share * value
-        for own, value in found.items()
+        for own, value in statistics.items()
     }
     return normalised(x, mean, variance), {**after, f"{name}.num_batches_tracked": tracked}
 

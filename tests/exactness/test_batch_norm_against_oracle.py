@@ -224,9 +224,9 @@ def test_training_is_torch_s_own() -> None:
         optimizer.zero_grad()
         model(**stream.batch(step).inputs).mean().backward()
         optimizer.step()
-    found = {**ours.params, **ours.buffers}
+    tensors = {**ours.params, **ours.buffers}
     for name, value in model.state_dict().items():
-        torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(tensors[name], value, rtol=1e-10, atol=1e-12)
 
 
 def test_finite_differences(tmp_path: Path) -> None:
@@ -238,9 +238,10 @@ def test_finite_differences(tmp_path: Path) -> None:
         (stream, queries) = streams(training, weights + shift * direction)
         trainer, start = make_trainer(training)
         final = trainer.train(start, stream)
-        asked = query_losses_of(queries, "none", torch.float64)
+        measurements = query_losses_of(queries, "none", torch.float64)
         return torch.tensor(
-            [trainer.evaluator.cotangent(final, one)[0] for one in asked], dtype=weights.dtype
+            [trainer.evaluator.cotangent(final, one)[0] for one in measurements],
+            dtype=weights.dtype,
         )
 
     (stream, queries), (trainer, start) = streams(training, weights), make_trainer(training)

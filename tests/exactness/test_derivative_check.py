@@ -223,9 +223,9 @@ def test_exact_models_pass(kind: str) -> None:
     module = EXACT[kind]()
     before = {name: t.clone() for name, t in module.state_dict().items()}
     generator = torch.get_rng_state()
-    found = checked(module)
-    assert found.passed and found.dtype == "float64" and found.error is not None
-    assert found.error < 1e-7
+    check = checked(module)
+    assert check.passed and check.dtype == "float64" and check.error is not None
+    assert check.error < 1e-7
     assert torch.equal(generator, torch.get_rng_state())
     for name, tensor in module.state_dict().items():
         assert torch.equal(tensor, before[name])
@@ -236,18 +236,18 @@ def test_exact_models_pass(kind: str) -> None:
 def test_language_models_pass_by_layer_too(dtype: torch.dtype) -> None:
     for name in ("gpt2 tied", "llama two layers", "gemma2 soft cap"):
         loss = CausalLMLoss(tiny_model(name, dtype))
-        found = checked(loss, TEXTS, layers=layers_of(loss))
-        assert found.passed and found.error is not None and found.error < 1e-6, name
+        check = checked(loss, TEXTS, layers=layers_of(loss))
+        assert check.passed and check.error is not None and check.error < 1e-6, name
 
 
 def test_a_model_that_does_not_fit_twice_is_compared_as_it_is() -> None:
     torch.manual_seed(0)
-    found = checked(Net(), memory=0)
-    assert found.passed and found.dtype == "float32" and found.bound == pytest.approx(0.005)
+    check = checked(Net(), memory=0)
+    assert check.passed and check.dtype == "float32" and check.bound == pytest.approx(0.005)
     assert not checked(Net(Detaching()), memory=0).passed
     assert checked(Linear(), memory=0).passed
-    found = checked(CausalLMLoss(tiny_model("gpt2 tied", torch.float32)), TEXTS, memory=0)
-    assert found.passed and found.dtype == "float32"
+    check = checked(CausalLMLoss(tiny_model("gpt2 tied", torch.float32)), TEXTS, memory=0)
+    assert check.passed and check.dtype == "float32"
 
 
 def test_dropout_that_is_a_function_of_the_step_passes() -> None:
@@ -259,8 +259,8 @@ def test_the_innermost_part_is_named() -> None:
     torch.manual_seed(0)
     blocks = [nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(3)]
     blocks[1].append(nn.ModuleDict({"norm": Detaching()})["norm"])
-    found = checked(Net(nn.Sequential(*blocks)))
-    assert "second derivatives of between.1.2 (Detaching) differ" in found.problem
+    check = checked(Net(nn.Sequential(*blocks)))
+    assert "second derivatives of between.1.2 (Detaching) differ" in check.problem
 
 
 def test_forced_it_trains_after_a_warning() -> None:

@@ -163,10 +163,10 @@ def weights_differentiated(model: Any) -> set[tuple[int, ...]]:
     directions = [{name: torch.ones_like(p) for name, p in params.items()}]
     sums = [{name: torch.zeros_like(p) for name, p in params.items()}]
     loss(params, batch)
-    with Made() as made:
+    with Made() as recorder:
         GradientGraph(loss, params, batch).vjp(directions, sums)
     assert all(total.any() for total in sums[0].values())
-    return made.shapes & {tuple(p.shape) for p in model.parameters() if p.ndim == 2}
+    return recorder.shapes & {tuple(p.shape) for p in model.parameters() if p.ndim == 2}
 
 
 @pytest.mark.parametrize("adapters", [CASES[0], CASES[1], CASES[10]], ids=str)
@@ -192,8 +192,8 @@ def test_the_trajectory_holds_adapters_alone(schedule: CheckpointingKind, tmp_pa
     files = list(tmp_path.rglob("*.safetensors"))
     assert len(files) > 5
     for file in files:
-        with safe_open(file, "pt") as kept:
-            sizes = {key: kept.get_slice(key).get_shape() for key in kept.keys()}  # noqa: SIM118
+        with safe_open(file, "pt") as tensors:
+            sizes = {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}  # noqa: SIM118
         floats = sum(torch.Size(shape).numel() for shape in sizes.values())
         assert elements <= floats <= 3 * elements + 10, file
     measurement = [problem.stream().batch(0, torch.float64)]

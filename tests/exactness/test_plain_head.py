@@ -53,11 +53,11 @@ class Neutral(nn.Module):
 
 
 def losses_of(model: nn.Module, rows: list[list[int]]) -> list[Tensor]:
-    found = []
+    losses = []
     for row in rows:
         logits = model(input_ids=torch.tensor([row]), use_cache=False).logits[0, :-1]
-        found.append(nn.functional.cross_entropy(logits, torch.tensor(row[1:]), reduction="sum"))
-    return found
+        losses.append(nn.functional.cross_entropy(logits, torch.tensor(row[1:]), reduction="sum"))
+    return losses
 
 
 def trained_plainly(model: nn.Module, weights: Tensor) -> tuple[dict[str, Tensor], float]:

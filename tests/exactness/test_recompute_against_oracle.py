@@ -79,15 +79,15 @@ def test_the_same_bits_as_one_graph(name: str, dtype: torch.dtype) -> None:
     whole, batch = ModuleLoss(CausalLMLoss(model)), batch_of(dtype)
     cut, params = LayeredModuleLoss(whole, layers_of(model)), whole.parameters()
     before = [module.forward for module in model.modules()]
-    found = derivatives(cut, params, batch)
+    results = derivatives(cut, params, batch)
     assert all(
-        torch.equal(a, b) for a, b in zip(found, derivatives(whole, params, batch), strict=True)
+        torch.equal(a, b) for a, b in zip(results, derivatives(whole, params, batch), strict=True)
     )
     assert before == [module.forward for module in model.modules()]
 
 
 def test_one_layers_graph_is_alive_at_a_time() -> None:
-    found = []
+    results = []
     for count in (2, 4):
         model = tiny_model("gpt2 tied")
         block = model.transformer.h[0]
@@ -95,23 +95,23 @@ def test_one_layers_graph_is_alive_at_a_time() -> None:
         model.to(torch.float64)
         loss = ModuleLoss(CausalLMLoss(model.eval()))
         cut, batch = LayeredModuleLoss(loss, layers_of(model)), batch_of(torch.float64)
-        kept = layered_graph_bytes(
+        saved = layered_graph_bytes(
             cut, loss.parameters(), batch, SINGLE_RANK, loss.module.parameters()
         )
         # The values before, between and behind the layers.
-        assert kept.query == (count + 1) * 3 * 9 * 16 * 8
-        found.append(kept.shared - kept.query)
-    assert found[0] == found[1] > 0
+        assert saved.query == (count + 1) * 3 * 9 * 16 * 8
+        results.append(saved.shared - saved.query)
+    assert results[0] == results[1] > 0
 
 
 def test_a_graph_that_nobody_wants_is_let_go() -> None:
     loss = ModuleLoss(CausalLMLoss(tiny_model("llama two layers")))
-    kept = SavedTensorCounter(SINGLE_RANK, [])
-    with torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
+    saved = SavedTensorCounter(SINGLE_RANK, [])
+    with torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack):
         graph: Any = GradientGraph(loss, loss.parameters(), batch_of(torch.float64))
-        assert kept.now > 0
+        assert saved.now > 0
         graph = None
-    assert graph is None and kept.now == 0
+    assert graph is None and saved.now == 0
 
 
 class Remembering(nn.Module):

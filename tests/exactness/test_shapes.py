@@ -36,7 +36,7 @@ def attributed(stream: DataStream, folder: Path) -> Scores:
 
 
 def test_document_ids_beyond_a_row_belong_to_its_padding(tmp_path: Path) -> None:
-    found = [
+    scores = [
         attributed(DataStream(rows, 2, weight_shape=(4,)), tmp_path / name).weights
         for name, rows in (
             ("a token", rows_of(None)),
@@ -46,8 +46,8 @@ def test_document_ids_beyond_a_row_belong_to_its_padding(tmp_path: Path) -> None
             ("none", [{"input_ids": row["input_ids"]} for row in rows_of(None)]),
         )
     ]
-    for other in found[1:]:
-        torch.testing.assert_close(other, found[0], rtol=1e-12, atol=1e-14)
+    for other in scores[1:]:
+        torch.testing.assert_close(other, scores[0], rtol=1e-12, atol=1e-14)
 
 
 def changed(row: int, **columns: Any) -> Rows:

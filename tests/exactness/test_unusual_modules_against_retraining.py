@@ -223,15 +223,15 @@ class BufferView(Core):
         self.register_buffer("start", self.embed.weight.detach()[:2])
 
 
-class KeptAside(Core):
-    """Comes to a parameter through a list."""
+class ParameterInList(Core):
+    """Reads a parameter through a list."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.kept = [self.head.weight]
+        self.weights = [self.head.weight]
 
     def forward(self, ids: Tensor) -> Tensor:
-        return losses_of(self.between(self.embed(ids)) @ self.kept[0].t(), ids)
+        return losses_of(self.between(self.embed(ids)) @ self.weights[0].t(), ids)
 
 
 class Complex(Core):
@@ -274,7 +274,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "transposed": (Transposed, r"turned and embed\.weight share|embed\.weight and turned share"),
     "frozen view": (FrozenView, r"embed\.weight and head\.weight share memory"),
     "buffer": (BufferView, r"start and embed\.weight share memory"),
-    "kept aside": (KeptAside, r"reads its parameter head\.weight through a reference"),
+    "kept aside": (ParameterInList, r"reads its parameter head\.weight through a reference"),
     "complex": (Complex, r"parameter phase is torch\.complex"),
     "remembering": (lambda: Core(Remembering()), r"changes its buffer between\.mean"),
     "lazy": (Lazy, r"between\.weight has no shape yet"),

@@ -40,12 +40,12 @@ def plain(hidden: Tensor, weight: Tensor, coefficients: Tensor, targets: Tensor)
 def derivatives(loss: Tensor, leaves: tuple[Tensor, ...]) -> list[Tensor]:
     """The gradient, and the derivative of its product with three different directions."""
     first = torch.autograd.grad(loss, leaves, create_graph=True)
-    found = list(first)
+    gradients = list(first)
     for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
         directions = [torch.randn(g.shape, generator=generator, dtype=g.dtype) for g in first]
-        found += torch.autograd.grad(first, leaves, directions, retain_graph=True)
-    return found
+        gradients += torch.autograd.grad(first, leaves, directions, retain_graph=True)
+    return gradients
 
 
 @pytest.fixture(params=list(CHUNKS.values()), ids=list(CHUNKS))

@@ -38,8 +38,8 @@ def differentiated(
     moments = {name: (first[name], second[name]) for name in params}
     grads = oracle.clip(grads, max_norm)
     stepped, new = oracle.update(spec, spec.learning_rate, count, params, grads, moments)
-    kept = [[new[name][i] for name in params] for i in range(MOMENTS[spec.name])]
-    return [*stepped.values(), *(moment for kind in kept for moment in kind)]
+    moments_by_kind = [[new[name][i] for name in params] for i in range(MOMENTS[spec.name])]
+    return [*stepped.values(), *(moment for kind in moments_by_kind for moment in kind)]
 
 
 def expected_vjp(
@@ -106,15 +106,15 @@ def test_vjp(name: str, max_norm: float | None, own: bool) -> None:
 @pytest.mark.parametrize("name", SPECS)
 def test_vjp_in_pieces_is_the_same_bits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimizer_stage, "GROUP_ELEMENTS", 4)
-    found = []
+    results = []
     for elementwise in (False, True):
         optimizer = build_optimizer(SPECS[name], LearningRateSpec("linear", 9))
         stage = OptimizerStage(optimizer, draw(0), elementwise=elementwise, max_grad_norm=0.5)
         params, state = some_state(stage)
         cotangent = Cotangent(draw(30), stage.zero_cotangent(params, state))
         (u,) = stage.vjp(params, state, draw(20), [cotangent])
-        found.append((cotangent.params, u))
-    for whole, pieces in zip(*found, strict=True):
+        results.append((cotangent.params, u))
+    for whole, pieces in zip(*results, strict=True):
         assert all(torch.equal(whole[n], pieces[n]) for n in SHAPES)
 
 

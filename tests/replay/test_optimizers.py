@@ -148,9 +148,9 @@ def test_an_update_depends_on_its_arguments_alone(name: str) -> None:
     for step in range(3):
         params, state = used.update(params, state, make_grads(step))
     expected, _ = used.update(params, state, make_grads(3))
-    found, _ = new.update(params, state, make_grads(3))
+    updated, _ = new.update(params, state, make_grads(3))
     for key in expected:
-        assert torch.equal(found[key], expected[key])
+        assert torch.equal(updated[key], expected[key])
 
 
 def test_global_norm_is_that_of_clip_grad_norm() -> None:

@@ -28,11 +28,11 @@ def test_there_are_none_without_a_journal(tmp_path: Path) -> None:
     assert read_journal(tmp_path / "none.jsonl") == []
 
 
-@pytest.mark.parametrize("kept", [1, 20, -1])
-def test_a_torn_tail_is_dropped_and_written_over(journal: Path, kept: int) -> None:
+@pytest.mark.parametrize("length", [1, 20, -1])
+def test_a_torn_tail_is_dropped_and_written_over(journal: Path, length: int) -> None:
     whole = journal.read_bytes()
     last = whole.rstrip(b"\n").rfind(b"\n") + 1
-    journal.write_bytes(whole[:last] + whole[last:][:kept])
+    journal.write_bytes(whole[:last] + whole[last:][:length])
     assert [r["step"] for r in read_journal(journal)] == [0, 1, 2]
     writer = JournalWriter(journal)
     writer.append("train_step", step=30)

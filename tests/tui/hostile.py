@@ -18,7 +18,7 @@ TEXTS = [
 
 def unsafe_in(app: Any) -> list[str]:
     """Characters on screen that could steer a terminal."""
-    shown = "".join(
+    text = "".join(
         segment.text for strip in app.screen._compositor.render_strips() for segment in strip
     )
-    return [c for c in shown if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")]
+    return [c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")]

@@ -101,15 +101,15 @@ def _attribution(run: RunFolder, shape: tuple[int, int, int], steps: int, rng: A
         arrays["top_documents"][query] = np.stack([order[:top], order[::-1][:top]])
         arrays["step_scores"][query] = rng.normal(size=steps).astype(np.float32)
     folder = store / "token_scores" / "c"
-    made = []
+    chunks = []
     for template in range(min(_TEMPLATES, -(-documents // per_chunk))):
         rows = slice(template * per_chunk, min(documents, (template + 1) * per_chunk))
         count = rows.stop - rows.start
         arrays["token_scores"][0, rows] = rng.normal(size=(count, tokens)) * 1e-6
-        made.append(folder / "0" / str(template) / "0")
+        chunks.append(folder / "0" / str(template) / "0")
     for query in range(queries):
         for chunk in range(-(-documents // per_chunk)):
-            _link(made[chunk % len(made)], folder / str(query) / str(chunk) / "0")
+            _link(chunks[chunk % len(chunks)], folder / str(query) / str(chunk) / "0")
     _queries(path, queries)
     record = {
         name: {"shape": list(array.shape), "dtype": str(array.dtype)}

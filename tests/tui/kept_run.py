@@ -55,5 +55,5 @@ def record_costs(run: RunFolder, **limits: Any) -> None:
 
 def assert_harmless(screen: str) -> None:
     """Nothing of what is on screen could steer a terminal."""
-    found = FORBIDDEN & set(screen.replace("\n", ""))
-    assert not found, found
+    forbidden = FORBIDDEN & set(screen.replace("\n", ""))
+    assert not forbidden, forbidden

@@ -46,7 +46,7 @@ class TerminalModel:
         self.size = size
         self.grid: dict[tuple[int, int], tuple[str, Look]] = {}
 
-    def take(self, written: str) -> None:
+    def write(self, written: str) -> None:
         end = 0
         for token in _TOKEN.finditer(written):
             assert token.start() == end, written[end : token.start()]
@@ -88,16 +88,16 @@ class TerminalModel:
 
 
 def watch_output(
-    monkeypatch: pytest.MonkeyPatch, app: MagicApp, told: Callable[[str, str], None]
+    monkeypatch: pytest.MonkeyPatch, app: MagicApp, on_output: Callable[[str, str], None]
 ) -> None:
     """Hear what would be written to a terminal of 256 colours, and what Textual would write."""
-    shown = App._display
+    original = App._display
 
     def display(self: App[Any], screen: Any, renderable: Any) -> None:
         if renderable is not None and not self._batch_count and self._running:
             whole = getattr(renderable, "whole", renderable).render_segments(self.console)
-            told(renderable.render_segments(self.console), whole)
-        shown(self, screen, renderable)
+            on_output(renderable.render_segments(self.console), whole)
+        original(self, screen, renderable)
 
     render = Strip.render
 
@@ -125,11 +125,11 @@ def bytes_of(
     """How many bytes each key brings to a terminal of 80×24, once ``begin`` is done."""
     sizes: list[int] = []
 
-    def told(written: str, whole: str) -> None:
+    def on_output(written: str, whole: str) -> None:
         if sizes:
             sizes[-1] += len(written.encode())
 
-    watch_output(monkeypatch, app, told)
+    watch_output(monkeypatch, app, on_output)
 
     async def task(pilot: Pilot[None]) -> None:
         await begin(pilot)

@@ -298,18 +298,18 @@ def test_the_verb_needs_a_terminal(tmp_path: Path) -> None:
 def test_what_is_asked_plainly_needs_no_command_line_library(
     monkeypatch: pytest.MonkeyPatch, arguments: list[str], opened: tuple[Any, ...] | None
 ) -> None:
-    asked: list[tuple[Any, ...]] = []
+    calls: list[tuple[Any, ...]] = []
 
     class Opened:
         def __init__(self, run: str | None, runs_dir: Path | None) -> None:
             self.what = run, runs_dir
 
         def run(self, mouse: bool) -> None:
-            asked.append((*self.what, mouse))
+            calls.append((*self.what, mouse))
 
     monkeypatch.setattr(dashboard, "dashboard", Opened)
     assert dashboard.open_plainly(arguments) == (opened is not None)
-    assert asked == ([] if opened is None else [opened])
+    assert calls == ([] if opened is None else [opened])
 
 
 def test_what_goes_wrong_is_left_to_the_verb(tmp_path: Path) -> None:

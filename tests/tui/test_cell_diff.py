@@ -41,12 +41,12 @@ def test_whatever_is_pressed_the_terminal_shows_the_screen(
     app, chance = MagicApp(finished.path.parent, finished.id, 1), random.Random(7)
     thin, whole = TerminalModel(size), TerminalModel(size)
 
-    def told(written: str, by_textual: str) -> None:
-        thin.take(written)
-        whole.take(by_textual)
+    def on_output(written: str, by_textual: str) -> None:
+        thin.write(written)
+        whole.write(by_textual)
         assert thin.grid == whole.grid
 
-    watch_output(monkeypatch, app, told)
+    watch_output(monkeypatch, app, on_output)
 
     async def task(pilot: Pilot[None]) -> None:
         for key in (*"12345678", *chance.choices(KEYS, k=60)):
@@ -65,14 +65,14 @@ def test_random_rows_come_out_the_same() -> None:
     chance, console = random.Random(3), Console()
     console._color_system = ColorSystem.EIGHT_BIT
     styles = [None if style is None else Style.parse(style) for style in STYLES]
-    shown, model = TerminalCells(), TerminalModel((30, 4))
+    cells, model = TerminalCells(), TerminalModel((30, 4))
     rows: list[Iterable[Strip]] = [[Strip([Segment(" " * 30)])] for _ in range(4)]
     for _ in range(400):
         rows[chance.randrange(4)] = [random_strip(chance, styles)]
         update = LayoutUpdate(list(rows), Region(0, 0, 30, 4))
-        model.take(shown.update(update, console))
+        model.write(cells.update(update, console))
         expected = TerminalModel((30, 4))
-        expected.take(update.render_segments(console))
+        expected.write(update.render_segments(console))
         assert model.grid.keys() >= expected.grid.keys()
         assert all(model.grid[place] == cell for place, cell in expected.grid.items())
 
@@ -89,16 +89,16 @@ def random_strip(chance: random.Random, styles: list[Style | None]) -> Strip:
 
 
 def test_the_same_again_writes_nothing_until_it_is_forgotten() -> None:
-    console, shown = Console(), TerminalCells()
+    console, cells = Console(), TerminalCells()
     strips: list[Iterable[Strip]] = [
         [Strip([Segment(f"{number} {text}")])] for number, text in enumerate("ab")
     ]
     update = LayoutUpdate(strips, Region(0, 0, 3, 2))
-    first = shown.update(update, console)
+    first = cells.update(update, console)
     assert "0 a" in first and "1 b" in first
-    assert shown.update(update, console) == ""
-    shown.forget()
-    assert shown.update(update, console) == first
+    assert cells.update(update, console) == ""
+    cells.forget()
+    assert cells.update(update, console) == first
 
 
 EMOJI = "I \u2764\ufe0f 1\ufe0f\u20e3 \U0001f469\U0001f3fd\u200d\u2695\ufe0f \U0001fae0!"
@@ -110,11 +110,11 @@ def test_emoji_leave_no_ghosts_whatever_the_terminal_thinks_of_them(old: bool) -
         # One that knows no emoji.
         return 1 if old and character > "\U0001f000" else cell_len(character)
 
-    console, shown = Console(), TerminalCells()
+    console, cells = Console(), TerminalCells()
     model = TerminalModel((30, 1), width_of)
     for text in ("x" * 30, safe_text(EMOJI), "y" * 30, safe_text(EMOJI) * 2, ""):
         strip = Strip([Segment(text)]).adjust_cell_length(30)
-        model.take(shown.update(LayoutUpdate([[strip]], Region(0, 0, 30, 1)), console))
+        model.write(cells.update(LayoutUpdate([[strip]], Region(0, 0, 30, 1)), console))
         row = model.row(0)
         assert set(row) <= {*text, " "}, row
         # What stands behind an emoji stands where it should.
@@ -127,11 +127,11 @@ def test_ctrl_l_draws_everything_anew(finished: RunFolder, monkeypatch: pytest.M
     app, model = MagicApp(finished.path.parent, finished.id, 1), TerminalModel((80, 24))
     written: list[str] = []
 
-    def told(text: str, by_textual: str) -> None:
+    def on_output(text: str, by_textual: str) -> None:
         written.append(text)
-        model.take(text)
+        model.write(text)
 
-    watch_output(monkeypatch, app, told)
+    watch_output(monkeypatch, app, on_output)
 
     async def task(pilot: Pilot[None]) -> None:
         for opened in ([], ["question_mark"]):

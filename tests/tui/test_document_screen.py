@@ -32,8 +32,8 @@ def opened(run: RunFolder, screen: int = 5, document: int | None = None) -> Magi
 
 
 def test_the_number_under_the_cursor_is_exact(finished: RunFolder, terminal: Terminal) -> None:
-    shown = browse(finished).document(0, 7)
-    strong = shown.strongest_pieces(1)[0]
+    document = browse(finished).document(0, 7)
+    strong = document.strongest_pieces(1)[0]
 
     async def task(pilot):
         app = pilot.app
@@ -42,12 +42,12 @@ def test_the_number_under_the_cursor_is_exact(finished: RunFolder, terminal: Ter
         await until(pilot, lambda: text.text_height > 0, "text")
         while text.cursor < strong:
             await pilot.press("l")
-        await shows(pilot, f"{shown.piece_scores[strong]:+.6e}")
+        await shows(pilot, f"{document.piece_scores[strong]:+.6e}")
         await pilot.press("g")
         await pilot.press("n")
         assert abs(text._shading.levels[text.cursor]) >= 2
         await pilot.press("G")
-        assert text.cursor == len(shown.pieces) - 1
+        assert text.cursor == len(document.pieces) - 1
         await pilot.press("k", "j", "N", "h", "pagedown", "pageup")
         assert "scale: this document" in screen_text(app)
         if not terminal.colour:
@@ -98,21 +98,21 @@ def test_marks_copy_and_export(
         await pilot.press("e", "enter")
         await until(pilot, lambda: list(tmp_path.glob("*-document-7.csv")), "the csv")
         table = next(tmp_path.glob("*.csv")).read_text().splitlines()
-        shown = browse(finished).document(0, 7)
-        assert len(table) == 1 + len(shown.tokens.ids)
-        assert float(table[1].split(",")[4]) == pytest.approx(float(shown.scores[0]))
+        document = browse(finished).document(0, 7)
+        assert len(table) == 1 + len(document.tokens.ids)
+        assert float(table[1].split(",")[4]) == pytest.approx(float(document.scores[0]))
 
     drive(opened(finished, document=7), task)
 
 
 def test_search_in_a_document(finished: RunFolder) -> None:
-    shown = browse(finished).document(0, 7)
-    word = "".join(piece.text for piece in shown.pieces).split()[5]
-    piece = find_piece(shown, word.upper(), 0)
+    document = browse(finished).document(0, 7)
+    word = "".join(piece.text for piece in document.pieces).split()[5]
+    piece = find_piece(document, word.upper(), 0)
     assert piece is not None
-    before = "".join(p.text for p in shown.pieces[: piece + 1])
+    before = "".join(p.text for p in document.pieces[: piece + 1])
     assert before.lower().rfind(word[:1].lower()) >= 0
-    assert find_piece(shown, "not there", 0) is None
+    assert find_piece(document, "not there", 0) is None
 
 
 def test_documents_without_token_scores(tmp_path: Path) -> None:
@@ -132,9 +132,9 @@ def test_a_sentence_is_made_of_facts(finished: RunFolder) -> None:
     why = read_why(browse(finished), 0, 3)
     best = attribution.ranked(0, 1)[0]
     assert why.helpful[0].document.document == best.document
-    told = sentence(why.helpful[0], "loss")
-    assert f"leaving document {best.document} out is predicted to raise this loss" in told
-    assert f"by {abs(best.score):.3g} (the most helpful; seen at steps" in told
+    text = sentence(why.helpful[0], "loss")
+    assert f"leaving document {best.document} out is predicted to raise this loss" in text
+    assert f"by {abs(best.score):.3g} (the most helpful; seen at steps" in text
     worst = attribution.ranked(0, 1, harmful=True)[0]
     assert f"lower this loss by {worst.score:.3g}" in sentence(why.harmful[0], "loss")
     listed = {r.document.document for r in (*why.helpful, *why.harmful)}
@@ -196,7 +196,7 @@ def luminance(colour: Color) -> float:
 
 def weak_colours(app: MagicApp) -> set[str]:
     """Colours on screen whose contrast is under 3, which is the least for what is large or bold."""
-    found = set()
+    faint = set()
     for strip in app.screen._compositor.render_strips():
         for segment in strip:
             style = segment.style
@@ -207,8 +207,8 @@ def weak_colours(app: MagicApp) -> set[str]:
             below = WHITE if style.bgcolor is None else Color.from_rich_color(style.bgcolor)
             levels = [luminance(c) for c in (Color.from_rich_color(style.color), below)]
             if (max(levels) + 0.05) / (min(levels) + 0.05) < 3:
-                found.add(f"{style}: {segment.text}")
-    return found
+                faint.add(f"{style}: {segment.text}")
+    return faint
 
 
 def test_colours_can_be_read_on_a_light_background(

@@ -56,9 +56,9 @@ def test_documents_are_written_in_row_groups_of_some_size(tmp_path: Path) -> Non
 def test_search_finds_whatever_the_case(many: RunFolder) -> None:
     texts = DocumentTexts(many.documents_file)
     every = document_texts(many, range(500))
-    found = np.concatenate([hits for hits, _ in texts.search("WÖRLD peace")])
-    assert found.tolist() == [i for i, text in enumerate(every) if "wörld peace" in text]
-    assert len(found)
+    result = np.concatenate([hits for hits, _ in texts.search("WÖRLD peace")])
+    assert result.tolist() == [i for i, text in enumerate(every) if "wörld peace" in text]
+    assert len(result)
     looked = [looked for _, looked in texts.search("x")]
     assert looked[-1] == 500
 
@@ -153,10 +153,10 @@ def test_packed_documents_are_found(tmp_path: Path) -> None:
 
 def test_recent_forgets_what_was_used_longest_ago() -> None:
     recent: LRUCache[int, str] = LRUCache(2)
-    made: list[int] = []
+    created: list[int] = []
     for key in (1, 2, 1, 3, 1, 2):
-        recent.get_or_create(key, lambda key=key: made.append(key) or str(key))  # type: ignore[misc]
-    assert made == [1, 2, 3, 2]
+        recent.get_or_create(key, lambda key=key: created.append(key) or str(key))  # type: ignore[misc]
+    assert created == [1, 2, 3, 2]
     assert len(recent) == 2
 
 
@@ -193,8 +193,8 @@ def test_levels_of_many_are_those_of_each() -> None:
     scores = np.random.default_rng(0).standard_t(2, 500)
     scores[:3] = 0.0, np.nan, -np.abs(scores).max()
     for strongest in (float(np.nanmax(np.abs(scores))), 1e-3, 0.0):
-        found = levels_of(scores, strongest)
-        assert found.tolist() == [level_of(float(score), strongest) for score in scores]
+        result = levels_of(scores, strongest)
+        assert result.tolist() == [level_of(float(score), strongest) for score in scores]
 
 
 def test_recent_counts_what_its_values_weigh() -> None:

@@ -77,8 +77,8 @@ def test_the_command_line_shows_one_score(run: RunFolder) -> None:
     scores = ScoreReader(run.attributions / "a0001").document_scores(0)
     assert facts["tokens"] == [] and facts["text"] == label_of(run, 2)
     assert facts["score"] == pytest.approx(float(scores[2]))
-    shown = CliRunner().invoke(cli, ["show", "2", *where])
-    assert shown.exit_code == 0 and label_of(run, 2) in shown.stdout
+    result = CliRunner().invoke(cli, ["show", "2", *where])
+    assert result.exit_code == 0 and label_of(run, 2) in result.stdout
     top = CliRunner().invoke(cli, ["top", "--label", "label", *where])
     assert top.exit_code == 0 and "an image, label" in top.stdout
 

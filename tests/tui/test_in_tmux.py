@@ -66,10 +66,10 @@ class Tmux:
     def shows(self, pattern: str) -> str:
         """The screen once something is on it."""
         deadline = time.monotonic() + _PATIENCE
-        while not re.search(pattern, shown := self.screen()):
-            assert time.monotonic() < deadline, f"never came: {pattern}\n{shown}"
+        while not re.search(pattern, content := self.screen()):
+            assert time.monotonic() < deadline, f"never came: {pattern}\n{content}"
             time.sleep(0.1)
-        return shown
+        return content
 
     def kill(self) -> None:
         """Kill the dashboard the hard way."""
@@ -138,8 +138,8 @@ def test_from_nothing_to_the_document_that_helped(
     assert "7 documents" in ranked
     tmux.keys("Enter")
     tmux.shows("5 Document")
-    shown = tmux.shows("strongest tokens")
-    assert "the dog sat by the sea" in shown
+    content = tmux.shows("strongest tokens")
+    assert "the dog sat by the sea" in content
 
     before = tmux.screen()
     tmux.kill()

@@ -43,9 +43,9 @@ def test_the_demo_shows_its_cost_and_starts(tmp_path: Path, engine: FakeEngine) 
         await pilot.press("s")
         await until(pilot, lambda: engine.of_kind("POST", "/v1/runs"))
         await until(pilot, lambda: getattr(pilot.app.screen, "NUMBER", 0) == 2)
-        (asked,) = engine.of_kind("POST", "/v1/runs")
-        assert asked[3]["config"]["name"] == "demo"
-        assert pilot.app.selection.run == asked[3]["id"]  # type: ignore[attr-defined]
+        (request,) = engine.of_kind("POST", "/v1/runs")
+        assert request[3]["config"]["name"] == "demo"
+        assert pilot.app.selection.run == request[3]["id"]  # type: ignore[attr-defined]
         await pilot.press("escape")
         await until(pilot, lambda: getattr(pilot.app.screen, "NUMBER", None) != 2)
 

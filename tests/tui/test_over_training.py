@@ -78,13 +78,13 @@ def test_the_documents_of_a_batch(run_folder: RunFolder) -> None:
     opened = open_attribution(run_folder)
     table, scores = RowTable(run_folder.rows_store), opened.document_scores(0)
     for step in (0, 5, 11):
-        found = batch_documents(opened, 0, step)
+        batch = batch_documents(opened, 0, step)
         rows = np.flatnonzero((table.steps() == step).any(1))
         owners = table.document_ids()[rows]
-        assert {each.document for each in found} == set(owners[owners >= 0].tolist())
-        assert sum(each.tokens for each in found) == (owners >= 0).sum()
-        assert all(each.score == scores[each.document] for each in found)
-        sizes = [abs(each.score) for each in found]
+        assert {each.document for each in batch} == set(owners[owners >= 0].tolist())
+        assert sum(each.tokens for each in batch) == (owners >= 0).sum()
+        assert all(each.score == scores[each.document] for each in batch)
+        sizes = [abs(each.score) for each in batch]
         assert sizes == sorted(sizes, reverse=True)
 
 
@@ -116,10 +116,10 @@ def test_the_cursor_tells_every_figure(run_folder: RunFolder, terminal: Terminal
         await ready(pilot)
         # It starts where the influence is strongest.
         await shows(pilot, "step 3: helpful -3.000e+00")
-        shown = screen_text(pilot.app)
-        assert "62 % of all · so far -2.600e+00 · loss 5.7000" in shown
-        assert "influence" in shown and "loss 6" in shown and "▲ 3" in shown
-        assert "█" in shown
+        text = screen_text(pilot.app)
+        assert "62 % of all · so far -2.600e+00 · loss 5.7000" in text
+        assert "influence" in text and "loss 6" in text and "▲ 3" in text
+        assert "█" in text
         await pilot.press("l")
         await shows(pilot, "step 4: helpful -2.000e-01")
         await pilot.press("G")

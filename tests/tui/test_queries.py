@@ -30,16 +30,16 @@ from tests.fake_engine import FakeEngine
 from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows, until
 from tests.tui.kept_run import HOSTILE, assert_harmless, record_costs, write_kept
 
-Asked = Callable[[], list[Any]]
+Requests = Callable[[], list[Any]]
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> RunFolder:
+def run(tmp_path: Path) -> RunFolder:
     return write_kept(tmp_path / "runs")
 
 
 @pytest.fixture
-def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
+def requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Requests:
     """Put a small script in the worker's place; call for its requests."""
     script, log = Path(__file__).with_name("fake_losses.py"), tmp_path / "asked.jsonl"
     monkeypatch.setattr(worker, "WORKER_COMMAND", [sys.executable, str(script)])
@@ -52,9 +52,9 @@ def app_of(run: RunFolder) -> MagicApp:
 
 
 def screen_of(pilot: Pilot[None]) -> QueriesScreen:
-    shown = pilot.app.screen
-    assert isinstance(shown, QueriesScreen)
-    return shown
+    screen = pilot.app.screen
+    assert isinstance(screen, QueriesScreen)
+    return screen
 
 
 async def type_line(pilot: Pilot[None], key: str, text: str) -> None:
@@ -65,9 +65,9 @@ async def type_line(pilot: Pilot[None], key: str, text: str) -> None:
     await pilot.press("enter")
 
 
-def test_a_basket_with_its_cost_is_asked(kept: RunFolder, engine: FakeEngine) -> None:
-    record_costs(kept)
-    engine.add(kept.id, "succeeded", path=str(kept.path))
+def test_a_basket_with_its_cost_is_asked(run: RunFolder, engine: FakeEngine) -> None:
+    record_costs(run)
+    engine.add(run.id, "succeeded", path=str(run.path))
 
     async def task(pilot: Pilot[None]) -> None:
         await shows(pilot, "who sat on the mat?")
@@ -81,7 +81,7 @@ def test_a_basket_with_its_cost_is_asked(kept: RunFolder, engine: FakeEngine) ->
         await until(pilot, lambda: engine.of_kind("POST", "/attributions"), "asked")
         await until(pilot, lambda: pilot.app.screen is not None and _number(pilot) == 2, "Live")
 
-    drive(app_of(kept), task)
+    drive(app_of(run), task)
     ((_, _, _, wanted),) = engine.of_kind("POST", "/attributions")
     assert wanted["request"]["texts"] == ["who sat on the mat?", "wörld peace"]
     assert wanted["request"]["reduction"] == "none"
@@ -91,7 +91,9 @@ def _number(pilot: Pilot[None]) -> int:
     return int(getattr(pilot.app.screen, "NUMBER", -1))
 
 
-def test_a_typed_text_with_its_losses(kept: RunFolder, asked: Asked, terminal: Terminal) -> None:
+def test_a_typed_text_with_its_losses(
+    run: RunFolder, requests: Requests, terminal: Terminal
+) -> None:
     async def task(pilot: Pilot[None]) -> None:
         await shows(pilot, "who sat on the mat?")
         await type_line(pilot, "i", "the cat sat down")
@@ -112,14 +114,14 @@ def test_a_typed_text_with_its_losses(kept: RunFolder, asked: Asked, terminal: T
         await pilot.press("t")
         await pilot.pause(0.2)
 
-    drive(app_of(kept), task, terminal)
+    drive(app_of(run), task, terminal)
     # Known losses are not computed again.
-    ((verb, options),) = asked()
-    assert (verb, options["--run"]) == ("losses", str(kept.path))
+    ((verb, options),) = requests()
+    assert (verb, options["--run"]) == ("losses", str(run.path))
     assert json.loads(options["--request"])["texts"] == ["the cat sat down"]
 
 
-def test_texts_of_a_file(kept: RunFolder, asked: Asked, tmp_path: Path) -> None:
+def test_texts_of_a_file(run: RunFolder, requests: Requests, tmp_path: Path) -> None:
     rows = [{"q": f"ask{n} ", "a": f"say{n} it"} for n in range(30)]
     file = tmp_path / "q.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -140,16 +142,16 @@ def test_texts_of_a_file(kept: RunFolder, asked: Asked, tmp_path: Path) -> None:
         assert screen.current is not None and screen.current.text == "ask29 say29 it"
         await pilot.press("space")
         command = screen.cli_equivalent()
-        assert f"attribute {kept.id} --prompt 'ask29 ' --text 'say29 it'" in command
+        assert f"attribute {run.id} --prompt 'ask29 ' --text 'say29 it'" in command
         await pilot.press("t")
-        await until(pilot, lambda: len(asked()) == 2, "losses")
+        await until(pilot, lambda: len(requests()) == 2, "losses")
 
-    drive(app_of(kept), task)
-    request = json.loads(asked()[1][1]["--request"])
+    drive(app_of(run), task)
+    request = json.loads(requests()[1][1]["--request"])
     assert (request["prompts"], request["texts"]) == (["ask29 "], ["say29 it"])
 
 
-def test_reduction_basket_and_command(kept: RunFolder) -> None:
+def test_reduction_basket_and_command(run: RunFolder) -> None:
     async def task(pilot: Pilot[None]) -> None:
         await shows(pilot, "who sat on the mat?")
         screen = screen_of(pilot)
@@ -167,11 +169,11 @@ def test_reduction_basket_and_command(kept: RunFolder) -> None:
         await shows(pilot, "queries of a0001")
         assert len(screen.basket) == 0
 
-    drive(app_of(kept), task)
+    drive(app_of(run), task)
 
 
-def test_enter_on_an_asked_query_opens_its_influences(kept: RunFolder) -> None:
-    app = app_of(kept)
+def test_enter_on_an_asked_query_opens_its_influences(run: RunFolder) -> None:
+    app = app_of(run)
 
     async def task(pilot: Pilot[None]) -> None:
         await shows(pilot, "who sat on the mat?")
@@ -218,10 +220,10 @@ def run_of(pilot: Pilot[None]) -> Selection:
     return pilot.app.selection
 
 
-def test_without_a_trajectory_nothing_is_asked(kept: RunFolder, engine: FakeEngine) -> None:
-    shutil.rmtree(kept.trajectory)
-    engine.add(kept.id, "succeeded", path=str(kept.path))
-    app, said = app_of(kept), []
+def test_without_a_trajectory_nothing_is_asked(run: RunFolder, engine: FakeEngine) -> None:
+    shutil.rmtree(run.trajectory)
+    engine.add(run.id, "succeeded", path=str(run.path))
+    app, said = app_of(run), []
     app.show_message = lambda sentence, severity="information": said.append(sentence)  # type: ignore[method-assign]
 
     async def task(pilot: Pilot[None]) -> None:
@@ -234,7 +236,7 @@ def test_without_a_trajectory_nothing_is_asked(kept: RunFolder, engine: FakeEngi
     assert not engine.of_kind("POST", "/attributions")
 
 
-def test_no_engine_is_told_in_place(kept: RunFolder) -> None:
+def test_no_engine_is_told_in_place(run: RunFolder) -> None:
     async def task(pilot: Pilot[None]) -> None:
         await shows(pilot, "who sat on the mat?")
         await pilot.press("space", "a")
@@ -242,11 +244,11 @@ def test_no_engine_is_told_in_place(kept: RunFolder) -> None:
         await until(pilot, lambda: not screen_of(pilot)._submitting, "given up")
         assert len(screen_of(pilot).basket) == 1
 
-    drive(app_of(kept), task)
+    drive(app_of(run), task)
 
 
 def test_a_refusing_worker_is_told_in_place(
-    kept: RunFolder, asked: Asked, monkeypatch: pytest.MonkeyPatch
+    run: RunFolder, requests: Requests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_LOSSES", "refuse")
 
@@ -256,15 +258,15 @@ def test_a_refusing_worker_is_told_in_place(
         await shows(pilot, "the text is too short")
         assert_harmless(screen_text(pilot.app))
 
-    drive(app_of(kept), task)
+    drive(app_of(run), task)
 
 
-def test_a_run_deleted_underneath(kept: RunFolder) -> None:
-    app = app_of(kept)
+def test_a_run_deleted_underneath(run: RunFolder) -> None:
+    app = app_of(run)
 
     async def task(pilot: Pilot[None]) -> None:
         await shows(pilot, "who sat on the mat?")
-        shutil.rmtree(kept.path)
+        shutil.rmtree(run.path)
         app.open_screen(3)
         await pilot.press("space")
         app.select(query=1)
@@ -274,9 +276,9 @@ def test_a_run_deleted_underneath(kept: RunFolder) -> None:
     drive(app, task)
 
 
-def test_hostile_texts(tmp_path: Path, asked: Asked) -> None:
+def test_hostile_texts(tmp_path: Path, requests: Requests) -> None:
     texts = [text for text in HOSTILE if text.isprintable() or "\ud800" not in text]
-    kept = write_kept(tmp_path / "runs", FakeRun(queries=texts))
+    run = write_kept(tmp_path / "runs", FakeRun(queries=texts))
 
     async def task(pilot: Pilot[None]) -> None:
         await shows(pilot, "queries of a0001")
@@ -288,10 +290,10 @@ def test_hostile_texts(tmp_path: Path, asked: Asked) -> None:
         assert_harmless(screen_text(pilot.app))
         assert "[bold red]markup" in screen_text(pilot.app)
 
-    drive(app_of(kept), task)
+    drive(app_of(run), task)
 
 
-def test_whatever_is_pasted_is_asked_as_it_is_and_drawn_harmlessly(kept: RunFolder) -> None:
+def test_whatever_is_pasted_is_asked_as_it_is_and_drawn_harmlessly(run: RunFolder) -> None:
     pasted = {text: text for text in HOSTILE if "\r" not in text and "\ud800" not in text}
     # Terminals send line feeds as carriage returns; half a character is none.
     pasted |= {"one\r\rtwo\r\n": "one\n\ntwo\n", "\ud800 lone": "? lone", "e\u0301" * 500: ""}
@@ -312,10 +314,10 @@ def test_whatever_is_pasted_is_asked_as_it_is_and_drawn_harmlessly(kept: RunFold
             assert current is not None and current.text == (wanted or text) + "z"
             assert_harmless(screen_text(pilot.app))
 
-    drive(app_of(kept), task)
+    drive(app_of(run), task)
 
 
-def test_an_empty_and_a_far_too_long_text(kept: RunFolder) -> None:
+def test_an_empty_and_a_far_too_long_text(run: RunFolder) -> None:
     async def task(pilot: Pilot[None]) -> None:
         await shows(pilot, "who sat on the mat?")
         await type_line(pilot, "i", "  ")
@@ -330,11 +332,11 @@ def test_an_empty_and_a_far_too_long_text(kept: RunFolder) -> None:
         (one,) = screen_of(pilot).basket
         assert len(one.text) == LONGEST_TEXT
 
-    drive(app_of(kept), task)
+    drive(app_of(run), task)
 
 
 def test_an_error_of_a_key_goes_with_the_next_and_names_no_config(
-    kept: RunFolder, monkeypatch: pytest.MonkeyPatch
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise UsageError("queries.path: no file or folder at 'x'")
@@ -349,10 +351,10 @@ def test_an_error_of_a_key_goes_with_the_next_and_names_no_config(
         await pilot.press("j")
         await until(pilot, lambda: "no file or folder" not in screen_text(pilot.app))
 
-    drive(MagicApp(kept.path.parent, kept.id, 3), task)
+    drive(MagicApp(run.path.parent, run.id, 3), task)
 
 
-def test_a_long_list_says_where_its_lines_were_cut(kept: RunFolder) -> None:
+def test_a_long_list_says_where_its_lines_were_cut(run: RunFolder) -> None:
     async def task(pilot: Pilot[None]) -> None:
         await shows(pilot, "queries of")
         texts = tuple(Candidate(f"{n} " + "wisdom" * 30) for n in range(60))
@@ -367,4 +369,4 @@ def test_a_long_list_says_where_its_lines_were_cut(kept: RunFolder) -> None:
             "an ellipsis before the scrollbar",
         )
 
-    drive(MagicApp(kept.path.parent, kept.id, 3), task)
+    drive(MagicApp(run.path.parent, run.id, 3), task)

@@ -90,14 +90,16 @@ def picture(app: MagicApp) -> str:
     return "\n".join(line.rstrip() for line in lines).replace("><", ">\n<") + "\n"
 
 
-def compare(name: str, now: str, kept: Path, elsewhere: Path) -> None:
+def compare(name: str, now: str, accepted: Path, elsewhere: Path) -> None:
     """Fail, and keep what is drawn now, if it is not what was accepted."""
-    if kept.is_file() and kept.read_text(encoding="utf-8") == now:
+    if accepted.is_file() and accepted.read_text(encoding="utf-8") == now:
         return
-    new = elsewhere / kept.name
+    new = elsewhere / accepted.name
     new.write_text(now, encoding="utf-8")
-    what = "looks different from" if kept.is_file() else "was never accepted as"
-    pytest.fail(f"{name} {what} {kept}; now: {new}; accept it with: make snapshots", pytrace=False)
+    what = "looks different from" if accepted.is_file() else "was never accepted as"
+    pytest.fail(
+        f"{name} {what} {accepted}; now: {new}; accept it with: make snapshots", pytrace=False
+    )
 
 
 def app_of(snapshot: Snapshot, run: RunFolder, engine: FakeEngine) -> MagicApp:
@@ -115,7 +117,7 @@ def app_of(snapshot: Snapshot, run: RunFolder, engine: FakeEngine) -> MagicApp:
 @pytest.mark.parametrize("snapshot", SNAPSHOTS, ids=lambda snapshot: snapshot.name)
 def test_screens_look_as_accepted(snapshot: Snapshot, tmp_path: Path, engine: FakeEngine) -> None:
     app = app_of(snapshot, write_kept(tmp_path), engine)
-    kept = KEPT / f"{snapshot.name}.svg"
+    accepted = KEPT / f"{snapshot.name}.svg"
     seen = ""
 
     async def task(pilot: Pilot[None]) -> None:
@@ -127,8 +129,8 @@ def test_screens_look_as_accepted(snapshot: Snapshot, tmp_path: Path, engine: Fa
         await shows(pilot, snapshot.last)
         if os.environ.get(ACCEPT):
             await pilot.pause(2.0)
-            kept.write_text(picture(app), encoding="utf-8")
-        expected = kept.read_text(encoding="utf-8") if kept.is_file() else None
+            accepted.write_text(picture(app), encoding="utf-8")
+        expected = accepted.read_text(encoding="utf-8") if accepted.is_file() else None
         try:
             await until(pilot, lambda: picture(app) == expected)
         except AssertionError:
@@ -140,13 +142,13 @@ def test_screens_look_as_accepted(snapshot: Snapshot, tmp_path: Path, engine: Fa
             await task(pilot)
 
     asyncio.run(look())
-    compare(snapshot.name, seen, kept, tmp_path)
+    compare(snapshot.name, seen, accepted, tmp_path)
 
 
 def test_a_change_is_found_and_kept_for_a_look(tmp_path: Path) -> None:
-    kept = KEPT / "welcome.svg"
+    accepted = KEPT / "welcome.svg"
     (tmp_path / "new").mkdir()
-    changed = kept.read_text(encoding="utf-8").replace("demo", "demi", 1)
+    changed = accepted.read_text(encoding="utf-8").replace("demo", "demi", 1)
     with pytest.raises(pytest.fail.Exception, match="make snapshots"):
-        compare("welcome", changed, kept, tmp_path / "new")
+        compare("welcome", changed, accepted, tmp_path / "new")
     assert (tmp_path / "new" / "welcome.svg").read_text(encoding="utf-8") == changed

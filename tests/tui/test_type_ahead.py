@@ -100,8 +100,8 @@ def test_an_unforeseen_error_is_told_in_a_sentence(
     said = capsys.readouterr().err
     assert "magic tui closed after an error (ZeroDivisionError); runs continue" in said
     assert "Traceback" not in said and "locals" not in said
-    kept = places / "state" / "dashboard-error.log"
-    assert "a mistake" in kept.read_text() and kept.stat().st_mode & 0o77 == 0
+    log = places / "state" / "dashboard-error.log"
+    assert "a mistake" in log.read_text() and log.stat().st_mode & 0o77 == 0
 
 
 def test_the_sentence_needs_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

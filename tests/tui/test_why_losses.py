@@ -29,11 +29,11 @@ from tests.tui.driving import Terminal, drive, screen_lines, screen_text, shows,
 from tests.tui.hostile import unsafe_in
 from tests.tui.kept_run import HOSTILE, assert_harmless
 
-Asked = Callable[[], list[Any]]
+Requests = Callable[[], list[Any]]
 
 
 @pytest.fixture
-def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
+def requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Requests:
     """Put a small script in the worker's place; call for its requests."""
     script, log = Path(__file__).with_name("fake_losses.py"), tmp_path / "asked.jsonl"
     monkeypatch.setattr(worker, "WORKER_COMMAND", [sys.executable, str(script)])
@@ -50,7 +50,7 @@ def plain(pilot: Pilot[None]) -> str:
 
 
 def test_tokens_by_loss_are_asked_once(
-    finished: RunFolder, asked: Asked, terminal: Terminal
+    finished: RunFolder, requests: Requests, terminal: Terminal
 ) -> None:
     async def task(pilot: Pilot[None]) -> None:
         await shows(pilot, "most helpful documents")
@@ -72,12 +72,12 @@ def test_tokens_by_loss_are_asked_once(
         await shows(pilot, "query 0 · 2 in all")
         await pilot.press("t")
         assert "its tokens by loss" in plain(pilot)
-        assert [verb for verb, _ in asked()] == ["losses"]
+        assert [verb for verb, _ in requests()] == ["losses"]
 
     drive(opened(finished), task, terminal)
 
 
-def test_every_text_of_a_query_can_be_looked_at(tmp_path: Path, asked: Asked) -> None:
+def test_every_text_of_a_query_can_be_looked_at(tmp_path: Path, requests: Requests) -> None:
     run = FakeRun(queries=["first text here", "second one", "third"], reduction="mean").write(
         tmp_path / "runs"
     )
@@ -87,7 +87,7 @@ def test_every_text_of_a_query_can_be_looked_at(tmp_path: Path, asked: Asked) ->
         for place in (1, 2, 3, 1):
             await pilot.press("t")
             await shows(pilot, f"the tokens of text {place} of 3 (t: next)")
-        texts = [json.loads(options["--request"])["texts"] for _, options in asked()]
+        texts = [json.loads(options["--request"])["texts"] for _, options in requests()]
         assert texts == [["first text here"], ["second one"], ["third"]]
 
     drive(opened(run), task)
@@ -98,8 +98,8 @@ def test_the_real_worker_gives_the_losses(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(tiny_config(tmp_path, tiny_model(tmp_path / "model"))))
     runs = tmp_path / "runs"
-    made = run_worker(["run", "--config", str(config), "--runs", str(runs), "--id", "r1"])
-    run = RunFolder(Path(made["path"]))
+    outcome = run_worker(["run", "--config", str(config), "--runs", str(runs), "--id", "r1"])
+    run = RunFolder(Path(outcome["path"]))
 
     async def task(pilot: Pilot[None]) -> None:
         await shows(pilot, "most helpful documents")
@@ -113,7 +113,7 @@ def test_the_real_worker_gives_the_losses(tmp_path: Path) -> None:
 
 
 def test_waiting_and_refusal_are_sentences(
-    finished: RunFolder, asked: Asked, monkeypatch: pytest.MonkeyPatch
+    finished: RunFolder, requests: Requests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_LOSSES", "refuse")
     slow = "import time; time.sleep(0.7); import runpy, sys; sys.argv = sys.argv[1:]; "
@@ -159,15 +159,15 @@ def test_a_prompt_is_followed_directly_by_its_completion() -> None:
     assert (text.prompt, text.text) == ("", "a → b")
 
 
-def test_only_a_finished_reading_is_asked_about(tmp_path: Path, asked: Asked) -> None:
+def test_only_a_finished_reading_is_asked_about(tmp_path: Path, requests: Requests) -> None:
     run = FakeRun().write(tmp_path / "runs")
 
     async def task(pilot: Pilot[None]) -> None:
-        shown = pilot.app.screen
-        assert isinstance(shown, screen.WhyScreen)
-        shown.why = None
-        assert shown.disabled_reason("losses") == "no scores have been read yet"
-        shown.action_losses()
-        assert shown._pending is None
+        why_screen = pilot.app.screen
+        assert isinstance(why_screen, screen.WhyScreen)
+        why_screen.why = None
+        assert why_screen.disabled_reason("losses") == "no scores have been read yet"
+        why_screen.action_losses()
+        assert why_screen._pending is None
 
     drive(opened(run), task)

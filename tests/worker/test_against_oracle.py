@@ -51,16 +51,16 @@ def test_stored_scores(
     reader = ScoreReader(attribution)
     for index in range(reader.queries):
         ids = torch.tensor([queries["input_ids"][index]])
-        asked = oracle.Tokens(ids, torch.tensor([queries["targets"][index]]))
+        tokens = oracle.Tokens(ids, torch.tensor([queries["targets"][index]]))
         exact = oracle.exact(
             oracle.language_model_losses(model),
             oracle.leaves_of(model),
             rows,
             torch.ones(rows.ids.shape, dtype=torch.float64),
             training,
-            asked,
+            tokens,
         )
-        found = reader.token_scores(index)
-        error = np.linalg.norm(found - exact.weights[0].numpy()) / np.linalg.norm(found)
+        scores = reader.token_scores(index)
+        error = np.linalg.norm(scores - exact.weights[0].numpy()) / np.linalg.norm(scores)
         assert error <= 1e-9
         assert queries["loss_after"][index] == pytest.approx(exact.phi.item(), rel=1e-12)

@@ -43,8 +43,8 @@ def rows(run: RunFolder) -> Any:
 def trajectory(run: RunFolder) -> Any:
     manifest = read_manifest(run.trajectory)
     assert manifest is not None
-    found = {key: read_tensors(run.trajectory, facts) for key, facts in manifest.files.items()}
-    tensors = {(key, name): t.tolist() for key, ts in found.items() for name, t in ts.items()}
+    stored = {key: read_tensors(run.trajectory, facts) for key, facts in manifest.files.items()}
+    tensors = {(key, name): t.tolist() for key, ts in stored.items() for name, t in ts.items()}
     return manifest.kind, manifest.steps, manifest.complete, tensors
 
 
@@ -79,7 +79,7 @@ def test_flipped_bits_are_never_read_silently(run: RunFolder, part: str) -> None
         p for p in run.path.rglob("*") if p.is_file() and part in p.relative_to(run.path).parts
     ]
     assert files
-    found = 0
+    detected = 0
     for file in files:
         content = file.read_bytes()
         for _ in range(FLIPS):
@@ -91,9 +91,9 @@ def test_flipped_bits_are_never_read_silently(run: RunFolder, part: str) -> None
                 assert same(read(run), whole), f"{file} read silently with byte {place} flipped"
             except MagicError as error:
                 assert "\n" not in str(error)
-                found += 1
+                detected += 1
         file.write_bytes(content)
-    assert found >= len(files)
+    assert detected >= len(files)
 
 
 def same(value: Any, other: Any) -> bool:

@@ -25,8 +25,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return FakeRun(config=LENGTH).write(tmp_path_factory.mktemp("runs"))
 
 
-def check(run: RunFolder, **asked: Any) -> dict[str, Any]:
-    return check_queries(run, AttributionRequest.model_validate(asked))
+def check(run: RunFolder, **request: Any) -> dict[str, Any]:
+    return check_queries(run, AttributionRequest.model_validate(request))
 
 
 def test_valid_queries_pass(run: RunFolder, tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_valid_queries_pass(run: RunFolder, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("body", "words"),
     [
         ({"queries": {"path": "/nowhere/typo.jsonl"}}, "no file or folder at '/nowhere/typo"),
         ({"queries": {"path": "FILE", "text_column": "body"}}, "no column 'body'"),
@@ -51,15 +51,15 @@ def test_valid_queries_pass(run: RunFolder, tmp_path: Path) -> None:
     ],
 )
 def test_invalid_queries_are_refused(
-    run: RunFolder, tmp_path: Path, asked: dict[str, Any], words: str
+    run: RunFolder, tmp_path: Path, body: dict[str, Any], words: str
 ) -> None:
     (tmp_path / "FILE.jsonl").write_text('{"text": "who sat?"}\n')
     (tmp_path / "EMPTY.jsonl").write_text('{"text": ""}\n')
-    if asked.get("queries", {}).get("path") in ("FILE", "EMPTY"):
-        path = tmp_path / f"{asked['queries']['path']}.jsonl"
-        asked = {"queries": asked["queries"] | {"path": str(path)}}
+    if body.get("queries", {}).get("path") in ("FILE", "EMPTY"):
+        path = tmp_path / f"{body['queries']['path']}.jsonl"
+        body = {"queries": body["queries"] | {"path": str(path)}}
     with pytest.raises(UsageError, match=words):
-        check(run, **asked)
+        check(run, **body)
 
 
 def test_text_queries_of_an_image_run_are_refused(tmp_path: Path) -> None:
@@ -105,12 +105,12 @@ def test_stored_tokenizer_equals_transformers(run: RunFolder) -> None:
     from engine.attribution.query_texts import _StoredTokenizer, typed_documents
     from engine.data.tokens import tokenize
 
-    kept: Any = _StoredTokenizer(run.tokenizer_file)
+    stored: Any = _StoredTokenizer(run.tokenizer_file)
     theirs = PreTrainedTokenizerFast(tokenizer_file=str(run.tokenizer_file))
-    asked = AttributionRequest(texts=("wörld 🎉 peace", "tea"), prompts=("the cat ", "rain "))
+    request = AttributionRequest(texts=("wörld 🎉 peace", "tea"), prompts=("the cat ", "rain "))
     for one, other in zip(
-        tokenize(typed_documents(asked), kept, 16).tokens,
-        tokenize(typed_documents(asked), theirs, 16).tokens,
+        tokenize(typed_documents(request), stored, 16).tokens,
+        tokenize(typed_documents(request), theirs, 16).tokens,
         strict=True,
     ):
         assert np.array_equal(one.input_ids, other.input_ids)

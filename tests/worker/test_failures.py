@@ -61,8 +61,8 @@ def test_bad_config(
     outcome = start(changed({"trajectory": {}, "attribution": {}, **config}, key, value))
     assert outcome["exit_code"] == 2
     assert sentence in outcome["message"] and "\n" not in outcome["message"]
-    kept = [path.name for run in runs.glob("*") for path in run.iterdir()]
-    assert set(kept) <= {"events.jsonl", "jobs", "run_config.yaml"}
+    remaining = [path.name for run in runs.glob("*") for path in run.iterdir()]
+    assert set(remaining) <= {"events.jsonl", "jobs", "run_config.yaml"}
     assert all(current_job(RunFolder(run))[1] is RunState.FAILED for run in runs.glob("*"))
 
 

@@ -17,14 +17,14 @@ from engine.scores.run_records import warnings_view
 Outcome = dict[str, Any]
 
 
-def found(losses: Iterable[float]) -> list[Finding]:
+def findings_of(losses: Iterable[float]) -> list[Finding]:
     monitor = LossMonitor()
     findings = [f for step, loss in enumerate(losses) for f in monitor.add(step, float(loss))]
     return findings + monitor.finish()
 
 
 def kinds(losses: Iterable[float]) -> list[tuple[str, int | None]]:
-    return [(finding.kind, finding.step) for finding in found(losses)]
+    return [(finding.kind, finding.step) for finding in findings_of(losses)]
 
 
 def falling(start: float, end: float, steps: int, noise: float, seed: int) -> np.ndarray:
@@ -65,7 +65,7 @@ def test_at_most_three_jumps_are_reported() -> None:
 @pytest.mark.parametrize("steps", [8, 40, 200])
 def test_finite_divergence_is_found(steps: int) -> None:
     losses = 3.0 * np.exp(np.arange(steps) * np.log(1e51 / 3) / steps)
-    (diverged,) = [finding for finding in found(losses) if finding.kind == "diverged"]
+    (diverged,) = [finding for finding in findings_of(losses) if finding.kind == "diverged"]
     assert diverged.step is not None and "the training diverged" in diverged.message
 
 
@@ -110,8 +110,8 @@ def test_exploding_cotangents_are_in_warnings_and_verdict(
     run = RunFolder(Path(start(config)["path"]))
     record = json.loads((run.attributions / "a0001" / "complete.json").read_text())
     assert len(record["rounding"]) == 2
-    told = {finding["kind"] for finding in record["findings"]}
-    assert told & {"exploded", "absurd"} and record["cotangents"]["growth"] > 1e3
+    reported = {finding["kind"] for finding in record["findings"]}
+    assert reported & {"exploded", "absurd"} and record["cotangents"]["growth"] > 1e3
     assert {finding["message"] for finding in record["findings"]} <= set(warned(run))
     assert read_verdict(run.path, None).symbol == "✗"
     view = warnings_view(run.path)
@@ -136,9 +136,9 @@ def test_divergence_is_reported_without_queries(
     outcome = start(config)
     assert outcome["ok"], outcome
     run = RunFolder(Path(outcome["path"]))
-    kept = (read_record(run.findings_file) or {})["findings"]
-    assert {finding["kind"] for finding in kept} & {"diverged", "jump"}
-    assert [finding["message"] for finding in kept] == warned(run)
+    findings = (read_record(run.findings_file) or {})["findings"]
+    assert {finding["kind"] for finding in findings} & {"diverged", "jump"}
+    assert [finding["message"] for finding in findings] == warned(run)
     assert warnings_view(run.path)["warnings"] == warned(run)
 
 

@@ -93,10 +93,10 @@ def test_validation_with_changed_weights_leaves_retrainings_alone(
     model = {"path": adapted["model"]["path"]}
     runs = [start({**adapted, "model": model}, name) for name in ("touched", "untouched")]
     file = Path(model["path"]) / "model.safetensors"
-    asked = json.dumps({"drop": [0.3], "count": 2})
+    settings = json.dumps({"drop": [0.3], "count": 2})
 
     def validate(run: Outcome, jobs: int) -> Outcome:
-        request = json.dumps({**json.loads(asked), "jobs": jobs})
+        request = json.dumps({**json.loads(settings), "jobs": jobs})
         return worker("validate", "--run", run["path"], "--request", request)
 
     before = edit(file, "transformer.h.0.mlp.c_fc.weight")
@@ -130,8 +130,8 @@ def test_a_changed_tokenizer_and_config_are_read_from_the_copy(
     (model / "config.json").write_text(json.dumps(settings | {"activation_function": "relu"}))
     (model / "added_tokens.json").write_text("{}")
     expected = f"config.json, tokenizer.json, added_tokens.json of {model} changed since the run was prepared; the run's own copy is used"  # noqa: E501
-    asked = attribute(worker, run)
-    assert np.array_equal(token_scores(asked), token_scores(run))
+    outcome = attribute(worker, run)
+    assert np.array_equal(token_scores(outcome), token_scores(run))
     assert warnings(run) == [expected]
     losses = worker("losses", "--run", run["path"], "--request", ASKED)["queries"]
     measured = [e for e in RunFolder(Path(run["path"])).events() if e["event"] == "measured"]
@@ -197,8 +197,8 @@ def test_the_code_of_a_task_is_read_from_the_copy(
         reader = reader_of(outcome)
         return [reader.document_scores(query) for query in range(2)]
 
-    asked = worker("attribute", "--run", folder.path, "--request", request)
-    assert np.array_equal(scores(asked), scores(run))
+    second = worker("attribute", "--run", folder.path, "--request", request)
+    assert np.array_equal(scores(second), scores(run))
     assert "beside.py, inner.py of task " in warnings(run)[0]
     assert "the run's own copy is used" in warnings(run)[0]
     # What was there is read again, and nothing stays of the copies.

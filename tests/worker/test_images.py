@@ -132,10 +132,10 @@ def exact(folder: Path, written: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """φ and its derivatives of the first two test images, from the files of images."""
     config = read_config(folder / "run_config.yaml")
     job, _ = prepare_run(config, DEVICE)
-    (images, labels), (asked, answers) = written["train"], written["t10k"]
+    (images, labels), (test_images, test_labels) = written["train"], written["t10k"]
     rows, queries = (
         Rows(torch.tensor(x[:, None]).double(), torch.tensor(y).long())
-        for x, y in ((images, labels), (asked[:2], answers[:2]))
+        for x, y in ((images, labels), (test_images[:2], test_labels[:2]))
     )
     optimizer = oracle.OptimizerSpec(**config.training.optimizer.model_dump())
     training = oracle.Training(optimizer, job.rate, None, job.order)
@@ -171,9 +171,9 @@ def test_stored_scores_are_exact(
     if optimizer == "adamw":
         config = with_optimizer(config, name="adamw", learning_rate=0.02, eps_root=1e-6)
     outcome = start(with_optimizer(config, bias_lr_multiplier=bias_lr_multiplier))
-    found, folder = scores_of(outcome), Path(outcome["path"])
+    computed, folder = scores_of(outcome), Path(outcome["path"])
     phi, expected = exact(folder, write_mnist(tmp_path / "mnist", size=12))
-    error = float(np.linalg.norm(found - expected.numpy()) / np.linalg.norm(found))
+    error = float(np.linalg.norm(computed - expected.numpy()) / np.linalg.norm(computed))
     record_property("largest relative error", (f"images, {model}", error, 1e-9))
     assert error <= 1e-9
     queries = pq.ParquetFile(folder / "attributions/a0001/queries.parquet").read().to_pydict()
@@ -197,11 +197,11 @@ def test_run_folder(images: dict[str, Any], start: Start, tmp_path: Path) -> Non
 
 def test_schedules_give_the_same_bits(images: dict[str, Any], start: Start) -> None:
     config = resnet(images)
-    found = {
+    by_schedule = {
         kind: scores_of(start({**config, "trajectory": {"checkpointing": kind}}, kind))
         for kind in ("all", "gradients", "sqrt", "log")
     }
-    assert all(np.array_equal(scores, found["all"]) for scores in found.values())
+    assert all(np.array_equal(scores, by_schedule["all"]) for scores in by_schedule.values())
 
 
 @pytest.mark.parametrize(
@@ -218,12 +218,12 @@ def test_interrupted_and_resumed(
     whole = scores_of(start(config, "whole"))
     events: list[dict[str, Any]] = []
 
-    def asked(self: Stop) -> bool:
+    def is_due(self: Stop) -> bool:
         file = Path(images["data"]["path"]).parent / "runs" / "cut" / "events.jsonl"
         return sum(f'"{phase}"' in line for line in file.read_text().splitlines()) == 2
 
     with monkeypatch.context() as patch:
-        patch.setattr(Stop, "__call__", asked)
+        patch.setattr(Stop, "__call__", is_due)
         assert start(config, "cut")["ending"] == "stopped"
     run = Path(images["data"]["path"]).parent / "runs" / "cut"
     assert np.array_equal(scores_of(worker("resume", "--run", run)), whole)
@@ -235,10 +235,10 @@ def test_later_attribution_gives_the_same_bits(
     images: dict[str, Any], start: Start, worker: Callable[..., Outcome]
 ) -> None:
     first = start(resnet(images))
-    asked = {"queries": {**images["data"], "split": "test[1:3]"}, "granularity": "token"}
-    second = worker("attribute", "--run", first["path"], "--request", json.dumps(asked))
+    more = {"queries": {**images["data"], "split": "test[1:3]"}, "granularity": "token"}
+    second = worker("attribute", "--run", first["path"], "--request", json.dumps(more))
     assert np.array_equal(scores_of(second)[0], scores_of(first)[1])
-    few = {**asked, "queries": {**images["data"], "split": "test[:2]+test[:1]"}}
+    few = {**more, "queries": {**images["data"], "split": "test[:2]+test[:1]"}}
     third = scores_of(worker("attribute", "--run", first["path"], "--request", json.dumps(few)))
     assert np.array_equal(third, scores_of(first)[[0, 1, 0]])
 

@@ -45,10 +45,10 @@ def test_repeated_request_gives_the_same_bits(
     # Whatever random numbers were drawn since.
     torch.manual_seed(77)
     request = json.dumps({"queries": adapted["queries"], "reduction": "none"})
-    asked = worker("attribute", "--run", run["path"], "--request", request)
+    repeated = worker("attribute", "--run", run["path"], "--request", request)
     first, second = (
         ScoreReader(Path(run["path"]) / "attributions" / name)
-        for name in (run["attribution"], asked["attribution"])
+        for name in (run["attribution"], repeated["attribution"])
     )
     for query in range(2):
         assert first.token_scores(query).any()

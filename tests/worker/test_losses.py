@@ -72,8 +72,8 @@ def test_only_the_text_after_a_prompt_counts(
     # Fewer rows of the head are multiplied together, which rounds otherwise on some processors.
     of_whole = [token["loss"] for token in whole["tokens"]][-len(losses) :]
     assert losses == pytest.approx(of_whole, rel=1e-6)
-    asked = worker("attribute", "--run", run, "--request", json.dumps(request))
-    assert asked["ok"], asked
+    outcome = worker("attribute", "--run", run, "--request", json.dumps(request))
+    assert outcome["ok"], outcome
     measured = [e for e in RunFolder(run).events() if e["event"] == "measured"][-2:]
     assert [e["loss_after"] for e in measured] == pytest.approx([cut["loss"], whole["loss"]])
 

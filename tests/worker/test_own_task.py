@@ -105,22 +105,22 @@ def test_user_task(
     folder = RunFolder(Path(outcome["path"]))
     assert pq.read_table(folder.documents_file)["text"].to_pylist()[3] == "train 3"
     scores = ScoreReader(folder.attributions / "a0001")
-    found = np.stack([scores.document_scores(query) for query in range(2)])
+    all_scores = np.stack([scores.document_scores(query) for query in range(2)])
 
     job, _ = prepare_run(read_config(folder.config_file), DEVICE)
     queries = read_queries(job.config.queries, job)  # type: ignore[arg-type]
-    asked = measurement_batches(queries, job)
+    batches = measurement_batches(queries, job)
     direction = torch.linspace(-1, 1, 8, dtype=torch.float64)
 
     def phi(shift: float) -> Any:
         stream = job.stream("document")
         stream.weights = stream.weights + shift * direction
         final = job.trainer.train(job.start, stream)
-        return np.array([job.trainer.evaluator.gradient(final, one)[0] for one in asked])
+        return np.array([job.trainer.evaluator.gradient(final, one)[0] for one in batches])
 
     h = 1e-4
     difference = (8 * (phi(h) - phi(-h)) - (phi(2 * h) - phi(-2 * h))) / (12 * h)
-    assert np.allclose(found @ direction.numpy(), difference, rtol=1e-7, atol=1e-10)
+    assert np.allclose(all_scores @ direction.numpy(), difference, rtol=1e-7, atol=1e-10)
 
     measured = pq.read_table(folder.attributions / "a0001" / "queries.parquet").to_pydict()
     assert measured["loss_after"] == pytest.approx(phi(0.0).tolist(), rel=1e-12)
@@ -136,9 +136,9 @@ def test_user_task(
     request = json.dumps({"queries": {"path": str(folder.path.parent.parent / "asked.jsonl")}})
     again = worker("attribute", "--run", folder.path, "--request", request)
     reader = ScoreReader(folder.attributions / again["attribution"])
-    assert np.array_equal(reader.document_scores(1), found[1])
+    assert np.array_equal(reader.document_scores(1), all_scores[1])
     rows = restore_run(folder, DEVICE).rows.arrays()
-    assert all(np.array_equal(rows[name], kept) for name, kept in job.rows.arrays().items())
+    assert all(np.array_equal(rows[name], stored) for name, stored in job.rows.arrays().items())
 
 
 @pytest.mark.parametrize(

@@ -23,12 +23,12 @@ def recomputing(config: dict[str, Any]) -> dict[str, Any]:
 def test_scores_equal_those_with_stored_activations(config: dict[str, Any], start: Start) -> None:
     outcomes = [start(config, "kept"), start(recomputing(config), "recomputed")]
     assert all(outcome["ok"] for outcome in outcomes), outcomes
-    kept, again = (
+    whole, again = (
         ScoreReader(Path(outcome["path"]) / "attributions" / outcome["attribution"])
         for outcome in outcomes
     )
-    for query in range(kept.queries):
-        ours, expected = again.token_scores(query), kept.token_scores(query)
+    for query in range(whole.queries):
+        ours, expected = again.token_scores(query), whole.token_scores(query)
         known = ~np.isnan(expected)
         assert np.array_equal(known, ~np.isnan(ours)) and expected[known].any()
         error = abs(ours - expected)[known].max()

@@ -224,8 +224,8 @@ def test_other_arithmetic_warns_and_other_device_is_refused(
     flipped = runs / "r1" / "prepared.json"
     flipped.write_text(flipped.read_text().replace('"threads": 1', '"threads": 3'))
     request = json.dumps({"texts": ["the cat"]})
-    asked = worker("attribute", "--run", runs / "r1", "--request", request)
-    assert "prepared.json is damaged" in asked["message"]
+    outcome = worker("attribute", "--run", runs / "r1", "--request", request)
+    assert "prepared.json is damaged" in outcome["message"]
 
 
 def test_a_moved_model_stays_the_same_model(

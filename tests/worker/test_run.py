@@ -46,11 +46,11 @@ def test_run_folder(config: dict[str, Any], start: Start) -> None:
     assert np.array_equal(scores != 0, np.broadcast_to(rows.targets(), scores.shape))
     for query in range(2):
         sums = np.bincount(documents[documents >= 0], scores[query][documents >= 0])
-        found = reader.document_scores(query)
-        assert np.allclose(found, sums, rtol=1e-5)
+        stored = reader.document_scores(query)
+        assert np.allclose(stored, sums, rtol=1e-5)
         assert np.isclose(reader.step_scores(query).sum(), sums.sum(), rtol=1e-4)
-        assert reader.top_documents(query).tolist() == np.argsort(found, kind="stable").tolist()
-        assert reader.top_documents(query, harmful=True)[0] == found.argmax()
+        assert reader.top_documents(query).tolist() == np.argsort(stored, kind="stable").tolist()
+        assert reader.top_documents(query, harmful=True)[0] == stored.argmax()
 
     queries = pq.ParquetFile(reader.attribution / "queries.parquet").read().to_pydict()
     assert queries["text"] == ["the cat sat by the fire", "the sea"]
@@ -76,10 +76,10 @@ def test_events_of_a_whole_run(config: dict[str, Any], start: Start) -> None:
 
 
 def test_schedules_give_the_same_bits(config: dict[str, Any], start: Start) -> None:
-    found = {}
+    results = {}
     for kind in ("all", "gradients", "sqrt", "log"):
-        found[kind] = token_scores(start({**config, "trajectory": {"checkpointing": kind}}, kind))
-    assert all(np.array_equal(scores, found["all"]) for scores in found.values())
+        results[kind] = token_scores(start({**config, "trajectory": {"checkpointing": kind}}, kind))
+    assert all(np.array_equal(scores, results["all"]) for scores in results.values())
 
 
 def test_attribute_replays_without_training(
@@ -132,16 +132,16 @@ def test_queries_per_pass_are_limited_to_those_that_save_time(
 
 
 def test_memory_for_the_trajectory_changes_no_bit(config: dict[str, Any], start: Start) -> None:
-    attribution, found = {"memory_budget_gb": 1e-6}, []
+    attribution, results = {"memory_budget_gb": 1e-6}, []
     for name, memory_gb in (("share", None), ("little", 1e-4), ("none", 0)):
         trajectory = {**config["trajectory"], "memory_gb": memory_gb}
         outcome = start({**config, "attribution": attribution, "trajectory": trajectory}, name)
-        found.append(token_scores(outcome))
+        results.append(token_scores(outcome))
         steps = [
             e for e in RunFolder(Path(outcome["path"])).events() if e["event"] == "replay_step"
         ]
         assert steps and all(event["waited"] >= 0 for event in steps)
-    assert all(np.array_equal(scores, found[0]) for scores in found)
+    assert all(np.array_equal(scores, results[0]) for scores in results)
 
 
 def test_document_granularity(config: dict[str, Any], start: Start) -> None:
@@ -157,14 +157,14 @@ def test_reductions_and_contrast(config: dict[str, Any], start: Start) -> None:
     each = token_scores(start(config)).astype(np.float64)
     for reduction, expected in (("sum", each.sum(0)), ("mean", each.mean(0))):
         queries = {**config["queries"], "reduction": reduction}
-        found = token_scores(start({**config, "queries": queries}, reduction))
-        assert found.shape[0] == 1
-        assert np.allclose(found[0], expected, rtol=1e-3, atol=1e-7)
+        results = token_scores(start({**config, "queries": queries}, reduction))
+        assert results.shape[0] == 1
+        assert np.allclose(results[0], expected, rtol=1e-3, atol=1e-7)
     contrast = {"path": config["queries"]["path"], "split": "train[1:]"}
     queries = {"path": config["queries"]["path"], "split": "train[:1]"}
     queries |= {"reduction": "mean", "contrast": contrast}
-    found = token_scores(start({**config, "queries": queries}, "contrast"))
-    assert np.allclose(found[0], each[0] - each[1], rtol=1e-3, atol=1e-7)
+    results = token_scores(start({**config, "queries": queries}, "contrast"))
+    assert np.allclose(results[0], each[0] - each[1], rtol=1e-3, atol=1e-7)
 
 
 def test_training_alone_and_queries_later(
@@ -173,8 +173,8 @@ def test_training_alone_and_queries_later(
     outcome = start({**config, "queries": None})
     assert outcome["attribution"] is None
     request = json.dumps({"queries": config["queries"], "reduction": "mean"})
-    asked = worker("attribute", "--run", outcome["path"], "--request", request)
-    assert asked["attribution"] == "a0001" and reader_of(asked).queries == 1
+    later = worker("attribute", "--run", outcome["path"], "--request", request)
+    assert later["attribution"] == "a0001" and reader_of(later).queries == 1
 
 
 @pytest.mark.parametrize("packing", [False, True])
@@ -256,8 +256,8 @@ def test_auto_checkpointing_gives_a_reason(
     epochs: int, why: str, config: dict[str, Any], start: Start
 ) -> None:
     training = {**config["training"], "epochs": epochs}
-    asked = {**config, "training": training, "trajectory": {"checkpointing": "auto"}}
-    folder = RunFolder(Path(start(asked)["path"]))
+    changed = {**config, "training": training, "trajectory": {"checkpointing": "auto"}}
+    folder = RunFolder(Path(start(changed)["path"]))
     [planned] = [event for event in folder.events() if event["event"] == "planned"]
     assert planned["checkpointing"] == folder.prepared()["checkpointing"]
     assert why in planned["reason"] and planned["checkpoints"][-1] == 3 * epochs

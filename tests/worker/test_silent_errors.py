@@ -69,8 +69,8 @@ def test_model_changed_after_the_run(
         json.dumps(settings | {"activation_function": "relu"})
     )
     request = json.dumps({"texts": ["the cat sat"]})
-    asked = worker("attribute", "--run", outcome["path"], "--request", request)
-    assert asked["exit_code"] == 1 and "not the one that was trained" in asked["message"]
+    later = worker("attribute", "--run", outcome["path"], "--request", request)
+    assert later["exit_code"] == 1 and "not the one that was trained" in later["message"]
 
 
 def test_targets_that_are_missing(
@@ -79,8 +79,8 @@ def test_targets_that_are_missing(
     folder = RunFolder(Path(start(config)["path"]))
     shutil.rmtree(folder.rows_store / "targets" / "c")
     request = json.dumps({"texts": ["the cat sat"]})
-    asked = worker("attribute", "--run", folder.path, "--request", request)
-    assert asked["exit_code"] == 1 and "targets lacks values" in asked["message"]
+    later = worker("attribute", "--run", folder.path, "--request", request)
+    assert later["exit_code"] == 1 and "targets lacks values" in later["message"]
 
 
 def test_query_columns_of_several_types(config: dict[str, Any], start: Start) -> None:
@@ -105,8 +105,8 @@ def test_empty_text(
 ) -> None:
     outcome = start({**config, "queries": None})
     request = json.dumps({"texts": [text]})
-    asked = worker("attribute", "--run", outcome["path"], "--request", request)
-    assert asked["exit_code"] == 2 and "a text is empty" in asked["message"]
+    later = worker("attribute", "--run", outcome["path"], "--request", request)
+    assert later["exit_code"] == 2 and "a text is empty" in later["message"]
 
 
 class Sum(nn.Module):
@@ -124,7 +124,7 @@ class Sum(nn.Module):
 def test_parameters_that_share_a_gradient(tmp_path: Path, schedule: Any) -> None:
     rows = [{"x": torch.tensor([1.0, float(i), 2.0]).numpy()} for i in range(4)]
     stream, queries = DataStream(rows, 2), DataStream(rows[:2], 1)
-    found = []
+    totals = []
     for micro_batch_size in (None, 1):
         optimizer = torchopt.adamw(1e-2, eps_root=1e-8)
         trainer, state = Trainer.initialize(Sum(), optimizer, micro_batch_size=micro_batch_size)
@@ -133,8 +133,8 @@ def test_parameters_that_share_a_gradient(tmp_path: Path, schedule: Any) -> None
         each = trainer.backward(folder, stream, queries).weights.sum(0)
         total = trainer.backward(folder, stream, queries, reduction="sum").weights[0]
         assert torch.allclose(total, each, rtol=1e-5)
-        found.append(total)
-    assert torch.allclose(*found, rtol=1e-5)
+        totals.append(total)
+    assert torch.allclose(*totals, rtol=1e-5)
 
 
 def test_transformers_model_without_the_weighted_loss(model_folder: Path, tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ def test_beginning_and_length_of_a_long_file(tmp_path: Path) -> None:
     file = tmp_path / "q.jsonl"
     # What is behind the beginning is not read as JSON.
     file.write_text("\ufeff" + lines(7) + "not json\n", encoding="utf-8")
-    found = source_texts(SourceConfig(path=str(file)), 3)
-    assert found == {"documents": 8, "prompts": None, "texts": ["say 0", "say 1", "say 2"]}
+    result = source_texts(SourceConfig(path=str(file)), 3)
+    assert result == {"documents": 8, "prompts": None, "texts": ["say 0", "say 1", "say 2"]}
 
 
 def test_prompts_and_plain_lines(tmp_path: Path) -> None:

@@ -50,9 +50,9 @@ def test_run_reports_unused_and_cut_documents(
     assert documents["source_row"] == [1, 2, *range(4, count + 2)]
     assert sum(documents["cut_tokens"]) == facts["cut_tokens"] > 0
     record = read_completion(run.attributions / "a0001") or {}
-    asked = read_table(run.attributions / "a0001" / "queries.parquet").to_pydict()
-    assert record["cut"]["tokens"] == sum(asked["cut_tokens"]) > 0
-    assert asked["text"] == list(QUERIES)
+    table = read_table(run.attributions / "a0001" / "queries.parquet").to_pydict()
+    assert record["cut"]["tokens"] == sum(table["cut_tokens"]) > 0
+    assert table["text"] == list(QUERIES)
 
     # The same scores as of a run that was given the others alone.
     gaps["data"]["path"] = str(tmp_path / "clean.jsonl")
