@@ -1,4 +1,4 @@
-"""A table of the largest errors of scores; what every test finds unchanged."""
+"""A table of the largest errors of scores, and process settings that every test restores."""
 
 import os
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 LARGEST_ERROR = "largest relative error"
-"""The property under which a test notes (group, error, bound)."""
+"""The property in which a test records (group, error, bound)."""
 
 
 @pytest.fixture(autouse=True)

@@ -344,7 +344,7 @@ def a_view(folder: Path, *states: RunState, **facts: Any) -> RunView:
 
 
 def put(view: RunView) -> None:
-    """Have the engine say this of a run from now on."""
+    """Replace the engine's view of a run."""
     Path(view.path).mkdir(parents=True, exist_ok=True)
     write_atomically(Path(view.path) / VIEW, view.model_dump_json().encode())
 

@@ -32,7 +32,9 @@ def trained(runs: Path, engine: FakeEngine, fake_worker: Callable[[str], None]) 
     return engine
 
 
-def test_texts_are_asked_and_only_what_is_new_is_shown(trained: FakeEngine, magic: Magic) -> None:
+def test_texts_are_submitted_and_only_new_scores_are_printed(
+    trained: FakeEngine, magic: Magic
+) -> None:
     result = magic("attribute", "my run", "--text", "a", "--text", "b")
     assert result.exit_code == 0
     ((_, _, _, wanted),) = trained.of_kind("POST", "/attributions")

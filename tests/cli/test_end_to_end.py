@@ -1,4 +1,4 @@
-"""Everything for real: the command line, an engine that starts automatically, ranks with torch."""
+"""Without stand-ins: the command line, an engine that starts automatically, ranks with torch."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""What becomes of a request whose engine ends, is stopped, is halted or too busy meanwhile."""
+"""Requests whose engine exits, is stopped, is suspended or is too busy."""
 
 import os
 import signal
@@ -38,7 +38,7 @@ time.sleep(60)
 
 @pytest.fixture
 def breaking(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Let answers to a kind of request get lost, after the request was heard or before."""
+    """Drop responses to a kind of request, after or before the engine handles it."""
 
     def lose(method: str, ending: str, error: Exception, heard: bool) -> None:
         errors = [error]
@@ -72,7 +72,7 @@ def test_a_cancel_that_was_granted_before_the_engine_ended(
     assert len(engine.of_kind("POST", "/cancel")) == 2
 
 
-def test_a_cancel_that_nobody_heard_is_refused_as_ever(
+def test_a_lost_cancel_is_refused_when_repeated(
     engine: FakeEngine, magic: Magic, breaking: Callable[..., None]
 ) -> None:
     engine.add(RUN, "succeeded")
@@ -102,7 +102,7 @@ def test_a_removal_that_was_done_before_the_engine_ended(
 
 
 @pytest.mark.parametrize("heard", [True, False])
-def test_queries_are_never_asked_twice(
+def test_attributions_are_never_submitted_twice(
     engine: FakeEngine, breaking: Callable[..., None], heard: bool
 ) -> None:
     engine.add(RUN, "succeeded")
@@ -117,7 +117,7 @@ def test_queries_are_never_asked_twice(
     assert len(engine.of_kind("POST", "/attributions")) == 1
 
 
-def test_a_busy_engine_is_asked_again(
+def test_requests_to_a_busy_engine_are_repeated(
     engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, magic: Magic
 ) -> None:
     busy = Response(503, b'{"message": "too many connections", "exit_code": 3}')
@@ -139,7 +139,7 @@ def test_a_busy_engine_is_asked_again(
     assert result.stderr == ("magic: the engine is running but too busy: too many connections\n")
 
 
-def test_streams_of_a_busy_engine_are_asked_for_again(
+def test_streams_of_a_busy_engine_are_requested_again(
     engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "_PAUSE_SECONDS", 0.01)
@@ -156,7 +156,7 @@ def test_streams_of_a_busy_engine_are_asked_for_again(
 
 @pytest.fixture
 def silent(places: Path) -> Iterator[int]:
-    """An engine that has its lock and its socket, and says nothing."""
+    """An engine that holds its lock and socket, and never responds."""
     lock, listening = state_folder() / "engine.lock", socket_path()
     process = subprocess.Popen(
         [sys.executable, "-c", SILENT, str(lock), str(listening)], stdout=subprocess.PIPE
@@ -170,7 +170,7 @@ def silent(places: Path) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("verb", [["ls"], ["engine", "status"], ["engine", "stop"]])
-def test_an_engine_that_is_halted_is_told_of(
+def test_a_halted_engine_is_reported(
     silent: int, magic: Magic, monkeypatch: pytest.MonkeyPatch, verb: list[str]
 ) -> None:
     monkeypatch.setattr(engine_process, "_RESPONSE_SECONDS", 0.3)

@@ -59,7 +59,7 @@ def test_emoji_are_shown_in_a_form_whose_width_is_not_disputed(text: str, safe: 
     assert len(same_length(text)) == len(text)
 
 
-def test_newlines_stay_only_when_asked_for() -> None:
+def test_newlines_stay_only_on_request() -> None:
     assert safe_text("a\nb\r\nc\rd\x1b", keep_newlines=True) == "a\nb\nc␍d␛"
 
 

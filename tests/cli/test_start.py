@@ -1,4 +1,4 @@
-"""Reaching the engine, starting it, and what is said when that fails."""
+"""Connecting to the engine, starting it, and the errors if that fails."""
 
 import json
 import os

@@ -98,7 +98,7 @@ def test_an_engine_that_was_stopped_on_purpose_is_waited_for(engine: FakeEngine)
     assert [message.kind for message in seen].count("waiting") == 1
 
 
-def test_a_journal_that_lost_its_end_is_told_anew(engine: FakeEngine) -> None:
+def test_a_journal_that_lost_its_end_is_sent_again(engine: FakeEngine) -> None:
     fill(engine, 6)
     engine.break_off, engine.reset_at = [5], 4
     messages = stream_messages()

@@ -61,7 +61,7 @@ def test_a_document_says_how_much_is_cut_off(cut: RunFolder, magic: Magic) -> No
     assert "cut off" not in magic("show", 4).stdout
 
 
-def test_a_cut_query_is_asked_again_as_a_whole(cut: RunFolder) -> None:
+def test_a_cut_query_is_submitted_again_as_a_whole(cut: RunFolder) -> None:
     (document,) = open_attribution(cut).query(0).documents
     assert document.text == "who sat" + CUT_MARK
     again = candidate_of(document)

@@ -1,4 +1,4 @@
-"""The verbs that ask an engine about runs and steer them."""
+"""The verbs that read and control runs through an engine."""
 
 import json
 import re
@@ -81,7 +81,7 @@ def test_an_action_returns_when_the_state_has_changed(
     assert (result.exit_code, result.stdout) == (0, f"run {RUN} is {state}\n")
 
 
-def test_a_run_that_ends_first_is_told_as_that(engine: FakeEngine, magic: Magic) -> None:
+def test_a_run_that_ends_first_is_reported(engine: FakeEngine, magic: Magic) -> None:
     engine.add(RUN, "running")
     engine.on_action = lambda view, verb: later(lambda: engine.turn(RUN, "succeeded"))
     result = magic("cancel")
@@ -242,7 +242,7 @@ def test_without_an_engine(magic: Magic) -> None:
     assert not engine_process.stopped_note().exists()
 
 
-def test_the_version_is_told_installed_or_not(
+def test_the_version_is_printed_installed_or_not(
     magic: Magic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")

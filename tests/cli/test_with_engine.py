@@ -45,7 +45,7 @@ def _real_engine(
                 engine.wait(run["id"], 10)
             engine.stop()
     finally:
-        # Ranks wait for their test, which may have failed before it let them go.
+        # Ranks wait for their test, which may have failed before it released them.
         pid = engine_process.engine_pid()
         if pid is not None:
             os.kill(int(pid), signal.SIGKILL)
@@ -54,7 +54,7 @@ def _real_engine(
 
 @pytest.fixture
 def ranks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Say how ranks behave, one order an attempt."""
+    """Set the ranks' behaviour, one entry per attempt."""
 
     def behave(*orders: dict[str, Any]) -> None:
         monkeypatch.setenv("HF_FAKE_RANK", json.dumps(orders))
@@ -225,7 +225,7 @@ def test_ctrl_c_leaves_and_watch_comes_back(
     assert result.exit_code == 0 and f"run {run.name} succeeded" in result.stderr
 
 
-def test_what_a_run_may_not_be_asked(magic: Magic, ranks: Any) -> None:
+def test_invalid_requests_to_a_run_are_refused(magic: Magic, ranks: Any) -> None:
     ranks({})
     assert magic("run", "run.yaml", "--detach").exit_code == 0
     assert magic("wait").exit_code == 0

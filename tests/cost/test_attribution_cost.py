@@ -1,4 +1,4 @@
-"""The cost of more queries follows from what a run measured, and nothing is guessed."""
+"""The cost of more queries is computed from measurements of the run."""
 
 import json
 from dataclasses import replace

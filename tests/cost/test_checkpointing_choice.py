@@ -1,4 +1,4 @@
-"""What every kind of checkpointing costs, what `auto` chooses, and what it says if nothing fits."""
+"""What every kind of checkpointing costs, what `auto` chooses, and its error if nothing fits."""
 
 from dataclasses import replace
 

@@ -1,9 +1,9 @@
-"""Kill processes of a run at given events, and compare every byte of its results.
+"""Kill processes of a run at given events and compare every byte of its results.
 
     python -m tests.crash.processes --targets rank,supervisor,engine,client,all --moments 5,40,90
 
 A moment is a number of events in the run's journal. A client watches every run from its
-beginning; what it heard must be the journal, each record once. Prints one JSON object; exit status
+beginning and must receive every record of the journal once. Prints one JSON object; exit status
 1 if anything differs.
 """
 
@@ -31,16 +31,16 @@ from tests.crash.ranks import fingerprint, leftovers, wait_until
 TARGETS = ("rank", "supervisor", "engine", "client", "all")
 WATCH = [sys.executable, "-m", "magic_tui", "watch", "--jsonl"]
 OWN_ID = "scores.zarr/zarr.json"
-"""Names its run: the one file that differs between two runs of one config."""
+"""Contains the run's id: the only file that differs between two runs of one config."""
 
 
 @dataclass
 class Tally:
-    """What the sweep saw."""
+    """Counts of a sweep."""
 
     points: int = 0
     hit: int = 0
-    """Kills that met a living process."""
+    """Kills of a process that was alive."""
     resumed: int = 0
     """Runs that took more than one attempt."""
     finished: int = 0
@@ -49,10 +49,10 @@ class Tally:
 
 
 class Sweep:
-    """Runs under one real engine, killed and started again as it comes."""
+    """Runs under one real engine, which is killed and restarted."""
 
     def __init__(self, folder: Path, config: dict[str, Any], tally: Tally) -> None:
-        """Make the undisturbed run that all others are compared with."""
+        """Compute the uninterrupted run that all others are compared with."""
         self.runs = folder / "runs"
         self.config = config
         self.tally = tally
@@ -61,7 +61,7 @@ class Sweep:
         self.expected = _shared(run)
 
     def point(self, target: str, moment: int) -> None:
-        """Submit a run, kill ``target`` at its ``moment``-th event, and see what comes of it."""
+        """Submit a run, kill ``target`` at its ``moment``-th event, and compare the results."""
         began = connect(self.runs)
         run = self._submit(began)
         heard = run.path / "heard.jsonl"
@@ -131,7 +131,7 @@ def _shared(run: RunFolder) -> dict[str, bytes]:
 
 
 def main() -> int:
-    """Sweep and print the tally."""
+    """Sweep and print the counts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--targets", default=",".join(TARGETS))
     parser.add_argument("--moments", required=True)

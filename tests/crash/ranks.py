@@ -24,29 +24,29 @@ from engine.runs.submission import submit_attribution, submit_run
 COUNTED = {
     *("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree"),
 }
-"""Events of the interpreter's audit hooks that change files, or may."""
+"""Audit events of file operations that may change files."""
 RUN_ID = "20250101T000000-00000000"
 
 
 @dataclass(frozen=True)
 class Harm:
-    """What is done to a rank."""
+    """How a rank is interrupted."""
 
     at: int | None = None
-    """Before which of its file operations it gets the signal, counted from 1."""
+    """The file operation before which it receives the signal, counted from 1."""
     signal: int = signal.SIGKILL
     largest_file: int | None = None
-    """Bytes after which writing to a file falls short and then fails."""
+    """Size of a file beyond which writes fail."""
 
 
 @dataclass(frozen=True)
 class End:
-    """How a rank ended."""
+    """The result of a rank."""
 
     killed: bool
     exit_code: int
     operations: int
-    """How many file operations it had begun."""
+    """The number of file operations that it began."""
 
 
 def submitted(runs: Path, config: dict[str, Any], texts: tuple[str, ...] = ()) -> RunFolder:
@@ -73,14 +73,14 @@ def current_job(run: RunFolder) -> tuple[JobFolder | None, RunState]:
 
 
 def finish(run: RunFolder) -> None:
-    """Let every job come to its end without harm."""
+    """Run every job to its end without interruption."""
     while (job := next_job(run)) is not None:
         end = attempt(job)
         assert end.exit_code == 0, log_of(job).read_text()
 
 
 def attempt(job: JobFolder, harm: Harm | None = None) -> End:
-    """One attempt at a job in a fork, to which ``harm`` is done before it begins."""
+    """One attempt at a job in a fork, interrupted by ``harm``."""
     folder, lock = job.new_attempt()
     reading, writing = os.pipe()
     child = os.fork()
@@ -138,7 +138,7 @@ def _count_operations(folder: Path, writing: int, harm: Harm) -> None:
 
 
 def fingerprint(run: RunFolder) -> dict[str, bytes]:
-    """The bytes of everything that must not depend on interruptions, by relative path."""
+    """The bytes of all files that must not depend on interruptions, by relative path."""
     wanted = [
         *run.trajectory.glob("*.safetensors"),
         *run.rows_store.rglob("*"),
@@ -150,7 +150,7 @@ def fingerprint(run: RunFolder) -> dict[str, bytes]:
 
 
 def leftovers(run: RunFolder) -> list[str]:
-    """Files that only an interruption needs, and that must not stay."""
+    """Files that serve resuming only and must be removed at the end."""
     stray = [
         *run.path.rglob("*.tmp"),
         *run.path.rglob("*.partial"),

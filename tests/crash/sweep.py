@@ -43,24 +43,24 @@ DONE = RunState.SUCCEEDED
 
 @dataclass
 class Tally:
-    """What a sweep saw."""
+    """Counts of a sweep."""
 
     checkpointing: str
     harm: str
     points: int = 0
     hit: int = 0
-    """Ranks that ended because of it."""
+    """Ranks that the interruption ended."""
     finished: int = 0
-    """Runs that came to their end afterwards."""
+    """Runs that succeeded afterwards."""
     differences: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
 
 class Sweep:
-    """Runs of one config, harmed everywhere."""
+    """Runs of one config, interrupted at every place."""
 
     def __init__(self, folder: Path, config: dict[str, Any], tally: Tally) -> None:
-        """Make the undisturbed run that all others are compared with."""
+        """Compute the uninterrupted run that all others are compared with."""
         self.runs = folder / "runs"
         self.config = config
         self.tally = tally
@@ -73,16 +73,16 @@ class Sweep:
         self.expected = fingerprint(self.reference)
 
     def signals(self, every: int) -> None:
-        """Harm the training with its attribution, then the later attribution."""
+        """Interrupt the training with its attribution, then the later attribution."""
         number = getattr(signal, self.tally.harm)
         for job, operations in enumerate(self.operations):
             for at in range(1, operations + 1, every):
-                # Once more at another place: what is resumed is interrupted as well.
+                # Interrupt the resumed attempt as well, at another place.
                 again = Harm(1 + 7 * at % max(self.operations), number)
                 self._point(f"{at} of job {job + 1}", [Harm(at, number), again], whole=job == 0)
 
     def short_writes(self, every: int) -> None:
-        """Cut files off, at sizes from nothing to the largest there is."""
+        """Limit the size of files, from 0 to the largest file."""
         sizes = sorted({len(content) for content in self.expected.values()})
         journal = self.reference.events_file.stat().st_size
         wanted = sorted({*sizes, *range(200, journal, 400)})
@@ -91,7 +91,7 @@ class Sweep:
             self._point(f"files under {size} bytes", harm, whole=True)
 
     def full_disks(self, every: int) -> None:
-        """Fill the disk, at sizes from nothing to what a run takes."""
+        """Limit the disk, from 0 bytes to the size of a run."""
         pages = 4 + sum(-(-len(content) // 4096) for content in self.expected.values())
         self.runs.mkdir()
         for size in range(12, 2 * pages, every):
@@ -100,7 +100,7 @@ class Sweep:
             subprocess.run(["umount", str(self.runs)], check=True)
 
     def _point(self, where: str, harms: list[Harm], *, whole: bool) -> None:
-        """One run that is harmed and then resumed."""
+        """One run that is interrupted and then resumed."""
         try:
             run = submitted(self.runs, self.config) if whole else self._trained()
         except OSError as error:
@@ -149,7 +149,7 @@ def _mount(folder: Path, options: str) -> None:
 
 
 def main() -> int:
-    """Sweep one checkpointing and print the tally."""
+    """Sweep one checkpointing and print the counts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpointing", required=True)
     parser.add_argument("--harm", default="SIGKILL", choices=HARMS)

@@ -29,7 +29,7 @@ NO_FLOOR = Settings(disk_floor=0)
 
 
 class Bench:
-    """A state folder, a runs folder, and engines upon them."""
+    """A state folder, a runs folder, and engines that use them."""
 
     def __init__(self, folder: Path) -> None:
         self.runs = folder / "runs"
@@ -59,14 +59,14 @@ class Bench:
         return wanted.id
 
     def ask(self, engine: Engine, run: str, *orders: dict[str, Any]) -> RunView:
-        """Ask queries of a run's trajectory."""
+        """Submit an attribution of queries."""
         environment = {"HF_FAKE_RANK": json.dumps(orders or [{}])}
         request = AttributionRequest(texts=("why?",))
         wanted = SubmitAttribution(request=request, environment=environment)
         return engine.attribute(self.runs, run, wanted)
 
     def until(self, engine: Engine, run: str, is_so: Callable[[RunView], bool] | str) -> RunView:
-        """Wait until the job at hand, else the last, is in a state, or anything else is so."""
+        """Wait until the current job, else the last, is in a state or meets a condition."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
             view = engine.run(self.runs, run)
@@ -79,7 +79,7 @@ class Bench:
         return engine.act(self.runs, run, verb)
 
     def allow(self, run: str, name: str = "go") -> None:
-        """Let a rank that waits for a file come to its end."""
+        """Create the file that a rank waits for."""
         (self.runs / run / name).touch()
 
     def job(self, run: str, number: int = 1) -> JobFolder:
@@ -94,7 +94,7 @@ class Bench:
         return record
 
     def rank(self, run: str, attempt: int = 1) -> int:
-        """The process id of a rank at work."""
+        """The process id of a running rank."""
         log = self.attempts(run)[attempt - 1].log_file
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
@@ -119,7 +119,7 @@ def _state_at_hand(view: RunView) -> str:
 
 
 def end_attempts(runs: Path) -> None:
-    """Kill the supervisors that are left, and with them their ranks."""
+    """Kill the remaining supervisors and their ranks."""
     for attempt in runs.glob("*/jobs/*/attempts/*"):
         folder = AttemptFolder(attempt)
         while folder.is_held():

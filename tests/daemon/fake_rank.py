@@ -1,4 +1,4 @@
-"""Stands in for a rank: takes steps, saves, obeys signals, and ends the way a test wants.
+"""Stands in for a rank: takes steps, saves, obeys signals, and ends as a test specifies.
 
 $HF_FAKE_RANK holds one object per attempt (the last one serves all further ones) with ``steps``,
 ``seconds`` a step, ``wait_for`` (a file in the run's folder without which it does not end),

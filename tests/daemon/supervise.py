@@ -1,4 +1,4 @@
-"""The supervisor with a small script in the rank's place, and little patience."""
+"""The supervisor with a script in place of the rank, and short timeouts."""
 
 import sys
 from pathlib import Path

@@ -56,7 +56,7 @@ def test_queries_that_were_cancelled_go_on_with_the_training_they_need(bench: Be
     bench.until(engine, run, lambda view: all(job.state == "succeeded" for job in view.jobs))
 
 
-def test_a_copy_computes_only_when_asked_to(bench: Bench, tmp_path: Path) -> None:
+def test_a_copy_computes_only_on_request(bench: Bench, tmp_path: Path) -> None:
     engine = bench.start(Settings(disk_floor=10**18))
     run = bench.submit(engine)
     bench.until(engine, run, "blocked")
@@ -76,7 +76,7 @@ def test_a_copy_computes_only_when_asked_to(bench: Bench, tmp_path: Path) -> Non
 
 @pytest.fixture
 def waiting(bench: Bench) -> JobFolder:
-    """A job that waits, with no engine there."""
+    """A queued job without an engine."""
     engine = bench.start(Settings(disk_floor=10**18))
     run = bench.submit(engine)
     bench.until(engine, run, "blocked")
@@ -87,7 +87,7 @@ def waiting(bench: Bench) -> JobFolder:
 def admitted(
     folder: JobFolder, devices: Devices, leases: Leases, device: str | None, **environment: str
 ) -> Allocation | Denied:
-    """What becomes of a job whose run was prepared on ``device``."""
+    """The admission of a job whose run was prepared on ``device``."""
     facts = {"checkpointing": "x", "threads": 1} | ({"device": device} if device else {})
     folder.run.write_prepared(facts)
     job = JobMonitor(folder)
@@ -157,7 +157,7 @@ def test_a_desired_state_records_the_folder_as_home(waiting: JobFolder) -> None:
 
 
 @pytest.mark.parametrize(("probed", "waits"), [(False, False), (True, True)])
-def test_whoever_has_a_cluster_compute_needs_no_gpu(
+def test_cluster_validations_need_no_gpu(
     waiting: JobFolder, nvml: FakeNvml, tmp_path: Path, probed: bool, waits: bool
 ) -> None:
     validation = ValidationRequest(cluster="slurm", metasmoothness=probed)

@@ -1,4 +1,4 @@
-"""The life of a job, from being queued to each of its ends."""
+"""The states of a job, from queued to each final state."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ def test_a_run_succeeds(bench: Bench) -> None:
     assert bench.exit(run)["facts"]["run"] == run
 
 
-def test_every_state_on_the_way_is_shown(bench: Bench) -> None:
+def test_every_intermediate_state_is_reported(bench: Bench) -> None:
     engine = bench.start()
     before = engine.changes()
     run = bench.submit(engine, {"wait_for": "go"})

@@ -1,4 +1,4 @@
-"""The engine's log: sentences, and a file that stays short."""
+"""The engine's log: one sentence per record, and a bounded file."""
 
 import asyncio
 import logging
@@ -16,7 +16,7 @@ from engine.runs.errors import RunError
 
 
 def logged(name: str, message: str, error: BaseException | None) -> str | None:
-    """What becomes of a record, as it is written."""
+    """The text that a record is written as."""
     info = None if error is None else (type(error), error, None)
     record = logging.LogRecord(name, logging.ERROR, "x.py", 1, message, (), info)
     if not drop_expected_tracebacks(record):
@@ -41,7 +41,7 @@ def test_errors_that_are_no_surprise_have_a_sentence(
     assert record is not None and record.startswith(text) and "Traceback" not in record
 
 
-def test_what_nobody_foresaw_has_a_traceback() -> None:
+def test_unexpected_errors_have_a_traceback() -> None:
     record = logged("x", "it failed", ZeroDivisionError("a"))
     assert record is not None and "ZeroDivisionError: a" in record
     assert logged("uvicorn.error", "Cancel 3 running task(s), timeout exceeded", None) is None

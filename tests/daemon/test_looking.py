@@ -1,4 +1,4 @@
-"""Looking at a folder starts nothing there; only submitted work starts."""
+"""Reading a folder starts no job in it; only submitted jobs start."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="another user takes ro
 
 @pytest.fixture
 def waiting(bench: Bench, tmp_path: Path) -> str:
-    """A run that waits, submitted by somebody else's engine, in the usual runs folder."""
+    """A queued run of another user's engine, in the default runs folder."""
     other = Bench(tmp_path / "other")
     other.runs = bench.runs
     engine = other.start(Settings(disk_floor=10**18))
@@ -37,7 +37,7 @@ def waiting(bench: Bench, tmp_path: Path) -> str:
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that others may enter, unlike those of this test."""
+    """A folder that other users may read, unlike those of this test."""
     with tempfile.TemporaryDirectory(prefix="mg-") as folder:
         os.chmod(folder, 0o755)
         yield Path(folder)
@@ -53,7 +53,7 @@ def look(engine: Engine, runs: Path, run: str) -> None:
 
 
 def stays(bench: Bench, engine: Engine, run: str, runs: Path) -> str:
-    """Look again and again for a while; the reason why the run waits all that time."""
+    """Read the folder repeatedly; returns the reason why the run stays queued."""
     deadline = time.monotonic() + 0.6
     while time.monotonic() < deadline:
         look(engine, runs, run)
@@ -218,7 +218,7 @@ def test_a_forgotten_folder_starts_nothing_more(bench: Bench) -> None:
     registry.close()
 
 
-def test_a_submission_that_was_cut_off_is_taken_up_when_asked_again(bench: Bench) -> None:
+def test_a_submission_that_was_cut_off_succeeds_when_repeated(bench: Bench) -> None:
     engine = bench.start(Settings(disk_floor=10**18))
     run = bench.submit(engine)
     bench.stop(engine)
@@ -254,7 +254,7 @@ def test_a_run_that_is_gone_is_not_listed_because_it_waits(bench: Bench) -> None
         time.sleep(0.01)
 
 
-def test_folders_that_were_looked_at_are_not_kept_for_ever(
+def test_folders_that_were_read_are_forgotten_later(
     bench: Bench, waiting: str, tmp_path: Path
 ) -> None:
     engine = bench.start()

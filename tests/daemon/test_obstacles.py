@@ -1,4 +1,4 @@
-"""What keeps a job from starting: no room on the disk, no device that is free."""
+"""Reasons why a job does not start: too little disk space, or no free device."""
 
 import os
 import sys
@@ -20,7 +20,7 @@ GIB = 1 << 30
 
 
 class Disk:
-    """How much is free, as a test wants it."""
+    """Free disk space, set by a test."""
 
     free = 100 * GIB
 
@@ -94,7 +94,7 @@ def test_little_disk_blocks_and_room_releases(bench: Bench, disk: Disk) -> None:
         (10**15, "1e+03 TB"),
     ],
 )
-def test_bytes_are_told_in_a_unit_that_fits(count: int, text: str) -> None:
+def test_bytes_are_printed_in_a_fitting_unit(count: int, text: str) -> None:
     assert admission._size(count) == text
 
 
@@ -133,7 +133,7 @@ def test_a_new_engine_goes_by_the_floor_alone(bench: Bench, disk: Disk) -> None:
     bench.until(bench.start(Settings(disk_floor=GIB)), run, "succeeded")
 
 
-def test_whoever_resumes_after_a_full_disk_is_believed(bench: Bench, disk: Disk) -> None:
+def test_resume_after_a_full_disk_starts_the_job(bench: Bench, disk: Disk) -> None:
     engine = bench.start()
     run = bench.submit(engine, {"end": "full"}, {})
     bench.until(engine, run, lambda view: "no more is free now" in (view.reason or ""))
@@ -156,7 +156,7 @@ def test_a_process_that_cannot_be_started_is_tried_again(
     bench.until(engine, run, "succeeded")
 
 
-def test_a_supervisor_that_fails_is_told_of(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_supervisor_is_reported(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = [sys.executable, "-S", "-c", "raise SystemExit('no such library')"]
     monkeypatch.setattr(scheduler, "SUPERVISOR_COMMAND", broken)
     engine = bench.start()

@@ -1,4 +1,4 @@
-"""Folders that never answer: each is set aside, and the others are served."""
+"""A folder whose file operations hang is skipped, and the others are served."""
 
 import threading
 import time

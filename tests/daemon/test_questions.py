@@ -1,4 +1,4 @@
-"""A question never marks a run: its state is that of its training."""
+"""An attribution never changes the state of a run, which is that of its training."""
 
 import shutil
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def test_a_question_that_fails_leaves_the_run_as_it_was(bench: Bench) -> None:
     assert (view.state, view.reason, view.phase) == ("succeeded", None, None)
     assert [job.state for job in view.jobs] == ["succeeded", "failed"]
     assert view.jobs[1].exit_code == 2 and "lower the rate" in (view.jobs[1].reason or "")
-    # A later question need not clear it, and neither does a restart change anything.
+    # Neither a later attribution nor a restart changes it.
     bench.ask(engine, run, {"wait_for": "go"})
     assert bench.until(engine, run, "running").state == "succeeded"
     bench.act(engine, run, "pause")
@@ -77,7 +77,7 @@ def test_the_refusal_of_an_action_names_the_run(bench: Bench) -> None:
     assert view.state == "succeeded"
 
 
-def test_a_run_that_lost_its_first_job_is_told_by_its_trajectory(bench: Bench) -> None:
+def test_a_run_without_its_first_job_takes_its_state_from_the_trajectory(bench: Bench) -> None:
     engine: Engine = bench.start()
     run = bench.submit(engine)
     bench.until(engine, run, "succeeded")

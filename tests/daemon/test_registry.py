@@ -1,4 +1,4 @@
-"""What the engine remembers, on good files and bad ones."""
+"""The engine's registry, with intact and with damaged files."""
 
 import logging
 import sqlite3
@@ -76,7 +76,7 @@ def test_a_damaged_file_is_moved_aside(
     registry.enqueue([(A, 1)])
     registry.close()
     assert order(Registry(file)) == [A]
-    # An empty file is an empty database, and a missing table is made again.
+    # An empty file is an empty database, and a missing table is created again.
     reported = damage not in ("empty", "schema")
     assert len(list(file.parent.glob("registry.sqlite.damaged-*"))) == reported
     assert ("is damaged" in caplog.text and str(file) in caplog.text) == reported
@@ -94,7 +94,7 @@ def test_damage_while_it_is_open_loses_nothing(file: Path) -> None:
     assert len(again.paths_with_fact("shared")) == 2
 
 
-def test_a_file_that_cannot_be_written_is_only_told_of(
+def test_a_file_that_cannot_be_written_is_only_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):

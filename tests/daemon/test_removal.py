@@ -1,4 +1,4 @@
-"""Removing runs and trajectories, and what an engine that was killed left half removed."""
+"""Removing runs and trajectories, and completing the removals of an engine that was killed."""
 
 import os
 import time

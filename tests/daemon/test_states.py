@@ -20,7 +20,7 @@ ENDED = st.builds(
     ending=st.sampled_from(Ending),
     progressed=st.booleans(),
 )
-"""An attempt whose processes are gone: it has some ending, if only that it died."""
+"""An attempt whose processes are gone: it has an ending, or it died."""
 HELD = st.builds(
     AttemptFacts,
     held=st.just(True),

@@ -1,4 +1,4 @@
-"""The supervisor alone: what it starts, what it records, what it needs."""
+"""The supervisor alone: the process that it starts, and what it records."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def attempt(tmp_path: Path) -> AttemptFolder:
 
 def supervise(attempt: AttemptFolder, rank: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Supervise, in this process, a rank that runs some Python; returns the record."""
-    # The attempt's folder is the last argument; the code finds it as such.
+    # The code reads the attempt's folder from the last argument.
     monkeypatch.setattr(supervisor, "WORKER_COMMAND", [sys.executable, "-I", "-c", rank])
     handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)}
     lock = attempt.take_lock()
@@ -97,7 +97,7 @@ def test_endings(
     assert words is None or words in record["message"]
 
 
-def test_out_of_memory_is_told_from_other_kills(
+def test_out_of_memory_is_distinguished_from_other_kills(
     attempt: AttemptFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counter = tmp_path / "vmstat"

@@ -1,4 +1,4 @@
-"""What a view contains, how rarely it reads, and runs that cannot be read."""
+"""Contents of a view, how rarely it reads files, and runs that cannot be read."""
 
 import os
 import shutil

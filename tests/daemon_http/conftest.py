@@ -116,7 +116,7 @@ def add_events(folder: Path, count: int, text: str = "") -> None:
 
 
 def within(seconds: float, holds: Callable[[], bool]) -> bool:
-    """Whether something comes to hold in so many seconds."""
+    """Whether a condition holds within some seconds."""
     deadline = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > deadline:
@@ -126,7 +126,7 @@ def within(seconds: float, holds: Callable[[], bool]) -> bool:
 
 
 def read_answer(connection: socket.socket) -> tuple[int, bytes]:
-    """Status and body of what a bare connection is sent until it is closed."""
+    """Status and body of the response on a bare connection."""
     received = b""
     with contextlib.suppress(ConnectionError):
         while piece := connection.recv(65536):
@@ -149,14 +149,14 @@ def shared_daemon() -> Iterator[Daemon]:
 
 @pytest.fixture
 def daemon(shared_daemon: Daemon) -> Iterator[Daemon]:
-    """A daemon that others use, too; its runs are gone after each test."""
+    """A shared daemon; its runs are removed after each test."""
     yield shared_daemon
     shutil.rmtree(shared_daemon.runs, ignore_errors=True)
 
 
 @pytest.fixture
 def lives(daemon: Daemon) -> Iterator[None]:
-    """Whatever the test does to it: the daemon answers afterwards and has nothing to report."""
+    """After every test the daemon still answers and its log is empty."""
     before = len(daemon.log.read_text())
     yield
     assert daemon.is_alive()
@@ -171,7 +171,7 @@ def client(daemon: Daemon) -> Iterator[httpx2.Client]:
 
 @pytest.fixture
 def new_daemon() -> Iterator[Callable[[], Daemon]]:
-    """Makes daemons that are not started yet and are gone after the test."""
+    """Creates daemons that the test starts; they are stopped after the test."""
     folder = Path(tempfile.mkdtemp(prefix="mg-"))
     daemons: list[Daemon] = []
 

@@ -12,7 +12,7 @@ POST = b"POST /v1/runs HTTP/1.1\r\n" + HEAD + b"Content-Type: application/json\r
 
 
 def exchange(daemon: Daemon, sent: bytes) -> tuple[int, bytes]:
-    """Status and body that some bytes are answered with; 0 for no answer."""
+    """Status and body of the response to some bytes; status 0 without a response."""
     with daemon.connect() as connection:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.sendall(sent)

@@ -1,4 +1,4 @@
-"""Only the engine's own user reaches it, and nothing listens on a network."""
+"""Only the engine's own user can connect, and no network port is open."""
 
 import os
 import stat
@@ -114,7 +114,7 @@ def test_modules_that_are_not_loaded(loaded_modules: set[str], module: str) -> N
 
 @pytest.fixture(scope="module")
 def loaded_modules() -> set[str]:
-    """What a process has loaded that has everything an engine needs, or could come to need."""
+    """The modules loaded by a process that imports all modules of an engine."""
     script = """
 import sys, pkgutil, importlib, engine.daemon
 for module in pkgutil.iter_modules(engine.daemon.__path__, "engine.daemon."):

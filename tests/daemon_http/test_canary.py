@@ -84,7 +84,7 @@ def test_a_received_run_executes_nothing_until_it_is_resumed(
         task, code = canary.parent / "task.py", f"/v1/runs/{RUN}/code"
         for content in (task.read_text(), f"{task.read_text()}# changed\n"):
             task.write_text(content)
-            # Accepted as it is now, and not as it will be.
+            # Accepted in its present content only.
             assert client.get(code, params=query).json()["accepted"] is False
             answer = client.post(f"/v1/runs/{RUN}/resume", params=query)
             assert answer.status_code == 409 and f"task.py:Task from {task.parent}" in answer.text

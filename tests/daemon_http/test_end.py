@@ -90,7 +90,7 @@ def test_waiting_ends_with_it(new_daemon: NewDaemon) -> None:
 
 
 @pytest.mark.parametrize("abstract", [False, True])
-def test_the_service_manager_is_told(new_daemon: NewDaemon, abstract: bool) -> None:
+def test_the_service_manager_is_notified(new_daemon: NewDaemon, abstract: bool) -> None:
     daemon = new_daemon()
     name = str(daemon.folder / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:

@@ -1,4 +1,4 @@
-"""What is no decent request: a clean answer or none, and the engine lives."""
+"""Malformed requests: a clean response or none, and the engine survives."""
 
 import random
 import socket
@@ -103,7 +103,7 @@ def test_several_requests_at_once_are_answered_in_order(daemon: Daemon) -> None:
 
 
 def test_garbage_behind_a_request(daemon: Daemon) -> None:
-    """Also while the one before it is still being answered."""
+    """Also during the response to the previous one."""
     with daemon.connect() as connection:
         connection.sendall(GET + b"garbage\r\n\r\n")
         status, body = read_answer(connection)

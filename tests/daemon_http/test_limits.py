@@ -1,4 +1,4 @@
-"""How much, how slowly and how often somebody may ask."""
+"""Limits on the size, duration and number of requests."""
 
 import contextlib
 import socket
@@ -78,7 +78,7 @@ def test_a_flood_without_an_end_is_cut_off(daemon: Daemon) -> None:
 
 
 def test_descriptors_come_back(daemon: Daemon) -> None:
-    """Of streams that were abandoned in every way."""
+    """Streams that clients abandon in different ways."""
     daemon.make_run(RunState.RUNNING, events=2000)
     (daemon.runs / RUN / "logs").mkdir()
     (daemon.runs / RUN / "logs/0001-0001.log").write_text("x" * 10**6)
@@ -116,7 +116,7 @@ def test_a_request_that_does_not_come_is_not_waited_for(
     stream = f"GET /v1/runs/{RUN}/events?follow=true&runs_dir={daemon.runs} HTTP/1.1\r\n".encode()
 
     def drip(connection: socket.socket) -> float:
-        """How long a byte now and then keeps a connection open."""
+        """How long a slow sender keeps a connection open."""
         begin = time.monotonic()
         with contextlib.suppress(OSError):
             for byte in b"X-Slow: " + b"a" * 1000:
@@ -136,7 +136,7 @@ def test_a_request_that_does_not_come_is_not_waited_for(
         connection.sendall(GET[:-2])
         assert 0.2 < drip(connection) < 3
     with daemon.connect() as connection:
-        # A stream is an answer: it may take as long as it likes.
+        # A stream is a response, which has no time limit.
         connection.sendall(stream + HEAD + b"\r\n")
         time.sleep(1)
         add_events(folder, 1)

@@ -1,4 +1,4 @@
-"""Where state and socket are, and what is refused there."""
+"""Folders of state and socket, and which ones are refused."""
 
 import os
 import socket

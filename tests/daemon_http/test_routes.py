@@ -1,4 +1,4 @@
-"""Every route: what it takes and what it answers."""
+"""Every route: its parameters and its responses."""
 
 import json
 import threading
@@ -17,7 +17,7 @@ CONFIG: dict[str, Any] = {"name": "mine", "model": {"path": "m"}, "data": {"path
 
 
 def problem(answer: httpx2.Response, status: int) -> str:
-    """The sentence of an error, after checking that it is one."""
+    """The message of an error, after checking its form."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/json"
     message = Problem.model_validate_json(answer.content)
@@ -183,7 +183,7 @@ def test_many_may_wait_at_once(daemon: Daemon) -> None:
         ("POST", "/v1/runs", "the body should be a JSON object"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_sentence(
+def test_errors_are_one_sentence(
     client: httpx2.Client, method: str, path: str, message: str
 ) -> None:
     assert message in problem(client.request(method, path), 422)

@@ -43,7 +43,7 @@ def test_clients_that_stop_reading(new_daemon: Callable[[], Daemon]) -> None:
         writer.join()
         after = process.memory_info().rss
         busy = process.cpu_percent(0.5)
-        # Who begins to read again gets everything.
+        # A client that reads again receives everything.
         last = connections.pop()
         received = bytearray()
         while b"id: %d\n" % (3 * EVENTS - 1) not in received[-200_000:]:

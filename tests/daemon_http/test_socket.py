@@ -1,4 +1,4 @@
-"""The socket's life: what may be replaced, what not, and a name that is lost."""
+"""The socket: which existing files are replaced, and recovery if its path is deleted."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ NewDaemon = Callable[[], Daemon]
 
 
 def refused(daemon: Daemon, code: int, **environment: str) -> str:
-    """What a daemon says that does not start."""
+    """The message of a daemon that does not start."""
     assert daemon.spawn(fake=False, **environment).wait(20) == code
     message = daemon.log.read_text().strip()
     assert message.startswith("magic-engine: ")

@@ -1,4 +1,4 @@
-"""Streams of events and logs: complete, resumable, and over when there is nothing more."""
+"""Streams of events and logs: complete, resumable, and ended when the run is settled."""
 
 import json
 import signal
@@ -64,7 +64,7 @@ def ids(received: Iterator[Told]) -> list[int]:
     return [one.id for one in received if one.id is not None]
 
 
-def test_a_journal_is_told_as_it_is(client: httpx2.Client, daemon: Daemon) -> None:
+def test_a_journal_is_sent_unchanged(client: httpx2.Client, daemon: Daemon) -> None:
     folder = daemon.make_run(RunState.RUNNING)
     writer = JournalWriter(folder / "events.jsonl")
     writer.append("started", text="line\nbreak\r\n\u2028 ü \x1b[31m", pid=1)
@@ -150,7 +150,7 @@ def test_following_a_run_to_its_end(client: httpx2.Client, daemon: Daemon) -> No
     assert Telemetry.model_validate(telemetry[0].data).disk_free > 0  # type: ignore[operator]
 
 
-def test_a_settled_run_is_told_and_over(client: httpx2.Client, daemon: Daemon) -> None:
+def test_the_stream_of_a_settled_run_ends(client: httpx2.Client, daemon: Daemon) -> None:
     daemon.make_run(RunState.SUCCEEDED, RunState.CANCELLED, events=5)
     with events(client, daemon, follow="true") as stream:
         received = list(stream)
@@ -160,7 +160,7 @@ def test_a_settled_run_is_told_and_over(client: httpx2.Client, daemon: Daemon) -
         assert ids(stream) == []
 
 
-def test_nothing_is_lost_or_told_twice_over_restarts(
+def test_nothing_is_lost_or_sent_twice_over_restarts(
     new_daemon: Callable[[], Daemon],
 ) -> None:
     """The journal grows all the time, and the engine dies in the middle of the stream."""
@@ -201,7 +201,7 @@ def test_nothing_is_lost_or_told_twice_over_restarts(
     assert len(seen) > 1200
 
 
-def test_a_damaged_journal_is_told_as_a_problem(client: httpx2.Client, daemon: Daemon) -> None:
+def test_a_damaged_journal_is_sent_as_a_problem(client: httpx2.Client, daemon: Daemon) -> None:
     folder = daemon.make_run(RunState.RUNNING, events=1000)
     journal = folder / "events.jsonl"
     journal.write_bytes(journal.read_bytes().replace(b'"step":900', b'"step":901'))

@@ -75,7 +75,7 @@ def test_rows_come_back_from_the_store(tmp_path: Path) -> None:
         assert again.columns[name].dtype == values.dtype
 
 
-def test_damage_is_told(tmp_path: Path) -> None:
+def test_damage_is_reported(tmp_path: Path) -> None:
     write_mnist(tmp_path / "m", zipped=False)
     images = tmp_path / "m" / "train-images-idx3-ubyte"
     content = images.read_bytes()

@@ -169,9 +169,7 @@ def test_the_type_of_a_csv_column_is_that_of_all_its_values(tmp_path: Path) -> N
     [("jsonl", 3), ("jsonl", 60), ("jsonl", 100), ("jsonl", 900), ("folder", 3), ("folder", 60)],
 )
 @pytest.mark.usefixtures("quiet_datasets")
-def test_what_is_nested_too_deeply_for_a_run_folder_is_kept_as_json(
-    tmp_path: Path, source: str, depth: int
-) -> None:
+def test_deeply_nested_values_are_stored_as_json(tmp_path: Path, source: str, depth: int) -> None:
     deep = json.loads("[" * depth + "1" + "]" * depth)
     path = write(tmp_path / "file.jsonl", [{"text": "a", "deep": deep}])
     if source == "folder":
@@ -193,7 +191,7 @@ def test_a_damaged_column_is_named(tmp_path: Path) -> None:
         assert f"column '{name}' is damaged (Invalid UTF8" in refusal(tmp_path / "file.parquet")
 
 
-def test_columns_named_like_ours_are_all_kept(tmp_path: Path) -> None:
+def test_columns_named_like_ours_are_all_stored(tmp_path: Path) -> None:
     names = ["q", "a", "text", "id", "data_id", "data_data_id", "source_row", "prompt"]
     columns = pa.table({name: [name] for name in names})
     write_documents(tmp_path / "kept.parquet", columns, ("q", "a"), [0])
@@ -220,7 +218,7 @@ def test_the_lines_of_rows(
     assert line_numbers(tmp_path / name, rows) == lines
 
 
-def test_json_columns_of_mixed_or_missing_values_are_kept(tmp_path: Path) -> None:
+def test_json_columns_of_mixed_or_missing_values_are_stored(tmp_path: Path) -> None:
     rows = [
         {"text": "a", "mixed": 1, "nested": {"k": [1]}, "empty": {}},
         {"text": "b", "mixed": "x", "late": 2.5, "empty": {}},

@@ -1,4 +1,4 @@
-"""A run of a second, attributed, and its job to retrain with."""
+"""A run that takes a second, its attribution, and its job for retraining."""
 
 from pathlib import Path
 from typing import Any

@@ -174,7 +174,7 @@ def test_subsets_are_added_and_none_is_retrained_twice(run: RunFolder, job: Prep
                 if e["event"] == "retrained"]  # fmt: skip
 
 
-def test_kept_models_are_measured_again_without_training(
+def test_stored_models_are_measured_again_without_training(
     run: RunFolder, job: PreparedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     validate(run, job, ValidationRequest(drop=(0.3,), count=2, keep_models=True))

@@ -1,4 +1,4 @@
-"""What scores have to be: automatic differentiation through a whole unrolled training.
+"""Exact scores by automatic differentiation through the whole unrolled training.
 
 Nothing of the engine's step, optimizer or replay is used. The optimizers, the learning-rate
 factors, the clipping and the token losses are written out once more from their definitions, the

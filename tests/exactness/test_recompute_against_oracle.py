@@ -104,7 +104,7 @@ def test_one_layers_graph_is_alive_at_a_time() -> None:
     assert results[0] == results[1] > 0
 
 
-def test_a_graph_that_nobody_wants_is_let_go() -> None:
+def test_an_unused_graph_is_freed() -> None:
     loss = ModuleLoss(CausalLMLoss(tiny_model("llama two layers")))
     saved = SavedTensorCounter(SINGLE_RANK, [])
     with torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack):

@@ -262,7 +262,7 @@ class Lazy(Core):
 
 
 class NotANumber(Core):
-    """Has a weight that is none."""
+    """A parameter that is None."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a replay will load is known before it begins, in its very order."""
+"""The loads of a replay are known in advance, in order."""
 
 from collections.abc import Sequence
 from typing import Any, get_args

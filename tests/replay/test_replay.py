@@ -1,4 +1,4 @@
-"""Replay holds no more train states than its schedule promises, and computes no gradient twice."""
+"""Replay holds no more train states than its schedule allows, and computes no gradient twice."""
 
 import weakref
 from collections import Counter
@@ -24,7 +24,7 @@ LENGTHS = (1, 2, 5, 10, 23, 60)
 
 
 class Alive:
-    """How many of the objects shown to it still exist."""
+    """Counts the registered objects that still exist."""
 
     def __init__(self) -> None:
         self.now = 0

@@ -25,7 +25,7 @@ def test_nothing_is_left_of_what_failed(tmp_path: Path, error: BaseException) ->
     assert os.listdir(tmp_path) == []
 
 
-def test_a_full_disk_is_told_as_one(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_as_such(tmp_path: Path) -> None:
     with (
         pytest.raises(DiskFullError, match=r"disk full while writing .*out, so nothing was"),
         new_folder(tmp_path / "out") as staging,

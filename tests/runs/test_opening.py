@@ -119,7 +119,7 @@ def files_of(run: Path) -> Iterator[Path]:
             yield path
 
 
-def test_a_pipe_at_any_name_in_a_run_holds_up_nobody(finished: Path, tmp_path: Path) -> None:
+def test_a_pipe_at_any_name_in_a_run_blocks_no_reader(finished: Path, tmp_path: Path) -> None:
     unreadable = set()
     for file in files_of(finished):
         name = file.relative_to(finished)

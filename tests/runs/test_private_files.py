@@ -42,7 +42,7 @@ def test_a_killed_process_leaves_a_folder_only_until_the_next(
         assert not left.exists()
 
 
-def test_memory_that_is_short_is_told_as_such() -> None:
+def test_short_memory_is_reported_as_such() -> None:
     allocator = "[enforce fail at alloc_cpu.cpp:118] . DefaultCPUAllocator: can't allocate memory"
     wrapped = RunError("the model cannot be loaded (RuntimeError: std::bad_alloc)")
     chained = RunError("something else")

@@ -57,7 +57,7 @@ def test_an_incomplete_attribution_is_refused_and_not_listed(tmp_path: Path) -> 
     assert next_attribution_id(tmp_path) == "a0002"
 
 
-def test_no_scores_of_tokens_where_only_documents_were_kept(tmp_path: Path) -> None:
+def test_no_token_scores_where_only_document_scores_are_stored(tmp_path: Path) -> None:
     written(tmp_path / "a0001", "document")
     reader = ScoreReader(tmp_path / "a0001")
     assert not reader.has_tokens

@@ -45,7 +45,7 @@ def drive(
             await pilot.pause()
             await task(pilot)
 
-    # What hangs is a failure, and does not keep the others waiting.
+    # A task that hangs fails after a timeout.
     asyncio.run(asyncio.wait_for(run(), LONGEST_SECONDS))
 
 
@@ -69,7 +69,7 @@ async def shows(pilot: Pilot[None], text: str) -> None:
 
 
 def screen_lines(app: Any) -> list[str]:
-    """What stands on the screen, a string a line."""
+    """The text on screen, one string per line."""
     screen = app.screen
     strips = screen._compositor.render_strips()
     return ["".join(segment.text for segment in strip) for strip in strips]

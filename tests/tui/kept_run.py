@@ -1,4 +1,4 @@
-"""A finished run whose trajectory is kept and whose replay was timed."""
+"""A finished run with a stored trajectory and a timed replay."""
 
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,6 @@ def record_costs(run: RunFolder, **limits: Any) -> None:
 
 
 def assert_harmless(screen: str) -> None:
-    """Nothing of what is on screen could steer a terminal."""
+    """Assert that no character on screen could control a terminal."""
     forbidden = FORBIDDEN & set(screen.replace("\n", ""))
     assert not forbidden, forbidden

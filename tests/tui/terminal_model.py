@@ -1,4 +1,4 @@
-"""A terminal, as far as the dashboard uses one: moving, colours, text."""
+"""A model of a terminal: cursor movement, colours, text."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -90,7 +90,7 @@ class TerminalModel:
 def watch_output(
     monkeypatch: pytest.MonkeyPatch, app: MagicApp, on_output: Callable[[str, str], None]
 ) -> None:
-    """Hear what would be written to a terminal of 256 colours, and what Textual would write."""
+    """Pass output for a terminal of 256 colours, and Textual's own output, to ``on_output``."""
     original = App._display
 
     def display(self: App[Any], screen: Any, renderable: Any) -> None:

@@ -78,7 +78,7 @@ def test_help_begins_with_what_is_done_here(finished: RunFolder) -> None:
         keys = [line.strip("│ ").split("  ")[0] for line in screen_lines(pilot.app)]
         wanted = ["here", "⏎ → l", "space", "a", "moving", "↑ k", "everywhere", "c", "1", "q"]
         assert [key for key in keys if key in wanted] == wanted
-        # What would do nothing says why.
+        # A disabled key shows its reason.
         lines = [line.strip("│ ") for line in screen_lines(pilot.app)]
         after = lines[next(n for n, line in enumerate(lines) if line.startswith("a ")) + 1]
         assert after == "not now: the basket is empty; add texts with space"
@@ -175,7 +175,7 @@ def test_copying_where_no_file_may_be_written(
     assert external.copy_everywhere("text", "name") == ["clipboard"]
 
 
-def test_a_copy_is_told_in_one_line(finished: RunFolder) -> None:
+def test_a_copy_is_reported_in_one_line(finished: RunFolder) -> None:
     app = MagicApp(finished.path.parent, finished.id, 6)
 
     async def task(pilot: Pilot[None]) -> None:
@@ -295,7 +295,7 @@ def test_the_verb_needs_a_terminal(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_what_is_asked_plainly_needs_no_command_line_library(
+def test_simple_arguments_need_no_command_line_library(
     monkeypatch: pytest.MonkeyPatch, arguments: list[str], opened: tuple[Any, ...] | None
 ) -> None:
     calls: list[tuple[Any, ...]] = []

@@ -56,7 +56,7 @@ def cost_text(cost: AttributionCost) -> str:
     return "".join(line.plain for line in basket_lines(cost.queries, "none", cost, 150))
 
 
-def test_what_is_asked_is_what_the_contract_takes() -> None:
+def test_the_request_matches_the_schema() -> None:
     plain = read_attribution_request(request_of([PLAIN], "none"))
     assert (plain.texts, plain.prompts) == (("it rains",), None)
     both = read_attribution_request(request_of([PLAIN, PROMPTED], "mean"))
@@ -81,7 +81,7 @@ def test_a_basket_holds_nothing_twice() -> None:
     assert list(basket) == [PROMPTED]
 
 
-def test_asked_before_names_every_query(stored: RunFolder) -> None:
+def test_every_query_names_its_attribution(stored: RunFolder) -> None:
     (source,) = complete_sources(stored)
     assert (source.name, source.attribution, source.total) == ("queries of a0001", "a0001", 2)
     assert [(c.text, c.scored_in, c.before, c.after) for c in source.candidates] == [
@@ -90,7 +90,7 @@ def test_asked_before_names_every_query(stored: RunFolder) -> None:
     ]
 
 
-def test_texts_learn_who_asked_them_meanwhile(stored: RunFolder) -> None:
+def test_texts_know_the_attribution_that_scored_them_meanwhile(stored: RunFolder) -> None:
     typed = Source("typed", (Candidate("wörld peace"), PROMPTED), 2)
     answered = with_results(typed, complete_sources(stored))
     assert answered.candidates[0].scored_in == ("a0001", 1)

@@ -96,7 +96,7 @@ def test_killed_and_reopened_it_shows_the_same(tmp_path: Path) -> None:
     drive(MagicApp(tmp_path, first.id, 3), look)
 
 
-def test_a_damaged_basket_is_told_in_place_and_replaced(finished: RunFolder) -> None:
+def test_a_damaged_basket_is_reported_and_replaced(finished: RunFolder) -> None:
     save_basket(finished.id, Basket())
     file_of(finished.id).write_text("{")
 

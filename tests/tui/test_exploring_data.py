@@ -63,7 +63,7 @@ def test_search_finds_whatever_the_case(many: RunFolder) -> None:
     assert looked[-1] == 500
 
 
-def test_a_damaged_table_is_told(tmp_path: Path) -> None:
+def test_a_damaged_table_is_reported(tmp_path: Path) -> None:
     run = FakeRun().write(tmp_path)
     data = bytearray(run.documents_file.read_bytes())
     column = pq.ParquetFile(run.documents_file).metadata.row_group(0).column(1)

@@ -1,4 +1,4 @@
-"""Everything for real, as a newcomer would: tmux, the dashboard, an engine, ranks with torch."""
+"""Without stand-ins: tmux, the dashboard, an engine, ranks with torch."""
 
 import contextlib
 import os

@@ -211,7 +211,7 @@ def test_hostile_texts_never_steer(tmp_path: Path, terminal: Terminal) -> None:
     drive(opened(run), task, terminal)
 
 
-def test_a_damaged_store_is_told_in_place_and_tried_again(tmp_path: Path) -> None:
+def test_a_damaged_store_is_reported_and_read_again(tmp_path: Path) -> None:
     run = FakeRun().write(tmp_path)
     chunk = run.attributions / "a0001/scores.zarr/document_scores/c/0/0"
     good = chunk.read_bytes()
@@ -227,7 +227,7 @@ def test_a_damaged_store_is_told_in_place_and_tried_again(tmp_path: Path) -> Non
     drive(opened(run), task)
 
 
-def test_a_run_that_is_deleted_underneath_is_told(tmp_path: Path) -> None:
+def test_a_deleted_run_is_reported(tmp_path: Path) -> None:
     run = FakeRun().write(tmp_path)
 
     async def task(pilot):
@@ -274,7 +274,7 @@ def test_a_resize_in_flight(finished: RunFolder) -> None:
     drive(opened(finished), task)
 
 
-def test_a_search_and_another_query_are_both_told(tmp_path: Path) -> None:
+def test_a_search_and_another_query_are_both_named(tmp_path: Path) -> None:
     run = FakeRun(texts=[*sample_texts(20), "a needle here"]).write(tmp_path)
 
     async def task(pilot):

@@ -108,7 +108,7 @@ def test_what_counting_finds_stands_beside_its_field(
     drive(MagicApp(tmp_path, start=0), task)
 
 
-def test_the_error_of_the_field_under_the_cursor_is_told_in_full(config: Path) -> None:
+def test_the_error_of_the_field_under_the_cursor_is_complete(config: Path) -> None:
     async def task(pilot: Pilot[None]) -> None:
         await pilot.press("n", *str(config), "enter")
         await shows(pilot, "parameters")
@@ -135,7 +135,7 @@ def test_a_mended_field_is_counted_by_itself(config: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
-def test_every_wrong_value_is_told_plainly(config: Path, field: Field) -> None:
+def test_every_invalid_value_has_an_error(config: Path, field: Field) -> None:
     draft = Draft(config)
     good = draft.values
     for text in ("", "abc", "-1", "1.5", "1e400", "nan", "x" * 300, "\x1b[31m", "7" * 30):

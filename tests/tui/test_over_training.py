@@ -182,7 +182,7 @@ def test_any_size_holds(run_folder: RunFolder, size: tuple[int, int]) -> None:
     drive(app_of(run_folder), task)
 
 
-def test_nothing_asked_yet_and_a_run_that_vanishes(tmp_path: Path) -> None:
+def test_no_attribution_yet_and_a_run_that_vanishes(tmp_path: Path) -> None:
     run = FakeRun(finished=False).write(tmp_path / "runs")
 
     async def task(pilot: Pilot[None]) -> None:

@@ -65,7 +65,7 @@ async def type_line(pilot: Pilot[None], key: str, text: str) -> None:
     await pilot.press("enter")
 
 
-def test_a_basket_with_its_cost_is_asked(run: RunFolder, engine: FakeEngine) -> None:
+def test_a_basket_is_submitted_with_its_cost(run: RunFolder, engine: FakeEngine) -> None:
     record_costs(run)
     engine.add(run.id, "succeeded", path=str(run.path))
 
@@ -172,7 +172,7 @@ def test_reduction_basket_and_command(run: RunFolder) -> None:
     drive(app_of(run), task)
 
 
-def test_enter_on_an_asked_query_opens_its_influences(run: RunFolder) -> None:
+def test_enter_on_an_attributed_query_opens_its_influences(run: RunFolder) -> None:
     app = app_of(run)
 
     async def task(pilot: Pilot[None]) -> None:
@@ -220,7 +220,7 @@ def run_of(pilot: Pilot[None]) -> Selection:
     return pilot.app.selection
 
 
-def test_without_a_trajectory_nothing_is_asked(run: RunFolder, engine: FakeEngine) -> None:
+def test_without_a_trajectory_nothing_is_submitted(run: RunFolder, engine: FakeEngine) -> None:
     shutil.rmtree(run.trajectory)
     engine.add(run.id, "succeeded", path=str(run.path))
     app, said = app_of(run), []
@@ -236,7 +236,7 @@ def test_without_a_trajectory_nothing_is_asked(run: RunFolder, engine: FakeEngin
     assert not engine.of_kind("POST", "/attributions")
 
 
-def test_no_engine_is_told_in_place(run: RunFolder) -> None:
+def test_a_missing_engine_is_reported(run: RunFolder) -> None:
     async def task(pilot: Pilot[None]) -> None:
         await shows(pilot, "who sat on the mat?")
         await pilot.press("space", "a")
@@ -247,7 +247,7 @@ def test_no_engine_is_told_in_place(run: RunFolder) -> None:
     drive(app_of(run), task)
 
 
-def test_a_refusing_worker_is_told_in_place(
+def test_a_refusing_worker_is_reported(
     run: RunFolder, requests: Requests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_LOSSES", "refuse")
@@ -293,7 +293,7 @@ def test_hostile_texts(tmp_path: Path, requests: Requests) -> None:
     drive(app_of(run), task)
 
 
-def test_whatever_is_pasted_is_asked_as_it_is_and_drawn_harmlessly(run: RunFolder) -> None:
+def test_pasted_text_is_submitted_unchanged_and_drawn_safely(run: RunFolder) -> None:
     pasted = {text: text for text in HOSTILE if "\r" not in text and "\ud800" not in text}
     # Terminals send line feeds as carriage returns; half a character is none.
     pasted |= {"one\r\rtwo\r\n": "one\n\ntwo\n", "\ud800 lone": "? lone", "e\u0301" * 500: ""}

@@ -1,4 +1,4 @@
-"""How a few screens look, compared with kept pictures: ``make snapshots`` accepts a change.
+"""Screens compared with stored pictures: ``make snapshots`` accepts a change.
 
 Everything that could differ from one machine or moment to the next stands still: clock, time zone,
 scores, sizes and places. What draws is pinned in ``constraints.txt``; another version draws
@@ -91,7 +91,7 @@ def picture(app: MagicApp) -> str:
 
 
 def compare(name: str, now: str, accepted: Path, elsewhere: Path) -> None:
-    """Fail, and keep what is drawn now, if it is not what was accepted."""
+    """Fail and store the new picture if it differs from the accepted one."""
     if accepted.is_file() and accepted.read_text(encoding="utf-8") == now:
         return
     new = elsewhere / accepted.name
@@ -145,7 +145,7 @@ def test_screens_look_as_accepted(snapshot: Snapshot, tmp_path: Path, engine: Fa
     compare(snapshot.name, seen, accepted, tmp_path)
 
 
-def test_a_change_is_found_and_kept_for_a_look(tmp_path: Path) -> None:
+def test_a_change_is_detected_and_stored(tmp_path: Path) -> None:
     accepted = KEPT / "welcome.svg"
     (tmp_path / "new").mkdir()
     changed = accepted.read_text(encoding="utf-8").replace("demo", "demi", 1)

@@ -1,4 +1,4 @@
-"""Keys typed faster than they are acted on: in their order, on the screen they meet, no crash."""
+"""Keys typed faster than they are handled run in order, on the right screen, without a crash."""
 
 import random
 from pathlib import Path
@@ -20,7 +20,7 @@ WORST = ["l", "enter", "n", "escape", "1", "2", "4", "question_mark"]
 
 
 def post(pilot: Pilot[None], *keys: str) -> None:
-    """Type without waiting for anything."""
+    """Type without waiting."""
     for key in keys:
         pilot.app.post_message(events.Key(key, key if len(key) == 1 else None))
 
@@ -85,7 +85,7 @@ def test_keys_after_leaving_are_nothing(finished: RunFolder) -> None:
     drive(MagicApp(finished.path.parent, finished.id, 1), task)
 
 
-def test_an_unforeseen_error_is_told_in_a_sentence(
+def test_an_unexpected_error_is_reported_in_a_sentence(
     finished: RunFolder, capsys: pytest.CaptureFixture[str], places: Path
 ) -> None:
     async def task(pilot: Pilot[None]) -> None:

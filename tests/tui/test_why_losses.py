@@ -49,7 +49,7 @@ def plain(pilot: Pilot[None]) -> str:
     return "\n".join(line.text.plain for line in pilot.app.screen.query_one(WhyText)._lines)
 
 
-def test_tokens_by_loss_are_asked_once(
+def test_token_losses_are_requested_once(
     finished: RunFolder, requests: Requests, terminal: Terminal
 ) -> None:
     async def task(pilot: Pilot[None]) -> None:
@@ -159,7 +159,7 @@ def test_a_prompt_is_followed_directly_by_its_completion() -> None:
     assert (text.prompt, text.text) == ("", "a → b")
 
 
-def test_only_a_finished_reading_is_asked_about(tmp_path: Path, requests: Requests) -> None:
+def test_losses_are_requested_only_after_reading(tmp_path: Path, requests: Requests) -> None:
     run = FakeRun().write(tmp_path / "runs")
 
     async def task(pilot: Pilot[None]) -> None:

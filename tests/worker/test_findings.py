@@ -153,7 +153,7 @@ def test_adam_without_eps_root_warns_before_training(
     (place,) = [i for i, e in enumerate(events) if "eps_root is 0" in str(e.get("message"))
                 and e["event"] == "warning"]  # fmt: skip
     assert place < next(i for i, e in enumerate(events) if e["event"] == "train_step")
-    # What was warned of comes to pass, and would again.
+    # The predicted divergence happens, and a resume repeats it.
     assert not outcome["ok"] and "cotangent is not finite" in outcome["message"]
     assert outcome["repeats"] is True
     file = tmp_path / "config.yaml"

@@ -219,7 +219,7 @@ def test_an_export_by_document(
         per_doc = torch.zeros(7)
         per_doc.scatter_add_(0, doc_ids.flatten(), scores.flatten())
         assert torch.equal(per_doc, torch.from_numpy(reader.document_scores(query)))
-    # The lines in README.txt are what they are: they run.
+    # Run the lines of README.txt.
     text = (out / "README.txt").read_text()
     lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
     code = "\n".join(lines).replace('load("', f'load("{out}/')
