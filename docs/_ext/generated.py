@@ -9,7 +9,6 @@ import inspect
 import re
 import sys
 import textwrap
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from functools import cache
@@ -396,30 +395,6 @@ def python() -> str:
     return "\n\n".join(parts)
 
 
-def layers() -> str:
-    """The layers of both packages from their import contracts, each with its own description."""
-    contracts = _project()["tool"]["importlinter"]["contracts"]
-    pictures = []
-    for contract in contracts:
-        if contract["type"] == "layers":
-            (package,) = contract["containers"]
-            lines = [line for layer in contract["layers"] for line in _layer(package, layer)]
-            pictures.append("\n".join([package, *lines]))
-    return "\n\n".join(f"```text\n{picture}\n```" for picture in pictures)
-
-
-def _layer(package: str, layer: str) -> Iterator[str]:
-    rule = "─" * 24
-    yield f"  {rule}"
-    for name in layer.split(" | "):
-        about = (__import__(f"{package}.{name}", fromlist=[name]).__doc__ or "").splitlines()[0]
-        yield f"  {name:<14} {about}"
-
-
-def _project() -> dict[str, Any]:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-
-
 def phases() -> str:
     """The phases of a job, as events name them."""
     from engine.runs.events import Phase
@@ -442,7 +417,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     each.__name__: each
     for each in (
         *(cli, config, events, phases, http, exit_codes, environment, python),
-        *(layers, words),
+        words,
     )
 }
 

@@ -206,11 +206,14 @@ class OptimizerStage:
     def vjp(
         self, params: Params, state: list[Any], grads: Params, cotangents: Sequence[Cotangent]
     ) -> list[Params]:
-        """The VJP of the update; returns the cotangent u at g for each cotangent λ at (θ', o').
+        """The VJP of the update: overwrites ``cotangents``, returns the cotangents at g.
 
-        The λ are overwritten with the cotangents (a_θ, a_o) at (θ, o), because there may be many
-        and each is as large as a train state. Cost: one update, and one backward pass through it
-        per cotangent.
+        Each cotangent λ at (θ', o') is overwritten with (a_θ, a_o), the cotangent at (θ, o),
+        because there may be many and each is as large as a train state. No other argument changes.
+        Cost: one update, and one backward pass through it per cotangent.
+
+        Returns:
+            For each λ, the cotangent u at g, shaped like the parameters.
         """
         clipped = self._clipped(grads)
         through_clipping = self._clip_vjp(grads)

@@ -111,7 +111,9 @@ class TrainStep:
     def vjp(
         self, state: TrainState, grads: Gradient, batch: Batch, cotangents: Sequence[Cotangent]
     ) -> Tensor:
-        """Propagate cotangents from s_{t+1} to s_t, in place; returns the step's scores.
+        """The VJP of step t for several queries: overwrites ``cotangents``, returns the scores.
+
+        The cotangents at s_{t+1} become the cotangents at s_t. No other argument changes.
 
         Args:
             state: s_t.
@@ -119,7 +121,7 @@ class TrainStep:
                 may differ in the last bits, because some operations have two formulas. With this
                 one the scores do not depend on whether g_t was stored or recomputed.
             batch: the batch of step t.
-            cotangents: one per query; overwritten.
+            cotangents: one per query, at s_{t+1}; overwritten with those at s_t.
 
         Returns:
             ∂M/∂w, with one leading axis of cotangents before the shape of the weights.

@@ -249,9 +249,10 @@ class TrajectoryConfig(Section):
     """Storage of the train states on disk and in memory."""
 
     checkpointing: CheckpointingName = "auto"
-    """Which train states training stores on disk: every state (``all``), every gradient and
-    some states (``gradients``), every ⌈√T⌉-th state (``sqrt``), the first only (``log``), or
-    the fastest that fits (``auto``). Scores are the same bits with each."""
+    """What training stores on disk besides the last state: every state and every gradient
+    (``all``), every gradient and every ⌈√T⌉-th state (``gradients``), every ⌈√T⌉-th state
+    (``sqrt``), the first state (``log``), or the fastest of these that fits (``auto``). Scores are
+    the same bits with each."""
     memory_gb: NonNegative | None = None
     """Memory in GB for caching and reading ahead the trajectory during a replay. If null, one
     train state on a CPU and half of the free memory beside a GPU; with 0 nothing is cached.
@@ -269,7 +270,11 @@ class DevicesConfig(Section):
 
 
 class RunConfig(Section):
-    """Everything that determines a run: two runs with equal configs have equal scores."""
+    """Everything that determines a run, besides the data and the hardware.
+
+    Equal configs on equal data give equal scores, bit for bit, on the same hardware and libraries
+    with the same number of ranks. Otherwise rounding differs.
+    """
 
     name: Annotated[str, Field(min_length=1, max_length=200)] = "run"
     """Label of the run in lists. It need not be unique."""

@@ -48,7 +48,7 @@ class RunFolder:
     def id(self) -> str:
         """The run's id: the folder's name, or the recorded id if the folder was renamed.
 
-        The id of a renamed copy beside its original is the name of its folder.
+        A renamed copy in the same folder as its original has its folder's name as its id.
         """
         name = self.path.name
         if re.fullmatch(ID, name):
@@ -190,7 +190,7 @@ class RunFolder:
         write_record(self.prepared_file, {**facts, FILES: files})
 
     def prepared(self) -> dict[str, Any]:
-        """Facts beside the config that jobs need, such as ``schedule`` and ``device``.
+        """Facts beside the config that jobs need, such as ``checkpointing`` and ``device``.
 
         Raises:
             RunError: if the run was never prepared, or the file is damaged.

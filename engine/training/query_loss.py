@@ -18,7 +18,10 @@ from engine.runs.config import Reduction
 from engine.training.data_stream import DataStream
 
 QueryLoss = Sequence[Batch]
-"""φ as a sum of batch losses. The batches' weights and denominators contain its coefficients."""
+"""φ as the sum of the losses of these batches.
+
+The weight of a batch is the coefficient of its loss in φ.
+"""
 
 
 def query_losses_of(

@@ -25,7 +25,10 @@ Force = Annotated[
 
 Run = Annotated[
     str | None,
-    typer.Argument(metavar="RUN", help="Id, unique id prefix, or name; default: the latest run."),
+    typer.Argument(
+        metavar="RUN",
+        help="Id, unique id prefix, name, or name of its folder; default: the latest run.",
+    ),
 ]
 RunsDir = Annotated[
     Path | None,

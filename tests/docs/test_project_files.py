@@ -5,9 +5,10 @@ import tomllib
 
 import yaml
 
-from tests.docs.pages import ROOT
+from tests.docs.pages import ROOT, blocks_of
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
 
 
 def test_citation_has_the_version_and_both_papers() -> None:
@@ -43,3 +44,14 @@ def test_dockerfile_copies_files_that_exist() -> None:
     copies = re.findall(r"^COPY --chown=\S+ (.+) \S+$", (ROOT / "Dockerfile").read_text(), re.M)
     names = [name for line in copies for name in line.split()]
     assert "constraints.txt" in names and all((ROOT / name).exists() for name in names)
+
+
+def test_architecture_page_has_the_layers_of_the_import_contracts() -> None:
+    contracts = PYPROJECT["tool"]["importlinter"]["contracts"]
+    layers = {c["containers"][0]: c["layers"] for c in contracts if c["type"] == "layers"}
+    pictures = {}
+    for block in blocks_of(ROOT / "docs" / "contributing" / "architecture.md"):
+        package, *lines = block.text.split("\n")
+        if package in layers:
+            pictures[package] = [re.split(r"\s{2,}", line.strip())[0] for line in lines]
+    assert pictures == layers
