@@ -42,7 +42,7 @@ _LOST_RANK = (
 class Reporter:
     """The observer of training and replay: writes each fact as an event.
 
-    It adds what the numerics do not know: the learning rate and the memory of a step.
+    It adds what the numerics do not report: the learning rate and the memory of a step.
     """
 
     def __init__(self, journal: JournalWriter | None) -> None:

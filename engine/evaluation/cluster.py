@@ -33,7 +33,7 @@ LATE_SECONDS = {"slurm": 15.0, "local": 0.0}
 """How long after a job's end its files may appear, if another machine wrote them."""
 _POLL_SECONDS = {"slurm": 1.0, "local": 0.1}
 SQUEUE_SECONDS = 60.0
-"""How often squeue is called, which alone knows of a killed job on a cluster without accounting."""
+"""How often squeue is called, which alone lists a killed job on a cluster without accounting."""
 _END_SECONDS = 15.0
 """How long jobs without tasks may take to end before they are cancelled."""
 _CANCEL_SECONDS = 5.0
@@ -194,7 +194,7 @@ class _Jobs:
         """The jobs that ended since the last call, each with its failure, if it failed."""
         now = time.monotonic()
         if self._cluster == "slurm" and now >= self._squeue_time + SQUEUE_SECONDS:
-            # submitit calls sacct, which knows nothing on a cluster without accounting.
+            # submitit calls sacct, which lists nothing on a cluster without accounting.
             self._squeue_time, self._lost = now, _not_in_squeue(self._running)
         for name, job in list(self._running.items()):
             if not (job.done() or name in self._lost):

@@ -154,6 +154,7 @@ class OptimizerSpec:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     eps_root: float = 0.0
+    """0 as in torch; the config's default is 1e-8."""
     weight_decay: float = 0.0
     momentum: float = 0.0
     bias_lr_multiplier: float = 1.0

@@ -310,7 +310,7 @@ def open_writer(
     Args:
         folder: the whole trajectory's folder.
         schedule: which states and gradients to write.
-        stage: the optimizer, which knows the ranks.
+        stage: the optimizer, which has the ranks.
         digests: computes the digests of the data stream; called only where they are written.
         observer: see :class:`TrajectoryWriter`.
         save_seconds: see :class:`TrajectoryWriter`.

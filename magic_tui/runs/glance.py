@@ -38,7 +38,7 @@ def glance(
 
     Raises:
         UnreachableError: if there is no engine and none can be started.
-        RefusedError: if the engine does not know the run.
+        RefusedError: if the engine has no such run.
     """
     reached = reach()
     if reached is None:
