@@ -104,7 +104,7 @@ def source_name(attribution: str) -> str:
 
 
 def with_results(source: Source, complete: Sequence[Source]) -> Source:
-    """A source whose texts know the attribution that has scored them meanwhile."""
+    """The source with the attribution of each text that has been scored meanwhile."""
     scored = {each.key: each for other in complete for each in other.candidates}
     return replace(source, candidates=tuple(scored.get(c.key, c) for c in source.candidates))
 
