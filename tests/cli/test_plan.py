@@ -84,7 +84,7 @@ def test_a_gpu_has_memory_of_its_own() -> None:
     assert "RAM" not in on_processor and "peak of the process" in on_processor
 
 
-def test_memory_stands_beside_what_was_predicted() -> None:
+def test_memory_is_shown_beside_the_prediction() -> None:
     history = RunHistory()
     history.add(
         {"event": "train_step", "step": 0, "loss": 1.0, "seconds": 1.0, "memory": 400_000_000}

@@ -21,7 +21,7 @@ def test_it_needs_yes_without_a_terminal(runs: Path, engine: FakeEngine, magic: 
     assert removals(engine) == []
 
 
-def test_it_says_what_is_lost(runs: Path, engine: FakeEngine, magic: Magic) -> None:
+def test_losses_are_printed_before_removal(runs: Path, engine: FakeEngine, magic: Magic) -> None:
     run = FakeRun().write(runs)
     journal = JournalWriter(run.events_file)
     journal.append("replay_step", step=0, seconds=90.0)

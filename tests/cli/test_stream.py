@@ -43,7 +43,7 @@ def test_all_records_then_the_end(engine: FakeEngine) -> None:
     assert numbers(stream_messages(after=2)) == [3, 4]
 
 
-def test_a_stream_that_breaks_off_goes_on_without_a_gap_or_a_record_twice(
+def test_an_interrupted_stream_continues_without_gaps_or_repeats(
     engine: FakeEngine,
 ) -> None:
     fill(engine, 20)

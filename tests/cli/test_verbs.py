@@ -104,10 +104,10 @@ def test_resume_waits_until_the_run_is_taken_up(engine: FakeEngine, magic: Magic
     assert result.exit_code == 0 and json.loads(result.stdout)["state"] == "queued"
 
 
-def test_the_help_of_cancel_tells_what_is_lost(magic: Magic) -> None:
+def test_the_help_of_cancel_names_what_is_lost(magic: Magic) -> None:
     text = flat(magic("cancel", "--help").stdout)
-    assert "Checkpoints of the training stay" in text
-    assert "What an attribution that is not complete saved is removed" in text
+    assert "Earlier checkpoints stay" in text
+    assert "An incomplete attribution is removed and starts again" in text
 
 
 def test_an_action_that_does_not_apply(engine: FakeEngine, magic: Magic) -> None:
@@ -139,7 +139,7 @@ def test_status_of_one_run(engine: FakeEngine, magic: Magic) -> None:
     assert view == {"schema_version": 1, **engine.runs[RUN]}
 
 
-def test_status_says_what_a_run_was_made_from(
+def test_status_shows_the_provenance_of_a_run(
     engine: FakeEngine, magic: Magic, tmp_path: Path
 ) -> None:
     made_from = {
@@ -208,7 +208,7 @@ def test_watch_prints_events_as_json_lines(engine: FakeEngine, magic: Magic) -> 
     assert lines[1]["loss"] is None
 
 
-def test_watch_tells_of_an_attempt_that_went_on(engine: FakeEngine, magic: Magic) -> None:
+def test_watch_reports_a_resumed_attempt(engine: FakeEngine, magic: Magic) -> None:
     engine.add(RUN, "succeeded")
     step = {"loss": 1.0, "learning_rate": 0.1, "seconds": 0.1}
     engine.say(RUN, "started", pid=1)

@@ -18,7 +18,7 @@ from engine.runs.states import DesiredState, Ending
 from tests.daemon.conftest import CONFIG, NO_FLOOR, Bench
 
 
-def test_a_new_engine_takes_up_a_run_at_work(bench: Bench) -> None:
+def test_a_new_engine_adopts_a_running_run(bench: Bench) -> None:
     first = bench.start()
     run = bench.submit(first, {"wait_for": "go"})
     bench.until(first, run, "running")
@@ -57,7 +57,7 @@ def test_a_desired_state_set_without_an_engine_is_reached_by_the_next(bench: Ben
     bench.until(second, run, "paused")
 
 
-def test_what_died_without_an_engine_goes_on_with_the_next(bench: Bench) -> None:
+def test_jobs_that_died_without_an_engine_resume_with_the_next(bench: Bench) -> None:
     first = bench.start()
     run = bench.submit(first, {"wait_for": "go"})
     bench.until(first, run, "running")
@@ -125,7 +125,7 @@ def test_a_lost_registry_costs_what_waits_a_resume(bench: Bench) -> None:
         bench.until(second, run, "succeeded")
 
 
-def test_a_run_at_work_is_found_whatever_folder_it_is_in(
+def test_a_running_run_is_adopted_in_any_folder(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = bench.start()

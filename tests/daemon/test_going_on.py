@@ -23,7 +23,7 @@ def states(bench: Bench, engine: object, run: str) -> list[str]:
     return [str(job.state) for job in engine.run(bench.runs, run).jobs]  # type: ignore[attr-defined]
 
 
-def test_what_rests_goes_on_and_what_failed_long_ago_does_not(bench: Bench) -> None:
+def test_interrupted_jobs_resume_and_old_failures_do_not(bench: Bench) -> None:
     engine = bench.start()
     run = bench.submit(engine)
     bench.until(engine, run, "succeeded")
@@ -44,7 +44,7 @@ def test_what_rests_goes_on_and_what_failed_long_ago_does_not(bench: Bench) -> N
     assert [len(bench.attempts(run, job)) for job in (2, 3)] == [1, 2]
 
 
-def test_queries_that_were_cancelled_go_on_with_the_training_they_need(bench: Bench) -> None:
+def test_cancelled_queries_resume_with_the_training_they_need(bench: Bench) -> None:
     engine = bench.start()
     run = bench.submit(engine, {"wait_for": "go"})
     bench.until(engine, run, "running")
@@ -96,7 +96,7 @@ def admitted(
     return Admission(leases, devices, NO_FLOOR).admit(job)
 
 
-def test_what_began_on_a_gpu_does_not_go_on_without(
+def test_a_job_started_on_a_gpu_waits_for_a_gpu(
     waiting: JobFolder, nvml: FakeNvml, tmp_path: Path
 ) -> None:
     devices, leases = Devices(), Leases(tmp_path / "leases")
@@ -114,7 +114,7 @@ def test_what_began_on_a_gpu_does_not_go_on_without(
     )
 
 
-def test_gpus_that_are_gone_are_waited_for(
+def test_jobs_wait_for_missing_gpus(
     waiting: JobFolder, nvml: FakeNvml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.daemon.devices._RETRY_SECONDS", 0.0)

@@ -86,7 +86,7 @@ def test_a_queued_run_is_paused_before_it_starts(bench: Bench) -> None:
     bench.until(engine, second, "succeeded")
 
 
-def test_cancel_and_go_on_after_all(bench: Bench) -> None:
+def test_cancel_and_resume(bench: Bench) -> None:
     engine = bench.start()
     run = bench.submit(engine, {"wait_for": "go"})
     bench.until(engine, run, "running")
@@ -171,7 +171,7 @@ def test_a_crash_loop_fails_after_three_attempts(bench: Bench) -> None:
     assert bench.until(engine, run, "failed").jobs[0].attempts >= 4
 
 
-def test_attempts_that_get_further_go_on(bench: Bench) -> None:
+def test_attempts_that_make_progress_are_repeated(bench: Bench) -> None:
     engine = bench.start()
     orders = [{"steps": steps, "end": "die"} for steps in range(1, 5)]
     run = bench.submit(engine, *orders, {"steps": 5})

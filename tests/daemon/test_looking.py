@@ -85,7 +85,7 @@ def test_a_run_that_others_queued_does_not_start(bench: Bench, waiting: str) -> 
 
 
 @pytest.mark.parametrize("home", ["forged", "missing"])
-def test_what_a_copy_says_of_its_home_does_not_count(
+def test_a_copy_does_not_use_the_recorded_folder(
     bench: Bench, waiting: str, home: str, tmp_path: Path
 ) -> None:
     received = tmp_path / "received"
@@ -148,7 +148,7 @@ def test_files_that_change_hands_while_a_run_waits(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("exposed", ["runs", "above", "run"])
-def test_where_others_may_write_runs_start_once_the_user_has_said_so(
+def test_where_others_may_write_runs_start_after_consent(
     bench: Bench, open_folder: Path, exposed: str
 ) -> None:
     engine = bench.start(Settings(disk_floor=10**18))
@@ -242,7 +242,7 @@ def test_a_queue_entry_without_a_run_is_dropped(bench: Bench) -> None:
     assert engine._registry.runs == []
 
 
-def test_a_run_that_is_gone_is_not_listed_because_it_waits(bench: Bench) -> None:
+def test_a_removed_run_with_queued_jobs_is_not_listed(bench: Bench) -> None:
     engine = bench.start(Settings(disk_floor=10**18))
     run = bench.submit(engine)
     bench.until(engine, run, "blocked")

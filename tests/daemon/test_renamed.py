@@ -16,7 +16,7 @@ from tests.daemon.conftest import Bench
 RUN, OTHER = "20250102T030405-abc123", "20250103T030405-abc123"
 
 
-def test_it_goes_on_under_its_id_in_every_request(bench: Bench) -> None:
+def test_every_request_uses_the_id_of_a_renamed_run(bench: Bench) -> None:
     engine = bench.start()
     run = bench.submit(engine, {"wait_for": "go"})
     other = bench.submit(engine)

@@ -44,7 +44,7 @@ def test_logs_are_followed_over_attempts(client: httpx2.Client, daemon: Daemon) 
         assert list(lines) == []
 
 
-def test_a_job_that_goes_on_after_a_later_one_is_followed(
+def test_a_job_that_resumes_after_a_later_one_is_followed(
     client: httpx2.Client, daemon: Daemon
 ) -> None:
     folder = daemon.make_run(RunState.RUNNING)

@@ -229,7 +229,7 @@ def test_nothing_there_and_wrong_methods(client: httpx2.Client) -> None:
     assert client.put(f"/v1/runs/{RUN}").headers["allow"] == "GET, DELETE"
 
 
-def test_failures_tell_nothing_of_the_inside(client: httpx2.Client, daemon: Daemon) -> None:
+def test_error_responses_contain_no_internals(client: httpx2.Client, daemon: Daemon) -> None:
     folder = daemon.make_run(RunState.RUNNING)
     params = {"runs_dir": str(daemon.runs)}
     (folder / VIEW).write_text("broken")

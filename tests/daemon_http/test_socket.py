@@ -105,7 +105,7 @@ def test_a_living_engine_of_another_state_folder_is_left_alone(new_daemon: NewDa
     assert first.is_alive()
 
 
-def test_a_lost_socket_is_made_again_and_streams_go_on(new_daemon: NewDaemon) -> None:
+def test_a_lost_socket_is_recreated_and_streams_continue(new_daemon: NewDaemon) -> None:
     daemon = new_daemon().start()
     folder = daemon.make_run(RunState.RUNNING, events=3)
     params = {"runs_dir": str(daemon.runs), "follow": "true"}

@@ -239,7 +239,7 @@ def test_no_stream_of_what_is_not_there(client: httpx2.Client, daemon: Daemon) -
         assert (answer.status_code, answer.json()["exit_code"]) == (404, 2)
 
 
-def test_the_engine_tells_of_itself_and_of_runs(client: httpx2.Client, daemon: Daemon) -> None:
+def test_the_engine_stream_reports_engine_and_runs(client: httpx2.Client, daemon: Daemon) -> None:
     folder = daemon.make_run(RunState.RUNNING)
     params = {"runs_dir": str(daemon.runs)}
     with client.stream("GET", "/v1/engine/events", params=params) as answer:

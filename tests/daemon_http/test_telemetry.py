@@ -41,7 +41,7 @@ def test_disk_is_that_of_the_runs_folder(tmp_path: Path, monkeypatch: pytest.Mon
     assert figures.devices == a_view().devices
 
 
-def test_a_shared_view_is_made_once_a_while() -> None:
+def test_a_shared_view_is_cached() -> None:
     calls: list[int] = []
 
     def make() -> EngineView:

@@ -125,7 +125,7 @@ def test_ctrl_c_ends_nothing_and_q_leaves(finished: RunFolder) -> None:
     drive(MagicApp(finished.path.parent, finished.id, 2), task)
 
 
-def test_a_disabled_key_says_why(finished: RunFolder, engine: FakeEngine) -> None:
+def test_a_disabled_key_shows_its_reason(finished: RunFolder, engine: FakeEngine) -> None:
     engine.add(finished.id, "succeeded", path=str(finished.path))
 
     async def task(pilot: Pilot[None]) -> None:
@@ -137,7 +137,7 @@ def test_a_disabled_key_says_why(finished: RunFolder, engine: FakeEngine) -> Non
     drive(MagicApp(finished.path.parent, finished.id, 2), task)
 
 
-def test_copying_says_where_it_went(
+def test_copying_names_the_destinations(
     finished: RunFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     tools = tmp_path / "bin"

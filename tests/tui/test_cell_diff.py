@@ -35,7 +35,7 @@ STYLES = (
 @pytest.mark.parametrize(
     "size", [(80, 24), pytest.param((120, 40), marks=pytest.mark.slow)], ids=str
 )
-def test_whatever_is_pressed_the_terminal_shows_the_screen(
+def test_the_terminal_shows_the_screen_after_any_keys(
     finished: RunFolder, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
 ) -> None:
     app, chance = MagicApp(finished.path.parent, finished.id, 1), random.Random(7)

@@ -141,7 +141,7 @@ def test_a_sentence_is_made_of_facts(finished: RunFolder) -> None:
     assert (why.selected is None) == (3 in listed)
 
 
-def test_why_tells_of_documents_steps_and_trust(finished: RunFolder, terminal: Terminal) -> None:
+def test_why_reports_documents_steps_and_trust(finished: RunFolder, terminal: Terminal) -> None:
     best = open_attribution(finished).ranked(0, 1)[0].document
 
     async def task(pilot):

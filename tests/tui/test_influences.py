@@ -143,7 +143,7 @@ def test_other_figures(finished: RunFolder) -> None:
     drive(opened(finished), task)
 
 
-def test_what_is_impossible_says_why(tmp_path: Path) -> None:
+def test_unavailable_actions_show_a_reason(tmp_path: Path) -> None:
     run = FakeRun(queries=["one"], granularity="document").write(tmp_path)
 
     async def task(pilot):
@@ -195,7 +195,7 @@ def test_the_pager_shows_the_list(finished: RunFolder, monkeypatch: pytest.Monke
     drive(opened(finished), task)
 
 
-def test_hostile_texts_never_steer(tmp_path: Path, terminal: Terminal) -> None:
+def test_hostile_texts_never_control_the_terminal(tmp_path: Path, terminal: Terminal) -> None:
     run = FakeRun(texts=STORABLE, queries=[TEXTS[0] + TEXTS[4], TEXTS[6]]).write(tmp_path)
 
     async def task(pilot):
@@ -241,7 +241,7 @@ def test_a_deleted_run_is_reported(tmp_path: Path) -> None:
     drive(opened(run), task)
 
 
-def test_scores_that_come_later_change_nothing_that_is_looked_at(tmp_path: Path) -> None:
+def test_later_scores_do_not_change_the_screen(tmp_path: Path) -> None:
     run = FakeRun().write(tmp_path)
     app = opened(run)
 

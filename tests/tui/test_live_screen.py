@@ -195,7 +195,7 @@ def test_a_damaged_journal_is_reported(run: RunFolder) -> None:
     drive(MagicApp(run.path.parent, run.id, 2), task)
 
 
-def test_no_message_steers_the_terminal(run: RunFolder, engine: FakeEngine) -> None:
+def test_no_message_controls_the_terminal(run: RunFolder, engine: FakeEngine) -> None:
     journal = JournalWriter(run.events_file)
     for text in TEXTS:
         clean = text.encode(errors="replace").decode()

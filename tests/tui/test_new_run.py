@@ -52,7 +52,7 @@ def test_the_demo_shows_its_cost_and_starts(tmp_path: Path, engine: FakeEngine) 
     drive(MagicApp(tmp_path / "none", start=0), task)
 
 
-def test_fields_are_edited_and_mistakes_stand_beside_them(config: Path, engine: FakeEngine) -> None:
+def test_fields_are_edited_and_errors_are_beside_them(config: Path, engine: FakeEngine) -> None:
     async def task(pilot: Pilot[None]) -> None:
         await pilot.press("n", *str(config), "enter")
         await shows(pilot, "parameters")
@@ -157,7 +157,7 @@ def test_names_and_paths_may_be_numbers(config: Path) -> None:
     assert not draft.problems() and draft.config().name == "2024"
 
 
-def test_a_config_that_is_none_says_so(tmp_path: Path) -> None:
+def test_a_file_that_is_no_config_is_reported(tmp_path: Path) -> None:
     async def task(pilot: Pilot[None]) -> None:
         await pilot.press("n", *"nowhere.yaml", "enter")
         await shows(pilot, "no config file at nowhere.yaml")
@@ -169,7 +169,7 @@ def test_a_config_that_is_none_says_so(tmp_path: Path) -> None:
     drive(MagicApp(tmp_path, start=0), task)
 
 
-def test_a_cost_that_cannot_be_found_out_says_why(
+def test_a_cost_that_cannot_be_estimated_has_a_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_WORKER", "refuse")

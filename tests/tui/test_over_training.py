@@ -111,7 +111,7 @@ def test_bars() -> None:
     assert filled_rows(np.array([0.0, 1.0, np.nan]), 2, 0.0, 1.0) == [" █ ", "▁█ "]
 
 
-def test_the_cursor_tells_every_figure(run_folder: RunFolder, terminal: Terminal) -> None:
+def test_the_cursor_shows_every_figure(run_folder: RunFolder, terminal: Terminal) -> None:
     async def task(pilot: Pilot[None]) -> None:
         await ready(pilot)
         # It starts where the influence is strongest.

@@ -114,7 +114,7 @@ def test_a_page_of_runs_is_few_bytes(
     assert len(sizes) == len(keys) and 200 < max(sizes) < 5000, sizes
 
 
-def test_the_list_changes_while_it_is_looked_at(tmp_path: Path, engine: FakeEngine) -> None:
+def test_the_list_changes_while_it_is_on_screen(tmp_path: Path, engine: FakeEngine) -> None:
     engine.add(A, "queued", reason="waits for its turn")
 
     async def task(pilot: Pilot[None]) -> None:
@@ -196,7 +196,7 @@ def test_an_engine_that_dies_and_comes_back(
     drive(MagicApp(finished.path.parent), task)
 
 
-def test_no_name_steers_the_terminal(tmp_path: Path, engine: FakeEngine) -> None:
+def test_no_name_controls_the_terminal(tmp_path: Path, engine: FakeEngine) -> None:
     for number, text in enumerate(TEXTS):
         clean = text.encode(errors="replace").decode()
         run_id = f"20250102T0304{number:02d}-abc123"

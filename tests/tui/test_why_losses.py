@@ -77,7 +77,7 @@ def test_token_losses_are_requested_once(
     drive(opened(finished), task, terminal)
 
 
-def test_every_text_of_a_query_can_be_looked_at(tmp_path: Path, requests: Requests) -> None:
+def test_every_text_of_a_query_can_be_shown(tmp_path: Path, requests: Requests) -> None:
     run = FakeRun(queries=["first text here", "second one", "third"], reduction="mean").write(
         tmp_path / "runs"
     )
