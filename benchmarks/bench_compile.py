@@ -1,9 +1,9 @@
-"""What torch.compile would gain: the parts of a step, compiled and not, on one thread.
+"""Measure torch.compile: the parts of a step, compiled and eager, on one thread.
 
 ``python -m benchmarks.bench_compile [--model FOLDER] [--dtype float64]`` gives processor
 seconds of the gradient of a training step, of second derivatives for some queries and of the
-optimizer's VJP, how long each took to compile, and how far its numbers are from those of the
-engine. Needs a C++ compiler.
+optimizer's VJP, the compile time of each, and its difference from the engine's numbers. Needs a
+C++ compiler.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def second(model: Any, params: Params, batch: Batch, queries: int) -> tuple[Run,
 
     def compiled() -> Params:
         if not ready:
-            # Whether rows are packed is a question to the data, which a trace cannot ask.
+            # Whether rows are packed depends on the data, which a trace cannot branch on.
             masking_utils.find_packed_sequence_indices = lambda positions: None
             traced = make_fx(products)(*inputs)
             ready.append(compile_fx(traced, inputs))
@@ -90,7 +90,7 @@ def second(model: Any, params: Params, batch: Batch, queries: int) -> tuple[Run,
 
 
 def optimizer(queries: int) -> tuple[Run, Run]:
-    """Adam's VJP of 16 M parameters, in pieces that fit the cache as the engine does it."""
+    """Adam's VJP of 16 M parameters, in pieces that fit the cache, as in the engine."""
     adam = Adam(lambda count: 1e-4, (0.9, 0.999), 1e-8, 1e-8, 0.01, True)
     size, pieces = 2**19, 32
     inputs = [tuple(torch.rand(size) for _ in range(4)) for _ in range(pieces)]
@@ -153,7 +153,7 @@ def report(name: str, pair: tuple[Run, Run], rounds: int) -> None:
 
 
 def _seconds() -> float:
-    """Processor time of this process and of the compilers that it started."""
+    """Processor time of this process and of the compilers that it starts."""
     spent = os.times()
     return spent.user + spent.system + spent.children_user + spent.children_system
 

@@ -1,8 +1,8 @@
 """The derivative check over every family of transformers' causal language models.
 
 Each family is built with random weights, as small as its config allows, loaded as a run would load
-it, and its derivatives are compared with finite differences. One line of JSON a family and a
-summary:
+it, and its derivatives are compared with finite differences. Prints one line of JSON for each
+family and a summary:
 
     nice python -m benchmarks.bench_families [family ...] > families.jsonl
 """
@@ -29,9 +29,9 @@ from engine.models.module_loss import ModuleLoss
 from engine.replay.state import Batch
 
 SECONDS = 120
-"""No family takes longer."""
+"""Time limit of a family, in seconds."""
 PARAMETERS = 4_000_000
-"""No family is larger."""
+"""Size limit of a family, in parameters."""
 VOCABULARY, TOKENS, ROWS = 61, 20, 3
 MEMORY = 2**32
 SMALL: list[tuple[str, Any]] = [
@@ -66,7 +66,7 @@ SMALL: list[tuple[str, Any]] = [
     (r".*(dropout|pdrop|drop_rate|layerdrop|jitter_noise|dropout_p)(_rate|_prob)?", 0.0),
     (r"is_decoder", True),
 ]
-"""What a config is given where it has a field of that name."""
+"""Values of config fields, by field name."""
 _LATENT: dict[str, Any] = {"num_key_value_heads": 4, "n_group": 1, "topk_group": 1}
 """Latent attention expands to as many keys as queries."""
 SPECIAL: dict[str, dict[str, Any]] = {
@@ -95,12 +95,12 @@ SPECIAL: dict[str, dict[str, Any]] = {
         _LATENT,
     ),
 }  # fmt: skip
-"""Settings that do not follow from the names of a config's fields."""
+"""Settings of single families."""
 SUB = ("text_config", "decoder", "decoder_config", "language_config")
 
 
 def small_config(family: str) -> Any:
-    """A config of the family with every size that is known by name made small."""
+    """A config of the family in which every known size is small."""
     base = CONFIG_MAPPING[family]
     fields = {**_small_fields(base()), **SPECIAL.get(family, {})}
     return base(**{name: value for name, value in fields.items() if value is not None})
@@ -121,7 +121,7 @@ def _small_fields(config: Any) -> dict[str, Any]:
 
 
 def families(chosen: list[str]) -> Iterator[dict[str, Any]]:
-    """What became of every family."""
+    """The results of all families."""
     for family in chosen or sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
         signal.signal(signal.SIGALRM, _too_long)
         signal.alarm(SECONDS)
@@ -178,7 +178,7 @@ def _too_long(*_: Any) -> None:
 
 
 def main() -> None:
-    """Go over the families named, or all."""
+    """Check the named families, or all."""
     warnings.simplefilter("ignore")
     logging.set_verbosity_error()
     torch.set_num_threads(1)

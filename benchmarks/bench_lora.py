@@ -1,10 +1,10 @@
 """Cost of training and replaying LoRA adapters, relative to the whole model.
 
 ``python -m benchmarks.bench_lora [--model FOLDER] [--attention NAME …]`` times a training
-step and the replay of one and of eight queries, for the whole model and its adapters in turn, in
-processor time of one thread, which other load affects least. It prints the medians of the ratios
-within a round, the bytes of a stored state and gradient, and the peak memory of a process that does
-one thing only.
+step and the replay of one and of eight queries, alternately for the whole model and its adapters,
+in processor time of one thread, which other load affects least. It prints the medians of the ratios
+within a round, the bytes of a stored state and gradient, and the peak memory of a separate process
+for each measurement.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def subjects(attention: list[str], rank: int) -> dict[str, LoraConfig | None]:
 
 
 def work_of(subject: Subject) -> dict[str, Callable[[], Callable[[], Any]]]:
-    """What is timed for one model, by name: a function that sets it up."""
+    """The timed work of one model: by name, a function that sets it up."""
     replays = {f"replay, {n} queries": (lambda n=n: subject.replay(n)) for n in QUERIES}
     return {"train": subject.train, **replays}
 
@@ -50,7 +50,7 @@ def stored_bytes(subject: Subject) -> tuple[int, int]:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> None:
-    """Time everything in turn for several rounds, and print a line for each."""
+    """Time all work alternately for several rounds, and print a line for each."""
     every, ready, subjects_by_name = subjects(options.attention, options.rank), {}, {}
     for number, (name, lora) in enumerate(every.items()):
         subject = Subject(options.model, folder / str(number), (), lora)
@@ -78,7 +78,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
 
 
 def _peak(options: argparse.Namespace, name: str, work: str) -> float:
-    """Peak memory in MB above the loaded model, of a process that does one thing twice."""
+    """Peak memory in MB above the loaded model, of a process that does one work twice."""
     command = [sys.executable, "-m", "benchmarks.bench_lora", *sys.argv[1:]]
     command += ["--case", name, work]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -1,11 +1,11 @@
-"""Ours beside the peer, bergson 2.5.1: time, memory and error on the same problems.
+"""Compare magic with the peer, bergson 2.5.1: time, memory and error on the same problems.
 
 ``python -m benchmarks.bench_peer --peer PYTHON [--model FOLDER]``, where PYTHON is that of an
-environment with the peer in it (``make bench-peer`` makes one). Each run of either side is a
-process of its own, ours and theirs in turn, several rounds. Ratios are theirs to ours within a
-round: above 1 we are ahead. Times are the wall's and the processor's, of whole processes and,
-without start, loading and planning, from the first training step to the scores on disk. This
-process loads no torch, because a child's peak memory begins at its parent's.
+environment that contains the peer (``make bench-peer`` creates one). Every run is a separate
+process; both sides alternate for several rounds. A ratio is the peer's value over ours within a
+round: above 1, magic is better. Wall-clock and processor times are of whole processes, and from the
+first training step to the scores on disk, without start, loading and planning. This process loads
+no torch, because a child's peak memory starts at its parent's.
 """
 
 import argparse
@@ -24,15 +24,15 @@ from benchmarks.peer.problem import MORE, Problem, queries_file
 from benchmarks.peer.sides import Sides, Taken
 
 SHORT = {"batch_size": 2, "tokens": 24, "steps": 3, "queries": 3}
-"""What the oracle, which keeps the graphs of all steps, has memory for."""
+"""Problem sizes that fit the oracle, which stores the graphs of all steps."""
 ORDERS = (0, 1, 2)
-"""Seeds: how float32 rounds is a matter of chance, and differs with the order of the data."""
+"""Seeds: float32 rounding differs with the order of the data."""
 LEAST_GB = 1e-3
-"""A memory budget under which ours replays one query at a time."""
+"""A memory budget with which magic replays one query at a time."""
 
 
 def errors(sides: Sides, name: str, head: str, model: str | None) -> None:
-    """Print how far either side is from the oracle; in float32 the median of several orders."""
+    """Print the error of both sides against the oracle; in float32 the median over seeds."""
     distances: dict[str, list[list[float]]] = {"float64": [], "float32": []}
     for seed in ORDERS:
         problem = Problem(**SHORT, seed=seed)
@@ -49,7 +49,7 @@ def errors(sides: Sides, name: str, head: str, model: str | None) -> None:
 
 
 def times(sides: Sides, name: str, head: str, model: str | None) -> None:
-    """Print what either side takes for one query, for many, and for as many more."""
+    """Print the cost of both sides for one query, for many, and for as many further ones."""
     options = sides.options
     problem = Problem(
         options.batch, options.tokens, options.steps, options.queries, **options.recipe
@@ -83,12 +83,12 @@ def _round(sides: Sides, folder: Path, many: int) -> Iterator[tuple[str, Taken, 
     ours, more = sides.ours_twice(folder, several, queries_file(folder, many, MORE))
     theirs = sides.theirs(folder, several)
     yield f"{many} queries", ours, theirs
-    # The peer has no command to ask again: one trains once more, at the cost just measured, or
-    # removes its old scores by hand and resumes, which spares the training.
+    # The peer has no command for further queries. Either train again, at the cost just measured,
+    # or remove its old scores by hand and resume, which skips the training.
     yield f"{many} more", more, theirs
-    yield f"{many} more, kept", more, theirs.without_training
-    # It replays one query at a time, which ours does where memory is short.
-    yield f"{many}, frugal", sides.ours(folder, several, "--budget-gb", str(LEAST_GB)), theirs
+    yield f"{many} more, resumed", more, theirs.without_training
+    # The peer replays one query at a time; magic does so when memory is short.
+    yield f"{many}, least memory", sides.ours(folder, several, "--budget-gb", str(LEAST_GB)), theirs
 
 
 def _print_row(name: str, row: str, what: str, pairs: Sequence[tuple[float, float]]) -> None:
@@ -129,21 +129,23 @@ def measure(options: argparse.Namespace) -> None:
 def main() -> None:
     """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--peer", required=True, help="the python of the peer's environment")
-    parser.add_argument("--model", help="folder of a model; a small GPT-2 if left out")
+    parser.add_argument("--peer", required=True, help="Python of the peer's environment")
+    parser.add_argument("--model", help="folder of a model; default: a small GPT-2")
     parser.add_argument("--heads", nargs="+", default=["tied", "untied"])
     parser.add_argument("--text", type=Path, help="jsonl of texts to cut into documents")
-    parser.add_argument("--tokens", type=int, default=128, help="at most, of a document")
-    parser.add_argument("--batch", type=int, default=2, help="documents a step")
+    parser.add_argument("--tokens", type=int, default=128, help="most tokens of a document")
+    parser.add_argument("--batch", type=int, default=2, help="documents per step")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--queries", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--lora", nargs="+", help="train adapters: a rank, then names of layers")
+    parser.add_argument("--lora", nargs="+", help="train adapters: the rank, then names of layers")
     parser.add_argument("--peer-save-mode", choices=["sqrt", "all", "log"], default="sqrt")
-    parser.add_argument("--no-errors", action="store_true", help="leave the oracle out")
-    parser.add_argument("--work", help="where to put models and trajectories meanwhile")
+    parser.add_argument(
+        "--no-errors", action="store_true", help="skip the comparison with the oracle"
+    )
+    parser.add_argument("--work", help="folder for temporary models and trajectories")
     options = parser.parse_args()
     options.recipe = {}
     if options.lora:

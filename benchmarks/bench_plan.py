@@ -1,4 +1,4 @@
-"""Compare ``magic plan`` with what the run then takes.
+"""Compare the predictions of ``magic plan`` with the run.
 
 ``python -m benchmarks.bench_plan [--model FOLDER] [--rounds N] [CASE …]`` plans, runs and plans
 every case again, each in its own process. Ratios are predicted over measured; the prediction is the
@@ -114,7 +114,7 @@ def _attention(model: Config) -> list[str]:
 
 
 def _small_model(folder: Path) -> Config:
-    """A GPT-2 from scratch with the demo's tokenizer, where no model is given."""
+    """A GPT-2 from scratch with the demo's tokenizer, used without ``--model``."""
     from transformers import AutoTokenizer, GPT2Config
 
     tokenizer = AutoTokenizer.from_pretrained(DEMO / "demo" / "model")
@@ -190,7 +190,7 @@ def predicted(file: Path, runs: Path) -> Figures:
 
 
 def measured(file: Path, runs: Path, name: str) -> Figures:
-    """The values that the run takes."""
+    """The measured values of a run."""
     worker(["run", "--config", str(file), "--runs", str(runs), "--id", name])
     folder = RunFolder(runs / name)
     events = folder.events()
@@ -272,8 +272,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, help="folder of a pretrained model to fine-tune")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--processor", action="store_true", help="take the processor's time")
-    parser.add_argument("case", nargs="*", help="only these, by the beginning of their names")
+    parser.add_argument("--processor", action="store_true", help="measure processor time")
+    parser.add_argument("case", nargs="*", help="cases to run, by the beginning of their names")
     options = parser.parse_args()
     if options.processor:
         WORKER[:] = ["-c", ON_PROCESSOR]

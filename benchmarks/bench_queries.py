@@ -1,7 +1,7 @@
-"""What a step of replay costs with many queries.
+"""The cost of a replayed step with many queries.
 
 ``python -m benchmarks.bench_queries [--model FOLDER]`` times a replayed step of 8, 32 and 128
-queries against a step of a plain training loop, interleaved, and shows where the time of 8 goes.
+queries against a step of a plain training loop, interleaved, and prints a profile for 8 queries.
 More queries than ``--at-once`` take several passes.
 """
 
@@ -30,7 +30,7 @@ KINDS = {
 
 
 def cost(model: str | None, rounds: int, most: int) -> None:
-    """Time steps of many queries against those of plain training, in turn."""
+    """Time steps of many queries and of plain training alternately."""
     with tempfile.TemporaryDirectory() as folder:
         subject = Subject(model, Path(folder))
         fit = min(most, _fit(subject))
@@ -54,7 +54,7 @@ def cost(model: str | None, rounds: int, most: int) -> None:
 
 
 def _against(plain: Callable[[], Any], step: Callable[[], Any], passes: int) -> float:
-    """The seconds of all passes over those of a plain step; there is one around each pass."""
+    """Seconds of all passes over those of a plain step, which is timed around each pass."""
     took, beside = 0.0, [_seconds(plain)]
     for _ in range(passes):
         took += _seconds(step)

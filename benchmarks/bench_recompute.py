@@ -1,8 +1,8 @@
-"""What recomputing activations layer by layer saves in memory, and what it costs in time.
+"""Memory and time of activation checkpointing.
 
 ``python -m benchmarks.bench_recompute [--model FOLDER]`` measures a replayed step of SGD with
 one graph of a whole micro-batch and with one layer's graph at a time, for rows of several lengths,
-all of a step at once or one at a time. Every case has a process of its own: processor time of one
+all of a step at once or one at a time. Every case runs in a separate process: processor time of one
 thread, and peak memory above the loaded model. Ratios are to one graph of all rows.
 """
 
@@ -28,7 +28,7 @@ from engine.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class Case:
-    """Rows of a length, differentiated some at a time; ``what`` is a replay or a gradient."""
+    """One case: rows of a length in micro-batches; ``what`` is a replay or a gradient."""
 
     tokens: int
     rows: int
@@ -43,7 +43,7 @@ class Case:
 
 
 def cases(lengths: list[int], queries: list[int], what: str) -> list[Case]:
-    """Every length and number of queries, at both extremes of micro-batching, both ways."""
+    """All lengths and numbers of queries, with whole and single-row micro-batches, both ways."""
     combinations = []
     for tokens in lengths:
         rows = max(1, 1024 // tokens)
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512, 1024])
     parser.add_argument("--queries", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--what", default="replay", choices=["replay", "gradient"])
-    parser.add_argument("--case", type=int, help="measure one case alone")
+    parser.add_argument("--case", type=int, help="measure this case only")
     options = parser.parse_args()
     every = cases(options.lengths, options.queries, options.what)
     if options.case is not None:

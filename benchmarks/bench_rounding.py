@@ -1,4 +1,4 @@
-"""Rounding as it is estimated beside every attribution, and as it is.
+"""Estimated and true rounding errors of scores.
 
 ``python -m benchmarks.bench_rounding`` trains and replays every case in float32 and in
 float64 and prints a line for each: the relative error of the scores, median over the queries.

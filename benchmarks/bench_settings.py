@@ -44,7 +44,9 @@ def main() -> None:
     parser.add_argument("--name", default="", help="added to the names of configs changed by --set")
     parser.add_argument("--force", action="append", default=[])
     parser.add_argument("--pictures", type=Path, help="folder for the scatter plots")
-    parser.add_argument("setting", nargs="*", help="only these, by the beginning of their names")
+    parser.add_argument(
+        "setting", nargs="*", help="settings to run, by the beginning of their names"
+    )
     options = parser.parse_args()
     folders = []
     for file in sorted(CONFIGS.glob("*-cpu.yaml")):
@@ -59,7 +61,7 @@ def main() -> None:
 
 
 def measure(config: Path, folder: Path, options: argparse.Namespace) -> None:
-    """Run and validate a setting, unless it is done."""
+    """Run and validate a setting, unless its results exist."""
     values = yaml.safe_load(config.read_text())
     for change in options.set:
         key, _, value = change.partition("=")
@@ -82,7 +84,7 @@ def measure(config: Path, folder: Path, options: argparse.Namespace) -> None:
 
 
 def worker(arguments: list[str], data: Path) -> None:
-    """Run a worker in the folder that the configs' relative paths start from."""
+    """Run a worker in the folder to which the configs' paths are relative."""
     print(" ".join(arguments), file=sys.stderr)
     command = [sys.executable, "-P", "-m", "engine.worker", *arguments]
     paths = os.pathsep.join([str(CONFIGS.parent), os.environ.get("PYTHONPATH", "")])
@@ -102,7 +104,7 @@ def attributed(folder: Path) -> Attribution:
 
 
 def table(folders: list[Path]) -> Iterator[str]:
-    """A line a setting and share."""
+    """One line for each setting and share."""
     names = ("setting", "left out", "subsets", "LDS", "95 %", "Pearson", *METHODS)
     yield f"| {' | '.join(names)} |"
     yield "|---" * len(names) + "|"

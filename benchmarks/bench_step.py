@@ -1,8 +1,8 @@
-"""What training and replay cost, as ratios to a plain torch.optim loop on the same machine.
+"""The cost of training and replay as ratios to a plain torch.optim loop on the same machine.
 
 ``python -m benchmarks.bench_step [--model FOLDER]`` interleaves all measurements, repeats
-them, and prints medians of the ratios taken within a round; peak memory is that of a process
-that does nothing else. Without ``--model`` only the model from scratch is measured.
+them, and prints medians of the ratios within a round. Peak memory is measured in a separate
+process. Without ``--model`` only the model from scratch is measured.
 """
 
 import argparse
@@ -41,7 +41,7 @@ MECHANISMS = (
 
 
 class Subject:
-    """One model with everything that is timed on it."""
+    """One model and the work that is timed on it."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Subject:
         return run
 
     def train(self) -> Callable[[], Any]:
-        """A step of ours, its gradient written to disk behind it."""
+        """A training step of magic that also writes its gradient to disk."""
         schedule = checkpointing_schedule("gradients", 10**6)
         writer = TrajectoryWriter(self.folder / "written", schedule, self.step.stage)
         self.writer = writer
@@ -95,7 +95,7 @@ class Subject:
         return run
 
     def replay(self, queries: int) -> Callable[[], Any]:
-        """Carry the cotangents of some queries through one step, its gradient read from disk."""
+        """Propagate some cotangents through one step, with its gradient read from disk."""
         folder = self.folder / f"read-{queries}"
         with TrajectoryWriter(
             folder, checkpointing_schedule("gradients", 1), self.step.stage
@@ -163,7 +163,7 @@ PLAIN = "plain loop"
 
 
 def cases(subject: Subject) -> Cases:
-    """Everything timed: how to set it up, and how many queries it serves."""
+    """The timed work: how to set it up, and its number of queries."""
     product: Cases = {
         PLAIN: (subject.plain, 1),
         "train": (subject.train, 1),
@@ -171,7 +171,7 @@ def cases(subject: Subject) -> Cases:
         f"replay {MANY} queries": (lambda: subject.replay(MANY), MANY),
     }
     for name in subject.mechanisms:
-        # What is compiled serves one direction at a time.
+        # Compiled code handles one direction at a time.
         for queries in (1,) if name == "compiled" else (1, 4):
             product[f"{name}, {queries}"] = (
                 lambda name=name, queries=queries: subject.mechanism(name, queries),
@@ -181,12 +181,12 @@ def cases(subject: Subject) -> Cases:
 
 
 def measure(model_path: str | None, rounds: int, mechanisms: tuple[str, ...]) -> None:
-    """Time the product and then the mechanisms, each against the plain loop, and print tables."""
+    """Time magic and then the mechanisms, each against the plain loop, and print tables."""
     with tempfile.TemporaryDirectory() as folder:
         subject = Subject(model_path, Path(folder), mechanisms)
         every = cases(subject)
         product = [name for name in every if name.rpartition(",")[0] not in mechanisms]
-        # The product's own cases are few and quick: more rounds, less noise.
+        # The cases of magic are few and quick, so more rounds are run.
         time_alternating(every, product, 2 * rounds + 1, model_path)
         subject.writer.close(complete=False)
         time_alternating(
@@ -246,9 +246,9 @@ def run_case(model_path: str | None, case: str) -> None:
 
 
 def peak_of(set_up: Callable[[], Callable[[], Any]], times: int = 2) -> float:
-    """Peak MB that doing something several times takes in this process."""
+    """Peak MB of calling a function several times in this process."""
     before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     run = set_up()
     for _ in range(times):
         run()
@@ -283,9 +283,9 @@ def main() -> None:
     parser.add_argument("--model", help="folder of a pretrained model to measure first")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
-        "--compiled", action="store_true", help="also what takes minutes to compile"
+        "--compiled", action="store_true", help="include cases that take minutes to compile"
     )
-    parser.add_argument("--case", help="run one case alone and print its peak memory")
+    parser.add_argument("--case", help="run one case and print its peak memory")
     options = parser.parse_args()
     if options.case:
         run_case(options.model, options.case)

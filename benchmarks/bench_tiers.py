@@ -1,9 +1,9 @@
-"""For how long a replay waits for its trajectory, by how much of it may lie in host memory.
+"""Time that a replay waits for its trajectory, by the size of the host cache.
 
 ``python -m benchmarks.bench_tiers [--steps 12] [--rounds 1]`` replays one trajectory of a
-small GPT-2 for two queries, a pass each, from a disk of 50 MB/s (every read sleeps for its bytes)
-and from the disk that is there (its cache emptied before). Every case is a process of its own, so
-that its peak memory is its own, and prints a digest of its scores: all must be the same.
+small GPT-2 for two queries, one pass each, from a simulated disk of 50 MB/s (every read sleeps) and
+from the real disk (with its cache emptied first). Every case runs in a separate process, so that
+its peak memory can be measured, and prints a digest of its scores; all digests must be equal.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def sizes(folder: Path) -> dict[str, int]:
 
 
 def empty_cache(folder: Path) -> None:
-    """Have the system forget what the files held."""
+    """Drop the files from the system's cache."""
     for path in folder.glob("*.safetensors"):
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -131,7 +131,7 @@ def main() -> None:
 
 
 def table(folder: Path, kind: str, steps: int, rounds: int) -> None:
-    """The cases of one schedule, all in turn within a round; medians over the rounds."""
+    """The cases of one schedule, alternating within a round; medians over the rounds."""
     child("--steps", steps, "--one", folder, kind, "train", "-")
     whole = sum(sizes(folder).values())
     print(f"\n{kind}: {steps} steps, {whole / 1e6:.0f} MB on disk, 2 passes\n")

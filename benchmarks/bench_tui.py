@@ -1,9 +1,9 @@
-"""Speed of the dashboard in a real terminal, on a store too large to be read as a whole.
+"""Speed of the dashboard in a real terminal, on scores too large to be read as a whole.
 
     python -m benchmarks.bench_tui [FOLDER]
 
-Makes the store in FOLDER (or a temporary one) unless it is there, opens `magic tui` in a
-pseudo-terminal of 80×24 with 256 colours, presses keys and watches what comes back.
+Creates the run in FOLDER (default: a temporary one) unless it exists, opens `magic tui` in a
+pseudo-terminal of 80×24 with 256 colours, presses keys and times the output.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ HELLO = [
     "from textual.app import App; from textual.widgets import Static;"
     "App.compose = lambda self: [Static('hello you')]; App().run()",
 ]
-"""The least that a Textual app does: what a machine takes for this is no fault of ours."""
+"""A minimal Textual app: the baseline of the start time."""
 STARTS = 7
 QUIET_SECONDS = 0.25
 PATIENCE_SECONDS = 60.0
@@ -44,12 +44,12 @@ _ESCAPES = re.compile(rb"\x1b\[[0-9;?<=>:]*[ -/]*[@-~]|\x1b\][^\a]*\a|\x1b.")
 
 @dataclass
 class Reply:
-    """What one key brought about."""
+    """The output after one key."""
 
     first: float
     """Seconds to the first byte."""
     last: float
-    """Seconds to the last byte before it was quiet."""
+    """Seconds to the last byte of the output."""
     size: int
 
 
@@ -69,7 +69,7 @@ class Dashboard:
         self.seen = b""
 
     def press(self, keys: str) -> Reply:
-        """Press keys and wait until nothing more comes."""
+        """Press keys and wait until the output ends."""
         began = time.monotonic()
         os.write(self.master, keys.encode())
         first = last = began
@@ -85,7 +85,7 @@ class Dashboard:
         return Reply(first - began, last - began, size)
 
     def wait_for(self, text: str) -> float:
-        """Seconds until a text has come, from now."""
+        """Seconds from now until a text is printed."""
         began = time.monotonic()
         start = len(self.seen)
         while time.monotonic() - began < PATIENCE_SECONDS:
@@ -102,7 +102,7 @@ class Dashboard:
         return self.process.memory_info().rss / 1e6
 
     def idle(self, seconds: float) -> float:
-        """Share of one core that it takes when nothing happens."""
+        """Share of one core that the idle dashboard uses."""
         before = sum(self.process.cpu_times()[:2])
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -127,7 +127,7 @@ class Dashboard:
 
 
 def measure(runs: Path) -> Iterator[tuple[str, str]]:
-    """Use the dashboard; yields what was measured and the result, as text."""
+    """Use the dashboard; yields each measurement's name and result as text."""
     yield from _starts(runs)
     dashboard = Dashboard([*COMMAND, RUN_ID, "--runs-dir", str(runs)])
     try:
@@ -144,10 +144,10 @@ def measure(runs: Path) -> Iterator[tuple[str, str]]:
 
 
 def _starts(runs: Path) -> Iterator[tuple[str, str]]:
-    """From the command to the first frame; in turns, as a machine has better and worse minutes."""
+    """Time from the command to the first frame; cases alternate, because load varies."""
     here = ["--runs-dir", str(runs)]
     cases = {
-        "a Textual app that says hello": (HELLO, "hello you"),
+        "minimal Textual app": (HELLO, "hello you"),
         "start on Runs": ([*COMMAND, *here], "1 Runs"),
         "start on Live": ([*COMMAND, RUN_ID, *here], "2 Live"),
     }
@@ -164,7 +164,7 @@ def _starts(runs: Path) -> Iterator[tuple[str, str]]:
             f"{name}, first frame",
             (
                 f"median {middle:.0f} ms, {min(milliseconds):.0f} to {max(milliseconds):.0f} ms; "
-                f"{middle / least:.2f} times hello"
+                f"{middle / least:.2f} times the minimal app"
             ),
         )
 
@@ -215,7 +215,7 @@ def _told(name: str, replies: list[Reply]) -> tuple[str, str]:
     settled = statistics.median(1000 * reply.last for reply in replies)
     return name, (
         f"first byte p50 {statistics.median(first):.0f} ms, p95 {p95:.0f} ms; "
-        f"all there {settled:.0f} ms; at most {size:,} bytes"
+        f"complete {settled:.0f} ms; at most {size:,} bytes"
     )
 
 

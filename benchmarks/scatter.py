@@ -1,4 +1,4 @@
-"""Predicted and actual φ as an SVG: a panel for each share, a colour for each query."""
+"""Plot predicted and actual φ as an SVG: a panel for each share, a colour for each query."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee",
 
 
 def write_scatter(opened: Attribution, file: Path) -> None:
-    """Draw every subset and query of an attribution, each query in units of its own spread."""
+    """Draw all subsets and queries of an attribution, each query scaled by its spread."""
     validation = read_validation(opened.path)
     if validation is None:
         raise SystemExit(f"{opened.path} is not validated")

@@ -1,7 +1,7 @@
-"""The data of the CPU-sized settings, cut from public collections that lie in one folder.
+"""Create the data of the CPU-sized settings from public collections in one folder.
 
-``python -m benchmarks.settings_data COLLECTIONS OUT`` writes into ``OUT`` what
-``sample_configs/*-cpu.yaml`` look for under ``data/``. Looked for in ``COLLECTIONS``:
+``python -m benchmarks.settings_data COLLECTIONS OUT`` writes into ``OUT`` the
+files that ``sample_configs/*-cpu.yaml`` name under ``data/``. It reads from ``COLLECTIONS``:
 ``images/mnist`` and ``images/cifar10`` (as published), ``models/stories15M`` (a model folder),
 ``text/wiki100.jsonl.gz`` (whole articles: ``text``) and
 ``instruct/natural_instructions_v1_subset.jsonl.gz`` (``task``, ``input``, ``target``).
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 TOKENS = 96
-"""Of a passage; an article gives passages one after the other."""
+"""Length of a passage; articles are cut into consecutive passages."""
 PASSAGES, QUERY_ARTICLES = 768, 10
 HELD_OUT = (
     "subtask037_qasc_generate_related_fact",
@@ -26,16 +26,16 @@ HELD_OUT = (
     "subtask003_mctaco_question_generation_event_duration",
     "subtask050_multirc_answerability",
 )
-"""Tasks of which no row is trained on: two questions each, behind four solved ones."""
+"""Tasks without training rows: two questions each, after four solved examples."""
 INSTRUCTIONS, SHOTS = 256, 4
 LONGEST, LONGEST_QUERY = 260, 700
-"""Characters of a row that is trained on, and of a question with its examples."""
+"""Characters of a training row, and of a question with its examples."""
 
 Row = dict[str, str]
 
 
 def prepare(collections: Path, out: Path) -> None:
-    """Write all data there is; links to what is used as it was published."""
+    """Write the data of all collections that exist; link to files that are used unchanged."""
     out.mkdir(parents=True, exist_ok=True)
     for name, where in (("mnist", "images/mnist"), ("cifar10", "images/cifar10"),
                         ("stories15M", "models/stories15M")):  # fmt: skip
@@ -50,7 +50,7 @@ def prepare(collections: Path, out: Path) -> None:
 
 
 def passages(articles: list[str], tokenizer: Path) -> tuple[list[Row], list[Row]]:
-    """Passages of the articles to train on, and others, of other articles, to ask about."""
+    """Training passages, and query passages of other articles."""
     from transformers import AutoTokenizer
 
     cut = AutoTokenizer.from_pretrained(tokenizer)
@@ -69,7 +69,7 @@ def passages(articles: list[str], tokenizer: Path) -> tuple[list[Row], list[Row]
 
 
 def instructions(rows: list[Row]) -> tuple[list[Row], list[Row]]:
-    """Rows of some tasks to train on, and questions of others behind examples."""
+    """Training rows of some tasks, and questions of other tasks after examples."""
     random = np.random.default_rng(0)
     short = [r for r in rows if r["task"] not in HELD_OUT
              and len(r["input"]) + len(r["target"]) < LONGEST]  # fmt: skip
@@ -101,7 +101,7 @@ def read_rows(file: Path) -> Iterator[Any]:
 
 
 def write_rows(folder: Path, **parts: Iterable[Row]) -> None:
-    """Each part as a file of JSON lines."""
+    """Write each part as a file of JSON lines."""
     folder.mkdir(exist_ok=True)
     for name, rows in parts.items():
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -1,4 +1,4 @@
-"""What each side writes beside its scores: seconds of its phases, and the GPU's peak memory."""
+"""The measurements of each side: seconds of its phases, and the GPU's peak memory."""
 
 import json
 import time
@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass
 class Marks:
-    """Moments of a process, by name: seconds on the wall's clock and on the processor's."""
+    """Named points in time of a process: wall-clock and processor seconds."""
 
     moments: dict[str, tuple[float, float]] = field(default_factory=dict)
 
@@ -20,7 +20,7 @@ class Marks:
 
 
 def write_measured(out: Path, marks: Marks, scores: Any, device: str) -> None:
-    """Write what was measured, and the scores (query, row, token) in the order of training."""
+    """Write the measurements, and the scores (query, row, token) in the order of training."""
     import torch
 
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else None

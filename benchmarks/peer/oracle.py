@@ -1,4 +1,4 @@
-"""The scores as they are: autograd through the whole unrolled training, in float64 throughout.
+"""The true scores: autograd through the whole unrolled training in float64.
 
 ``python -m benchmarks.peer.oracle FOLDER QUERIES OUT``; see :mod:`tests.exactness.oracle`.
 """
@@ -25,7 +25,7 @@ def tokens(folder: Path, file: Path) -> oracle.Tokens:
 
 
 def training(problem: Problem) -> oracle.Training:
-    """Once through the rows in order."""
+    """One epoch over the rows in order."""
     optimizer = OptimizerSpec(
         "adamw",
         problem.learning_rate,

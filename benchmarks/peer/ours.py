@@ -1,4 +1,4 @@
-"""Our side: a run, or more queries of its trajectory, as ``magic-worker`` does them."""
+"""Run magic on a problem: a run, or further queries of its trajectory, by ``magic-worker``."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ RUN = "run"
 def config_of(
     problem: Problem, folder: Path, queries: Path, budget_gb: float | None
 ) -> dict[str, Any]:
-    """The run config; all that is left out is the default, the trajectory's schedule too."""
+    """The run config; other keys have their defaults, the checkpointing included."""
     names = ("learning_rate", "betas", "eps", "eps_root", "weight_decay")
     optimizer = {name: getattr(problem, name) for name in names}
     model: dict[str, Any] = {"path": str(folder / "model"), "dtype": problem.dtype}
@@ -56,7 +56,7 @@ def command(options: argparse.Namespace) -> list[str]:
 
 
 def note_phases(marks: Marks) -> None:
-    """Mark when the worker goes from phase to phase."""
+    """Record the time at which each phase of the worker begins."""
     from engine.attribution.reporting import Reporter
 
     report_phase: Callable[..., None] = Reporter.phase
@@ -80,7 +80,7 @@ def read_scores(folder: Path, out: Path) -> Any:
     table = RowTable(run.rows_store)
     ids, real = table.input_ids(), table.document_ids() >= 0
     rows = [row[mask].tolist() for row, mask in zip(ids, real, strict=True)]
-    assert rows == tokens_of(folder, folder / IN_ORDER), "we train on other tokens"
+    assert rows == tokens_of(folder, folder / IN_ORDER), "the run trains on other tokens"
     scores = ScoreReader(find_attribution(run.attributions))
     return np.stack([scores.token_scores(query) for query in range(scores.queries)])
 

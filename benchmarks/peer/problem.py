@@ -1,11 +1,11 @@
-"""What both tools are given: a model, documents and queries, in files that either can read.
+"""The input of both tools: a model, documents and queries, in files that both can read.
 
 ``python -m benchmarks.peer.problem FOLDER …`` writes the model's folder (its head tied to the
-embedding or not, its dropout 0), ``train.jsonl`` for the peer, ``in-order.jsonl`` for us, who do
-not shuffle: the same documents in the order in which the peer takes them, and files of queries.
+embedding or not, its dropout 0), ``train.jsonl`` for the peer, ``in-order.jsonl`` for magic, which
+does not shuffle here (the same documents in the peer's order), and files of queries.
 
-Both tools tokenise the texts themselves, so a document ends before its tokens are too many for
-either. Used in both environments: only what both have is imported.
+Both tools tokenise the texts themselves, so documents are short enough for both. The module runs in
+both environments, so it imports only packages of both.
 """
 
 import argparse
@@ -41,7 +41,7 @@ class Problem:
 
     @property
     def documents(self) -> int:
-        """One a row, each trained on once."""
+        """One document per row, each used once."""
         return self.batch_size * self.steps
 
     def write(self, folder: Path) -> None:
@@ -94,7 +94,8 @@ def write_documents(problem: Problem, folder: Path, source: Path) -> None:
 
 def _cut(tokenizer: Any, words: list[str], most: int) -> Iterator[str]:
     taken: list[str] = []
-    # Documents do not divide the text, so that another time through it gives others.
+    # The length of the text is no multiple of a document's, so a second pass over the text
+    # gives other documents.
     for word in cycle(words):
         if len(tokenizer(" ".join([*taken, word])).input_ids) > most:
             yield " ".join(taken)
@@ -129,13 +130,13 @@ def write_model(path: str | None, head: str, folder: Path) -> None:
     AutoTokenizer.from_pretrained(path).save_pretrained(folder)
     again = AutoModelForCausalLM.from_pretrained(folder)
     tied = again.get_output_embeddings().weight is again.get_input_embeddings().weight
-    assert tied == (head == "tied"), f"{path} cannot be made {head}"
+    assert tied == (head == "tied"), f"the head of {path} cannot be {head}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--model", help="folder of a model; a small GPT-2 if left out")
+    parser.add_argument("--model", help="folder of a model; default: a small GPT-2")
     parser.add_argument("--head", choices=["tied", "untied"], required=True)
     parser.add_argument("--text", type=Path, default=PASSAGES, help="jsonl of texts to cut")
     parser.add_argument("--problem", type=json.loads, required=True, help="fields of Problem")

@@ -1,4 +1,4 @@
-"""Either side on a problem, in a process of its own: what it took, and its scores."""
+"""Run either side on a problem in a separate process, and measure it."""
 
 import argparse
 import contextlib
@@ -22,7 +22,7 @@ HERE = "benchmarks.peer"
 
 @dataclass(frozen=True)
 class Taken:
-    """What one process took: seconds on either clock, megabytes at its peak, and its scores."""
+    """Wall-clock and processor seconds of one process, its peak in megabytes, and its scores."""
 
     wall: float
     processor: float
@@ -31,11 +31,11 @@ class Taken:
     memory: float
     scores: Any
     training: tuple[float, float]
-    """Seconds of it spent in training, on either clock."""
+    """Wall-clock and processor seconds of the training."""
 
     @property
     def without_training(self) -> "Taken":
-        """The same if the trajectory had been there."""
+        """The same without the training."""
         wall, processor = self.training
         return replace(
             self,
@@ -47,7 +47,7 @@ class Taken:
 
 
 class Sides:
-    """Runs either side on a problem, each in a process of its own."""
+    """Runs either side on a problem, each run in a separate process."""
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.options = options
@@ -58,10 +58,10 @@ class Sides:
             "HF_HOME": str(folder / "cache"),
             "OMP_NUM_THREADS": str(options.threads),
             "TQDM_DISABLE": "1",
-            # The worker sets these two; the peer gets them too.
+            # The worker sets these two, so the peer gets them as well.
             "OMP_WAIT_POLICY": "PASSIVE",
             "THP_MEM_ALLOC_ENABLE": "1",
-            # Either side would take all GPUs.
+            # Both sides use all visible GPUs.
             "CUDA_VISIBLE_DEVICES": "" if options.device == "cpu" else "0",
         }
 
@@ -83,12 +83,12 @@ class Sides:
             return np.load(out / "scores.npy")
 
     def ours(self, problem: Path, queries: Path, *extra: str) -> Taken:
-        """Our run."""
+        """A run of magic."""
         with self._folder_of("ours") as out:
             return self._ours("run", problem, queries, out, *extra)
 
     def ours_twice(self, problem: Path, queries: Path, more: Path) -> tuple[Taken, Taken]:
-        """Our run, and more queries of its trajectory."""
+        """A run of magic, and further queries of its trajectory."""
         with self._folder_of("ours") as out:
             run = self._ours("run", problem, queries, out)
             return run, self._ours("attribute", problem, more, out)
@@ -100,7 +100,7 @@ class Sides:
         return self._taken([*command, str(out), *device, *extra], out, begin)
 
     def theirs(self, problem: Path, queries: Path) -> Taken:
-        """The peer's run."""
+        """A run of the peer."""
         command = [self.options.peer, "-m", f"{HERE}.theirs", str(problem), str(queries)]
         how = ["--device", self.options.device, "--save-mode", self.options.peer_save_mode]
         with self._folder_of("theirs") as out:
@@ -108,7 +108,7 @@ class Sides:
 
     @contextlib.contextmanager
     def _folder_of(self, name: str) -> Iterator[Path]:
-        # Trajectories are large: none outlives its measuring.
+        # Trajectories are large, so each is removed after its measurement.
         with tempfile.TemporaryDirectory(prefix=name, dir=self.folder) as folder:
             yield Path(folder)
 

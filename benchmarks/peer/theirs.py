@@ -1,4 +1,4 @@
-"""The peer's side: ``bergson magic``, in an environment of its own. Nothing of ours is used."""
+"""Run the peer, ``bergson magic``, in its own environment; imports nothing of magic."""
 
 import argparse
 import sys
@@ -12,7 +12,7 @@ PRECISIONS = {"float32": "fp32", "float64": "fp64"}
 
 
 def command(problem: Problem, folder: Path, queries: Path, out: Path, save_mode: str) -> list[str]:
-    """The arguments of ``bergson magic``; one measurement a query and scores a token."""
+    """The arguments of ``bergson magic``: one measurement per query, one score per token."""
     options = {
         "model": folder / "model",
         "precision": PRECISIONS[problem.dtype],
@@ -32,7 +32,7 @@ def command(problem: Problem, folder: Path, queries: Path, out: Path, save_mode:
         "wandb_project": "",
     }
     if problem.lora_rank:
-        # One name alone is taken for a regular expression.
+        # A single name would be used as a regular expression.
         names = problem.lora_modules
         modules = "|".join(names) if len(names) > 1 else f".*{names[0]}"
         options["peft_init_kwargs"] = (
@@ -43,7 +43,7 @@ def command(problem: Problem, folder: Path, queries: Path, out: Path, save_mode:
 
 
 def note_training(marks: Marks) -> None:
-    """Mark when training begins and ends."""
+    """Record the times at which training begins and ends."""
     from bergson.magic.trainer import Trainer
 
     train = Trainer.train

@@ -121,7 +121,7 @@ class Fingerprint:
         """
         if rows_digest(task.rows) != self._facts["data"]:
             raise RunError(
-                f"{self._folder.rows_store} does not hold the rows that the run was prepared with; "
+                f"{self._folder.rows_store} does not contain the rows of the prepared run; "
                 "restore it from a backup, or run the config again as a new run"
             )
         self.check_model(task.model, weights)
@@ -281,7 +281,7 @@ def _weights_files(folder: Path) -> dict[str, list[int]]:
 
 
 def _remote_code(loaded: LoadedModel) -> dict[str, str]:
-    """By file name, digests of the code that a model and its tokenizer bring."""
+    """By file name, digests of the code of a model and its tokenizer."""
     network = _network(loaded)
     parts = (network, network.config, getattr(loaded, "tokenizer", None))
     packages = {type(part).__module__.rpartition(".")[0] for part in parts}

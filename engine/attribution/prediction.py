@@ -1,4 +1,4 @@
-"""What the cost model says of a prepared run: memory, passes of queries, time and disk."""
+"""The predicted cost of a prepared run: memory, passes of queries, time and disk."""
 
 import os
 from dataclasses import dataclass

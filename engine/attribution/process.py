@@ -13,7 +13,7 @@ _SELDOM = (100_000, 20, 100)
 
 
 class Stop:
-    """Whether this process has to stop; the handler of SIGTERM.
+    """Whether this process should stop; the handler of SIGTERM.
 
     Inside :meth:`between_steps` the signal only sets a flag, which the loop checks after each step,
     so that its state can be saved. Anywhere else the signal raises at once: little work is lost.

@@ -17,7 +17,7 @@ from engine.runs.run_folder import RunFolder
 from engine.runs.temporary import scratch_folder
 
 _LONG_BYTES = 4 * 2**20
-"""Of a longer file of lines, only the beginning is read for the list of queries."""
+"""Bytes from which only the beginning of a file of lines is read for the list of queries."""
 
 
 def source_texts(source: SourceConfig, first: int) -> dict[str, Any]:

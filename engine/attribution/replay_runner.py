@@ -195,7 +195,7 @@ class ReplayRunner:
         self.saves.mark_written(queries, self.report.reproduced, signals, phi)
 
     def _stop_or_save(self) -> tuple[bool, bool]:
-        """Whether any rank has to stop, and whether any rank's save is due."""
+        """Whether any rank should stop, and whether any rank's save is due."""
         of_ranks = self.ranks.all_gather((self.stop(), self.saves.is_due()))
         return any(stop for stop, _ in of_ranks), any(due for _, due in of_ranks)
 

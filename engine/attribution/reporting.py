@@ -34,7 +34,7 @@ _REMEDIES = {
     "query's loss": "lower training.optimizer.learning_rate: the trained model is broken",
 }
 _LOST_RANK = (
-    "another rank ended or did not answer in time; its log says why (a collective's time-out is "
+    "another rank ended or did not answer in time; see its log (a collective's time-out is "
     "MAGIC_COLLECTIVE_SECONDS)"
 )
 
@@ -42,7 +42,7 @@ _LOST_RANK = (
 class Reporter:
     """The observer of training and replay: writes each fact as an event.
 
-    It adds what the numerics do not report: the learning rate and the memory of a step.
+    It adds the learning rate and the memory to the events of steps.
     """
 
     def __init__(self, journal: JournalWriter | None) -> None:
@@ -149,11 +149,11 @@ def errors_with_remedy() -> Iterator[None]:
             where = error.filename or "the run's folder"
             raise DiskFullError(f"{where}: {error.strerror}; free some disk") from error
         raise RunError(
-            f"{error.filename}: {error.strerror}; check that it is there and may be written"
+            f"{error.filename}: {error.strerror}; check that it exists and may be written"
         ) from error
 
 
 def _is_from_a_lost_rank(error: RuntimeError) -> bool:
-    """Gloo raises a plain RuntimeError when the rank at the other end of a connection is gone."""
+    """Whether another rank has exited: gloo then raises a plain RuntimeError."""
     text = str(error)
     return "gloo" in text and ("closed by peer" in text or "reset by peer" in text)

@@ -45,7 +45,7 @@ class Estimate:
     replay_seconds: float | None
     """From the end of training to the scores of all queries; None if no times were measured."""
     shortfall: str | None
-    """If it does not fit: what it needs, what there is, and what to do."""
+    """If it does not fit: what it needs, what is available, and the remedy."""
     lacks_disk: bool
 
     @property
@@ -87,7 +87,7 @@ def estimate(
 
 
 def measures_times(checkpointing: CheckpointingName, steps: int) -> bool:
-    """Whether the choice depends on times, which then have to be measured."""
+    """Whether the choice depends on times, which must then be measured."""
     return checkpointing == "auto" and steps > FEW_STEPS
 
 

@@ -36,7 +36,7 @@ class ReplayMemory:
     tangents: int
     """What each query adds to the graph with activation checkpointing."""
     all_directions: bool
-    """Whether the directions of all queries are held at a time rather than one."""
+    """Whether the directions of all queries are in memory together, rather than one."""
 
     def queries(self, count: int) -> int:
         """Cotangents, directions and scores of ``count`` queries."""

@@ -22,7 +22,7 @@ class Admission:
     """Checks disks and devices; not thread-safe."""
 
     def __init__(self, leases: Leases, devices: Devices, settings: Settings) -> None:
-        """Know no jobs yet."""
+        """Start without jobs."""
         self._leases, self._devices, self._settings = leases, devices, settings
         self._device_list: list[Device] | None = None
         self._denials: dict[tuple[str | None, str | None, int | None], Denied] = {}
@@ -46,7 +46,7 @@ class Admission:
         self._free_when_full.pop(job, None)
 
     def admit(self, job: JobMonitor) -> Allocation | Denied:
-        """Leases for the job, or why it has to wait."""
+        """Leases for the job, or the reason why it waits."""
         return self._disk_denial(job) or self._allocate(job)
 
     def _disk_denial(self, job: JobMonitor) -> Denied | None:

@@ -22,7 +22,7 @@ def affected_jobs(monitor: RunMonitor, action: RunAction) -> list[JobMonitor]:
     """The jobs of a run that an action applies to.
 
     Raises:
-        ConflictError: if there are none; says why.
+        ConflictError: if there are none; the message has the reason.
     """
     run = monitor.folder.id
     if action == "resume":

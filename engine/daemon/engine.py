@@ -354,7 +354,7 @@ def _explained() -> Iterator[None]:
 
 
 def _real(folder: Path) -> Path:
-    """The real path, so that no run is ever taken for two."""
+    """The real path, so that each run has one path."""
     return Path(os.path.realpath(folder))
 
 

@@ -32,11 +32,11 @@ class Allocation:
 
 @dataclass(frozen=True)
 class Denied:
-    """Why a job has to wait."""
+    """Why a job waits."""
 
     reason: str
     external: bool
-    """Whether something other than this engine's own queue is in the way: the disk, a program."""
+    """Whether the cause is outside this engine's queue: the disk or another program."""
 
 
 class Leases:

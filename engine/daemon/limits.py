@@ -83,7 +83,7 @@ class PrivateProtocol(H11Protocol):
         self.transport.close()
 
     def _update_timer(self) -> None:
-        """Run the timer while the client still has to send something."""
+        """Run the timer while a request is incomplete."""
         if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
             self._stop_timer()
         elif self._deadline is None and not self._refused:

@@ -74,7 +74,7 @@ class Listener:
         return listening
 
     def is_lost(self) -> bool:
-        """Whether the path is gone or is another socket, so that no client can connect."""
+        """Whether the path is missing or is another socket, so that no client can connect."""
         return self._at_path() != self._bound
 
     def close(self) -> None:
@@ -123,7 +123,7 @@ def _clear(path: Path) -> None:
         return
     if not stat.S_ISSOCK(entry.st_mode) or entry.st_uid != os.geteuid():
         raise UnreachableError(
-            f"{path} is there and is not a socket of yours; remove it, or set MAGIC_RUNTIME_DIR to "
+            f"{path} exists and is not a socket of yours; remove it, or set MAGIC_RUNTIME_DIR to "
             "a folder of your own"
         )
     if _answers(path):

@@ -205,7 +205,7 @@ class RunMonitor:
         return waiting is self.waiting and stamp == modification_times(watched)
 
     def _watched(self) -> list[Path]:
-        """Paths whose modification times show every change of a run that is not at work."""
+        """Paths whose modification times show every change of a run that is not running."""
         run = self.folder
         files = [run.config_file, run.events_file, run.documents_file]
         folders = [run.path / "jobs", run.trajectory, run.attributions]

@@ -85,7 +85,7 @@ class Scheduler:
         self._seen: WeakSet[RunMonitor] = WeakSet()
         self._warnings: WeakKeyDictionary[RunMonitor, str] = WeakKeyDictionary()
         self._active: list[RunMonitor] = []
-        """At work or waiting in the last full round; a request may have read a newer state."""
+        """Running or waiting in the last full round; a request may have read a newer state."""
         self._full_round_at = self._existence_checked_at = self._rechecked_at = -RECHECK_SECONDS
 
     def actions(self, runs: Path) -> threading.RLock:
@@ -177,7 +177,7 @@ class Scheduler:
         return any(self._notes_of(job).alive for job in monitor.jobs)
 
     def _is_full_round_due(self, at_work: Iterable[RunMonitor]) -> bool:
-        """Whether to update all runs, and not only those that were at work."""
+        """Whether to update all runs, and not only those that were running."""
         now = time.monotonic()
         ended = any(not monitor.at_work for monitor in at_work)
         if self._woken or ended or now >= self._full_round_at + WAITING_SECONDS:
@@ -204,7 +204,7 @@ class Scheduler:
         return list(dict.fromkeys([*touched, *self._active, *tracked]))
 
     def _dequeue_removed(self) -> None:
-        """Dequeue runs whose folder is gone, unless the whole folder of runs is unmounted."""
+        """Dequeue runs whose folder was removed, unless the whole folder of runs is unmounted."""
         gone = set()
 
         def check(run: Path) -> None:
@@ -222,7 +222,7 @@ class Scheduler:
             for job in monitor.jobs:
                 self._update_job(job)
         except (MagicError, OSError) as error:
-            # A folder that is gone or unreadable must not hold up the others.
+            # A missing or unreadable folder must not delay the others.
             self._warn_once(monitor, str(error))
         else:
             self._warnings.pop(monitor, None)
@@ -267,7 +267,7 @@ class Scheduler:
                 monitor.waiting = reasons
 
     def _start_job(self, monitor: RunMonitor, job: JobMonitor) -> Denied | None:
-        """Start a job, or return why it has to wait."""
+        """Start a job, or return why it waits."""
         if (reason := self._permission.unqueued_reason(job)) is not None:
             return Denied(reason, external=True)
         current = monitor.current()
@@ -318,7 +318,7 @@ def _waiting_jobs(
 
 
 def _behind(monitor: RunMonitor, current: JobMonitor) -> str:
-    """Why a job has to wait for an earlier one of its run."""
+    """Why a job waits for an earlier one of its run."""
     if current.state is RunState.PAUSED:
         return (
             f"waits for job {current.number} of this run, which is paused; resume it with: "

@@ -20,7 +20,7 @@ from engine.daemon.serving import Serving
 from engine.runs.errors import UnreachableError
 
 _CHECK_TICKS = 20
-"""The socket's path is checked every so many ticks of 0.1 s."""
+"""Ticks of 0.1 s between two checks of the socket's path."""
 _CUT_SECONDS = 1.5
 """Connections of clients that have not read their response by then are closed."""
 _LAST_RESORT_SECONDS = 10.0

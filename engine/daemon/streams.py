@@ -28,7 +28,7 @@ from engine.runs.listing import run_of_id
 
 TICK_SECONDS = 0.25
 LATEST_SECONDS = 2.0
-"""Between two latest values, such as memory in use."""
+"""Seconds between two latest values, such as memory in use."""
 HEARTBEAT_SECONDS = 15.0
 PART_BYTES = 16 * 1024
 """Bytes read from a file at once."""
@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 
 class Timer:
-    """Is due every so many seconds."""
+    """A timer that is due at a fixed interval."""
 
     def __init__(self, seconds: float, at_once: bool = True) -> None:
         """Be due for the first time at once, or after ``seconds``."""

@@ -33,7 +33,7 @@ LATE_SECONDS = {"slurm": 15.0, "local": 0.0}
 """How long after a job's end its files may appear, if another machine wrote them."""
 _POLL_SECONDS = {"slurm": 1.0, "local": 0.1}
 SQUEUE_SECONDS = 60.0
-"""How often squeue is called, which alone lists a killed job on a cluster without accounting."""
+"""Seconds between calls of squeue, which detects killed jobs on clusters without accounting."""
 _END_SECONDS = 15.0
 """How long jobs without tasks may take to end before they are cancelled."""
 _CANCEL_SECONDS = 5.0
@@ -50,7 +50,7 @@ _TASK_OPTIONS = ("nodes", "tasks_per_node", "ntasks_per_node")
 def retrain_on_cluster(
     folder: RunFolder, tasks: Sequence[Task], request: ValidationRequest, report: Reporter
 ) -> Generator[Retrained, None, None]:
-    """Do tasks in cluster jobs, and yield each result when it is there.
+    """Do tasks in cluster jobs, and yield each result as it arrives.
 
     Raises:
         UsageError: if the jobs cannot be submitted as requested.
@@ -194,7 +194,7 @@ class _Jobs:
         """The jobs that ended since the last call, each with its failure, if it failed."""
         now = time.monotonic()
         if self._cluster == "slurm" and now >= self._squeue_time + SQUEUE_SECONDS:
-            # submitit calls sacct, which lists nothing on a cluster without accounting.
+            # submitit calls sacct, which reports nothing on a cluster without accounting.
             self._squeue_time, self._lost = now, _not_in_squeue(self._running)
         for name, job in list(self._running.items()):
             if not (job.done() or name in self._lost):
@@ -207,7 +207,7 @@ class _Jobs:
                 yield name, self._failure(name, job)
 
     def wait_for_end(self) -> None:
-        """Wait some seconds for jobs that find no more tasks."""
+        """Wait some seconds for jobs without tasks."""
         self._wait(time.monotonic() + _END_SECONDS)
 
     def cancel(self) -> None:

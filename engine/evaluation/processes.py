@@ -30,7 +30,7 @@ from engine.runs.run_folder import RunFolder
 def retrain_in_processes(
     folder: RunFolder, tasks: Sequence[Task], count: int, keep_models: bool
 ) -> Generator[Retrained, None, None]:
-    """Do tasks in ``count`` processes, and yield each result when it is there.
+    """Do tasks in ``count`` processes, and yield each result as it arrives.
 
     Raises:
         MagicError: the error of a process.

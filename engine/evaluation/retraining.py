@@ -76,7 +76,7 @@ class Retrainer:
         try:
             state, is_new = self._state(subset, stored, observer)
         except DivergedError:
-            # A prediction says nothing of a training that fails.
+            # Predictions are not comparable with a training that diverges.
             losses = self._query_losses.items()
             return Retrained(subset, {name: [math.nan] * len(each) for name, each in losses})
         model = self._store(subset, state) if is_new else stored

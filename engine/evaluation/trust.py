@@ -214,7 +214,7 @@ def check_threshold(
 
 @functools.lru_cache(maxsize=4)
 def _verdict(run: Path, path: Path, stamps: tuple[Stamp, ...]) -> Verdict:
-    """The verdict, cached until one of the files behind it changes."""
+    """The verdict, cached until one of its files changes."""
     folder, record = RunFolder(run), read_completion(path) or {}
     return verdict(_facts(folder, record, read_validation(path), _indicators(folder, path)))
 

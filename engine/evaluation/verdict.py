@@ -1,6 +1,6 @@
 """Whether an attribution's scores can be trusted: one function from measured facts to a verdict.
 
-The LDS measures what scores are for, so it decides when it is known. Metasmoothness, linearity and
+The LDS measures the purpose of scores, so a known LDS decides. Metasmoothness, linearity and
 numerical agreement are cheaper indicators that count only when there is no LDS. One exception: when
 another rounding changes the scores altogether, they are not trusted whatever their LDS.
 

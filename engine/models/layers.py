@@ -134,8 +134,7 @@ def checked_layers(loss: CausalLMLoss, path: str) -> list[nn.Module]:
     layers, whole = layers_of(loss), ModuleLoss(loss)
     if not layers:
         raise UsageError(
-            f"training.activation_checkpointing: {path} does not say what its layers "
-            "are; set it to false"
+            f"training.activation_checkpointing: {path} does not name its layers; set it to false"
         )
     params, embedding = whole.parameters(), loss.model.get_input_embeddings().weight
     # Short enough for the positions of any model.

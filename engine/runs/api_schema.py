@@ -40,7 +40,7 @@ class SubmitValidation(Section):
     """Retrainings to validate an attribution of a run."""
 
     attribution: Annotated[str, Field(max_length=200)] | None = None
-    """The latest complete one if left out."""
+    """None for the latest complete one."""
     request: ValidationRequest = ValidationRequest()
     environment: Environment = Field(default_factory=dict)
 
@@ -110,7 +110,7 @@ class RunView(Section):
 
     @classmethod
     def blank(cls, run_id: str, path: str, state: str, reason: str | None) -> "RunView":
-        """A run of which only this is known."""
+        """The view of a run that cannot be read."""
         return cls.model_validate(
             {
                 "id": run_id, "path": path, "name": "", "state": state, "reason": reason,
@@ -191,7 +191,7 @@ class Removed(Section):
 
 
 class Problem(Section):
-    """An error: one sentence that says what, where and what to do."""
+    """An error: one sentence with the fault, its place and the remedy."""
 
     message: str
     exit_code: int

@@ -70,7 +70,9 @@ class LoraConfig(Section):
     @model_validator(mode="after")
     def _all_or_names(self) -> "LoraConfig":
         if ALL_LINEAR in self.target_modules and len(self.target_modules) > 1:
-            raise ValueError(f"target_modules: {ALL_LINEAR} stands alone; leave the names out")
+            raise ValueError(
+                f"target_modules: {ALL_LINEAR} cannot be combined with names; remove the names"
+            )
         return self
 
 

@@ -1,7 +1,7 @@
 """Environment variables: those that users set, and those that a run depends on.
 
 Any engine can resume a run, started from any shell. Variables that change what libraries compute
-are therefore stored with the run, and never come from the engine.
+are therefore stored with the run and never taken from the engine.
 """
 
 import os

@@ -20,7 +20,7 @@ from engine.runs.safe_open import check_regular
 from engine.runs.tables import column_names, read_table
 
 CACHED_BYTES = 8 * 2**20
-"""Size of the cached row groups in bytes; the latest one is cached whatever its size."""
+"""Size of the cached row groups in bytes; the latest one is cached even if it is larger."""
 CUT_MARK = " […]"
 """Follows a text that is longer than the model reads."""
 _CUT = ("cut_tokens", "text_end")

@@ -16,7 +16,7 @@ from engine.trajectory.writer import NullWriter, TrajectoryWriter
 
 
 def never() -> bool:
-    """Do not stop."""
+    """Never stop."""
     return False
 
 

@@ -44,7 +44,7 @@ def test_what_is_no_socket_is_left_alone(new_daemon: NewDaemon, there: str) -> N
     else:
         place.symlink_to(daemon.folder / "elsewhere")
     message = refused(daemon, 3)
-    assert f"{place} is there and is not a socket of yours; remove it" in message
+    assert f"{place} exists and is not a socket of yours; remove it" in message
     assert os.path.lexists(place)
     assert there != "file" or place.read_text() == "precious"
 

@@ -139,7 +139,7 @@ def test_layers_that_cannot_be_cut_are_refused(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(UsageError, match=r"the layers of here cannot be recomputed"):
         checked_layers(CausalLMLoss(model), "here")
     monkeypatch.setattr(layers_module, "layers_of", lambda loss: [])
-    with pytest.raises(UsageError, match="here does not say what its layers are"):
+    with pytest.raises(UsageError, match="here does not name its layers"):
         checked_layers(CausalLMLoss(model), "here")
 
 

@@ -92,7 +92,7 @@ BAD = [
     ({"target_modules": [["wte"]]}, "model.lora.target_modules.0 should be a valid string"),
     (
         {"target_modules": ["all-linear", "wte"]},
-        "model.lora: target_modules: all-linear stands alone; leave the names out",
+        "model.lora: target_modules: all-linear cannot be combined with names; remove the names",
     ),
     ({"target_modules": "c_atn"}, "has no linear layer or embedding named c_atn; it has c_attn, "),
     ({"target_modules": ["wte", "attn"]}, "no linear layer or embedding named attn; it has "),

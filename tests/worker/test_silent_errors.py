@@ -49,7 +49,7 @@ def test_model_that_looks_ahead(
         intermediate_size=20, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     ).save_pretrained(tmp_path / "m")  # fmt: skip
     outcome = start(config)
-    assert outcome["exit_code"] == 2 and "no causal language model" in outcome["message"]
+    assert outcome["exit_code"] == 2 and "is not a causal language model" in outcome["message"]
 
 
 @pytest.mark.parametrize(

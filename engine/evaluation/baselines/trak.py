@@ -1,7 +1,7 @@
 """TRAK (arXiv 2303.14186) on the one trained model, by the ``traker`` library.
 
 The model output of a document is log p/(1 − p) with p = exp(−its mean loss), so that its gradient
-is that of the loss times −1/(1 − p). A query's gradient only has to have the right direction.
+is that of the loss times −1/(1 − p). Only the direction of a query's gradient matters.
 """
 
 import logging
