@@ -120,7 +120,7 @@ def read(array: Any, selection: Any, store: Path) -> np.ndarray[Any, Any]:
     missing = np.isnan(values) if values.dtype.kind == "f" else values == array.fill_value
     if missing.any():
         raise RunError(
-            f"{place} has no values in a part that was recorded as complete; "
+            f"{place} lacks values that are recorded as complete; "
             "restore it from a backup, or run the config again"
         )
     return values

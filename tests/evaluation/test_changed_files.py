@@ -39,7 +39,7 @@ VERBS = (
     ["validate", "r1", "--count", "0", "--json"],
     ["export", "r1", "--format", "csv", "--json"],
 )
-SAID = ("damaged", "changed", "cannot be read", "lacks", "is not the array")
+SAID = ("damaged", "changed", "cannot be read", "lacks", "differs from")
 
 
 @pytest.fixture(scope="session")

@@ -61,7 +61,7 @@ def test_no_token_scores_where_only_document_scores_are_stored(tmp_path: Path) -
     written(tmp_path / "a0001", "document")
     reader = ScoreReader(tmp_path / "a0001")
     assert not reader.has_tokens
-    with pytest.raises(UsageError, match="keeps no token_scores"):
+    with pytest.raises(UsageError, match="has no token_scores"):
         reader.token_scores(0)
 
 
