@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 def average(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN RUN…", help="Ids, unique id prefixes, or names."),
+        typer.Argument(
+            metavar="RUN RUN…", help="Ids, unique id prefixes, names, or names of folders."
+        ),
     ],
     attribution: Attribution = None,
     query: Query = 0,

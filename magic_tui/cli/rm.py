@@ -12,7 +12,10 @@ from magic_tui.cli.output import narrate, print_json, reports_errors
 
 @reports_errors
 def rm(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Id, unique id prefix, or name.")],
+    run: Annotated[
+        str,
+        typer.Argument(metavar="RUN", help="Id, unique id prefix, name, or name of its folder."),
+    ],
     trajectory: Annotated[
         bool, typer.Option("--trajectory", help="Remove only the trajectory; scores stay readable.")
     ] = False,

@@ -14,7 +14,10 @@ from magic_tui.cli.output import print_json, reports_errors, stdout
 def status(
     run: Annotated[
         str | None,
-        typer.Argument(metavar="RUN", help="Id, unique id prefix, or name; default: all runs."),
+        typer.Argument(
+            metavar="RUN",
+            help="Id, unique id prefix, name, or name of its folder; default: all runs.",
+        ),
     ] = None,
     runs_dir: RunsDir = None,
     as_json: AsJson = False,

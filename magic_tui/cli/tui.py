@@ -12,7 +12,7 @@ from magic_tui.cli.output import reports_errors
 def tui(
     run: Annotated[
         str | None,
-        typer.Argument(metavar="RUN", help="Id, unique id prefix, or name."),
+        typer.Argument(metavar="RUN", help="Id, unique id prefix, name, or name of its folder."),
     ] = None,
     no_mouse: Annotated[
         bool,
