@@ -24,11 +24,11 @@ def demo(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
     from engine.runs.run_folder import RunFolder
     from engine.scores.attribution import open_attribution
     from engine.scores.top import label_matches, read_top, top_facts
+    from magic_tui import runs
     from magic_tui.cli.submit import submit_config
     from magic_tui.cli.work import finish, next_commands, print_try_next
-    from magic_tui.runs import config_draft
 
-    config = config_draft.demo_config()
+    config = runs.demo_config()
     stderr().print("training a small language model on passages of books; nothing is downloaded")
     facts = finish(*submit_config(config, runs_dir), job=1)
     attribution = open_attribution(RunFolder(Path(facts["path"])), facts["attribution"])

@@ -10,7 +10,6 @@ import yaml
 from pydantic import ValidationError
 
 from engine.runs.config import RunConfig, as_plain
-from engine.runs.errors import UsageError
 from engine.runs.read_config import parse_config, read_config
 from engine.runs.temporary import scratch_folder
 from magic_tui.client.worker import Facts, run_worker
@@ -151,19 +150,3 @@ def _number(text: str) -> Any:
         except ValueError:
             continue
     return text
-
-
-def demo_config() -> Path:
-    """The demo's config, from the repository or the installed package.
-
-    Raises:
-        UsageError: if it is in neither.
-    """
-    import magic_tui
-
-    package = Path(magic_tui.__file__).resolve().parent
-    folders = (package.parent / "sample_configs", package / "sample_configs")
-    for folder in folders:
-        if (folder / "demo.yaml").is_file():
-            return folder / "demo.yaml"
-    raise UsageError(f"demo.yaml is in neither {folders[0]} nor {folders[1]}; reinstall magic")

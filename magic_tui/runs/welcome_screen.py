@@ -12,7 +12,7 @@ from textual.widgets import Static
 
 from engine.runs.errors import MagicError
 from engine.runs.safe_text import one_line
-from magic_tui.runs.config_draft import demo_config
+from magic_tui.runs import demo_config
 from magic_tui.text.cells import fit, pad
 from magic_tui.widgets.screen import MagicScreen
 from magic_tui.widgets.virtual_list import VirtualList

@@ -6,7 +6,6 @@ import pytest
 from engine.runs.errors import UsageError
 from engine.scores.attribution import open_attribution
 from engine.scores.top import label_matches
-from magic_tui.runs import config_draft
 from tests.cli.conftest import Magic
 from tests.cli.fake_run import FakeRun
 from tests.cli.test_run import succeed
@@ -17,7 +16,7 @@ from tests.fake_engine import FakeEngine
 def _config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "demo.yaml"
     path.write_text("model: {path: m}\ndata: {path: d.jsonl}\n")
-    monkeypatch.setattr(config_draft, "demo_config", lambda: path)
+    monkeypatch.setattr("magic_tui.runs.demo_config", lambda: path)
 
 
 def test_report_and_json(runs: Path, engine: FakeEngine, magic: Magic) -> None:
@@ -47,11 +46,11 @@ def test_matches_are_counted_against_chance(runs: Path) -> None:
 
 def test_the_config_or_the_folders_searched(magic: Magic, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    import magic_tui
+    import magic_tui.runs
 
     root = Path(magic_tui.__file__).parent
     try:
-        config = config_draft.demo_config()
+        config = magic_tui.runs.demo_config()
     except UsageError as error:
         assert str(root / "sample_configs") in str(error)
     else:

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 
-POINTS = [
-    ("rank,all", "30"),
-    pytest.param("supervisor,engine", "12", marks=pytest.mark.slow),
-    pytest.param("client", "5", marks=pytest.mark.slow),
-]
+pytestmark = pytest.mark.slow
+
+POINTS = [("rank,all", "30"), ("supervisor,engine", "12"), ("client", "5")]
 
 
 @pytest.mark.parametrize(("targets", "moments"), POINTS)

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 CASES = [
     ("all", "SIGKILL", 131),
-    pytest.param("gradients", "full", 48, marks=pytest.mark.slow),
-    pytest.param("sqrt", "SIGTERM", 131, marks=pytest.mark.slow),
-    pytest.param("sqrt", "short", 18, marks=pytest.mark.slow),
-    pytest.param("log", "SIGKILL", 131, marks=pytest.mark.slow),
+    ("gradients", "full", 48),
+    ("sqrt", "SIGTERM", 131),
+    ("sqrt", "short", 18),
+    ("log", "SIGKILL", 131),
 ]
 
 

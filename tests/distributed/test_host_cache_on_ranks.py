@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from engine.distributed.mesh import Mesh
@@ -47,6 +48,7 @@ def with_budgets(folder: Path) -> list[Any]:
     return results
 
 
+@pytest.mark.slow
 def test_every_cache_size_on_two_ranks(tmp_path: Path) -> None:
     first, second = on_ranks(2, with_budgets, tmp_path)
     assert first[-1] == second[-1] and first[-1][0] == ("gradient", 2)

@@ -53,8 +53,6 @@ ALL = tuple(range(len(CASES)))
 MESHES = [
     (1, 1, (0,)),
     (2, 2, ALL),
-    (3, 3, (1, 4)),
-    (4, 2, (2, 3)),
     *(pytest.param(*mesh, ALL, marks=pytest.mark.slow) for mesh in ((1, 1), (3, 3), (4, 2))),
 ]
 """Ranks, shards, and the numbers of the cases; the full product is slow."""
@@ -172,7 +170,8 @@ def on_mesh(case: Case, folder: Path, shards: int, train: bool) -> Any:
     return attribute(case, folder, mesh) if train else replayed(case, folder, mesh)
 
 
-@pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1])
 def test_a_trajectory_is_replayed_on_another_mesh(
     number: int, single: list[Any], tmp_path: Path
 ) -> None:

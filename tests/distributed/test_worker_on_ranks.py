@@ -182,12 +182,10 @@ def until(run: Path, event: str, count: int) -> Iterator[None]:
     raise TimeoutError(event)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("signal_number", "event"),
-    [
-        (signal.SIGKILL, "train_step"),
-        pytest.param(signal.SIGTERM, "replay_step", marks=pytest.mark.slow),
-    ],
+    [(signal.SIGKILL, "train_step"), (signal.SIGTERM, "replay_step")],
 )
 def test_an_interrupted_run_resumes_to_the_same_bits(
     signal_number: signal.Signals,

@@ -43,7 +43,9 @@ def test_a_weight_that_is_not_finite_is_named(value: float, folder: Path) -> Non
     name = next(name for name in weights if name.endswith("mlp.c_fc.weight"))
     weights[name][0, 0] = value
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UsageError, match=r"m: transformer\.h\.0\.mlp\.c_fc\.weight holds values"):
+    with pytest.raises(
+        UsageError, match=r"m: transformer\.h\.0\.mlp\.c_fc\.weight contains values"
+    ):
         loaded(folder)
 
 
