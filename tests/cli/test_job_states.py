@@ -77,7 +77,7 @@ def test_queries_of_a_request_are_listed_before_they_are_read(runs: Path) -> Non
     ):
         submit_attribution(RunFolder(run.path), AttributionRequest.model_validate(queries))
     own = run.path / "jobs" / "0001" / "request.json"
-    write_record(own, {**(read_record(own) or {}), "asked": None, "work": "run"})
+    write_record(own, {**(read_record(own) or {}), "attribution_request": None, "work": "run"})
     view = run_view(RUN, "running", path=str(run.path))
     view["jobs"] += [
         {**view["jobs"][0], "number": n, "attribution": f"a000{n}", "work": "attribute"}
