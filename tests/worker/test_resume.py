@@ -174,7 +174,7 @@ def test_damaged_last_state_is_rebuilt_before_attribution(
 
 
 @pytest.mark.parametrize(
-    "place", ["events.jsonl", "replay.jsonl", "asked.parquet", "queries.parquet"]
+    "place", ["events.jsonl", "replay.jsonl", "stored_queries.parquet", "queries.parquet"]
 )
 def test_damaged_records_do_not_end_a_run(
     config: dict[str, Any], start: Start, worker: Worker, runs: Path,
