@@ -197,11 +197,12 @@ class Engine:
                 self._permission.check(monitor.folder)
             with _explained():
                 set_desired_state(jobs, action)
+            # Queued only once it counts as unfinished, or the scheduler would dequeue it again.
+            monitor.refresh()
             if action == "resume":
                 self._registry.enqueue((monitor.folder.path, job.number) for job in jobs)
                 for job in jobs:
                     self._admission.reset_failures(job.folder.path)
-            monitor.refresh()
             self._scheduler.signal_jobs(monitor)
         self._scheduler.wake(monitor)
         return monitor.view()

@@ -21,7 +21,7 @@ from engine.daemon.job_monitor import WAITING, JobMonitor, Waiting
 from engine.daemon.leases import Denied
 from engine.daemon.permission import Permission
 from engine.daemon.processes import launch, signal_supervisor
-from engine.daemon.registry import Registry
+from engine.daemon.registry import Entry, Registry
 from engine.daemon.removal import remove_unfinished_attribution
 from engine.daemon.run_index import RunIndex
 from engine.daemon.run_monitor import RunMonitor
@@ -306,8 +306,13 @@ def _waiting_jobs(
 ) -> list[tuple[RunMonitor, JobMonitor]]:
     """The waiting jobs of the queue, the first one first; finished jobs are dequeued."""
     jobs = [(each, job) for each in monitors if not each.problem for job in each.jobs]
-    finished = {(each.folder.path, job.number) for each, job in jobs if job.state.finished}
-    registry.dequeue(lambda entry: entry in finished)
+    by_entry = {(each.folder.path, job.number): job for each, job in jobs}
+
+    def is_finished(entry: Entry) -> bool:
+        # Read while the registry is locked: a job that was resumed meanwhile must stay queued.
+        return entry in by_entry and by_entry[entry].state.finished
+
+    registry.dequeue(is_finished)
     queue = [
         (position, (each, job))
         for each, job in jobs

@@ -22,6 +22,8 @@ from engine.runs.journal import read_journal
 from engine.runs.score_store import ScoreReader
 from tests.crash.tiny import tiny_config, tiny_model
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 240
 LEAVING_SECONDS = 20
 OF_ANOTHER_JOB = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "5", "GLOO_SOCKET_IFNAME": "gone0"}
@@ -109,7 +111,6 @@ def test_two_shards(uninterrupted: Path, single: Path) -> None:
     check_mesh(uninterrupted, 2, single)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "shards"), [(2, 1), (3, 3)])
 def test_other_meshes(
     ranks: int, shards: int, config: Config, single: Path, tmp_path: Path
@@ -155,7 +156,6 @@ class Agent:
         return dict(json.loads(self._printed.read_bytes()))
 
 
-@pytest.mark.slow
 def test_two_agents_of_torchrun(config: Config, single: Path, tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump({**config, "devices": {"shards": 2}}))
@@ -182,7 +182,6 @@ def until(run: Path, event: str, count: int) -> Iterator[None]:
     raise TimeoutError(event)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("signal_number", "event"),
     [(signal.SIGKILL, "train_step"), (signal.SIGTERM, "replay_step")],
