@@ -34,8 +34,8 @@ lint: $(INSTALLED) ## style, words, types and import directions
 test: $(INSTALLED) ## the tests that need minutes
 	$(TEST) -m "not slow"
 
-test-slow: $(INSTALLED) ## the tests that start many processes or sweep
-	$(TEST) -m slow
+test-slow: $(INSTALLED) ## the tests that start many processes or sweep; SLOW=tests/cli for some of them
+	$(TEST) -m slow $(SLOW)
 
 test-all: $(INSTALLED) ## every test
 	$(TEST)
